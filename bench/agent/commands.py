@@ -1,0 +1,103 @@
+"""What the agent can be asked: each writes its events through `emit`."""
+
+from typing import Any, Callable, Dict
+
+from edgekd.bench.agent import conditions, energy, latency, memory, runtime, sensors
+
+PROTOCOL = 1
+RUNS_BEFORE_MEMORY = 20
+
+Emit = Callable[..., None]
+
+
+def run(options: Any, emit: Emit) -> None:
+    """Conditions, then the warm-up, then every call's time."""
+    emit("conditions", protocol=PROTOCOL, **conditions.conditions_of(options.proc, options.sysfs))
+    call = _open(options, emit)
+    now = latency.clock()
+    start_ns = now()
+    runtime.try_once(call)
+    first_ns = now() - start_ns
+    warmup = latency.warm_up(call, options.warmup_min_s, options.warmup_max_s, now)
+    values_ns = latency.time_calls(call, options.seconds, options.max_runs, now)
+    emit(
+        "latency",
+        warmup_s=warmup.seconds,
+        warmup_runs=warmup.runs,
+        stationary=warmup.stationary,
+        first_ns=first_ns,
+        clock_step_ns=latency.clock_step_ns(now),
+        values_ns=values_ns,
+    )
+
+
+def measure_memory(options: Any, emit: Emit) -> None:
+    """Bytes of this process at one stage; a fresh process for each keeps the stages apart."""
+    kept = [runtime.import_runtime()]
+    if options.stage != "runtime":
+        session = runtime.open_session(kept[0], options.model, options.threads)
+        kept.append(session)
+    if options.stage == "runs":
+        call = _call(kept[1], options)
+        runtime.try_once(call)
+        for _ in range(RUNS_BEFORE_MEMORY):
+            call()
+        kept.append(call)
+    emit("memory", stage=options.stage, **memory.memory_of(options.proc))
+
+
+def measure_energy(options: Any, emit: Emit) -> None:
+    """Joules of windows of calls; or why there are none, before anything is run."""
+    sensor, reason = sensors.find_sensor(options.sysfs)
+    if sensor is None:
+        emit("no-energy", reason=reason)
+        return
+    call = _open(options, emit)
+    runtime.try_once(call)
+    now = latency.clock()
+    latency.warm_up(call, options.warmup_min_s, options.warmup_max_s, now)
+    try:
+        windows = [
+            energy.measure_window(sensor, call, options.seconds, now)
+            for _ in range(options.windows)
+        ]
+    except (OSError, ValueError) as error:
+        emit("no-energy", reason="{} stopped answering: {}".format(sensor.name, error))
+        return
+    if sensor.zones and not all(window.joules > 0 for window in windows):
+        emit("no-energy", reason="{} did not move while the model ran".format(sensor.name))
+        return
+    emit(
+        "energy",
+        sensor=sensor.name,
+        scope=sensor.scope,
+        windows=[dict(window._asdict()) for window in windows],
+    )
+
+
+COMMANDS: Dict[str, Callable[[Any, Emit], None]] = {
+    "run": run,
+    "memory": measure_memory,
+    "energy": measure_energy,
+}
+
+
+def _open(options: Any, emit: Emit) -> Callable[[], None]:
+    module = runtime.import_runtime()
+    session = runtime.open_session(module, options.model, options.threads)
+    feed = runtime.make_inputs(session, options.inputs, options.seed, options.batch)
+    emit(
+        "session",
+        runtime="onnxruntime " + module.__version__,
+        provider=session.get_providers()[0],
+        inputs=[
+            {"name": name, "dtype": str(array.dtype), "shape": list(array.shape)}
+            for name, array in feed.items()
+        ],
+    )
+    return runtime.call_of(session, feed)
+
+
+def _call(session: Any, options: Any) -> Callable[[], None]:
+    feed = runtime.make_inputs(session, options.inputs, options.seed, options.batch)
+    return runtime.call_of(session, feed)

@@ -1,0 +1,54 @@
+"""What this process holds in memory, from /proc."""
+
+import gc
+import os
+from typing import Dict, Optional, Union
+
+# Private pages are this process's alone; their sum is the USS.
+_PRIVATE = ("Private_Clean", "Private_Dirty")
+
+
+def memory_of(proc: str) -> Dict[str, Union[int, str, None]]:
+    """Bytes: `pss`, `uss`, `peak_rss`; None where it cannot be read, and `reason` then says why."""
+    gc.collect()
+    reason: Optional[str] = None
+    pss: Optional[int] = None
+    uss: Optional[int] = None
+    path = os.path.join(proc, "self", "smaps_rollup")  # Linux 4.14
+    try:
+        fields = _kibibytes(path)
+        pss = fields["Pss"]
+        uss = sum(fields[name] for name in _PRIVATE)
+    except (OSError, KeyError, ValueError) as error:
+        reason = "{} cannot be read ({})".format(path, _cause(error))
+    return {"pss": pss, "uss": uss, "peak_rss": _peak_rss(proc), "reason": reason}
+
+
+def _peak_rss(proc: str) -> Optional[int]:
+    try:
+        return _kibibytes(os.path.join(proc, "self", "status"))["VmHWM"]
+    except (OSError, KeyError, ValueError):
+        pass
+    try:
+        # Trimmed images of Python leave the module out.
+        import resource
+    except ImportError:
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _kibibytes(path: str) -> Dict[str, int]:
+    """The `Name:  123 kB` lines of a file, in bytes."""
+    fields = {}
+    with open(path, encoding="ascii", errors="replace") as stream:
+        for line in stream:
+            words = line.split()
+            if len(words) == 3 and words[2] == "kB":
+                fields[words[0].rstrip(":")] = int(words[1]) * 1024
+    return fields
+
+
+def _cause(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return "no {} line".format(error.args[0])
+    return getattr(error, "strerror", None) or str(error)

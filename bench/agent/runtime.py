@@ -1,0 +1,176 @@
+"""ONNX Runtime, imported only when asked for: what is imported is part of what is measured."""
+
+from typing import Any, Callable, Dict, List, Optional
+
+from edgekd.bench.agent.failures import RefusedError
+
+# ONNX Runtime's names for tensor types, and numpy's.
+DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(double)": "float64",
+    "tensor(uint8)": "uint8",
+    "tensor(int8)": "int8",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+    "tensor(bool)": "bool",
+}
+
+
+def import_runtime() -> Any:
+    """The `onnxruntime` module.
+
+    Raises:
+        RefusedError: it is not installed, or does not load.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise RefusedError("missing-runtime", str(error)) from error
+    onnxruntime.set_default_logger_severity(3)  # errors only
+    return onnxruntime
+
+
+def open_session(onnxruntime: Any, model: str, threads: int) -> Any:
+    """A session on the CPU with a fixed number of threads.
+
+    Raises:
+        RefusedError: the file is no ONNX model, or the runtime cannot run it.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    try:
+        return onnxruntime.InferenceSession(
+            model, sess_options=options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # the runtime's own classes share no public base
+        unreadable = type(error).__name__ in ("InvalidProtobuf", "NoSuchFile")
+        raise RefusedError(
+            "not-a-model" if unreadable else "not-runnable", _first_line(error)
+        ) from error
+
+
+def make_inputs(session: Any, inputs: Optional[str], seed: int, batch: int) -> Dict[str, Any]:
+    """An array for each input of the session, by name.
+
+    Args:
+        session: what they are for.
+        inputs: a `.npy` with the only input, or a `.npz` by input name; None for random values.
+        seed: of the random values; the same seed gives the same values with every numpy.
+        batch: the size of the first dimension where the model leaves it open.
+
+    Raises:
+        RefusedError: a shape is open beyond its first dimension, or the file does not fit the model.
+    """
+    import numpy as np
+
+    wanted = session.get_inputs()
+    if inputs is not None:
+        return _read_inputs(inputs, wanted, batch)
+    random = np.random.RandomState(seed)
+    made = {}
+    for node in wanted:
+        shape = _shape(node, batch)
+        dtype = _dtype(node)
+        if dtype.startswith("float"):
+            made[node.name] = random.standard_normal(shape).astype(dtype)
+        else:
+            # 0 and 1 are in the range of every type.
+            made[node.name] = random.randint(0, 2, size=shape).astype(dtype)
+    return made
+
+
+def call_of(session: Any, feed: Dict[str, Any]) -> Callable[[], None]:
+    """One inference, as a function."""
+    run = session.run
+    names = [node.name for node in session.get_outputs()]
+
+    def call() -> None:
+        run(names, feed)
+
+    return call
+
+
+def try_once(call: Callable[[], None]) -> None:
+    """The first call, where the runtime finds what it did not while loading.
+
+    Raises:
+        RefusedError: the runtime cannot run the model on these inputs.
+    """
+    try:
+        call()
+    except Exception as error:
+        raise RefusedError("not-runnable", _first_line(error)) from error
+
+
+def _first_line(error: Exception) -> str:
+    return "{}: {}".format(type(error).__name__, (str(error).splitlines() or [""])[0][:500])
+
+
+def _dtype(node: Any) -> str:
+    if node.type not in DTYPES:
+        raise RefusedError(
+            "inputs", "input {!r} is a {}, which cannot be made up".format(node.name, node.type)
+        )
+    return DTYPES[node.type]
+
+
+def _shape(node: Any, batch: int) -> List[int]:
+    shape = []
+    for position, size in enumerate(node.shape):
+        if isinstance(size, int):
+            shape.append(size)
+        elif position == 0:
+            shape.append(batch)
+        else:
+            raise RefusedError(
+                "inputs",
+                "input {!r} has an open shape {}; give inputs of the size to measure".format(
+                    node.name, node.shape
+                ),
+            )
+    return shape
+
+
+def _read_inputs(path: str, wanted: List[Any], batch: int) -> Dict[str, Any]:
+    import numpy as np
+
+    try:
+        loaded = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise RefusedError("inputs", "{}: {}".format(path, error)) from error
+    names = list(getattr(loaded, "files", []))
+    single = len(wanted) == 1 and len(names) == 1
+    feed = {}
+    for node in wanted:
+        if not names and len(wanted) == 1:
+            array = loaded
+        elif node.name in names or single:
+            array = loaded[node.name if node.name in names else names[0]]
+        else:
+            raise RefusedError(
+                "inputs", "{}: holds {}, not {!r}".format(path, names or "one array", node.name)
+            )
+        feed[node.name] = _fitted(array, node, batch, path)
+    return feed
+
+
+def _fitted(array: Any, node: Any, batch: int, path: str) -> Any:
+    """The first images of the array, as many as the model takes, in its type and shape."""
+    if str(array.dtype) != _dtype(node):
+        raise RefusedError(
+            "inputs",
+            "{}: {} values, but {!r} takes {}".format(path, array.dtype, node.name, _dtype(node)),
+        )
+    if not node.shape:
+        return array
+    count = node.shape[0] if isinstance(node.shape[0], int) else batch
+    rest = [size if isinstance(size, int) else None for size in node.shape[1:]]
+    fits = array.ndim == len(node.shape) and len(array) >= count
+    if not fits or any(size not in (None, given) for size, given in zip(rest, array.shape[1:])):  # noqa: B905
+        raise RefusedError(
+            "inputs",
+            "{}: shape {}, but {!r} takes {}".format(path, array.shape, node.name, node.shape),
+        )
+    return array[:count].copy()

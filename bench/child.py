@@ -1,0 +1,135 @@
+"""One process that measures one thing: started, watched, its answers checked."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from typing import IO, Final, NoReturn, TypeVar
+
+from edgekd.bench.answers import Answer, EndAnswer, RefusedAnswer, printable, read_answers
+from edgekd.errors import DeviceError, IncompatibleError, InputFileError, MissingToolError
+
+T = TypeVar("T")
+
+MAX_OUTPUT_BYTES: Final = 64 * 2**20
+POLL_S: Final = 0.25
+TAIL_LINES: Final = 5
+
+
+def ask(
+    command: Sequence[str], *, timeout_s: float, environment: Mapping[str, str] | None = None
+) -> list[Answer]:
+    """Run an agent and return what it said, without the closing `end`.
+
+    Args:
+        command: the program with its arguments.
+        timeout_s: after which it is killed, with all it started.
+        environment: variables to set on top of this process's own.
+
+    Raises:
+        DeviceError: it could not be started, died, ran too long, or answered nonsense.
+        MissingToolError: its runtime is not installed.
+        InputFileError: the model or the inputs are not usable.
+        IncompatibleError: its runtime cannot run the model.
+    """
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+        try:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=errors,
+                env=os.environ | dict(environment or {}),
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise DeviceError(f"{command[0]} could not be started: {error.strerror}.") from error
+        try:
+            problem = _watch(process, output, timeout_s)
+        finally:
+            # With all it started, also when this process is being interrupted. Not once it has
+            # ended: its number may be another's by then.
+            if process.poll() is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        if problem:
+            raise DeviceError(f"{problem} It was ended.{_tail(errors)}")
+        output.seek(0)
+        return _checked(output.read(), process.returncode, errors)
+
+
+def one(kind: type[T], answers: Sequence[Answer]) -> T:
+    """The only answer of its kind.
+
+    Raises:
+        DeviceError: there is none, or more than one.
+    """
+    found = [answer for answer in answers if isinstance(answer, kind)]
+    if len(found) != 1:
+        raise DeviceError(
+            f"The agent gave {len(found)} answers of the kind {kind.__name__} where one was asked. "
+            "Use the agent that came with this edgekd."
+        )
+    return found[0]
+
+
+def _watch(process: subprocess.Popen[bytes], output: IO[bytes], timeout_s: float) -> str:
+    """Wait for the end; what is wrong when it must not be waited for any longer, else empty."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(POLL_S)
+            break
+        if time.monotonic() > deadline:
+            return f"The agent did not end within {timeout_s:g} s."
+        if os.fstat(output.fileno()).st_size > MAX_OUTPUT_BYTES:
+            break
+    too_much = os.fstat(output.fileno()).st_size > MAX_OUTPUT_BYTES
+    return f"The agent wrote more than {MAX_OUTPUT_BYTES >> 20} MiB." if too_much else ""
+
+
+def _checked(output: bytes, code: int, errors: IO[bytes]) -> list[Answer]:
+    if code < 0:
+        name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+        likely = " Most likely the memory ran out." if -code == signal.SIGKILL else ""
+        raise DeviceError(f"The agent was killed by {name}.{likely}{_tail(errors)}")
+    if code not in {0, 2, 3}:
+        raise DeviceError(f"The agent failed with code {code}.{_tail(errors)}")
+    answers = read_answers(output)
+    last = answers[-1] if answers else None
+    if isinstance(last, RefusedAnswer) and code:
+        _raise_refusal(last)
+    if code or not isinstance(last, EndAnswer):
+        raise DeviceError(f"The agent's answer is cut short (code {code}).{_tail(errors)}")
+    return answers[:-1]
+
+
+def _raise_refusal(refusal: RefusedAnswer) -> NoReturn:
+    match refusal.kind:
+        case "missing-runtime":
+            raise MissingToolError(
+                f"ONNX Runtime is missing or does not load ({refusal.message}). "
+                "Install it with: pip install onnxruntime"
+            )
+        case "not-a-model":
+            raise InputFileError(f"Not an ONNX model: {refusal.message}")
+        case "inputs":
+            raise InputFileError(f"The inputs do not fit the model: {refusal.message}.")
+        case "not-runnable":
+            raise IncompatibleError(
+                f"ONNX Runtime cannot run this model: {refusal.message} "
+                "Export it again for this machine's runtime."
+            )
+
+
+def _tail(errors: IO[bytes]) -> str:
+    """The last lines of stderr, to append to a message."""
+    size = errors.seek(0, os.SEEK_END)
+    errors.seek(max(0, size - 4096))
+    text = errors.read().decode(errors="replace")
+    lines = [printable(line) for line in text.splitlines() if line.strip()][-TAIL_LINES:]
+    return "".join(["\nIts last words:", *(f"\n  {line}" for line in lines)]) if lines else ""

@@ -1,0 +1,165 @@
+"""Measurements as text for people. Units are chosen here and nowhere else."""
+
+from collections.abc import Iterator
+from typing import Final
+
+import numpy as np
+
+from edgekd.bench import statistics
+from edgekd.records import Energy, Figure, Measurements, Memory, Samples, Unmeasured
+
+_PREFIXES: Final = ((1.0, ""), (1e-3, "m"), (1e-6, "u"), (1e-9, "n"))
+
+
+def report(measurements: Measurements) -> str:
+    """Lines for a terminal; the first says where the figures were taken."""
+    return "\n".join(
+        [
+            _place(measurements),
+            _subject(measurements),
+            "",
+            *_latency(measurements),
+            *_memory(measurements.memory),
+            *_energy(measurements.energy),
+            *_conditions(measurements),
+            *_doubts(measurements),
+            "",
+        ]
+    )
+
+
+def format_quantity(value: float, unit: str) -> str:
+    """Three significant figures: `1.23 ms`, `45.6 uJ`, `0 s`."""
+    for factor, prefix in _PREFIXES:
+        if abs(value) >= factor:
+            return f"{_three(value / factor)} {prefix}{unit}"
+    factor, prefix = _PREFIXES[-1] if value else _PREFIXES[0]
+    return f"{_three(value / factor)} {prefix}{unit}"
+
+
+def format_bytes(value: float) -> str:
+    """`37.1 MiB`, `512 B`."""
+    for factor, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if abs(value) >= factor:
+            return f"{_three(value / factor)} {unit}"
+    return f"{value:.0f} B"
+
+
+def _three(value: float) -> str:
+    digits = 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
+    return f"{value:.{digits}f}"
+
+
+def _place(measurements: Measurements) -> str:
+    if measurements.is_target:
+        return f"Measured on the target: {measurements.taken_on}"
+    return (
+        f"Measured on {measurements.taken_on}. "
+        "This is not the target: none of these figures is the target's."
+    )
+
+
+def _subject(measurements: Measurements) -> str:
+    conditions = measurements.conditions
+    threads = f"{conditions.threads} thread{'s' if conditions.threads != 1 else ''}"
+    return (
+        f"{measurements.subject} ({measurements.precision}), {conditions.runtime}, "
+        f"{conditions.provider}, {threads}, batch {conditions.batch}"
+    )
+
+
+def _latency(measurements: Measurements) -> Iterator[str]:
+    figure = measurements.latency
+    if isinstance(figure, Unmeasured):
+        yield _row("latency", _unmeasured(figure))
+        return
+    # Seeded, so that the same measurements are the same report.
+    low, high = statistics.median_interval(figure, generator=np.random.default_rng(0))
+    yield _row(
+        "latency",
+        f"median {format_quantity(statistics.median(figure), 's')} a call "
+        f"(95 % interval {format_quantity(low, 's')} to {format_quantity(high, 's')})",
+    )
+    percentiles = [
+        f"p{percent} {format_quantity(statistics.percentile(figure, percent), 's')}"
+        for percent in (90, 95, 99)
+    ]
+    lowest, highest = min(figure.values), max(figure.values)
+    yield _row(
+        "",
+        f"{', '.join(percentiles)}, min {format_quantity(lowest, 's')}, max {format_quantity(highest, 's')}",
+    )
+    yield _row(
+        "",
+        f"{len(figure.values)} calls in {measurements.conditions.processes} processes, "
+        f"{statistics.outlier_count(figure)} outliers (kept)",
+    )
+
+
+def _memory(memory: Memory) -> Iterator[str]:
+    rows = (
+        ("memory", "runtime", memory.runtime_pss, memory.runtime_uss),
+        ("", "+ model loaded", memory.session_pss, memory.session_uss),
+        ("", "+ after runs", memory.model_pss, memory.model_uss),
+    )
+    for title, stage, pss, uss in rows:
+        if isinstance(pss, Samples) and isinstance(uss, Samples):
+            yield _row(title, f"{stage:<15} {_bytes(pss)} PSS, {_bytes(uss)} USS")
+        else:
+            missing = pss if isinstance(pss, Unmeasured) else uss
+            yield _row(title, f"{stage:<15} {_bytes(missing)}")
+    yield _row("", f"{'peak RSS':<15} {_bytes(memory.peak_rss)}, runtime and model")
+
+
+def _energy(energy: Energy | Unmeasured) -> Iterator[str]:
+    if isinstance(energy, Unmeasured):
+        yield _row("energy", _unmeasured(energy))
+        return
+    gross = energy.gross
+    if isinstance(gross, Unmeasured):
+        yield _row("energy", _unmeasured(gross))
+    else:
+        lowest, highest = min(gross.values), max(gross.values)
+        yield _row(
+            "energy",
+            f"median {format_quantity(statistics.median(gross), 'J')} a call, idle included "
+            f"({format_quantity(lowest, 'J')} to {format_quantity(highest, 'J')} in {len(gross.values)} windows)",
+        )
+    yield _row("", f"scope: {energy.scope}; sensor: {energy.sensor}")
+
+
+def _conditions(measurements: Measurements) -> Iterator[str]:
+    conditions = measurements.conditions
+    parts = [
+        conditions.os,
+        f"governor {_known(conditions.governor)}",
+        f"clock {_known(conditions.cpu_mhz, '.0f', ' MHz')}",
+        f"temperature {_known(conditions.temperature_c, '.0f', ' C')}",
+        f"busy before {_known(conditions.load_before, '.1f', ' processors')}",
+        f"warm-up {format_quantity(conditions.warmup_s, 's')}",
+    ]
+    yield _row("conditions", ", ".join(parts))
+
+
+def _doubts(measurements: Measurements) -> Iterator[str]:
+    for index, doubt in enumerate(measurements.doubts):
+        title = "" if index else "doubts"
+        yield _row(title, f"{doubt.code}: {doubt.message}; {doubt.advice}")
+
+
+def _row(title: str, text: str) -> str:
+    return f"{title:<11}{text}"
+
+
+def _bytes(figure: Figure) -> str:
+    if isinstance(figure, Unmeasured):
+        return _unmeasured(figure)
+    return format_bytes(statistics.median(figure))
+
+
+def _unmeasured(figure: Unmeasured) -> str:
+    return f"not measured: {figure.reason}"
+
+
+def _known(value: float | str | None, style: str = "", unit: str = "") -> str:
+    return "not readable" if value is None else f"{value:{style}}{unit}"

@@ -1,0 +1,1 @@
+"""Teachers, students, and the training of one from the other without data."""

@@ -1,0 +1,398 @@
+"""Architectures by name: building them, recognising ours from a state dict, choosing a student.
+
+Ours are named by a small grammar (`GRAMMAR`); `timm:NAME` and `torchvision:NAME` build theirs.
+"""
+
+import difflib
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from edgekd.distill import networks
+from edgekd.errors import InputFileError, UsageError
+from edgekd.records import Architecture
+
+Shape = tuple[int, ...]
+
+GRAMMAR: Final = (
+    "lenet5, lenet5-half, resnet8|14|20|32|44|56 (a: option-A shortcuts; -wN: first width N instead of 16), "
+    "resnet18, resnet34, wrn-D-K, vgg11, mobilenetv2-F"
+)
+# What `auto` chooses from, and what a typing error is compared with. First widths are multiples of
+# four, since accelerators pad channels to that anyway.
+_DEPTHS: Final = (8, 14, 20, 32, 44, 56)
+NAMES: Final[tuple[str, ...]] = (
+    "lenet5-half",
+    "lenet5",
+    *(f"resnet{depth}-w{width}" for depth in _DEPTHS for width in (4, 8, 12)),
+    *(f"resnet{depth}" for depth in _DEPTHS),
+    *(f"resnet{depth}a" for depth in _DEPTHS),
+    "resnet18-w16",
+    "resnet18-w32",
+    "resnet18",
+    "resnet34",
+    *(f"wrn-{depth}-{factor}" for depth in (16, 28, 40) for factor in (1, 2, 4, 10)),
+    "vgg11",
+    *(f"mobilenetv2-{factor}" for factor in ("0.25", "0.5", "0.75", "1.0")),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signature:
+    """What a network's name does not say."""
+
+    channels: int
+    classes: int
+    height: int
+    width: int
+
+
+def build(architecture: Architecture) -> nn.Module:
+    """A freshly built module in the architecture's shape; parameters as the library draws them.
+
+    Raises:
+        UsageError: the name is unknown, or the library cannot build it in this shape.
+    """
+    if architecture.source == "edgekd":
+        return _ours(architecture.name, _signature(architecture))
+    if architecture.source == "timm":
+        return _timm(architecture)
+    return _torchvision(architecture)
+
+
+def _signature(architecture: Architecture) -> Signature:
+    return Signature(
+        channels=architecture.channels,
+        classes=architecture.classes,
+        height=architecture.height,
+        width=architecture.width,
+    )
+
+
+def _lenet(match: re.Match[str], at: Signature) -> nn.Module:
+    return networks.LeNet5(
+        channels=at.channels,
+        classes=at.classes,
+        height=at.height,
+        width=at.width,
+        scale=0.5 if match["half"] else 1.0,
+    )
+
+
+_FOUR_STAGES: Final = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
+
+
+def _resnet(match: re.Match[str], at: Signature) -> nn.Module:
+    depth = int(match["depth"])
+    deep = _FOUR_STAGES.get(depth)
+    return networks.ResNet(
+        channels=at.channels,
+        classes=at.classes,
+        blocks=deep or ((depth - 2) // 6,) * 3,
+        base_width=int(match["base"] or (64 if deep else 16)),
+        shortcut="pad" if match["pad"] else "projection",
+    )
+
+
+def _wide(match: re.Match[str], at: Signature) -> nn.Module:
+    depth, factor = int(match["depth"]), int(match["factor"])
+    return networks.WideResNet(channels=at.channels, classes=at.classes, depth=depth, factor=factor)
+
+
+def _vgg(_: re.Match[str], at: Signature) -> nn.Module:
+    return networks.Vgg11(channels=at.channels, classes=at.classes)
+
+
+def _mobile(match: re.Match[str], at: Signature) -> nn.Module:
+    return networks.MobileNetV2(channels=at.channels, classes=at.classes, factor=float(match["factor"]))
+
+
+FAMILIES: Final[dict[str, tuple[re.Pattern[str], Callable[[re.Match[str], Signature], nn.Module]]]] = {
+    "lenet": (re.compile(r"lenet5(?P<half>-half)?"), _lenet),
+    "resnet": (
+        re.compile(r"resnet(?P<depth>8|14|18|20|32|34|44|56)(?P<pad>a)?(-w(?P<base>[1-9]\d{0,2}))?"),
+        _resnet,
+    ),
+    "wrn": (re.compile(r"wrn-(?P<depth>10|16|22|28|34|40)-(?P<factor>[1-9]\d?)"), _wide),
+    "vgg": (re.compile(r"vgg11"), _vgg),
+    "mobilenetv2": (re.compile(r"mobilenetv2-(?P<factor>[0-2]\.\d{1,2})"), _mobile),
+}
+
+
+def family_of(name: str) -> str | None:
+    """Which of our families a name belongs to; None when it is not one of our names."""
+    return next((family for family, (pattern, _) in FAMILIES.items() if pattern.fullmatch(name)), None)
+
+
+def _ours(name: str, at: Signature) -> nn.Module:
+    family = family_of(name)
+    if family is None:
+        raise unknown(name)
+    if min(at.height, at.width) < 28:
+        raise UsageError(
+            f"{name} needs an input of at least 28 x 28 pixels, not {at.height} x {at.width}."
+        )
+    pattern, builder = FAMILIES[family]
+    match = pattern.fullmatch(name)
+    assert match is not None  # family_of found it
+    return builder(match, at)
+
+
+def unknown(name: str) -> UsageError:
+    near = difflib.get_close_matches(name, NAMES, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return UsageError(
+        f"unknown architecture {name!r}.{hint} Ours: {GRAMMAR}. Others: timm:NAME, torchvision:NAME."
+    )
+
+
+def _timm(architecture: Architecture) -> nn.Module:
+    import timm
+
+    if architecture.name not in timm.list_models():
+        near = difflib.get_close_matches(architecture.name, timm.list_models(), n=3)
+        raise UsageError(f"timm has no model {architecture.name!r}. Near: {', '.join(near) or 'none'}.")
+    shape = {"in_chans": architecture.channels, "num_classes": architecture.classes}
+    module: nn.Module = timm.create_model(architecture.name, pretrained=False, **shape)
+    return module
+
+
+def _torchvision(architecture: Architecture) -> nn.Module:
+    from torchvision import models
+
+    known = models.list_models(module=models)
+    if architecture.name not in known:
+        near = difflib.get_close_matches(architecture.name, known, n=3)
+        raise UsageError(
+            f"torchvision has no classifier {architecture.name!r}. Near: {', '.join(near) or 'none'}."
+        )
+    if architecture.channels != 3:
+        raise UsageError(
+            f"torchvision:{architecture.name} takes 3 channels, not {architecture.channels}. "
+            "timm has most of these networks with any number of channels."
+        )
+    module: nn.Module = models.get_model(
+        architecture.name, weights=None, num_classes=architecture.classes, **_quiet(architecture.name)
+    )
+    return module
+
+
+def _quiet(name: str) -> dict[str, bool]:
+    """These two families warn at every construction unless told not to draw their slow initial weights."""
+    return {"init_weights": False} if name in {"googlenet", "inception_v3"} else {}
+
+
+# --- recognising ------------------------------------------------------------------------------
+
+# Names in circulation for the same part: kuangliu, akamaster, xternalz, torchvision.
+_ALIASES: Final = (
+    (re.compile(r"^linear\."), "fc."),
+    (re.compile(r"^classifier\.0\.(?=weight|bias)"), "classifier."),
+    (re.compile(r"(?<=\.)(downsample)\."), "shortcut."),
+    (re.compile(r"(?<=\.)(convShortcut)\."), "shortcut."),
+)
+
+
+def canonical(name: str) -> str:
+    """A parameter name in our spelling."""
+    for pattern, ours in _ALIASES:
+        name = pattern.sub(ours, name)
+    return name
+
+
+def shapes_of(state: Mapping[str, Tensor]) -> dict[str, Shape]:
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
+def matches(module: nn.Module, shapes: Mapping[str, Shape]) -> bool:
+    """Same names and shapes, but for the counters that old checkpoints lack."""
+    return _counted_out(shapes_of(module.state_dict())) == _counted_out(shapes)
+
+
+def _counted_out(shapes: Mapping[str, Shape]) -> dict[str, Shape]:
+    return {name: shape for name, shape in shapes.items() if not name.endswith("num_batches_tracked")}
+
+
+def recognise(shapes: Mapping[str, Shape], *, height: int, width: int) -> Architecture | None:
+    """Which of our networks has exactly these (canonical) names and shapes, at this input size.
+
+    Args:
+        shapes: of a state dict, names in our spelling.
+        height: of the input; only LeNet-5's depend on it.
+        width: likewise.
+    """
+    for name in _guesses(shapes):
+        found = Architecture(
+            source="edgekd",
+            name=name,
+            channels=channels_of(shapes),
+            classes=classes_of(shapes),
+            height=height,
+            width=width,
+        )
+        with torch.device("meta"):
+            module = build(found)
+        if matches(module, shapes):
+            return found
+    return None
+
+
+def channels_of(shapes: Mapping[str, Shape]) -> int:
+    """Input channels: those of the first convolution.
+
+    Raises:
+        InputFileError: there is no convolution.
+    """
+    first = next((shape for shape in shapes.values() if len(shape) == 4), None)
+    if first is None:
+        raise InputFileError("the state dict has no convolution; edgekd compresses image classifiers.")
+    return first[1]
+
+
+def classes_of(shapes: Mapping[str, Shape]) -> int:
+    """Classes: rows of the last matrix."""
+    last = next((shape for shape in reversed(list(shapes.values())) if len(shape) == 2), None)
+    if last is None:
+        raise InputFileError("the state dict has no linear layer; give --classes and --arch.")
+    return last[0]
+
+
+def _guesses(shapes: Mapping[str, Shape]) -> Iterator[str]:
+    """Names whose network could have these shapes: read off depth and width, then compared whole."""
+    first = next((shape[0] for shape in shapes.values() if len(shape) == 4), 0)
+    if "conv1.weight" in shapes and "fc3.weight" in shapes:
+        yield from ("lenet5", "lenet5-half")
+    if "layer1.0.conv1.weight" in shapes:
+        yield from _resnet_guesses(shapes, first)
+    if "block1.layer.0.conv1.weight" in shapes:
+        count = _blocks(shapes, "block1.layer.")
+        factor = shapes["block1.layer.0.conv1.weight"][0] // 16
+        yield f"wrn-{6 * count + 4}-{factor}"
+    if "features.0.weight" in shapes and first == 64:
+        yield "vgg11"
+    if "features.3.conv.0.weight" in shapes:
+        # Widths are rounded to multiples of 8, so the factor can't be solved for: try twentieths.
+        yield from (f"mobilenetv2-{_decimal(twentieths / 20)}" for twentieths in (20, *range(2, 41)))
+
+
+def _decimal(factor: float) -> str:
+    text = f"{factor:.2f}".rstrip("0")
+    return f"{text}0" if text.endswith(".") else text
+
+
+def _resnet_guesses(shapes: Mapping[str, Shape], first: int) -> Iterator[str]:
+    blocks = tuple(_blocks(shapes, f"layer{stage}.") for stage in range(1, 5))
+    deep = next((depth for depth, counts in _FOUR_STAGES.items() if counts == blocks), None)
+    depth = deep or 6 * blocks[0] + 2
+    default = 64 if deep else 16
+    width = "" if first == default else f"-w{first}"
+    pad = "" if any(".shortcut." in name for name in shapes) else "a"
+    if family_of(f"resnet{depth}{pad}{width}"):
+        yield f"resnet{depth}{pad}{width}"
+
+
+def _blocks(shapes: Mapping[str, Shape], prefix: str) -> int:
+    return len({name[len(prefix) :].split(".")[0] for name in shapes if name.startswith(prefix)})
+
+
+# --- sizes and the choice of a student ----------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    parameters: int
+    macs: int  # of one image
+
+
+def size_of(module: nn.Module, *, shape: Shape) -> Size:
+    """Parameters and multiply-accumulates of one image of (channels, height, width).
+
+    Counts convolutions and matrix products, half of torch's count of floating-point operations.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    counter = FlopCounterMode(display=False)
+    first = next(module.parameters())
+    was_training = module.training
+    module.eval()
+    with torch.no_grad(), counter:
+        module(torch.zeros(1, *shape, device=first.device, dtype=first.dtype))
+    module.train(was_training)
+    return Size(
+        parameters=sum(parameter.numel() for parameter in module.parameters()),
+        macs=counter.get_total_flops() // 2,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    architecture: Architecture
+    reason: str
+
+
+SHARE: Final = 4  # a student has at most one SHARE-th of the teacher's parameters and MACs
+
+
+def choose_student(asked: str, *, teacher: Architecture, size: Size) -> Choice:
+    """The student that was asked for, or for `auto` the largest of ours that is small enough.
+
+    Raises:
+        UsageError: an unknown name, or nothing small enough for `auto`.
+    """
+    shape = {"channels": teacher.channels, "classes": teacher.classes}
+    shape |= {"height": teacher.height, "width": teacher.width}
+    if asked != "auto":
+        if family_of(asked) is None:
+            raise unknown(asked)
+        chosen = Architecture(source="edgekd", name=asked, **shape)
+        return Choice(architecture=chosen, reason="asked for with --student")
+    family = _teacher_family(teacher)
+    # A family may have nothing small enough (VGG-11 is our only VGG); residual networks always do.
+    for tried in dict.fromkeys((family, "resnet")):
+        best = _largest_fitting(tried, size=size, shape=shape)
+        if best is not None:
+            found, chosen = best
+            return Choice(
+                architecture=chosen,
+                reason=(
+                    f"the largest {tried} of ours with at most a quarter of the teacher's parameters and MACs: "
+                    f"{found.parameters:,} of {size.parameters:,} and {found.macs:,} of {size.macs:,}"
+                    + ("" if tried == family else f"; no {family} of ours is small enough")
+                ),
+            )
+    raise UsageError(
+        f"none of our networks has at most a quarter of the teacher's {size.parameters:,} parameters "
+        f"and {size.macs:,} MACs. Name one with --student: {GRAMMAR}."
+    )
+
+
+def _largest_fitting(
+    family: str, *, size: Size, shape: dict[str, int]
+) -> tuple[Size, Architecture] | None:
+    fitting = []
+    for name in NAMES:
+        if family_of(name) != family:
+            continue
+        candidate = Architecture(source="edgekd", name=name, **shape)
+        with torch.device("meta"):
+            module = build(candidate)
+        found = size_of(module, shape=(shape["channels"], shape["height"], shape["width"]))
+        if found.parameters * SHARE <= size.parameters and found.macs * SHARE <= size.macs:
+            fitting.append((found, candidate))
+    return max(fitting, key=lambda pair: (pair[0].parameters, pair[0].macs), default=None)
+
+
+def _teacher_family(teacher: Architecture) -> str:
+    if teacher.source == "edgekd":
+        family = family_of(teacher.name)
+        assert family is not None  # a built architecture has a family
+        return family
+    name = teacher.name.lower()
+    for part, family in (("mobilenet", "mobilenetv2"), ("vgg", "vgg"), ("wide_resnet", "wrn")):
+        if part in name:
+            return family
+    return "resnet"  # residual networks are the best students we have for anything else

@@ -1,0 +1,3 @@
+"""edgekd: compress an image classifier for an edge board without its training data."""
+
+__version__ = "0.1.0"

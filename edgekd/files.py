@@ -1,0 +1,160 @@
+"""Files and folders that are there whole or not at all, and their digests."""
+
+import contextlib
+import ctypes
+import errno
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from edgekd.errors import InputFileError, OutputError
+
+AT_FDCWD: Final = -100
+RENAME_EXCHANGE: Final = 2  # linux/fs.h
+TEMPORARY: Final = ".tmp-"
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file, lower-case hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def read_text(path: Path) -> str:
+    """UTF-8 text of a file that a user named.
+
+    Raises:
+        InputFileError: it is missing, unreadable, or not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputFileError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}).") from error
+    except OSError as error:
+        raise InputFileError(f"{path}: {error.strerror}.") from error
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Write a file under a temporary name, flush it to the disk, and rename it into place."""
+    data = content.encode() if isinstance(content, str) else content
+    temporary = path.with_name(f".{path.name}{TEMPORARY}{os.getpid()}")
+    with explained(path):
+        try:
+            with temporary.open("wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames and new names inside a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def check_writable(folder: Path, *, force: bool) -> None:
+    """Refuse an output folder before hours are spent on what goes into it.
+
+    Raises:
+        OutputError: it exists and `force` is false, or its parent cannot be written.
+    """
+    if (folder.exists() or folder.is_symlink()) and not force:
+        raise OutputError(
+            f"{folder} exists. Choose another --out, or replace it with --force."
+        )
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder} is a file; the output is a folder. Choose another --out.")
+    with explained(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        probe = folder.parent / f".{folder.name}{TEMPORARY}{os.getpid()}-probe"
+        try:
+            # Access bits do not tell of read-only mounts, quotas or full disks; a write does.
+            probe.write_bytes(b"\0" * 4096)
+        finally:
+            with contextlib.suppress(OSError):
+                probe.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path, *, force: bool) -> Iterator[Path]:
+    """A folder to fill that appears at `folder` whole, when the block ends without an error.
+
+    What a killed run left under a temporary name is removed first. A folder that exists is
+    exchanged in one step, and the old one removed afterwards.
+
+    Raises:
+        OutputError: see `check_writable`; or the disk is full.
+    """
+    check_writable(folder, force=force)
+    for leftover in folder.parent.glob(f".{folder.name}{TEMPORARY}*"):
+        shutil.rmtree(leftover)
+    temporary = folder.parent / f".{folder.name}{TEMPORARY}{os.getpid()}"
+    with explained(folder):
+        temporary.mkdir()
+        try:
+            yield temporary
+            for path in sorted(temporary.rglob("*")):
+                _sync(path)
+            _put_in_place(temporary, folder)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        sync_folder(folder.parent)
+
+
+def _sync(path: Path) -> None:
+    if path.is_dir():
+        sync_folder(path)
+        return
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
+def _put_in_place(temporary: Path, folder: Path) -> None:
+    if not folder.exists():
+        temporary.rename(folder)
+        return
+    if not _exchanged(temporary, folder):
+        # No exchange on this file system: there is a moment without the folder, and the old
+        # one is only moved aside, so nothing is lost if we die here.
+        aside = temporary.with_name(f"{temporary.name}-old")
+        folder.rename(aside)
+        temporary.rename(folder)
+        temporary = aside
+    shutil.rmtree(temporary)
+
+
+def _exchanged(first: Path, second: Path) -> bool:
+    """Swap two names in one step, where the kernel and the file system can."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        return False
+    done = rename(AT_FDCWD, os.fsencode(first), AT_FDCWD, os.fsencode(second), RENAME_EXCHANGE)
+    return bool(done == 0)
+
+
+@contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn what the operating system says about an output into what the user can do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise OutputError(
+                f"{path}: the disk is full. Free some space, or choose another --out; "
+                "the same command continues from its last checkpoint."
+            ) from error
+        if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG}:
+            raise OutputError(f"{path}: cannot be written ({error.strerror}). Choose another --out.") from error
+        raise

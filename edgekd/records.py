@@ -1,0 +1,434 @@
+"""What is written to disk or crosses a process: frozen records, unknown keys refused.
+
+Units stand in the names, SI inside. A record carries the digests of what it was made from,
+so that a bundle proves its own history. `sha256:<hex>` is written as plain lower-case hex.
+
+History of the formats, one number for all of them (`SCHEMA_VERSION`):
+  1  2026-11  first.
+"""
+
+import json
+from typing import Annotated, Any, Final, Literal, TypeAlias, TypeVar, dataclass_transform
+
+import pydantic
+from pydantic import ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as pydantic_dataclass
+
+from edgekd.errors import InputFileError
+
+SCHEMA_VERSION: Final = 1
+
+T = TypeVar("T")
+
+Digest: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+# A path inside a bundle or student folder: relative, no hidden names, no way out of it.
+RelativePath: TypeAlias = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*$")
+]
+Share: TypeAlias = Annotated[float, Field(ge=0.0, le=1.0)]
+Count: TypeAlias = Annotated[int, Field(ge=0)]
+Precision: TypeAlias = Literal["fp32", "fp16", "int8"]
+Exporter: TypeAlias = Literal["torchscript", "dynamo"]
+Runtime: TypeAlias = Literal["tensorrt", "onnxruntime"]
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def record(cls: type[T]) -> type[T]:
+    """A frozen, keyword-only pydantic dataclass that refuses unknown keys and non-finite lies."""
+    config = ConfigDict(extra="forbid", strict=False, ser_json_inf_nan="strings")
+    made: Any = pydantic_dataclass(frozen=True, kw_only=True, config=config)(cls)
+    return made  # type: ignore[no-any-return]
+
+
+# --- images and models ------------------------------------------------------------------------
+
+
+@record
+class InputSpec:
+    """What a model takes: (channels, height, width), values in 0..1, then `(x - mean) / std`."""
+
+    channels: Annotated[int, Field(ge=1, le=16)]
+    height: Annotated[int, Field(ge=8, le=4096)]
+    width: Annotated[int, Field(ge=8, le=4096)]
+    mean: tuple[float, ...]
+    std: tuple[Annotated[float, Field(gt=0)], ...]
+    value_range: tuple[float, float] = (0.0, 1.0)
+    colour_order: Literal["gray", "rgb", "bgr", "other"] = "rgb"
+    resize: Literal["none"] = "none"
+
+    def __post_init__(self) -> None:
+        if len(self.mean) != self.channels or len(self.std) != self.channels:
+            raise ValueError(
+                f"mean and std need one value for each of {self.channels} channels, "
+                f"not {len(self.mean)} and {len(self.std)}"
+            )
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return (self.channels, self.height, self.width)
+
+
+@record
+class Architecture:
+    """A network that can be built again: `source:name` with its channels, classes and input size."""
+
+    source: Literal["edgekd", "timm", "torchvision"]
+    name: str
+    channels: int
+    classes: int
+    height: int
+    width: int
+
+    def __str__(self) -> str:
+        return self.name if self.source == "edgekd" else f"{self.source}:{self.name}"
+
+
+@record
+class NoiseResponse:
+    """What a teacher says to standard normal noise; a teacher that says one class is hard to invert."""
+
+    images: Count
+    distinct_classes: Count
+    mean_confidence: Share
+    logit_std: float
+
+
+@record
+class TeacherInfo:
+    """What was understood of a teacher file."""
+
+    file: str
+    file_digest: Digest
+    state_digest: Digest
+    architecture: Architecture
+    input: InputSpec
+    classes: Count
+    class_names: tuple[str, ...] | None
+    weights_key: str  # which entry of the file was taken; "" when the file is the state dict
+    metadata_from: str  # where input, mean and std came from
+    parameters: Count
+    macs: Count
+    batch_norm_layers: Count
+    batch_norm_trained: bool
+    noise: NoiseResponse
+
+
+@record
+class Coverage:
+    """How a set of synthetic images lies in the teacher's view."""
+
+    class_histogram: tuple[int, ...]
+    mean_confidence: Share
+    batch_norm_distance: float | None  # mean over layers; None for a teacher without batch-norm
+
+
+@record
+class SyntheticSet:
+    """Images inverted out of a teacher: uint8, (N, H, W, C), in a `.npz` under `images`."""
+
+    file: RelativePath
+    digest: Digest
+    count: Count
+    input: InputSpec
+    teacher_digest: Digest
+    seed: int
+    coverage: Coverage
+
+
+@record
+class HistoryPoint:
+    """One line of a run's log. Losses have no unit."""
+
+    step: Count
+    images: Count
+    elapsed_s: float
+    losses: dict[str, float]
+    agreement: Share | None
+
+
+@record
+class Student:
+    """A distilled network: weights as safetensors, and how they came to be."""
+
+    checkpoint: RelativePath
+    digest: Digest
+    architecture: Architecture
+    input: InputSpec
+    parameters: Count
+    macs: Count
+    chosen_because: str
+    teacher_digest: Digest
+    recipe: str
+    seed: int
+    steps: Count
+    precision: Literal["fp32", "bf16"]
+    agreement: Share  # with the teacher, on held-out synthetic images
+    agreement_images: Count
+    warnings: tuple[str, ...] = ()
+    history: tuple[HistoryPoint, ...] = ()
+
+
+@record
+class TensorSpec:
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@record
+class Parity:
+    """One model against what it was made from, on the same inputs."""
+
+    against: str
+    images: Count
+    max_abs_error: float  # of logits; no unit
+    max_abs_tolerance: float | None  # None where only decisions are compared
+    top1_agreement: Share
+    top1_tolerance: Share
+    passed: bool
+
+
+@record
+class Calibration:
+    """How the ranges of an INT8 graph were chosen."""
+
+    method: str
+    images: Count
+    held_out_images: Count
+    agreement: dict[str, Share]  # of each method that was tried, with FP32, on held-out images
+
+
+@record
+class OnnxModel:
+    path: RelativePath
+    digest: Digest
+    opset: Count
+    ir_version: Count
+    precision: Precision
+    exporter: Exporter
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    size_bytes: Count
+    made_from: Digest
+    parity: Parity
+    legal_for: tuple[str, ...]  # targets whose legality checks it passed
+    calibration: Calibration | None = None  # of INT8
+
+
+# --- targets ----------------------------------------------------------------------------------
+
+
+@record
+class Fact:
+    """A hardware fact with where it was read; `unverified` until somebody looked it up."""
+
+    value: str | int | float | bool | tuple[str | int | float, ...]
+    source: str
+
+    @property
+    def verified(self) -> bool:
+        return self.source != "unverified"
+
+
+@record
+class Software:
+    """What a board runs, and what a model must look like for it."""
+
+    name: str  # "jp6.2"
+    runtime: Runtime
+    opset: Annotated[int, Field(ge=9, le=25)]
+    exporter: Exporter
+    typing: Literal["weak", "strong", "none"]
+    int8: bool
+    source: str
+    jetpack: str | None = None
+    l4t: str | None = None
+    tensorrt: str | None = None
+    cuda: str | None = None
+    python: str | None = None
+
+
+@record
+class Board:
+    name: str
+    title: str
+    family: Literal["jetson", "raspberry-pi", "x86", "other"]
+    facts: dict[str, Fact]
+    software: dict[str, Software]
+    default_software: str
+    notes: tuple[str, ...] = ()
+
+
+@record
+class Target:
+    """One board with one set of software: `jetson-orin-nano-8gb@jp6.2`."""
+
+    board: Board
+    software: Software
+    asked: str  # what the user typed
+
+    @property
+    def id(self) -> str:
+        return f"{self.board.name}@{self.software.name}"
+
+
+# --- measurements -----------------------------------------------------------------------------
+
+
+@record
+class Samples:
+    """Values in the order taken; statistics are functions of them, never stored instead."""
+
+    kind: Literal["samples"] = "samples"
+    values: tuple[float, ...]
+    unit: Literal["s", "B", "J", "W"]
+
+
+@record
+class Unmeasured:
+    """Not a number: why there is none."""
+
+    kind: Literal["unmeasured"] = "unmeasured"
+    reason: str
+
+
+Figure: TypeAlias = Annotated[Samples | Unmeasured, Field(discriminator="kind")]
+
+
+@record
+class Doubt:
+    """A reason to trust a figure less, with what to do about it."""
+
+    code: str
+    message: str
+    advice: str
+
+
+@record
+class Conditions:
+    """What a figure was taken under. None: could not be read."""
+
+    machine: str  # board model, or processor
+    os: str
+    runtime: str  # "onnxruntime 1.31.1"
+    provider: str
+    threads: Count
+    batch: Count
+    warmup_s: float
+    warmup_runs: Count
+    processes: Count
+    governor: str | None
+    cpu_mhz: float | None
+    load_before: float | None  # busy processors just before the first run
+    temperature_c: float | None
+    emulated: bool
+    command: tuple[str, ...]
+
+
+@record
+class Memory:
+    """Bytes, by stages of fresh processes: runtime loaded, model loaded, after the runs.
+
+    PSS shares shared pages out, USS counts only private ones. `session_*` (model loaded) and
+    `model_*` (after the runs) are differences to the runtime stage; `peak_rss` is of the last.
+    """
+
+    runtime_pss: Figure
+    runtime_uss: Figure
+    session_pss: Figure
+    session_uss: Figure
+    model_pss: Figure
+    model_uss: Figure
+    peak_rss: Figure
+
+
+@record
+class Energy:
+    """Joules for each inference over a window, with what the sensor sees."""
+
+    gross: Figure
+    scope: str
+    sensor: str
+
+
+@record
+class Measurements:
+    subject: str
+    subject_digest: Digest
+    precision: Precision
+    taken_on: str  # the machine, always; never the target unless it is the target
+    is_target: bool
+    conditions: Conditions
+    doubts: tuple[Doubt, ...]
+    latency: Figure
+    memory: Memory
+    energy: Energy | Unmeasured
+
+
+@record
+class GateResult:
+    name: str
+    passed: bool
+    value: float | None
+    limit: float
+    unit: str
+    reason: str
+
+
+# --- writing and reading ----------------------------------------------------------------------
+
+
+def to_json(value: object, *, schema: str | None = None) -> str:
+    """A record as JSON text with sorted keys: the same record is the same bytes.
+
+    Args:
+        value: any record.
+        schema: its name; written with `schema_version` into a record that stands alone in a file.
+    """
+    plain = TypeAdapter(type(value)).dump_python(value, mode="json")
+    if schema is not None:
+        plain = {"schema": schema, "schema_version": SCHEMA_VERSION, **plain}
+    return json.dumps(plain, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def from_json(kind: type[T], text: str | bytes, *, origin: str, schema: str | None = None) -> T:
+    """Read a record from text that is not trusted.
+
+    Raises:
+        InputFileError: not JSON, another schema, a newer version, or fields that do not fit.
+    """
+    try:
+        plain: Any = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputFileError(f"{origin}: not JSON ({error}). Was it cut short?") from error
+    if schema is not None:
+        plain = _unwrapped(plain, origin=origin, schema=schema)
+    try:
+        return TypeAdapter(kind).validate_python(plain)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "top level"
+        raise InputFileError(f"{origin}: {where}: {first['msg']}.") from error
+
+
+def _unwrapped(plain: Any, *, origin: str, schema: str) -> dict[str, Any]:  # noqa: ANN401
+    if not isinstance(plain, dict) or plain.get("schema") != schema:
+        raise InputFileError(f"{origin}: not an edgekd {schema} file.")
+    version = plain.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise InputFileError(
+            f"{origin}: {schema} format {version!r}; this edgekd reads {SCHEMA_VERSION}. "
+            "Read it with the edgekd that wrote it."
+        )
+    return {key: item for key, item in plain.items() if key not in {"schema", "schema_version"}}
+
+
+def json_schema(kind: type[object], *, schema: str) -> dict[str, Any]:
+    """The JSON schema of a record that stands alone in a file."""
+    body = TypeAdapter(kind).json_schema(mode="serialization")
+    head = {"schema": {"const": schema}, "schema_version": {"const": SCHEMA_VERSION}}
+    body["properties"] = head | body["properties"]
+    body["required"] = sorted({*body.get("required", []), *head})
+    body["$schema"] = pydantic.json_schema.GenerateJsonSchema.schema_dialect
+    body["$id"] = f"edgekd-{schema}-{SCHEMA_VERSION}"
+    return body

@@ -1,0 +1,1 @@
+"""ONNX graphs: written for a board's software, quantised, checked."""

@@ -1,0 +1,103 @@
+"""Making a model: exported or quantised, legal for its target, and equal to what it was made from."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from torch import nn
+
+from edgekd.export import graph, legality, parity, quantize
+from edgekd.export.parity import Array
+from edgekd.files import digest_of
+from edgekd.records import Calibration, InputSpec, OnnxModel, Parity, Precision, Target, TensorSpec
+
+
+def export_fp32(
+    module: nn.Module, *, spec: InputSpec, target: Target, out: Path, images: Array, made_from: str
+) -> OnnxModel:
+    """Write a module as FP32 ONNX for a target.
+
+    Args:
+        module: evaluation mode, on the CPU.
+        spec: of its input.
+        target: decides exporter and opset.
+        out: the file to write.
+        images: normalised (N, C, H, W), on which it must answer as the module does.
+        made_from: digest of the module's weights.
+
+    Raises:
+        IncompatibleError: the graph is not legal for the target.
+        QualityError: it answers otherwise than the module.
+    """
+    graph.write_fp32(module, spec=spec, software=target.software, out=out)
+    legality.require_legal(out, target.software)
+    with torch.no_grad():
+        reference = np.concatenate(
+            [module(torch.from_numpy(part)).numpy() for part in np.array_split(images, -(-len(images) // 64))]
+        )
+    found = parity.compare(parity.logits_of(out, images), reference, against="PyTorch", precision="fp32")
+    parity.require(found, what=out.name)
+    return describe(out, "fp32", target=target, made_from=made_from, found=found)
+
+
+def export_int8(
+    fp32: Path, *, target: Target, out: Path, calibration: Array, held_out: Array
+) -> OnnxModel:
+    """Quantise an FP32 file for a target.
+
+    Args:
+        fp32: what `export_fp32` wrote.
+        target: must run INT8.
+        out: the file to write.
+        calibration: normalised images (N, C, H, W) that ranges are taken from.
+        held_out: others, for choosing the range method and for parity.
+
+    Raises:
+        IncompatibleError: the graph is not legal for the target.
+        QualityError: it decides otherwise than FP32 too often.
+    """
+    chosen = quantize.write_int8(fp32, out=out, calibration=calibration, held_out=held_out)
+    legality.require_legal(out, target.software)
+    found = parity.compare(
+        parity.logits_of(out, held_out), parity.logits_of(fp32, held_out), against=fp32.name, precision="int8"
+    )
+    parity.require(found, what=out.name)
+    return describe(
+        out, "int8", target=target, made_from=digest_of(fp32), found=found, calibration=chosen
+    )
+
+
+def describe(
+    path: Path,
+    precision: Precision,
+    *,
+    target: Target,
+    made_from: str,
+    found: Parity,
+    calibration: Calibration | None = None,
+) -> OnnxModel:
+    """The record of a file that passed its checks."""
+    model = onnx.load(path)
+    return OnnxModel(
+        path=path.name,
+        digest=digest_of(path),
+        opset=graph.opset_of(model),
+        ir_version=model.ir_version,
+        precision=precision,
+        exporter=target.software.exporter,
+        inputs=tuple(_tensor(entry) for entry in model.graph.input),
+        outputs=tuple(_tensor(entry) for entry in model.graph.output),
+        size_bytes=path.stat().st_size,
+        made_from=made_from,
+        parity=found,
+        legal_for=(target.id,),
+        calibration=calibration,
+    )
+
+
+def _tensor(entry: onnx.ValueInfoProto) -> TensorSpec:
+    kind = entry.type.tensor_type
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name
+    shape = tuple(d.dim_value if d.HasField("dim_value") else d.dim_param for d in kind.shape.dim)
+    return TensorSpec(name=entry.name, dtype=dtype, shape=shape)

@@ -1,0 +1,1 @@
+"""What edgekd can build for: one TOML file a board, and the software that boards run."""

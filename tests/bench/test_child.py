@@ -1,0 +1,143 @@
+import json
+import sys
+
+import pytest
+
+from edgekd.bench import child
+from edgekd.bench.answers import EndAnswer, NoEnergyAnswer
+from edgekd.errors import DeviceError, IncompatibleError, InputFileError, MissingToolError
+
+END = '{"event": "end"}'
+
+
+def python(code) -> list[str]:
+    return [sys.executable, "-c", code]
+
+
+def saying(*lines, code=0) -> list[str]:
+    return python(f"import sys; print({chr(10).join(lines)!r}); sys.exit({code})")
+
+
+def latency(**changes) -> str:
+    fields = {
+        "event": "latency",
+        "warmup_s": 0.1,
+        "warmup_runs": 10,
+        "stationary": True,
+        "first_ns": 10,
+        "clock_step_ns": 1,
+        "values_ns": [1, 2],
+    }
+    return json.dumps(fields | changes)
+
+
+def test_answers_come_back_without_the_end():
+    answers = child.ask(saying('{"event": "no-energy", "reason": "none"}', END), timeout_s=30)
+    assert [type(answer) for answer in answers] == [NoEnergyAnswer]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Loading the model...",
+        "[]",
+        "null",
+        '{"event": "reward"}',
+        '{"event": "end", "extra": 1}',
+        '{"event": "no-energy", "reason": ""}',
+        "[" * 100_000,
+        latency(values_ns=[]),
+        latency(values_ns=["1"]),
+        latency(values_ns=[-1]),
+        latency(values_ns=[1.5]),
+        latency(values_ns=[10**30]),
+        latency(warmup_s=float("nan")),
+        latency(warmup_s=float("inf")),
+        latency(stationary="yes"),
+        latency(clock_step_ns=0),
+        '{"event": "conditions", "protocol": 1}',
+    ],
+)
+def test_nonsense_is_a_device_error(line):
+    with pytest.raises(DeviceError, match="nonsense in line 1"):
+        child.ask(saying(line, END), timeout_s=30)
+
+
+def test_another_protocol_is_said():
+    fields = {
+        "event": "conditions",
+        "protocol": 2,
+        "machine": "m",
+        "os": "o",
+        "python": "3.6",
+        "load_before": None,
+        "governor": None,
+        "cpu_mhz": None,
+        "temperature_c": None,
+        "emulated": False,
+    }
+    with pytest.raises(DeviceError, match="protocol 2"):
+        child.ask(saying(json.dumps(fields), END), timeout_s=30)
+
+
+@pytest.mark.parametrize("lines", [[], [latency()], [latency(), END, latency()]])
+def test_an_answer_without_an_end_is_cut_short(lines):
+    command = saying(*lines) if lines else python("")
+    with pytest.raises(DeviceError, match="cut short"):
+        child.ask(command, timeout_s=30)
+
+
+def test_bytes_that_are_no_text_are_a_device_error():
+    with pytest.raises(DeviceError, match="nonsense"):
+        child.ask(python(r"import os; os.write(1, b'\xff\xfe\n')"), timeout_s=30)
+
+
+def test_a_killed_child_is_a_device_error_that_names_the_signal():
+    with pytest.raises(DeviceError, match=r"killed by SIGKILL.*memory"):
+        child.ask(python("import os; os.kill(os.getpid(), 9)"), timeout_s=30)
+
+
+def test_a_failed_child_is_quoted_without_what_could_steer_a_terminal():
+    code = r"import sys; sys.stderr.write('first\n\x1b[31mlast\n'); sys.exit(1)"
+    with pytest.raises(DeviceError, match="code 1") as caught:
+        child.ask(python(code), timeout_s=30)
+    assert str(caught.value).endswith("last")
+    assert "\x1b" not in str(caught.value)
+
+
+def test_a_child_that_hangs_is_ended():
+    with pytest.raises(DeviceError, match=r"did not end within 0\.2 s"):
+        child.ask(python("import time; time.sleep(600)"), timeout_s=0.2)
+
+
+def test_a_child_that_never_stops_talking_is_ended():
+    with pytest.raises(DeviceError, match="more than 64 MiB"):
+        child.ask(python("while True: print('x' * 10000)"), timeout_s=60)
+
+
+def test_a_program_that_is_not_there_is_a_device_error(tmp_path):
+    with pytest.raises(DeviceError, match="could not be started"):
+        child.ask([str(tmp_path / "python3")], timeout_s=30)
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "error"),
+    [
+        ("missing-runtime", 3, MissingToolError),
+        ("not-a-model", 2, InputFileError),
+        ("inputs", 2, InputFileError),
+        ("not-runnable", 2, IncompatibleError),
+    ],
+)
+def test_each_refusal_has_its_error(kind, code, error):
+    line = json.dumps({"event": "refused", "kind": kind, "message": "why"})
+    with pytest.raises(error, match="why"):
+        child.ask(saying(line, code=code), timeout_s=30)
+
+
+def test_one_answer_is_asked_for_and_one_is_taken():
+    end = EndAnswer(event="end")
+    assert child.one(EndAnswer, [end]) is end
+    for answers in ([], [end, end]):
+        with pytest.raises(DeviceError, match="EndAnswer"):
+            child.one(EndAnswer, answers)

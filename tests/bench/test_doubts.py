@@ -1,0 +1,108 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgekd.bench import doubts
+from edgekd.bench.answers import LatencyAnswer
+from edgekd.records import Conditions
+
+QUIET = Conditions(
+    machine="board",
+    os="Linux",
+    runtime="onnxruntime 1.31.1",
+    provider="CPUExecutionProvider",
+    threads=1,
+    batch=1,
+    warmup_s=0.5,
+    warmup_runs=50,
+    processes=1,
+    governor="performance",
+    cpu_mhz=1500.0,
+    load_before=0.0,
+    temperature_c=40.0,
+    emulated=False,
+    command=(),
+)
+STEADY_NS = tuple(
+    1_000_000 + int(wobble) for wobble in np.random.default_rng(0).normal(0, 5000, 500)
+)
+
+
+def run(
+    values_ns=STEADY_NS, *, first_ns=1_200_000, stationary=True, clock_step_ns=40
+) -> LatencyAnswer:
+    return LatencyAnswer(
+        event="latency",
+        warmup_s=0.5,
+        warmup_runs=50,
+        stationary=stationary,
+        first_ns=first_ns,
+        clock_step_ns=clock_step_ns,
+        values_ns=tuple(values_ns),
+    )
+
+
+def conditions(**changes) -> Conditions:
+    return Conditions(**{**vars(QUIET), **changes})
+
+
+def codes(*runs, on=QUIET) -> set[str]:
+    return {doubt.code for doubt in doubts.doubts_of(runs, on)}
+
+
+def scaled(factor) -> tuple[int, ...]:
+    return tuple(round(value * factor) for value in STEADY_NS)
+
+
+CASES = {
+    "cold-start": ([run(first_ns=20_000_000)], QUIET),
+    "not-stationary": ([run(stationary=False)], QUIET),
+    "outliers": ([run([*STEADY_NS[:-8], *[1_500_000] * 8])], QUIET),
+    "spread": ([run([*STEADY_NS[::2], *scaled(1.2)[::2]] * 2)], QUIET),
+    "tail": ([run([*STEADY_NS[:-8], *[9_000_000] * 8])], QUIET),
+    "few-samples": ([run(STEADY_NS[:20])], QUIET),
+    "processes-disagree": ([run(), run(scaled(1.07))], QUIET),
+    "clock": ([run(clock_step_ns=20_000)], QUIET),
+    "governor": ([run()], conditions(governor="schedutil")),
+    "governor-unknown": ([run()], conditions(governor=None)),
+    "load": ([run()], conditions(load_before=1.4)),
+    "emulated": ([run()], conditions(emulated=True)),
+}
+
+
+def test_a_steady_run_on_a_quiet_machine_is_not_doubted():
+    assert codes(run(), run()) == set()
+
+
+@pytest.mark.parametrize("code", CASES)
+def test_each_reason_raises_its_doubt(code):
+    runs, on = CASES[code]
+    assert code in codes(*runs, on=on)
+
+
+def test_a_level_that_moves_while_timed_is_not_stationary():
+    assert "not-stationary" in codes(run([*STEADY_NS, *scaled(1.1)]))
+
+
+def test_what_could_not_be_read_is_not_held_against_a_run():
+    assert codes(run(), on=conditions(load_before=None, cpu_mhz=None, temperature_c=None)) == set()
+
+
+def test_calls_too_fast_for_the_clock_do_not_break_the_statistics():
+    assert "clock" in codes(run([0] * 200, first_ns=0))
+
+
+def test_every_doubt_has_advice_and_stands_in_the_documents():
+    text = (Path(__file__).parents[2] / "docs" / "measuring.md").read_text()
+    for runs, on in CASES.values():
+        for doubt in doubts.doubts_of(runs, on):
+            assert doubt.message
+            assert doubt.advice
+            assert f"`{doubt.code}`" in text
+
+
+def test_pooled_times_are_seconds_in_the_order_taken():
+    samples = doubts.pooled([run([3, 1]), run([2])])
+    assert samples.values == pytest.approx((3e-9, 1e-9, 2e-9))
+    assert samples.unit == "s"

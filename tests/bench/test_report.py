@@ -1,0 +1,130 @@
+import numpy as np
+import pytest
+
+from edgekd.bench.report import format_bytes, format_quantity, report
+from edgekd.records import (
+    Conditions,
+    Doubt,
+    Energy,
+    Measurements,
+    Memory,
+    Samples,
+    Unmeasured,
+)
+
+
+def size(*values) -> Samples:
+    return Samples(values=values, unit="B")
+
+
+MEMORY = Memory(
+    runtime_pss=size(40 * 2**20),
+    runtime_uss=size(30 * 2**20),
+    session_pss=size(2 * 2**20),
+    session_uss=size(1.5 * 2**20),
+    model_pss=size(4 * 2**20),
+    model_uss=size(3 * 2**20),
+    peak_rss=size(64 * 2**20),
+)
+CONDITIONS = Conditions(
+    machine="Board X",
+    os="Linux",
+    runtime="onnxruntime 1.31.1",
+    provider="CPUExecutionProvider",
+    threads=1,
+    batch=1,
+    warmup_s=0.5,
+    warmup_runs=50,
+    processes=3,
+    governor=None,
+    cpu_mhz=1500.0,
+    load_before=0.0,
+    temperature_c=None,
+    emulated=False,
+    command=(),
+)
+LATENCY_S = tuple(np.linspace(0.001, 0.003, 201).tolist())
+MEASURED = Measurements(
+    subject="student",
+    subject_digest="0" * 64,
+    precision="int8",
+    taken_on="Board X",
+    is_target=True,
+    conditions=CONDITIONS,
+    doubts=(Doubt(code="load", message="busy", advice="end it"),),
+    latency=Samples(values=LATENCY_S, unit="s"),
+    memory=MEMORY,
+    energy=Energy(
+        gross=Samples(values=(0.0102, 0.0100, 0.0101), unit="J"),
+        scope="module input",
+        sensor="INA3221 VDD_IN",
+    ),
+)
+
+
+def changed(**changes) -> Measurements:
+    return Measurements(**{**vars(MEASURED), **changes})
+
+
+def test_the_first_line_says_where_it_was_measured():
+    assert report(MEASURED).splitlines()[0] == "Measured on the target: Board X"
+
+
+def test_the_first_line_says_that_another_machine_is_not_the_target():
+    first = report(changed(is_target=False)).splitlines()[0]
+    assert "Board X" in first
+    assert "none of these figures is the target's" in first
+
+
+def test_figures_are_those_of_the_samples():
+    text = report(MEASURED)
+    for figure in ("median 2.00 ms", "p90 2.80 ms", "min 1.00 ms", "max 3.00 ms", "201 calls"):
+        assert figure in text
+    assert "40.0 MiB PSS, 30.0 MiB USS" in text
+    assert "median 10.1 mJ" in text
+    assert "scope: module input" in text
+    assert "load: busy; end it" in text
+
+
+def test_the_same_measurements_are_the_same_report():
+    assert report(MEASURED) == report(MEASURED)
+
+
+@pytest.mark.parametrize(
+    "measurements",
+    [
+        changed(latency=Unmeasured(reason="because")),
+        changed(energy=Unmeasured(reason="because")),
+        changed(energy=Energy(gross=Unmeasured(reason="because"), scope="s", sensor="s")),
+        changed(memory=Memory(**{**vars(MEMORY), "runtime_pss": Unmeasured(reason="because")})),
+        changed(memory=Memory(**{**vars(MEMORY), "model_uss": Unmeasured(reason="because")})),
+        changed(memory=Memory(**{**vars(MEMORY), "peak_rss": Unmeasured(reason="because")})),
+    ],
+)
+def test_what_was_not_measured_says_why_and_is_no_zero(measurements):
+    assert report(measurements).count("not measured: because") == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0, "0.00 s"),
+        (1.5, "1.50 s"),
+        (0.0123, "12.3 ms"),
+        (0.00045, "450 us"),
+        (3.2e-8, "32.0 ns"),
+        (1e-12, "0.00 ns"),
+        (-0.002, "-2.00 ms"),
+        (61.0, "61.0 s"),
+    ],
+)
+def test_units_are_chosen_by_size(value, text):
+    assert format_quantity(value, "s") == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0 B"), (1536, "1.50 KiB"), (-(2**20), "-1.00 MiB"), (3 * 2**30, "3.00 GiB")],
+)
+def test_bytes_are_binary(value, text):
+    assert format_bytes(value) == text
