@@ -16,7 +16,7 @@ class BenchConfig:
 
     processes: Annotated[int, Field(ge=1, le=100)] = 3
     seconds: Seconds = 2.0  # of timed calls, for each process
-    max_runs: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000  # for each process
+    max_runs: Annotated[int, Field(ge=1, le=1_000_000)] = 2_000  # for each process
     warmup_min_s: Seconds = 0.5
     warmup_max_s: Seconds = 5.0
     threads: Annotated[int, Field(ge=1, le=1024)] = 1

@@ -108,13 +108,19 @@ def _vgg(_: re.Match[str], at: Signature) -> nn.Module:
 
 
 def _mobile(match: re.Match[str], at: Signature) -> nn.Module:
-    return networks.MobileNetV2(channels=at.channels, classes=at.classes, factor=float(match["factor"]))
+    return networks.MobileNetV2(
+        channels=at.channels, classes=at.classes, factor=float(match["factor"])
+    )
 
 
-FAMILIES: Final[dict[str, tuple[re.Pattern[str], Callable[[re.Match[str], Signature], nn.Module]]]] = {
+FAMILIES: Final[
+    dict[str, tuple[re.Pattern[str], Callable[[re.Match[str], Signature], nn.Module]]]
+] = {
     "lenet": (re.compile(r"lenet5(?P<half>-half)?"), _lenet),
     "resnet": (
-        re.compile(r"resnet(?P<depth>8|14|18|20|32|34|44|56)(?P<pad>a)?(-w(?P<base>[1-9]\d{0,2}))?"),
+        re.compile(
+            r"resnet(?P<depth>8|14|18|20|32|34|44|56)(?P<pad>a)?(-w(?P<base>[1-9]\d{0,2}))?"
+        ),
         _resnet,
     ),
     "wrn": (re.compile(r"wrn-(?P<depth>10|16|22|28|34|40)-(?P<factor>[1-9]\d?)"), _wide),
@@ -125,7 +131,9 @@ FAMILIES: Final[dict[str, tuple[re.Pattern[str], Callable[[re.Match[str], Signat
 
 def family_of(name: str) -> str | None:
     """Which of our families a name belongs to; None when it is not one of our names."""
-    return next((family for family, (pattern, _) in FAMILIES.items() if pattern.fullmatch(name)), None)
+    return next(
+        (family for family, (pattern, _) in FAMILIES.items() if pattern.fullmatch(name)), None
+    )
 
 
 def _ours(name: str, at: Signature) -> nn.Module:
@@ -155,7 +163,9 @@ def _timm(architecture: Architecture) -> nn.Module:
 
     if architecture.name not in timm.list_models():
         near = difflib.get_close_matches(architecture.name, timm.list_models(), n=3)
-        raise UsageError(f"timm has no model {architecture.name!r}. Near: {', '.join(near) or 'none'}.")
+        raise UsageError(
+            f"timm has no model {architecture.name!r}. Near: {', '.join(near) or 'none'}."
+        )
     shape = {"in_chans": architecture.channels, "num_classes": architecture.classes}
     module: nn.Module = timm.create_model(architecture.name, pretrained=False, **shape)
     return module
@@ -176,7 +186,10 @@ def _torchvision(architecture: Architecture) -> nn.Module:
             "timm has most of these networks with any number of channels."
         )
     module: nn.Module = models.get_model(
-        architecture.name, weights=None, num_classes=architecture.classes, **_quiet(architecture.name)
+        architecture.name,
+        weights=None,
+        num_classes=architecture.classes,
+        **_quiet(architecture.name),
     )
     return module
 
@@ -214,7 +227,9 @@ def matches(module: nn.Module, shapes: Mapping[str, Shape]) -> bool:
 
 
 def _counted_out(shapes: Mapping[str, Shape]) -> dict[str, Shape]:
-    return {name: shape for name, shape in shapes.items() if not name.endswith("num_batches_tracked")}
+    return {
+        name: shape for name, shape in shapes.items() if not name.endswith("num_batches_tracked")
+    }
 
 
 def recognise(shapes: Mapping[str, Shape], *, height: int, width: int) -> Architecture | None:
@@ -249,7 +264,9 @@ def channels_of(shapes: Mapping[str, Shape]) -> int:
     """
     first = next((shape for shape in shapes.values() if len(shape) == 4), None)
     if first is None:
-        raise InputFileError("the state dict has no convolution; edgekd compresses image classifiers.")
+        raise InputFileError(
+            "the state dict has no convolution; edgekd compresses image classifiers."
+        )
     return first[1]
 
 
@@ -276,7 +293,9 @@ def _guesses(shapes: Mapping[str, Shape]) -> Iterator[str]:
         yield "vgg11"
     if "features.3.conv.0.weight" in shapes:
         # Widths are rounded to multiples of 8, so the factor can't be solved for: try twentieths.
-        yield from (f"mobilenetv2-{_decimal(twentieths / 20)}" for twentieths in (20, *range(2, 41)))
+        yield from (
+            f"mobilenetv2-{_decimal(twentieths / 20)}" for twentieths in (20, *range(2, 41))
+        )
 
 
 def _decimal(factor: float) -> str:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +44,7 @@ class Place:
     """Where a run computes: device, autocast and backward pass, from accelerate."""
 
     device: torch.device
-    precision: str  # "bf16" | "fp32"
+    precision: Literal["bf16", "fp32"]
     autocast: Callable[[], AbstractContextManager[None]]
     backward: Callable[[Tensor], None]
 
@@ -86,13 +86,16 @@ class Distillation:
         self.teacher = teacher
         self.recipe = recipe
         self.budget = budget
+        self.seed = seed
         self.place = place
         self.clock = clock
         device = place.device
         spec = teacher.info.input
         first = torch.Generator().manual_seed(seed)
         self.generator = torch.Generator(device).manual_seed(seed + 1)
-        self.seen_through = copy.deepcopy(teacher.module).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.seen_through = copy.deepcopy(teacher.module).to(
+            device, memory_format=torch.channels_last
+        )  # type: ignore[call-overload]
         self.student = architectures.build(student)
         networks.initialise(self.student, generator=first)
         self.student.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -263,7 +266,9 @@ class Distillation:
         return self.budget.progress(step=self.step, elapsed_s=spent)
 
     def _student_step(self) -> Tensor:
-        images = self._augmented(self.pool.sample(self.recipe.student_batch, generator=self.generator))
+        images = self._augmented(
+            self.pool.sample(self.recipe.student_batch, generator=self.generator)
+        )
         with self.place.autocast():
             with torch.no_grad():
                 targets = self.seen_through(images)

@@ -35,7 +35,9 @@ class ImagePool:
     to eight bits and augmentation can change its answer.
     """
 
-    def __init__(self, capacity: int, batch: int, shape: tuple[int, int, int], *, device: torch.device) -> None:
+    def __init__(
+        self, capacity: int, batch: int, shape: tuple[int, int, int], *, device: torch.device
+    ) -> None:
         self.capacity = capacity
         self.batch = batch
         self.images = torch.zeros(capacity, batch, *shape, dtype=torch.uint8, device=device)
@@ -58,13 +60,17 @@ class ImagePool:
         """The batch that was added as the `number`-th, while it is there."""
         slot = number % self.capacity
         return Entry(
-            images=self.images[slot].cpu(), classes=self.classes[slot].cpu(), score=float(self.scores[slot])
+            images=self.images[slot].cpu(),
+            classes=self.classes[slot].cpu(),
+            score=float(self.scores[slot]),
         )
 
     def first_kept(self) -> int:
         return max(0, self.made - self.capacity)
 
-    def sample(self, count: int, *, generator: torch.Generator) -> Tensor:  # -> (count, C, H, W) uint8
+    def sample(
+        self, count: int, *, generator: torch.Generator
+    ) -> Tensor:  # -> (count, C, H, W) uint8
         chosen = torch.randint(len(self), (count,), generator=generator, device=self.images.device)
         return self.images.flatten(0, 1)[chosen]
 

@@ -106,7 +106,9 @@ class Monitors:
                 f"{what}, {self.generator_restarts} times. The generator was started afresh each time. "
                 "Check --mean, --std and --input; a teacher with trained batch-norm inverts far better."
             )
-        return Verdict(action="restart generator", warning=f"{what}: the generator was started afresh")
+        return Verdict(
+            action="restart generator", warning=f"{what}: the generator was started afresh"
+        )
 
 
 def class_entropy(mean_prediction: list[float]) -> float:

@@ -15,7 +15,21 @@ from torch.nn import functional
 
 Shortcut = Literal["projection", "pad"]
 
-VGG11_WIDTHS: Final = (64, "pool", 128, "pool", 256, 256, "pool", 512, 512, "pool", 512, 512, "pool")
+VGG11_WIDTHS: Final = (
+    64,
+    "pool",
+    128,
+    "pool",
+    256,
+    256,
+    "pool",
+    512,
+    512,
+    "pool",
+    512,
+    512,
+    "pool",
+)
 # Expansion, width, blocks, stride: MobileNetV2 (Sandler et al. 2018, table 2) with the strides of
 # the first two stages at 1, since 32-pixel inputs have nothing to spare.
 MOBILENETV2_STAGES: Final = (
@@ -36,7 +50,9 @@ def _conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
 class LeNet5(nn.Module):
     """LeNet-5 (LeCun et al. 1998) with ReLU and max pooling, as the data-free papers use it."""
 
-    def __init__(self, *, channels: int, classes: int, height: int, width: int, scale: float) -> None:
+    def __init__(
+        self, *, channels: int, classes: int, height: int, width: int, scale: float
+    ) -> None:
         super().__init__()
         first, second, third, fourth = (round(size * scale) for size in (6, 16, 120, 84))
         rows, columns = ((size // 2 - 4) // 2 for size in (height, width))
@@ -64,7 +80,9 @@ class PadShortcut(nn.Module):
         self.after = outputs - inputs - self.before
 
     def forward(self, x: Tensor) -> Tensor:
-        return functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.before, self.after))
+        return functional.pad(
+            x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.before, self.after)
+        )
 
 
 class BasicBlock(nn.Module):
@@ -100,7 +118,13 @@ class ResNet(nn.Module):
     """
 
     def __init__(
-        self, *, channels: int, classes: int, blocks: Sequence[int], base_width: int, shortcut: Shortcut
+        self,
+        *,
+        channels: int,
+        classes: int,
+        blocks: Sequence[int],
+        base_width: int,
+        shortcut: Shortcut,
     ) -> None:
         super().__init__()
         self.conv1 = _conv3x3(channels, base_width)
@@ -152,7 +176,9 @@ class WideStage(nn.Module):
         super().__init__()
         self.layer = nn.Sequential(
             *(
-                WideBlock(inputs if block == 0 else outputs, outputs, stride=stride if block == 0 else 1)
+                WideBlock(
+                    inputs if block == 0 else outputs, outputs, stride=stride if block == 0 else 1
+                )
                 for block in range(count)
             )
         )
@@ -238,7 +264,9 @@ class MobileNetV2(nn.Module):
             outputs = _multiple_of_8(size * factor)
             for block in range(count):
                 first_stride = stride if block == 0 else 1
-                layers.append(InvertedResidual(width, outputs, expansion=expansion, stride=first_stride))
+                layers.append(
+                    InvertedResidual(width, outputs, expansion=expansion, stride=first_stride)
+                )
                 width = outputs
         layers += [nn.Conv2d(width, last, 1, bias=False), nn.BatchNorm2d(last), nn.ReLU6()]
         self.features = nn.Sequential(*layers)
@@ -262,7 +290,9 @@ def initialise(module: nn.Module, *, generator: torch.Generator) -> None:
     """
     for part in module.modules():
         if isinstance(part, nn.Conv2d):
-            nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu", generator=generator)
+            nn.init.kaiming_normal_(
+                part.weight, mode="fan_out", nonlinearity="relu", generator=generator
+            )
         elif isinstance(part, nn.Linear):
             nn.init.kaiming_uniform_(part.weight, nonlinearity="linear", generator=generator)
         elif isinstance(part, nn.BatchNorm2d):

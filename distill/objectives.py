@@ -32,7 +32,10 @@ def decision_adversarial(student: Tensor, teacher: Tensor) -> Tensor:  # (N, K),
     """
     agree = (student.argmax(1) == teacher.argmax(1)).float()
     kl = functional.kl_div(
-        student.float().log_softmax(1), teacher.float().log_softmax(1), reduction="none", log_target=True
+        student.float().log_softmax(1),
+        teacher.float().log_softmax(1),
+        reduction="none",
+        log_target=True,
     ).sum(1)
     return -(kl * agree).mean()
 

@@ -108,5 +108,10 @@ def for_teacher(recipe: Recipe, *, batch_norm: bool) -> Recipe:
         recipe.weights, batch_norm=0.0, disagreement=0.1, balance=1.0, total_variation=0.1
     )
     return replace(
-        recipe, weights=weights, kd="logit_distance", optimizer="adam", student_rate=2e-3, weight_decay=0.0
+        recipe,
+        weights=weights,
+        kd="logit_distance",
+        optimizer="adam",
+        student_rate=2e-3,
+        weight_decay=0.0,
     )

@@ -37,7 +37,9 @@ def run_budget(steps: int | None, minutes: float | None) -> RunBudget:
         UsageError: both are given, or one is not positive.
     """
     if steps is not None and minutes is not None:
-        raise UsageError("--steps and --minutes are two ways to say the same thing: give one of them.")
+        raise UsageError(
+            "--steps and --minutes are two ways to say the same thing: give one of them."
+        )
     if steps is not None and steps < 1:
         raise UsageError(f"--steps {steps}: at least 1.")
     if minutes is not None and not (0 < minutes < math.inf):

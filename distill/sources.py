@@ -27,7 +27,9 @@ class Generator(nn.Module):
     Small on purpose: at 32 pixels a generator of width 64 costs more than the teacher it serves.
     """
 
-    def __init__(self, *, latents: int, width: int, channels: int, height: int, columns: int) -> None:
+    def __init__(
+        self, *, latents: int, width: int, channels: int, height: int, columns: int
+    ) -> None:
         super().__init__()
         self.size = (height, columns)
         self.start = (math.ceil(height / 4), math.ceil(columns / 4))
@@ -62,7 +64,9 @@ class Inverted:
     losses: dict[str, float]
 
 
-def balanced_classes(count: int, classes: int, *, generator: torch.Generator) -> Tensor:  # -> (count,)
+def balanced_classes(
+    count: int, classes: int, *, generator: torch.Generator
+) -> Tensor:  # -> (count,)
     """Every class floor(count / classes) times, the rest drawn, in random order (NAYER's targets)."""
     device = generator.device
     whole = torch.arange(classes, device=device).repeat(count // classes)
@@ -139,7 +143,14 @@ class MetaGenerator:
         student.eval()
         best: Inverted | None = None
         for parts, images, logits in self._steps(
-            clone, latents, teacher, student, classes, weights=weights, steps=steps, autocast=autocast
+            clone,
+            latents,
+            teacher,
+            student,
+            classes,
+            weights=weights,
+            steps=steps,
+            autocast=autocast,
         ):
             loss = torch.stack(list(parts.values())).sum()
             inner.zero_grad()
@@ -148,7 +159,9 @@ class MetaGenerator:
                 _accumulate(self.network, clone)
             inner.step()
             # Not the adversarial term: the score says how much the image looks like data.
-            score = sum(float(parts[name].detach()) for name in ("bn", "one_hot", "tv") if name in parts)
+            score = sum(
+                float(parts[name].detach()) for name in ("bn", "one_hot", "tv") if name in parts
+            )
             if best is None or score < best.score:
                 best = Inverted(
                     images=images.detach().clone(),

@@ -73,7 +73,7 @@ def watch_batch_norm(module: nn.Module) -> Iterator[Watched]:
 def batch_statistics(x: Tensor) -> tuple[Tensor, Tensor]:  # (N, C, ...) -> (C,), (C,)
     """Mean and biased variance of each channel, in float32, differentiable."""
     if x.device.type == "cpu" and x.ndim == 4:
-        mean, variance = _CpuStatistics.apply(x)  # type: ignore[no-untyped-call]
+        mean, variance = _CpuStatistics.apply(x)
         return mean, variance
     variance, mean = torch.var_mean(x.float(), dim=_reduced(x), correction=0)
     return mean, variance

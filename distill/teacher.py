@@ -103,8 +103,13 @@ def load_teacher(path: Path, options: TeacherOptions, *, generator: torch.Genera
 # --- what the sources say -----------------------------------------------------------------------
 
 
-def _gathered(path: Path, weights: WeightFile, options: TeacherOptions) -> tuple[TeacherOptions, str]:
-    beside = next((p for p in (path.with_suffix(".toml"), path.with_name("teacher.toml")) if p.is_file()), None)
+def _gathered(
+    path: Path, weights: WeightFile, options: TeacherOptions
+) -> tuple[TeacherOptions, str]:
+    beside = next(
+        (p for p in (path.with_suffix(".toml"), path.with_name("teacher.toml")) if p.is_file()),
+        None,
+    )
     sources: list[tuple[str, TeacherOptions]] = [("options", options)]
     if beside is not None:
         sources.append((beside.name, _from_toml(beside)))
@@ -137,7 +142,9 @@ def _validated(content: Mapping[str, Any], *, origin: str) -> TeacherOptions:
     plain = dict(content)
     version = plain.pop("schema_version", METADATA_VERSION)
     if version != METADATA_VERSION:
-        raise InputFileError(f"{origin}: schema_version {version!r}; this edgekd reads {METADATA_VERSION}.")
+        raise InputFileError(
+            f"{origin}: schema_version {version!r}; this edgekd reads {METADATA_VERSION}."
+        )
     try:
         return pydantic.TypeAdapter(TeacherOptions).validate_python(plain)
     except pydantic.ValidationError as error:
@@ -161,7 +168,9 @@ def _architecture(path: Path, weights: WeightFile, said: TeacherOptions) -> Arch
         missing.append("--arch NAME (no network of ours has these names and shapes)")
     if said.input is None:
         channels = found.channels if found else "C"
-        missing.append(f"--input {channels}xHxW (channels, height and width of the images it was trained on)")
+        missing.append(
+            f"--input {channels}xHxW (channels, height and width of the images it was trained on)"
+        )
     if said.mean is None:
         missing.append("--mean M,... (what is subtracted from 0..1 pixels, one value a channel)")
     if said.std is None:
@@ -207,7 +216,9 @@ def _named(path: Path, weights: WeightFile, said: TeacherOptions) -> Architectur
         if architectures.matches(module, shapes_of(state)):
             return candidate
         tried.append(_difference(candidate, module, shapes_of(state)))
-    raise InputFileError(f"{path}: the weights do not fit --arch {said.arch}.\n  " + "\n  ".join(tried))
+    raise InputFileError(
+        f"{path}: the weights do not fit --arch {said.arch}.\n  " + "\n  ".join(tried)
+    )
 
 
 def _sources(arch: str) -> list[tuple[str, str]]:
@@ -232,7 +243,9 @@ def _raw(weights: WeightFile) -> dict[str, Tensor]:
     return dict(zip(weights.raw_names, weights.state.values(), strict=True))
 
 
-def _difference(candidate: Architecture, module: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> str:
+def _difference(
+    candidate: Architecture, module: nn.Module, shapes: Mapping[str, tuple[int, ...]]
+) -> str:
     expected = shapes_of(module.state_dict())
     counters = {name for name in expected if name.endswith("num_batches_tracked")}
     lacking = sorted(set(expected) - set(shapes) - counters)
@@ -241,7 +254,9 @@ def _difference(candidate: Architecture, module: nn.Module, shapes: Mapping[str,
     parts = []
     if unequal:
         name = unequal[0]
-        parts.append(f"{len(unequal)} shapes differ ({name}: file {shapes[name]}, network {expected[name]})")
+        parts.append(
+            f"{len(unequal)} shapes differ ({name}: file {shapes[name]}, network {expected[name]})"
+        )
     if lacking:
         parts.append(f"{len(lacking)} are not in the file ({', '.join(lacking[:3])})")
     if extra:
@@ -256,7 +271,9 @@ def _check_against(path: Path, found: Architecture, said: TeacherOptions) -> Non
             f"{path}: the network takes {found.channels} channels, but --input says {said.input[0]}."
         )
     if said.classes is not None and said.classes != found.classes:
-        raise UsageError(f"{path}: the network has {found.classes} classes, but --classes says {said.classes}.")
+        raise UsageError(
+            f"{path}: the network has {found.classes} classes, but --classes says {said.classes}."
+        )
     for option, values in (("--mean", said.mean), ("--std", said.std)):
         if values is not None and len(values) not in {1, found.channels}:
             raise UsageError(
@@ -288,7 +305,10 @@ def _input_spec(architecture: Architecture, said: TeacherOptions) -> InputSpec:
 def _loaded(path: Path, architecture: Architecture, weights: WeightFile) -> nn.Module:
     module = architectures.build(architecture)
     state = weights.state if architecture.source == "edgekd" else _raw(weights)
-    state = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    state = {
+        name: tensor.float() if tensor.is_floating_point() else tensor
+        for name, tensor in state.items()
+    }
     try:
         # Counters of old checkpoints may be absent; all else was compared by name and shape.
         missing, unexpected = module.load_state_dict(state, strict=False)
@@ -296,7 +316,9 @@ def _loaded(path: Path, architecture: Architecture, weights: WeightFile) -> nn.M
         raise InputFileError(f"{path}: does not load into {architecture}: {error}") from error
     lacking = [name for name in missing if not name.endswith("num_batches_tracked")]
     if lacking or unexpected:
-        raise InputFileError(f"{path}: does not load into {architecture}: {[*lacking, *unexpected][:3]}.")
+        raise InputFileError(
+            f"{path}: does not load into {architecture}: {[*lacking, *unexpected][:3]}."
+        )
     return module.eval().requires_grad_(False)
 
 
@@ -315,7 +337,9 @@ def _trained(layers: Mapping[str, nn.Module]) -> bool:
 
 
 @torch.no_grad()
-def _noise_response(module: nn.Module, spec: InputSpec, *, generator: torch.Generator) -> NoiseResponse:
+def _noise_response(
+    module: nn.Module, spec: InputSpec, *, generator: torch.Generator
+) -> NoiseResponse:
     noise = torch.randn(NOISE_IMAGES, *spec.shape, generator=generator)
     logits = torch.cat([module(part) for part in torch.split(noise, 64)])
     if logits.ndim != 2 or not bool(torch.isfinite(logits).all()):

@@ -20,7 +20,16 @@ from edgekd.errors import InputFileError
 
 SUFFIXES: Final = (".pt", ".pth", ".th", ".safetensors")
 # Where training scripts put the weights, in the order in which they are looked for.
-WRAPPERS: Final = ("state_dict", "model_state_dict", "model", "net", "network", "teacher", "weights", "student")
+WRAPPERS: Final = (
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "net",
+    "network",
+    "teacher",
+    "weights",
+    "student",
+)
 PREFIXES: Final = re.compile(r"^((module|model|net|network|_orig_mod|backbone|encoder)\.)+")
 METADATA_KEY: Final = "edgekd"
 
@@ -75,14 +84,21 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         with safe_open(path, framework="pt") as stream:
             return {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
     except (SafetensorError, ValueError, OSError) as error:
-        raise InputFileError(f"{path}: not a readable safetensors file ({error}). Copy it again.") from error
+        raise InputFileError(
+            f"{path}: not a readable safetensors file ({error}). Copy it again."
+        ) from error
 
 
 def _harmless() -> list[Any]:
     """Classes that training scripts leave in checkpoints and that only hold values."""
     import numpy as np
 
-    scalars = (np.dtypes.Float64DType, np.dtypes.Float32DType, np.dtypes.Int64DType, np.dtypes.Int32DType)
+    scalars = (
+        np.dtypes.Float64DType,
+        np.dtypes.Float32DType,
+        np.dtypes.Int64DType,
+        np.dtypes.Int32DType,
+    )
     # The function that numpy's scalars name when they are pickled.
     scalar = np.float64(0.0).__reduce__()[0]
     # numpy 2 moved the module; files of either spelling are about.
@@ -94,13 +110,23 @@ def _read_pickle(path: Path) -> Any:  # noqa: ANN401
     _refuse_torchscript(path)
     try:
         with torch.serialization.safe_globals(_harmless()), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Detected pickle protocol")  # it is refused below
+            warnings.filterwarnings(
+                "ignore", message="Detected pickle protocol"
+            )  # it is refused below
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise _refused(path, error) from error
     except (RuntimeError, EOFError, ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
         raise _damaged(path, error) from error
-    except (AttributeError, TypeError, IndexError, AssertionError, UnicodeDecodeError, OverflowError, MemoryError) as error:
+    except (
+        AttributeError,
+        TypeError,
+        IndexError,
+        AssertionError,
+        UnicodeDecodeError,
+        OverflowError,
+        MemoryError,
+    ) as error:
         # The unpickler is written for files that torch wrote; on anything else it fails as it may.
         raise _damaged(path, error) from error
 
@@ -170,7 +196,9 @@ def _without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def _check_values(path: Path, state: Mapping[str, Tensor]) -> None:
     for name, tensor in state.items():
         if tensor.is_sparse or tensor.is_quantized or tensor.is_complex():
-            raise InputFileError(f"{path}: {name} is not a plain dense tensor; save the float weights.")
+            raise InputFileError(
+                f"{path}: {name} is not a plain dense tensor; save the float weights."
+            )
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             bad = int((~torch.isfinite(tensor)).sum())
             raise InputFileError(

@@ -32,7 +32,9 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise InputFileError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}).") from error
+        raise InputFileError(
+            f"{path}: not UTF-8 text ({error.reason} at byte {error.start})."
+        ) from error
     except OSError as error:
         raise InputFileError(f"{path}: {error.strerror}.") from error
 
@@ -70,9 +72,7 @@ def check_writable(folder: Path, *, force: bool) -> None:
         OutputError: it exists and `force` is false, or its parent cannot be written.
     """
     if (folder.exists() or folder.is_symlink()) and not force:
-        raise OutputError(
-            f"{folder} exists. Choose another --out, or replace it with --force."
-        )
+        raise OutputError(f"{folder} exists. Choose another --out, or replace it with --force.")
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} is a file; the output is a folder. Choose another --out.")
     with explained(folder):
@@ -155,6 +155,14 @@ def explained(path: Path) -> Iterator[None]:
                 f"{path}: the disk is full. Free some space, or choose another --out; "
                 "the same command continues from its last checkpoint."
             ) from error
-        if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG}:
-            raise OutputError(f"{path}: cannot be written ({error.strerror}). Choose another --out.") from error
+        if error.errno in {
+            errno.EACCES,
+            errno.EPERM,
+            errno.EROFS,
+            errno.ENOTDIR,
+            errno.ENAMETOOLONG,
+        }:
+            raise OutputError(
+                f"{path}: cannot be written ({error.strerror}). Choose another --out."
+            ) from error
         raise

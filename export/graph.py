@@ -98,7 +98,9 @@ def _exported(module: nn.Module, *, spec: InputSpec, software: Software) -> onnx
 
 def opset_of(model: onnx.ModelProto) -> int:
     """Version of the default operator set, 0 if the file names none."""
-    return next((int(entry.version) for entry in model.opset_import if entry.domain in {"", "ai.onnx"}), 0)
+    return next(
+        (int(entry.version) for entry in model.opset_import if entry.domain in {"", "ai.onnx"}), 0
+    )
 
 
 def tidied(model: onnx.ModelProto) -> onnx.ModelProto:

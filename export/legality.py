@@ -46,7 +46,9 @@ OPERATORS: Final[dict[str, Version]] = dict.fromkeys(_ALWAYS.split(), (8, 0)) | 
     "Gelu": (10, 0),
     "Mish": (10, 0),
 }
-_ABSOLUTE_PATH: Final = re.compile(rb"(?:/(?:home|root|usr|work|tmp|opt|Users|mnt|data)/|[A-Za-z]:\\)[\w.\\/-]+")
+_ABSOLUTE_PATH: Final = re.compile(
+    rb"(?:/(?:home|root|usr|work|tmp|opt|Users|mnt|data)/|[A-Za-z]:\\)[\w.\\/-]+"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +69,7 @@ def check_model(path: Path, software: Software) -> tuple[Violation, ...]:
     Raises:
         InputFileError: not an ONNX model.
     """
-    model = _read(path)
+    model = read(path)
     found = list(_generic(model))
     if software.runtime == "tensorrt":
         assert software.tensorrt is not None
@@ -94,7 +96,12 @@ def require_legal(path: Path, software: Software) -> None:
         raise IncompatibleError(f"{path.name} is not legal for {software.name}:\n  {reasons}")
 
 
-def _read(path: Path) -> onnx.ModelProto:
+def read(path: Path) -> onnx.ModelProto:
+    """An ONNX model whose weights may lie elsewhere.
+
+    Raises:
+        InputFileError: it cannot be read, or is empty.
+    """
     try:
         model = onnx.load(path, load_external_data=False)
     except (DecodeError, OSError) as error:
@@ -122,9 +129,15 @@ def _generic(model: onnx.ModelProto) -> Iterator[Violation]:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         lines = str(error).strip().splitlines()
-        yield Violation(rule="checker", where="model", message=lines[0] if lines else "invalid model")
+        yield Violation(
+            rule="checker", where="model", message=lines[0] if lines else "invalid model"
+        )
     for entry in model.graph.input:
-        dynamic = [d.dim_param or "?" for d in entry.type.tensor_type.shape.dim[1:] if not d.HasField("dim_value")]
+        dynamic = [
+            d.dim_param or "?"
+            for d in entry.type.tensor_type.shape.dim[1:]
+            if not d.HasField("dim_value")
+        ]
         if dynamic:
             yield Violation(
                 rule="dynamic dimension",
@@ -155,7 +168,9 @@ def _operators(model: onnx.ModelProto, version: Version) -> Iterator[Violation]:
         if name in said or (since is not None and version >= since):
             continue
         said.add(name)
-        needs = "is unknown to this check" if since is None else f"needs TensorRT {since[0]}.{since[1]}"
+        needs = (
+            "is unknown to this check" if since is None else f"needs TensorRT {since[0]}.{since[1]}"
+        )
         yield Violation(
             rule="operator",
             where=node.name or name,
@@ -164,7 +179,9 @@ def _operators(model: onnx.ModelProto, version: Version) -> Iterator[Violation]:
 
 
 def _opset(model: onnx.ModelProto, version: Version) -> Iterator[Violation]:
-    opset = next((entry.version for entry in model.opset_import if entry.domain in {"", "ai.onnx"}), 0)
+    opset = next(
+        (entry.version for entry in model.opset_import if entry.domain in {"", "ai.onnx"}), 0
+    )
     since = max((known for known in OPSETS if known <= version), default=min(OPSETS))
     low, high = OPSETS[since]
     if not low <= opset <= high:
@@ -197,18 +214,26 @@ def _scales(node: onnx.NodeProto, constants: dict[str, Constant]) -> Iterator[Vi
     elif not bool(np.isfinite(scale).all()) or bool((scale <= 0).any()):
         yield Violation(rule="scale", where=node.name, message="scales must be finite and above 0")
     elif bool((scale < SMALLEST_SCALE).any()):
-        yield Violation(rule="dead scale", where=node.name, message=f"a scale is below {SMALLEST_SCALE:g}")
+        yield Violation(
+            rule="dead scale", where=node.name, message=f"a scale is below {SMALLEST_SCALE:g}"
+        )
     if len(node.input) < 3 or not node.input[2]:
         yield Violation(
-            rule="zero point", where=node.name, message="left out: it is then UINT8, which TensorRT does not take"
+            rule="zero point",
+            where=node.name,
+            message="left out: it is then UINT8, which TensorRT does not take",
         )
         return
     zero = constants.get(node.input[2])
     if zero is None:
-        yield Violation(rule="zero point", where=node.name, message="the zero point is not a constant")
+        yield Violation(
+            rule="zero point", where=node.name, message="the zero point is not a constant"
+        )
     elif zero.dtype != np.int8:
         yield Violation(
-            rule="quantised type", where=node.name, message=f"{zero.dtype}: TensorRT takes INT8 only"
+            rule="quantised type",
+            where=node.name,
+            message=f"{zero.dtype}: TensorRT takes INT8 only",
         )
     elif bool((zero != 0).any()):
         yield Violation(
@@ -220,7 +245,11 @@ def _reductions(model: onnx.ModelProto, version: Version) -> Iterator[Violation]
     if version >= (10, 0):
         return
     for node in model.graph.node:
-        if node.op_type.startswith("Reduce") and node.op_type != "ReduceSum" and len(node.input) > 1:
+        if (
+            node.op_type.startswith("Reduce")
+            and node.op_type != "ReduceSum"
+            and len(node.input) > 1
+        ):
             yield Violation(
                 rule="reduction",
                 where=node.name,

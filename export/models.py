@@ -34,9 +34,14 @@ def export_fp32(
     legality.require_legal(out, target.software)
     with torch.no_grad():
         reference = np.concatenate(
-            [module(torch.from_numpy(part)).numpy() for part in np.array_split(images, -(-len(images) // 64))]
+            [
+                module(torch.from_numpy(part)).numpy()
+                for part in np.array_split(images, -(-len(images) // 64))
+            ]
         )
-    found = parity.compare(parity.logits_of(out, images), reference, against="PyTorch", precision="fp32")
+    found = parity.compare(
+        parity.logits_of(out, images), reference, against="PyTorch", precision="fp32"
+    )
     parity.require(found, what=out.name)
     return describe(out, "fp32", target=target, made_from=made_from, found=found)
 
@@ -53,16 +58,20 @@ def export_int8(
         calibration: normalised images (N, C, H, W) that ranges are taken from.
         held_out: others, for choosing the range method and for parity.
 
+    A parity that fails is in the record, not raised: the run that made the student may have taken
+    hours, and its FP32 model stands. Whoever ships it must look (`gate.parity`).
+
     Raises:
         IncompatibleError: the graph is not legal for the target.
-        QualityError: it decides otherwise than FP32 too often.
     """
     chosen = quantize.write_int8(fp32, out=out, calibration=calibration, held_out=held_out)
     legality.require_legal(out, target.software)
     found = parity.compare(
-        parity.logits_of(out, held_out), parity.logits_of(fp32, held_out), against=fp32.name, precision="int8"
+        parity.logits_of(out, held_out),
+        parity.logits_of(fp32, held_out),
+        against=fp32.name,
+        precision="int8",
     )
-    parity.require(found, what=out.name)
     return describe(
         out, "int8", target=target, made_from=digest_of(fp32), found=found, calibration=chosen
     )
@@ -101,3 +110,16 @@ def _tensor(entry: onnx.ValueInfoProto) -> TensorSpec:
     dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name
     shape = tuple(d.dim_value if d.HasField("dim_value") else d.dim_param for d in kind.shape.dim)
     return TensorSpec(name=entry.name, dtype=dtype, shape=shape)
+
+
+def precision_of(path: Path) -> Precision:
+    """INT8 when there are Q/DQ pairs, FP16 when the weights are, FP32 otherwise.
+
+    Raises:
+        InputFileError: not an ONNX model.
+    """
+    model = legality.read(path)
+    if any(node.op_type == "QuantizeLinear" for node in model.graph.node):
+        return "int8"
+    half = onnx.TensorProto.FLOAT16
+    return "fp16" if any(entry.data_type == half for entry in model.graph.initializer) else "fp32"

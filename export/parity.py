@@ -56,7 +56,12 @@ def session(path: Path | bytes) -> Any:  # noqa: ANN401
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except (errors.InvalidProtobuf, errors.NoSuchFile) as error:
         raise InputFileError(f"{name}: not an ONNX model, or cut short.") from error
-    except (errors.Fail, errors.InvalidGraph, errors.NotImplemented, errors.InvalidArgument) as error:
+    except (
+        errors.Fail,
+        errors.InvalidGraph,
+        errors.NotImplemented,
+        errors.InvalidArgument,
+    ) as error:
         raise IncompatibleError(f"{name}: ONNX Runtime refuses it: {error}") from error
 
 

@@ -26,7 +26,11 @@ WEIGHTED: Final = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 LEVELS: Final = 127
 BINS: Final = 4096
 # Largest value seen, and the value that this share lies below: synthetic images have outliers.
-METHODS: Final[dict[str, float]] = {"max": 1.0, "percentile-99.99": 0.9999, "percentile-99.9": 0.999}
+METHODS: Final[dict[str, float]] = {
+    "max": 1.0,
+    "percentile-99.99": 0.9999,
+    "percentile-99.9": 0.999,
+}
 
 
 def write_int8(fp32: Path, *, out: Path, calibration: Array, held_out: Array) -> Calibration:
@@ -44,7 +48,9 @@ def write_int8(fp32: Path, *, out: Path, calibration: Array, held_out: Array) ->
     model = onnx.load(fp32)
     tensors = activations(model)
     if not tensors:
-        raise IncompatibleError(f"{fp32.name}: no convolution or matrix product with constant weights.")
+        raise IncompatibleError(
+            f"{fp32.name}: no convolution or matrix product with constant weights."
+        )
     ranges = observe(model, tensors, calibration)
     reference = logits_of(fp32, held_out)
     scores: dict[str, float] = {}
@@ -58,7 +64,9 @@ def write_int8(fp32: Path, *, out: Path, calibration: Array, held_out: Array) ->
             scores[method] = agreement(logits_of(trial, held_out), reference)
     finally:
         trial.unlink(missing_ok=True)
-    best = max(METHODS, key=lambda method: scores[method])  # the first of equals: "max" cuts nothing off
+    best = max(
+        METHODS, key=lambda method: scores[method]
+    )  # the first of equals: "max" cuts nothing off
     write_atomically(out, written[best])
     return Calibration(
         method=best, images=len(calibration), held_out_images=len(held_out), agreement=scores
@@ -143,7 +151,9 @@ def _values(
     open_model = onnx.ModelProto()
     open_model.CopyFrom(model)
     float32 = onnx.TensorProto.FLOAT
-    open_model.graph.output.extend(helper.make_tensor_value_info(name, float32, None) for name in inner)
+    open_model.graph.output.extend(
+        helper.make_tensor_value_info(name, float32, None) for name in inner
+    )
     running = session(open_model.SerializeToString())
     (taken,) = running.get_inputs()
     for part in np.split(images, len(images) // taken.shape[0]):
@@ -231,8 +241,14 @@ def _pair(
     extra: dict[str, Any] = {} if axis is None else {"axis": axis}
     constants = [f"{name}_scale", f"{name}_zero"]
     return [
-        helper.make_node("QuantizeLinear", [name, *constants], [f"{name}_q"], name=f"Q_{name}", **extra),
         helper.make_node(
-            "DequantizeLinear", [f"{name}_q", *constants], [_dequantised(name)], name=f"DQ_{name}", **extra
+            "QuantizeLinear", [name, *constants], [f"{name}_q"], name=f"Q_{name}", **extra
+        ),
+        helper.make_node(
+            "DequantizeLinear",
+            [f"{name}_q", *constants],
+            [_dequantised(name)],
+            name=f"DQ_{name}",
+            **extra,
         ),
     ]

@@ -30,7 +30,9 @@ def read_idx(folder: Path, split: str) -> tuple[Tensor, Tensor]:  # (N, 1, 28, 2
     images = gzip.decompress((folder / f"{split}-images-idx3-ubyte.gz").read_bytes())[16:]
     labels = gzip.decompress((folder / f"{split}-labels-idx1-ubyte.gz").read_bytes())[8:]
     pixels = np.frombuffer(images, np.uint8).reshape(-1, 1, 28, 28).copy()
-    return torch.from_numpy(pixels), torch.from_numpy(np.frombuffer(labels, np.uint8).astype(np.int64))
+    return torch.from_numpy(pixels), torch.from_numpy(
+        np.frombuffer(labels, np.uint8).astype(np.int64)
+    )
 
 
 def normalised(images: Tensor) -> Tensor:
@@ -53,11 +55,15 @@ def main() -> None:
     model = architectures.build(TEACHER)
     networks.initialise(model, generator=generator)
     steps = EPOCHS * (len(images) // BATCH)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4
+    )
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.2, total_steps=steps)
     for epoch in range(EPOCHS):
         model.train()
-        for chosen in torch.randperm(len(images), generator=generator).split(BATCH)[: len(images) // BATCH]:
+        for chosen in torch.randperm(len(images), generator=generator).split(BATCH)[
+            : len(images) // BATCH
+        ]:
             loss = functional.cross_entropy(
                 model(shifted(normalised(images[chosen]), generator)), labels[chosen]
             )
@@ -69,9 +75,13 @@ def main() -> None:
         with torch.no_grad():
             right = sum(
                 int((model(normalised(part)).argmax(1) == truth).sum())
-                for part, truth in zip(test_images.split(1000), test_labels.split(1000), strict=True)
+                for part, truth in zip(
+                    test_images.split(1000), test_labels.split(1000), strict=True
+                )
             )
-        print(f"epoch {epoch + 1}: {right / len(test_labels):.2%} of {len(test_labels):,} test images")
+        print(
+            f"epoch {epoch + 1}: {right / len(test_labels):.2%} of {len(test_labels):,} test images"
+        )
     torch.save({"state_dict": model.state_dict()}, HERE / "teacher.pt")
     np.savez_compressed(
         HERE / "test-1000.npz",

@@ -1,0 +1,455 @@
+"""The command line: parses, calls one function, prints.
+
+stdout carries results, stderr progress. Nothing heavy is imported until a command needs it.
+"""
+
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from edgekd import __version__
+from edgekd.errors import EdgekdError, InterruptedRunError, UsageError
+
+app = typer.Typer(
+    help="Compress an image classifier for an edge board, without its training data.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+targets_app = typer.Typer(help="The boards that edgekd knows.", no_args_is_help=True)
+bundle_app = typer.Typer(help="What `compress` wrote.", no_args_is_help=True)
+app.add_typer(targets_app, name="targets")
+app.add_typer(bundle_app, name="bundle")
+
+_RUN = "The run"
+_TEACHER = "The teacher, where its file does not say"
+_OUTPUT = "Output"
+
+TeacherFile = Annotated[
+    Path, typer.Argument(metavar="TEACHER", help="A state dict: .pt, .pth, .th or .safetensors.")
+]
+TargetName = Annotated[
+    str,
+    typer.Option(
+        "--target", "-t", help="BOARD[@SOFTWARE] or a board file; see `edgekd targets list`."
+    ),
+]
+Out = Annotated[
+    Path | None, typer.Option("--out", "-o", help="Folder to write.", rich_help_panel=_OUTPUT)
+]
+Force = Annotated[
+    bool, typer.Option("--force", help="Replace an output that exists.", rich_help_panel=_OUTPUT)
+]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print the record on stdout.", rich_help_panel=_OUTPUT)
+]
+StudentName = Annotated[str, typer.Option(help="Architecture, or auto.", rich_help_panel=_RUN)]
+RecipeName = Annotated[
+    str, typer.Option(help="How images are made and learned from.", rich_help_panel=_RUN)
+]
+Minutes = Annotated[
+    float | None, typer.Option(help="Budget by the clock (default 15).", rich_help_panel=_RUN)
+]
+Steps = Annotated[
+    int | None, typer.Option(help="Budget in student steps; reproducible.", rich_help_panel=_RUN)
+]
+Seed = Annotated[int, typer.Option(min=0, help="Of every draw.", rich_help_panel=_RUN)]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.", rich_help_panel=_RUN)]
+Threads = Annotated[
+    int | None, typer.Option(help="CPU threads (default: all cores).", rich_help_panel=_RUN)
+]
+Restart = Annotated[
+    bool, typer.Option("--restart", help="Throw away an unfinished run.", rich_help_panel=_RUN)
+]
+Arch = Annotated[
+    str | None,
+    typer.Option(help="Ours, timm:NAME or torchvision:NAME.", rich_help_panel=_TEACHER),
+]
+Input = Annotated[
+    str | None,
+    typer.Option("--input", metavar="CxHxW", help="For example 3x32x32.", rich_help_panel=_TEACHER),
+]
+Mean = Annotated[
+    str | None, typer.Option(metavar="M,...", help="Of 0..1 pixels.", rich_help_panel=_TEACHER)
+]
+Std = Annotated[
+    str | None, typer.Option(metavar="S,...", help="Of 0..1 pixels.", rich_help_panel=_TEACHER)
+]
+Classes = Annotated[int | None, typer.Option(help="Number of classes.", rich_help_panel=_TEACHER)]
+Flip = Annotated[
+    bool | None,
+    typer.Option(
+        "--flip/--no-flip",
+        help="Whether a mirrored image keeps its class (default: yes for colour).",
+        rich_help_panel=_TEACHER,
+    ),
+]
+
+
+def _shape(text: str | None) -> tuple[int, int, int] | None:
+    if text is None:
+        return None
+    parts = text.lower().split("x")
+    if len(parts) != 3 or not all(part.isdigit() and int(part) > 0 for part in parts):
+        raise UsageError(f"--input {text}: write channels x height x width, for example 3x32x32.")
+    channels, height, width = (int(part) for part in parts)
+    return channels, height, width
+
+
+def _values(option: str, text: str | None) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(
+            f"{option} {text}: write numbers with commas between them, one a channel."
+        ) from error
+
+
+def _display() -> Any:  # noqa: ANN401
+    from edgekd.progress import display_for
+
+    return display_for(sys.stderr.isatty())
+
+
+def _distil_options(local: dict[str, Any], *, out: Path) -> Any:  # noqa: ANN401
+    """The options that `distill` and `compress` share, from the local variables of either."""
+    from edgekd import pipeline
+    from edgekd.distill.schedule import run_budget
+    from edgekd.distill.teacher import TeacherOptions
+
+    return pipeline.DistilOptions(
+        teacher=local["teacher"],
+        said=TeacherOptions(
+            arch=local["arch"],
+            input=_shape(local["input_shape"]),
+            mean=_values("--mean", local["mean"]),
+            std=_values("--std", local["std"]),
+            classes=local["classes"],
+            flip=local["flip"],
+        ),
+        student=local["student"],
+        recipe=local["recipe"],
+        budget=run_budget(local["steps"], local["minutes"]),
+        seed=local["seed"],
+        device=local["device"],
+        threads=local["threads"],
+        out=out,
+        force=local["force"],
+        restart=local["restart"],
+        command=pipeline.command_line(),
+    )
+
+
+@app.command()
+def compress(
+    teacher: TeacherFile,
+    target: TargetName,
+    out: Out = None,
+    student: StudentName = "auto",
+    recipe: RecipeName = "pool",
+    minutes: Minutes = None,
+    steps: Steps = None,
+    evaluation: Annotated[
+        Path | None,
+        typer.Option(
+            "--eval",
+            help="Labelled images: .npz, idx or folder. Reported, selects nothing.",
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
+    min_agreement: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="With the teacher, on held-out synthetic images.",
+            rich_help_panel=_RUN,
+        ),
+    ] = 0.90,
+    seed: Seed = 0,
+    device: Device = "auto",
+    threads: Threads = None,
+    restart: Restart = False,
+    arch: Arch = None,
+    input_shape: Input = None,
+    mean: Mean = None,
+    std: Std = None,
+    classes: Classes = None,
+    flip: Flip = None,
+    images: Annotated[
+        bool,
+        typer.Option(
+            "--images/--no-images",
+            help="Keep inverted images in the bundle.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = True,
+    bench_it: Annotated[
+        bool,
+        typer.Option(
+            "--bench/--no-bench", help="Measure on this machine.", rich_help_panel=_OUTPUT
+        ),
+    ] = True,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Teacher to bundle: distil, export, bench, seal."""
+    local = dict(locals())
+    from edgekd import pipeline
+
+    chosen = pipeline.target_named(target)
+    folder = out or pipeline.default_out(teacher, chosen)
+    options = pipeline.CompressOptions(
+        distil=_distil_options(local, out=folder),
+        target=chosen,
+        evaluation=evaluation,
+        min_agreement=min_agreement,
+        images=images,
+        bench=bench_it,
+    )
+    outcome = pipeline.compress(options, _display())
+    if as_json:
+        _print_record(outcome, "outcome")
+    pipeline.require_quality(outcome)
+
+
+@app.command()
+def distill(
+    teacher: TeacherFile,
+    out: Out = None,
+    student: StudentName = "auto",
+    recipe: RecipeName = "pool",
+    minutes: Minutes = None,
+    steps: Steps = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    threads: Threads = None,
+    restart: Restart = False,
+    arch: Arch = None,
+    input_shape: Input = None,
+    mean: Mean = None,
+    std: Std = None,
+    classes: Classes = None,
+    flip: Flip = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Teacher to student folder, for `export`."""
+    local = dict(locals())
+    from edgekd import pipeline
+
+    folder = out or Path(f"{teacher.stem}-student")
+    found = pipeline.distil(_distil_options(local, out=folder), _display())
+    if as_json:
+        _print_record(found, "student")
+
+
+@app.command()
+def export(
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="STUDENT", help="What `distill` wrote, or a bundle with images."),
+    ],
+    target: TargetName,
+    out: Out = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Student folder to ONNX for a target, FP32 and INT8."""
+    from edgekd import pipeline
+
+    chosen = pipeline.target_named(target)
+    folder = out or Path(f"{source.resolve().name}-{chosen.board.name}")
+    found = pipeline.export(source, target=chosen, out=folder, force=force, display=_display())
+    if as_json:
+        _print_record(found, "models")
+
+
+@app.command()
+def bench(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file or a bundle.")],
+    as_json: Json = False,
+) -> None:
+    """Latency, memory and energy on this machine, with ONNX Runtime."""
+    from edgekd import pipeline
+    from edgekd.bench.report import report
+
+    found = pipeline.bench(model, _display())
+    if as_json:
+        _print_record(pipeline.Measured(measurements=found), "measurements")
+        return
+    print("\n".join(report(measurements) for measurements in found))
+
+
+@targets_app.command("list")
+def targets_list(as_json: Json = False) -> None:
+    """Boards, their default software, and aliases."""
+    from edgekd.targets import catalogue
+
+    boards = catalogue.boards()
+    if as_json:
+        _print_json(
+            [
+                {"name": board.name, "title": board.title, "software": sorted(board.software)}
+                for board in boards
+            ]
+        )
+        return
+    for board in boards:
+        others = ", ".join(name for name in board.software if name != board.default_software)
+        print(
+            f"{board.name:22} {board.title:36} {board.default_software}{f' (or {others})' if others else ''}"
+        )
+    for alias, name in catalogue.aliases().items():
+        print(f"{alias:22} is {name}")
+
+
+@targets_app.command("show")
+def targets_show(
+    name: Annotated[str, typer.Argument(help="BOARD[@SOFTWARE] or a board file.")],
+    as_json: Json = False,
+) -> None:
+    """What edgekd knows of a board, and where it is from."""
+    from edgekd.targets import catalogue
+
+    target = catalogue.load_target(name)
+    if as_json:
+        _print_record(target, "target")
+        return
+    print(f"{target.id}: {target.board.title}")
+    for key, fact in target.board.facts.items():
+        value = (
+            ", ".join(str(item) for item in fact.value)
+            if isinstance(fact.value, tuple)
+            else fact.value
+        )
+        print(f"  {key:24} {value!s:20} {fact.source}")
+    software = target.software
+    print(f"software {software.name} ({software.source})")
+    for key in (
+        "jetpack",
+        "l4t",
+        "tensorrt",
+        "cuda",
+        "python",
+        "runtime",
+        "opset",
+        "exporter",
+        "typing",
+        "int8",
+    ):
+        value = getattr(software, key)
+        if value is not None:
+            print(f"  {key:24} {value}")
+    for note in target.board.notes:
+        print(f"  note: {note}")
+
+
+@bundle_app.command("verify")
+def bundle_verify(
+    folder: Annotated[Path, typer.Argument(metavar="BUNDLE")], as_json: Json = False
+) -> None:
+    """Check every file against the sums and the manifest."""
+    from edgekd import bundle
+
+    manifest = bundle.verify(folder)
+    if as_json:
+        _print_record(manifest, "manifest")
+        return
+    print(
+        f"{folder}: whole. {len(manifest.files)} files, content {manifest.content_digest}, quality: {manifest.quality}"
+    )
+
+
+@bundle_app.command("inspect")
+def bundle_inspect(
+    folder: Annotated[Path, typer.Argument(metavar="BUNDLE")], as_json: Json = False
+) -> None:
+    """What a bundle says of itself; nothing is checked."""
+    from edgekd import bundle
+    from edgekd.inspection import description
+
+    manifest = bundle.read_manifest(folder)
+    if as_json:
+        _print_record(manifest, "manifest")
+        return
+    print(description(manifest, bundle.read_report(folder)))
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"edgekd {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Compress an image classifier for an edge board, without its training data."""
+
+
+# --- printing and leaving ---------------------------------------------------------------------------
+
+
+def _print_record(value: object, schema: str) -> None:
+    from edgekd.records import to_json
+
+    sys.stdout.write(to_json(value, schema=schema))
+
+
+def _print_json(value: object) -> None:
+    import json
+
+    print(json.dumps(value, indent=1))
+
+
+def main() -> None:
+    """Run the command line and exit with a documented code (docs/exit-codes.md)."""
+    sys.exit(run(lambda: app(standalone_mode=False, prog_name="edgekd")))
+
+
+def run(command: Callable[[], object]) -> int:
+    """The exit code of a command; its failure is explained on stderr."""
+    try:
+        returned = command()
+        sys.stdout.flush()
+    except EdgekdError as error:
+        sys.stderr.write(f"edgekd: {error}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("edgekd: interrupted.\n")
+        return InterruptedRunError.exit_code
+    except BrokenPipeError:
+        # Whoever read our output has seen enough (`edgekd targets list | head -1`).
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:  # the last line of defence: whatever it is, it gets a log and a code
+        # What the command-line library raises for bad options knows how to print itself.
+        if hasattr(error, "exit_code") and hasattr(error, "show"):
+            error.show()
+            return int(error.exit_code)
+        return _fault(error)
+    return returned if isinstance(returned, int) else 0
+
+
+def _fault(error: Exception) -> int:
+    handle, name = tempfile.mkstemp(prefix="edgekd-", suffix=".log")
+    with os.fdopen(handle, "w", encoding="utf-8") as stream:
+        stream.write(f"edgekd {__version__}, Python {sys.version}\n{' '.join(sys.argv)}\n\n")
+        traceback.print_exception(error, file=stream)
+    sys.stderr.write(
+        f"edgekd: {type(error).__name__}: {error}\n"
+        f"This is a fault of edgekd or of a library. The traceback is in {name}; please report it.\n"
+    )
+    return 1

@@ -1,0 +1,51 @@
+"""SIGINT and SIGTERM: at once where nothing is lost, at the next safe point where something would be."""
+
+import contextlib
+import signal
+from collections.abc import Iterator
+from types import FrameType
+
+from edgekd.errors import InterruptedRunError, TerminatedRunError
+
+
+class Interrupts:
+    """Which signal came, and whether it may be raised where it arrives."""
+
+    def __init__(self) -> None:
+        self.pending: InterruptedRunError | None = None
+        self.waiting = False
+
+    def handle(self, number: int, _: FrameType | None) -> None:
+        kind = TerminatedRunError if number == signal.SIGTERM else InterruptedRunError
+        again = self.pending is not None
+        self.pending = kind("interrupted. Nothing is half written; the same command continues.")
+        if again or not self.waiting:
+            raise self.pending
+
+    @contextlib.contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Within the block a first signal only sets `pending`; a second one is raised at once."""
+        self.waiting = True
+        try:
+            yield
+        finally:
+            self.waiting = False
+
+
+@contextlib.contextmanager
+def caught() -> Iterator[Interrupts]:
+    """Install handlers for the block; the main thread only, elsewhere signals stay as they are."""
+    interrupts = Interrupts()
+    try:
+        before = {
+            number: signal.signal(number, interrupts.handle)
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
+    except ValueError:  # not the main thread
+        yield interrupts
+        return
+    try:
+        yield interrupts
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

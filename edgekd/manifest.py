@@ -1,0 +1,118 @@
+"""What stands in a bundle, so that it proves its own history."""
+
+from typing import Literal
+
+from edgekd.records import (
+    Count,
+    Digest,
+    Fact,
+    GateResult,
+    HistoryPoint,
+    InputSpec,
+    Measurements,
+    OnnxModel,
+    RelativePath,
+    Share,
+    Software,
+    Student,
+    SyntheticSet,
+    TeacherInfo,
+    record,
+)
+
+Role = Literal[
+    "model", "student", "record", "calibration images", "golden inputs", "golden outputs", "report"
+]
+
+
+@record
+class FileEntry:
+    path: RelativePath
+    role: Role
+    sha256: Digest
+    size_bytes: Count
+
+
+@record
+class GoldenVectors:
+    """Inputs with the outputs that each model gives for them, so that firmware can test itself.
+
+    `.npy`, float32: inputs (N, C, H, W) normalised, outputs (N, K). A device may differ by
+    `tolerance` from the outputs, in units of the logits, for FP32; INT8 must decide the same.
+    """
+
+    inputs: RelativePath
+    outputs: dict[str, RelativePath]  # by precision
+    count: Count
+    made_of: Literal["synthetic images", "noise"]
+    tolerance: float
+
+
+@record
+class TargetInfo:
+    """The board and software that the models were made for."""
+
+    id: str
+    title: str
+    asked: str
+    software: Software
+    facts: dict[str, Fact]
+
+
+@record
+class Manifest:
+    """`manifest.json`. `content_digest` covers everything but measurements and report."""
+
+    made_with: str  # "edgekd 0.1.0"
+    target: TargetInfo
+    input: InputSpec
+    classes: Count
+    class_names: tuple[str, ...] | None
+    teacher: TeacherInfo
+    student: Student
+    models: tuple[OnnxModel, ...]
+    without: dict[str, str]  # what was left out, and why
+    calibration: SyntheticSet | None
+    golden: GoldenVectors
+    data_used: str
+    quality: Literal["passed", "failed"]
+    quality_gates: tuple[GateResult, ...]
+    warnings: tuple[str, ...]
+    files: tuple[FileEntry, ...]  # all but the manifest, the report and SHA256SUMS
+    content_digest: Digest
+
+
+@record
+class Accuracy:
+    """Share of labelled images that are classified right, and agreement with the teacher."""
+
+    model: str
+    accuracy: Share
+    agreement_with_teacher: Share
+
+
+@record
+class Evaluation:
+    """On data that a user brought; it selected nothing."""
+
+    data: str
+    data_digest: Digest
+    images: Count
+    results: tuple[Accuracy, ...]
+    int8_same_as_fp32: Share | None
+
+
+@record
+class Report:
+    """`report.json`: what varies from run to run, and is not part of the content digest."""
+
+    made_with: str
+    command: tuple[str, ...]
+    device: str
+    precision: str
+    threads: Count
+    elapsed_s: float
+    history: tuple[HistoryPoint, ...]
+    evaluation: Evaluation | None
+    measurements: tuple[Measurements, ...]
+    gates: tuple[GateResult, ...]
