@@ -110,7 +110,8 @@ def _read(path: Path, spec: InputSpec) -> tuple[npt.NDArray[np.uint8], npt.NDArr
     if "-images-idx" in path.name:
         return _read_idx_pair(path)
     if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as content:
+        # Our own stream: on a damaged archive numpy forgets to close the one it opens.
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
             missing = {"images", "labels"} - set(content.files)
             if missing:
                 raise InputFileError(f"{path}: lacks {' and '.join(sorted(missing))}.")

@@ -1,10 +1,10 @@
 """The teacher: loading it safely, understanding it, and leaving it as it was."""
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal, TypeAlias, cast
 
 import pydantic
 import torch
@@ -17,6 +17,8 @@ from edgekd.distill.weights import WeightFile, read_weights, state_digest
 from edgekd.errors import InputFileError, IntegrityError, UsageError
 from edgekd.files import digest_of, read_text
 from edgekd.records import Architecture, InputSpec, NoiseResponse, TeacherInfo, record
+
+Source: TypeAlias = Literal["edgekd", "timm", "torchvision"]
 
 NOISE_IMAGES: Final = 256
 METADATA_VERSION: Final = 1
@@ -192,26 +194,15 @@ def _named(path: Path, weights: WeightFile, said: TeacherOptions) -> Architectur
     assert said.arch is not None
     assert said.input is not None
     shapes = shapes_of(weights.state)
-    channels, height, width = said.input
+    _, height, width = said.input
     tried: list[str] = []
-    sources = _sources(said.arch)
-    for source, name in sources:
-        candidate = Architecture(
-            source=source,  # type: ignore[arg-type]
-            name=name,
-            channels=channels,
-            classes=said.classes or architectures.classes_of(shapes),
-            height=height,
-            width=width,
-        )
-        try:
-            with torch.device("meta"):
-                module = architectures.build(candidate)
-        except UsageError as error:
-            if len(sources) == 1:
-                raise
-            tried.append(str(error))
-            continue
+    # What the file says, not what the options say: a contradiction gets a message of its own.
+    shape = {"channels": architectures.channels_of(shapes), "height": height, "width": width}
+    shape["classes"] = architectures.classes_of(shapes)
+    for source, name in _sources(said.arch):
+        candidate = Architecture(source=source, name=name, **shape)
+        with torch.device("meta"):
+            module = architectures.build(candidate)
         state = weights.state if source == "edgekd" else _raw(weights)
         if architectures.matches(module, shapes_of(state)):
             return candidate
@@ -221,22 +212,28 @@ def _named(path: Path, weights: WeightFile, said: TeacherOptions) -> Architectur
     )
 
 
-def _sources(arch: str) -> list[tuple[str, str]]:
+def _sources(arch: str) -> Iterator[tuple[Source, str]]:
+    """Where a name may come from: ours first, then the libraries that have it (slow to import)."""
     source, colon, name = arch.partition(":")
     if colon:
-        if source not in {"edgekd", "timm", "torchvision"}:
+        if source not in ("edgekd", "timm", "torchvision"):
             raise UsageError(f"--arch {arch}: write NAME, timm:NAME or torchvision:NAME.")
-        return [(source, name)]
-    if architectures.family_of(arch) is not None:
-        return [("edgekd", arch), ("timm", arch), ("torchvision", arch)]
+        yield cast("Source", source), name
+        return
+    ours = architectures.family_of(arch) is not None
+    if ours:
+        yield "edgekd", arch
     import timm
     from torchvision import models
 
-    found = [("timm", arch)] if arch in timm.list_models() else []
-    found += [("torchvision", arch)] if arch in models.list_models(module=models) else []
-    if not found:
+    in_timm = arch in timm.list_models()
+    in_torchvision = arch in models.list_models(module=models)
+    if in_timm:
+        yield "timm", arch
+    if in_torchvision:
+        yield "torchvision", arch
+    if not (ours or in_timm or in_torchvision):
         raise architectures.unknown(arch)
-    return found
 
 
 def _raw(weights: WeightFile) -> dict[str, Tensor]:

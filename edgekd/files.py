@@ -160,6 +160,7 @@ def explained(path: Path) -> Iterator[None]:
             errno.EPERM,
             errno.EROFS,
             errno.ENOTDIR,
+            errno.EEXIST,
             errno.ENAMETOOLONG,
         }:
             raise OutputError(

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save as safetensors_bytes
 from torch import nn
 
 from edgekd import __version__, bundle, gate
@@ -60,7 +60,9 @@ from edgekd.targets.catalogue import load_target
 CALIBRATION_IMAGES: Final = 512
 HELD_OUT_IMAGES: Final = 256
 GOLDEN_IMAGES: Final = 16
-CHECKPOINT_EVERY_S: Final = 30.0
+# Seconds between checkpoints: twenty times what the last one took, within these.
+CHECKPOINT_LEAST_S: Final = 5.0
+CHECKPOINT_MOST_S: Final = 60.0
 STUDENT_FILE: Final = "student.safetensors"
 CALIBRATION_FILE: Final = "calibration.npy"
 HELD_OUT_FILE: Final = "held-out.npy"
@@ -582,24 +584,19 @@ def _pixels(images: torch.Tensor) -> Pixels:  # (N, C, H, W) -> (N, H, W, C)
 def _run(run: Distillation, folder: RunFolder, interrupts: Interrupts, display: Display) -> None:
     """Drive the loop: show events, save between them, stop at a signal."""
     saved_at = time.monotonic()
-    began = run.progress
+    pause_s = CHECKPOINT_LEAST_S
     with interrupts.deferred(), display.running() as show:
         for event in run.events():
-            done = event.progress - began
-            spent = time.monotonic() - saved_at
-            left_s = 0.0
-            if done > 0:
-                left_s = run.elapsed_s / event.progress * (1 - event.progress)
+            left_s = run.elapsed_s * (1 - event.progress) / max(event.progress, 1e-6)
             show(event.point, event.progress, left_s)
             for warning in event.warnings:
                 display.warn(warning)
-            if (
-                spent >= CHECKPOINT_EVERY_S
-                or interrupts.pending is not None
-                or event.progress >= 1.0
-            ):
+            due = time.monotonic() - saved_at >= pause_s
+            if due or interrupts.pending is not None or event.progress >= 1.0:
+                started = time.monotonic()
                 folder.save(run)
                 saved_at = time.monotonic()
+                pause_s = min(CHECKPOINT_MOST_S, max(CHECKPOINT_LEAST_S, 20 * (saved_at - started)))
             if interrupts.pending is not None:
                 raise interrupts.pending
 
@@ -608,7 +605,7 @@ def write_student(distilled: Distilled, folder: Path) -> Student:
     """The weights as safetensors and the record beside them."""
     path = folder / STUDENT_FILE
     state = {name: tensor.contiguous() for name, tensor in distilled.module.state_dict().items()}
-    save_file(state, path)
+    path.write_bytes(safetensors_bytes(state))  # its own writer makes files that others can't read
     run = distilled.run
     student = Student(
         checkpoint=STUDENT_FILE,

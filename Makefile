@@ -1,0 +1,56 @@
+# Needs Python >= 3.11, make and a package index; everything else is installed into .venv.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+OUT ?= out/demo
+# Where torch is already installed this saves the download: make test VENV_FLAGS=--system-site-packages
+VENV_FLAGS ?=
+
+.PHONY: help demo test check dist soak bench schemas clean
+
+help:
+	@echo "make demo    distil, export and bench the MNIST teacher in examples/ (about 5 minutes)"
+	@echo "make test    set up, ruff, mypy, the suite"
+	@echo "make check   ruff and mypy"
+	@echo "make dist    build the wheel and try it in a clean environment"
+	@echo "make soak    what is too long for CI"
+	@echo "make schemas write docs/schema from the records"
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "edgekd needs Python 3.11 or newer; choose one with PYTHON=..."; exit 2; }
+	$(PYTHON) -m venv $(VENV_FLAGS) $(VENV)
+
+$(VENV)/.user: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.user
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.user
+	$(BIN)/edgekd compress examples/mnist/teacher.pt --target jetson --steps 2600 \
+		--eval examples/mnist/test-1000.npz --out $(OUT) --force
+
+check: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: check
+	$(BIN)/pytest
+
+soak: $(VENV)/.dev
+	$(BIN)/pytest --soak -m soak
+
+dist: $(VENV)/.dev
+	rm -rf dist build
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+	$(BIN)/python tests/try_wheel.py dist
+
+schemas: $(VENV)/.user
+	$(BIN)/python -m edgekd.schemas docs/schema
+
+clean:
+	rm -rf $(VENV) build dist out .mypy_cache .pytest_cache .ruff_cache

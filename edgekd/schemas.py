@@ -1,0 +1,34 @@
+"""The JSON schemas of the files that edgekd writes, for `docs/schema/`."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Final
+
+from edgekd.manifest import Manifest, Report
+from edgekd.records import Student, SyntheticSet, json_schema
+
+# The name in a file's `schema` field, and the record it holds.
+SCHEMAS: Final[dict[str, type[object]]] = {
+    "manifest": Manifest,
+    "report": Report,
+    "student": Student,
+    "synthetic-set": SyntheticSet,
+}
+
+
+def schema_text(name: str) -> str:
+    """The published text of one schema."""
+    return json.dumps(json_schema(SCHEMAS[name], schema=name), indent=1, sort_keys=True) + "\n"
+
+
+def main() -> None:
+    """Write all of them into the folder that is named."""
+    folder = Path(sys.argv[1])
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in SCHEMAS:
+        (folder / f"{name}-1.schema.json").write_text(schema_text(name), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

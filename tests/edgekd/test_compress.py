@@ -1,0 +1,183 @@
+"""The whole way, and what a user finds at its end."""
+
+import hashlib
+import json
+import subprocess
+import sys
+
+import jsonschema
+import numpy as np
+import onnx
+import pytest
+
+from edgekd.schemas import schema_text
+from tests.edgekd.conftest import IMAGES, REPOSITORY, TEACHER, edgekd_process
+
+LOOK = """
+import json, pathlib, sys
+import numpy, onnx, onnxruntime
+assert "edgekd" not in sys.modules
+folder = pathlib.Path(sys.argv[1])
+manifest = json.loads((folder / "manifest.json").read_text())
+inputs = numpy.load(folder / manifest["golden"]["inputs"])
+for model in manifest["models"]:
+    onnx.checker.check_model(folder / model["path"], full_check=True)
+    session = onnxruntime.InferenceSession(folder / model["path"], providers=["CPUExecutionProvider"])
+    got = numpy.concatenate([session.run(None, {"images": one[None]})[0] for one in inputs])
+    golden = numpy.load(folder / manifest["golden"]["outputs"][model["precision"]])
+    assert (got.argmax(1) == golden.argmax(1)).all()
+    if model["precision"] == "fp32":
+        assert abs(got - golden).max() <= manifest["golden"]["tolerance"]
+print("accepted", len(manifest["models"]))
+"""
+
+
+def test_stdout_holds_the_record_and_nothing_else(made):
+    _, out, _ = made
+    record = json.loads(out)
+    assert record["schema"] == "outcome"
+    assert record["manifest"]["target"]["id"] == "jetson-orin-nano-8gb@jp6.2"
+
+
+def test_what_an_alias_resolved_to_is_said(made):
+    assert "jetson is jetson-orin-nano-8gb@jp6.2" in made[2]
+
+
+def test_it_warns_that_images_can_reveal_training_data(made):
+    assert "can reveal" in made[2]
+
+
+def test_sha256sum_accepts_the_bundle(made):
+    result = subprocess.run(
+        ["sha256sum", "--strict", "-c", "SHA256SUMS"], cwd=made[0], capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count(": OK") == sum(
+        path.name != "SHA256SUMS" for path in made[0].iterdir()
+    )
+
+
+def test_the_models_are_accepted_without_edgekd(made):
+    result = subprocess.run(
+        [sys.executable, "-c", LOOK, str(made[0])], capture_output=True, text=True, cwd="/"
+    )
+    assert result.stdout == "accepted 2\n", result.stderr
+
+
+@pytest.mark.parametrize("name", ["manifest", "report", "student"])
+def test_what_is_written_follows_the_published_schema(made, name):
+    published = json.loads((REPOSITORY / "docs" / "schema" / f"{name}-1.schema.json").read_text())
+    jsonschema.validate(json.loads((made[0] / f"{name}.json").read_text()), published)
+
+
+@pytest.mark.parametrize("name", ["manifest", "report", "student", "synthetic-set"])
+def test_published_schemas_are_those_of_the_records(name):
+    published = REPOSITORY / "docs" / "schema" / f"{name}-1.schema.json"
+    assert published.read_text() == schema_text(name), "run: make schemas"
+
+
+def test_no_file_names_this_machine(made):
+    for path in made[0].rglob("*"):
+        content = path.read_bytes()
+        assert str(REPOSITORY).encode() not in content, path.name
+        assert str(made[0].parent).encode() not in content, path.name
+
+
+def test_the_manifest_tells_where_the_student_came_from(made):
+    manifest = json.loads((made[0] / "manifest.json").read_text())
+    assert manifest["teacher"]["file_digest"] == hashlib.sha256(TEACHER.read_bytes()).hexdigest()
+    assert manifest["student"]["teacher_digest"] == manifest["teacher"]["state_digest"]
+    by_precision = {model["precision"]: model for model in manifest["models"]}
+    assert by_precision["int8"]["made_from"] == by_precision["fp32"]["digest"]
+    assert by_precision["fp32"]["made_from"] == manifest["student"]["digest"]
+    assert manifest["data_used"].startswith("none")
+
+
+def test_the_student_has_at_most_a_quarter_of_the_teacher(made):
+    manifest = json.loads((made[0] / "manifest.json").read_text())
+    assert 4 * manifest["student"]["parameters"] <= manifest["teacher"]["parameters"]
+
+
+def test_evaluation_is_what_a_plain_session_finds(made):
+    import onnxruntime
+
+    report = json.loads((made[0] / "report.json").read_text())
+    (said,) = [r["accuracy"] for r in report["evaluation"]["results"] if r["model"] == "fp32"]
+    data = np.load(IMAGES)
+    inputs = ((data["images"].astype("f") / 255 - 0.1307) / 0.3081).transpose(0, 3, 1, 2)
+    session = onnxruntime.InferenceSession(
+        made[0] / "model-fp32.onnx", providers=["CPUExecutionProvider"]
+    )
+    right = [
+        session.run(None, {"images": one[None].astype("f")})[0].argmax() == label
+        for one, label in zip(inputs, data["labels"], strict=True)
+    ]
+    assert said == pytest.approx(np.mean(right), abs=0.002)
+
+
+def test_the_teacher_of_the_demo_is_right_on_99_percent(made):
+    report = json.loads((made[0] / "report.json").read_text())
+    assert report["evaluation"]["results"][0]["model"] == "teacher"
+    assert report["evaluation"]["results"][0]["accuracy"] >= 0.99
+
+
+def test_figures_are_never_shown_as_the_targets(made):
+    report = json.loads((made[0] / "report.json").read_text())
+    assert report["measurements"]
+    for measured in report["measurements"]:
+        assert measured["is_target"] is False
+        assert "jetson" not in measured["taken_on"].lower()
+        assert measured["latency"]["values"]
+    assert "none of these figures is the target's" in made[2]
+
+
+def test_the_unfinished_run_is_gone(made):
+    assert {path.name for path in made[0].parent.iterdir()} == {"b"}
+
+
+def test_no_images_leaves_nothing_that_shows_them(tmp_path, edgekd):
+    code, _, err = edgekd(
+        "compress", TEACHER, "-t", "jetson-nano", "--steps", "5", "--min-agreement", "0",
+        "--no-images", "--no-bench", "--out", tmp_path / "b",
+    )  # fmt: skip
+    assert code == 0, err
+    names = {path.name for path in (tmp_path / "b").iterdir()}
+    assert names.isdisjoint({"calibration.npy", "held-out.npy"})
+    manifest = json.loads((tmp_path / "b" / "manifest.json").read_text())
+    assert manifest["golden"]["made_of"] == "noise"
+    assert manifest["calibration"] is None
+    # The first Jetson has no INT8: nothing is quantised for it, and that is said.
+    assert "int8" in manifest["without"]
+    assert "model-int8.onnx" not in names
+    assert onnx.load(tmp_path / "b" / "model-fp32.onnx").opset_import[0].version == 13
+
+
+def test_a_student_that_learned_nothing_exits_4_with_a_bundle_marked_failed(tmp_path):
+    process = edgekd_process(
+        "compress", TEACHER, "-t", "x86", "--steps", "3", "--no-bench", "--out", "b", cwd=tmp_path
+    )
+    _, err = process.communicate(timeout=200)
+    assert process.returncode == 4, err
+    assert "quality gate failed" in err
+    manifest = json.loads((tmp_path / "b" / "manifest.json").read_text())
+    assert manifest["quality"] == "failed"
+
+
+def test_distill_then_export_gives_the_same_models_as_compress(tmp_path, edgekd, made):
+    code, _, err = edgekd("distill", TEACHER, "--steps", "40", "--out", tmp_path / "student")
+    assert code == 0, err
+    code, out, err = edgekd(
+        "export", tmp_path / "student", "-t", "jetson", "--out", tmp_path / "models", "--json"
+    )
+    assert code == 0, err
+    assert len(json.loads(out)["models"]) == 2
+    for name in ("model-fp32.onnx", "model-int8.onnx"):
+        assert (tmp_path / "models" / name).read_bytes() == (made[0] / name).read_bytes()
+
+
+def test_bench_measures_a_file(made, edgekd):
+    code, out, err = edgekd("bench", made[0] / "model-int8.onnx", "--json")
+    assert code == 0, err
+    (measured,) = json.loads(out)["measurements"]
+    assert measured["precision"] == "int8"
+    assert measured["energy"]["kind"] == "unmeasured" or measured["energy"]["gross"]
