@@ -351,7 +351,7 @@ class Distillation:
         batches = self.pool.best_batches(min(REESTIMATION_BATCHES, max(1, self.pool.made // 2)))
         with self.place.autocast():
             # Augmented as in training: the weights have never met the bare images, and statistics of
-            # those cost 1 to 5 points (docs/log.md).
+            # those cost 1 to 8 points (docs/log.md).
             reestimate(student, (self._augmented(images) for images in batches))
         # Plain strides: the exporter would otherwise write the layout of this machine.
         return student.eval().cpu().to(memory_format=torch.contiguous_format)

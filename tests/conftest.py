@@ -1,0 +1,66 @@
+"""Markers that need something, and what many tests share."""
+
+import contextlib
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+SHARED = REPOSITORY.parent / "shared"
+
+
+def pytest_addoption(parser):
+    parser.addoption("--soak", action="store_true", help="run what is too long for CI")
+    parser.addoption(
+        "--require", action="append", default=[], help="fail instead of skipping: gpu, shared"
+    )
+
+
+def pytest_runtest_setup(item):
+    required = item.config.getoption("--require")
+    reasons = {"gpu": _no_gpu, "shared": _no_shared, "soak": lambda: _no_soak(item.config)}
+    for marker, reason in reasons.items():
+        if item.get_closest_marker(marker) is None:
+            continue
+        why = reason()
+        if why and marker in required:
+            pytest.fail(f"--require {marker}: {why}")
+        if why:
+            pytest.skip(why)
+
+
+def _no_gpu():
+    import torch
+
+    return "" if torch.cuda.is_available() else "no CUDA device"
+
+
+def _no_shared():
+    return "" if SHARED.is_dir() else "the real data and teachers are not beside the repository"
+
+
+def _no_soak(config):
+    return "" if config.getoption("--soak") else "a soak: run with --soak"
+
+
+@pytest.fixture
+def shared():
+    return SHARED
+
+
+@pytest.fixture
+def place():
+    """The CPU in float32, made without accelerate, which allows one precision a process."""
+    import torch
+
+    from edgekd.distill.engine import Place
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield Place(
+        device=torch.device("cpu"),
+        precision="fp32",
+        autocast=contextlib.nullcontext,
+        backward=lambda loss: loss.backward(),
+    )
+    torch.set_num_threads(threads)

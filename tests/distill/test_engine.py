@@ -1,0 +1,158 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from edgekd.distill.architectures import build
+from edgekd.distill.checkpoint import RunFolder
+from edgekd.distill.engine import Distillation
+from edgekd.distill.place import choose_place
+from edgekd.distill.recipes import RECIPES, for_teacher
+from edgekd.distill.schedule import RunBudget
+from edgekd.distill.teacher import TeacherOptions, load_teacher
+from edgekd.distill.weights import state_digest
+from edgekd.errors import CollapseError, UsageError
+from edgekd.records import Architecture
+
+TINY = replace(
+    RECIPES["pool"], batch=16, inner_steps=2, latents=16, generator_width=8, pool_batches=6,
+    student_batch=16, student_steps=3, first_batches=2, held_out_every=2,
+)  # fmt: skip
+
+
+def architecture(name):
+    return Architecture(source="edgekd", name=name, channels=1, classes=4, height=28, width=28)
+
+
+@pytest.fixture
+def make(tmp_path, place):
+    def maker(name="resnet8-w4", *, seed=0, budget=None, recipe=TINY, where=None, clock=None):
+        path = tmp_path / f"{name}.pt"
+        if not path.exists():
+            module = build(architecture(name)).train()
+            for _ in range(3):
+                module(torch.randn(32, 1, 28, 28))
+            torch.save(module.state_dict(), path)
+        told = TeacherOptions(input=(1, 28, 28), mean=(0.5,), std=(0.25,))
+        teacher = load_teacher(path, told, generator=torch.Generator().manual_seed(0))
+        settled = for_teacher(recipe, batch_norm=teacher.info.batch_norm_trained)
+        more = {} if clock is None else {"clock": clock}
+        return Distillation(
+            teacher, architecture("lenet5-half"), settled, budget=budget or RunBudget(steps=14),
+            seed=seed, place=where or place, **more,
+        )  # fmt: skip
+
+    return maker
+
+
+def finished(run):
+    events = list(run.events())
+    return events, state_digest(run.deliver().state_dict())
+
+
+def test_a_budget_of_steps_is_kept_to_the_step(make):
+    run = make()
+    events, _ = finished(run)
+    assert run.step == 14
+    assert [event.point.step for event in events] == [3, 6, 9, 12, 14]
+    assert events[-1].progress == 1.0
+
+
+def test_the_same_seed_gives_the_same_student_and_another_does_not(make):
+    assert finished(make())[1] == finished(make())[1]
+    assert finished(make())[1] != finished(make(seed=1))[1]
+
+
+def test_the_teacher_is_unchanged(make):
+    run = make()
+    finished(run)
+    run.teacher.unchanged()
+    assert state_digest(run.seen_through.state_dict()) == run.teacher.info.state_digest
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 3, 5])
+def test_a_run_that_was_saved_goes_on_to_the_same_student(make, tmp_path, rounds):
+    whole = finished(make())[1]
+    first = make()
+    with RunFolder.opened(tmp_path / "run", {"a": 1}, restart=False) as folder:
+        for number, _ in enumerate(first.events(), start=1):
+            folder.save(first)
+            if number == rounds:
+                break
+    second = make()
+    with RunFolder.opened(tmp_path / "run", {"a": 1}, restart=False) as folder:
+        assert folder.load(second)
+        assert second.step == first.step
+        assert finished(second)[1] == whole
+
+
+def test_saving_twice_writes_only_what_is_new_and_keeps_only_the_pool(make, tmp_path):
+    run = make(budget=RunBudget(steps=60))
+    with RunFolder.opened(tmp_path / "run", {}, restart=False) as folder:
+        for _ in run.events():
+            folder.save(run)
+        shards = sorted(path.name for path in (tmp_path / "run").glob("pool-*"))
+    assert len(shards) == 6  # of the 21 batches that were made, the capacity
+    assert shards[-1] == "pool-00000020-00000021.safetensors"
+
+
+def test_another_commands_run_is_refused_and_restart_throws_it_away(tmp_path):
+    with RunFolder.opened(tmp_path / "run", {"seed": 1}, restart=False):
+        pass
+    with (
+        pytest.raises(UsageError, match="seed"),
+        RunFolder.opened(tmp_path / "run", {"seed": 2}, restart=False),
+    ):
+        pass
+    with RunFolder.opened(tmp_path / "run", {"seed": 2}, restart=True):
+        pass
+
+
+def test_minutes_are_counted_on_the_clock_that_was_given(make):
+    ticks = iter(range(10_000))
+    run = make(budget=RunBudget(minutes=1.0), clock=lambda: float(next(ticks)))
+    events, _ = finished(run)
+    assert run.elapsed_s >= 60
+    assert events[-2].point.elapsed_s < 60
+
+
+def test_a_loss_that_is_not_finite_restores_the_student_and_halves_its_rate(make):
+    run = make(budget=RunBudget(steps=30))
+    events = run.events()
+    next(events)
+    with torch.no_grad():
+        next(run.student.parameters()).fill_(float("nan"))
+    event = next(events)
+    assert "not finite" in event.warnings[0]
+    assert run.rate_factor == 0.5
+    assert all(bool(torch.isfinite(part).all()) for part in run.student.parameters())
+
+
+def test_images_that_stay_broken_end_in_a_collapse(make):
+    broken = replace(TINY, weights=replace(TINY.weights, one_hot=float("inf")))
+    with pytest.raises(CollapseError, match="started afresh"):
+        finished(make(recipe=broken))
+
+
+def test_a_teacher_without_batch_norm_runs_with_its_own_terms(make):
+    run = make("lenet5")
+    events, _ = finished(run)
+    assert "bn" not in events[-1].point.losses
+    assert {"one_hot", "balance", "tv", "adversarial"} <= set(events[-1].point.losses)
+
+
+def test_distillation_raises_agreement(make):
+    run = make(budget=RunBudget(steps=150), recipe=replace(TINY, student_batch=32, student_steps=5))
+    before = None
+    for event in run.events():
+        before = event.point.agreement if before is None else before
+    assert before is not None
+    assert run.agreement(run.deliver()) > 0.3
+
+
+@pytest.mark.gpu
+def test_it_runs_on_cuda_in_bf16(make):
+    run = make(where=choose_place("cuda", threads=None))
+    events, _ = finished(run)
+    assert run.place.precision == "bf16"
+    assert len(events) == 5

@@ -1,0 +1,99 @@
+import hashlib
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from edgekd.errors import QualityError
+from edgekd.export import models, parity
+from edgekd.targets.catalogue import load_target
+
+TARGET = load_target("jetson")
+
+
+def test_records_say_what_the_files_are(tmp_path, network, images):
+    module, spec = network("resnet8-w4")
+    fp32 = models.export_fp32(
+        module,
+        spec=spec,
+        target=TARGET,
+        out=tmp_path / "f.onnx",
+        images=images(8),
+        made_from="0" * 64,
+    )
+    int8 = models.export_int8(
+        tmp_path / "f.onnx",
+        target=TARGET,
+        out=tmp_path / "q.onnx",
+        calibration=images(8),
+        held_out=images(8, seed=1),
+    )
+    for record in (fp32, int8):
+        data = (tmp_path / record.path).read_bytes()
+        assert record.digest == hashlib.sha256(data).hexdigest()
+        assert record.size_bytes == len(data)
+        assert record.inputs[0].shape == (1, 1, 28, 28)
+        assert record.outputs[0].shape == (1, 4)
+        assert record.legal_for == (TARGET.id,)
+        assert models.precision_of(tmp_path / record.path) == record.precision
+    assert int8.made_from == fp32.digest
+    assert fp32.parity.passed
+
+
+class Different(nn.Module):
+    """Answers otherwise when it is exported."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(28 * 28, 4)
+
+    def forward(self, x):
+        y = self.fc(x.flatten(1))
+        return y + 1 if torch.compiler.is_exporting() else y
+
+
+def test_a_file_that_answers_otherwise_is_refused(tmp_path, network, images):
+    _, spec = network("lenet5-half")
+    with pytest.raises(QualityError, match="does not answer as PyTorch"):
+        models.export_fp32(
+            Different().eval().requires_grad_(False),
+            spec=spec,
+            target=TARGET,
+            out=tmp_path / "f.onnx",
+            images=images(8),
+            made_from="0" * 64,
+        )
+
+
+def compared(candidate, reference, precision="fp32"):
+    return parity.compare(
+        np.array(candidate, np.float32),
+        np.array(reference, np.float32),
+        against="x",
+        precision=precision,
+    )
+
+
+def test_parity_holds_up_to_its_tolerance_and_not_beyond():
+    reference = [[10.0, 0.0]]
+    assert compared([[10.0005, 0.0]], reference).passed
+    assert not compared([[10.002, 0.0]], reference).passed
+
+
+def test_nan_never_passes():
+    assert not compared([[np.nan, 0.0]], [[1.0, 0.0]]).passed
+    assert not compared([[np.nan, 0.0]], [[1.0, 0.0]], precision="int8").passed
+
+
+def test_int8_is_judged_by_decisions():
+    reference = np.eye(4).repeat(25, 0) * 10
+    assert compared(reference * 0.7, reference, precision="int8").passed
+    wrong = reference.copy()
+    wrong[:11] = wrong[:11, ::-1]
+    assert not compared(wrong, reference, precision="int8").passed
+
+
+def test_a_failed_parity_is_raised_with_its_figures():
+    with pytest.raises(QualityError, match=r"0\.00% of 1 images"):
+        parity.require(compared([[0.0, 1.0]], [[1.0, 0.0]]), what="m.onnx")

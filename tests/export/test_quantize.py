@@ -1,0 +1,139 @@
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from edgekd.errors import IncompatibleError
+from edgekd.export.quantize import write_int8
+
+
+@pytest.fixture(scope="module")
+def int8(fp32, images):
+    out = fp32.with_name("int8.onnx")
+    before = fp32.read_bytes()
+    write_int8(fp32, out=out, calibration=images(16), held_out=images(16, seed=1))
+    assert fp32.read_bytes() == before
+    return onnx.load(out)
+
+
+def constants(model):
+    return {entry.name: numpy_helper.to_array(entry) for entry in model.graph.initializer}
+
+
+def pairs(model):
+    return [
+        node for node in model.graph.node if node.op_type in {"QuantizeLinear", "DequantizeLinear"}
+    ]
+
+
+def test_zero_points_are_zero_and_int8(int8):
+    values = constants(int8)
+    for node in pairs(int8):
+        assert values[node.input[2]].dtype == np.int8
+        assert not values[node.input[2]].any()
+
+
+def test_scales_are_positive_and_finite_and_weights_have_one_a_channel(int8):
+    values = constants(int8)
+    per_channel = 0
+    for node in pairs(int8):
+        scale = values[node.input[1]]
+        assert np.isfinite(scale).all()
+        assert (scale > 0).all()
+        if node.op_type == "QuantizeLinear" and node.input[0] in values:
+            assert scale.shape == (values[node.input[0]].shape[0],)
+            assert values[node.input[0]].dtype == np.float32
+            per_channel += 1
+    assert per_channel == sum(node.op_type in {"Conv", "Gemm"} for node in int8.graph.node)
+
+
+def test_nothing_stands_between_a_convolution_and_its_activation(int8):
+    users = {}
+    for node in int8.graph.node:
+        for name in node.input:
+            users.setdefault(name, []).append(node)
+    makers = {name: node for node in int8.graph.node for name in node.output}
+    for node in int8.graph.node:
+        if node.op_type == "Relu":
+            assert makers[node.input[0]].op_type in {"Conv", "Add"}
+
+
+def test_of_a_residual_addition_one_branch_is_quantised(int8):
+    makers = {name: node.op_type for node in int8.graph.node for name in node.output}
+    additions = [node for node in int8.graph.node if node.op_type == "Add"]
+    assert additions
+    for node in additions:
+        assert [makers[name] for name in node.input].count("DequantizeLinear") == 1
+
+
+def test_the_same_images_give_the_same_bytes(fp32, images, tmp_path):
+    for name in ("a", "b"):
+        write_int8(fp32, out=tmp_path / name, calibration=images(8), held_out=images(8, seed=1))
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "b"}
+
+
+def one_convolution(path, weight):
+    """y = conv(images) flattened by a mean: ranges can be worked out by hand."""
+    nodes = [
+        helper.make_node("Conv", ["images", "w"], ["c"], name="Conv"),
+        helper.make_node("Flatten", ["c"], ["logits"], name="Flatten"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 1, 2, 2])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, len(weight) * 4])],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path
+    )
+
+
+def test_scales_are_the_largest_value_over_127(tmp_path):
+    weight = np.array([2.0, -0.5, 0.0], np.float32).reshape(3, 1, 1, 1)
+    one_convolution(tmp_path / "f.onnx", weight)
+    images = np.zeros((4, 1, 2, 2), np.float32)
+    images[2, 0, 1, 1] = -3.0
+    found = write_int8(
+        tmp_path / "f.onnx", out=tmp_path / "q.onnx", calibration=images, held_out=images
+    )
+    assert found.method == "max"
+    values = constants(onnx.load(tmp_path / "q.onnx"))
+    assert values["images_scale"] == pytest.approx(3.0 / 127)
+    # A channel of zeros gets a scale that represents it, not 0.
+    np.testing.assert_allclose(values["w_scale"], np.array([2.0, 0.5, 1.0]) / 127, rtol=1e-6)
+
+
+def test_an_outlier_in_the_calibration_set_is_cut_off(tmp_path):
+    draw = np.random.default_rng(0)
+    weight = draw.standard_normal((3, 1, 1, 1)).astype(np.float32)
+    one_convolution(tmp_path / "f.onnx", weight)
+    calibration = draw.standard_normal((400, 1, 2, 2)).astype(np.float32) * 0.01
+    calibration[0, 0, 0, 0] = 100.0
+    held_out = draw.standard_normal((200, 1, 2, 2)).astype(np.float32) * 0.01
+    found = write_int8(
+        tmp_path / "f.onnx", out=tmp_path / "q.onnx", calibration=calibration, held_out=held_out
+    )
+    assert found.method != "max"
+    assert found.agreement[found.method] > found.agreement["max"]
+
+
+def test_a_graph_without_weights_cannot_be_quantised(tmp_path):
+    node = helper.make_node("Relu", ["images"], ["logits"])
+    shape = [1, 1, 2, 2]
+    graph = helper.make_graph(
+        [node],
+        "g",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, shape)],
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]), tmp_path / "f.onnx"
+    )
+    images = np.zeros((2, 1, 2, 2), np.float32)
+    with pytest.raises(IncompatibleError):
+        write_int8(
+            tmp_path / "f.onnx", out=tmp_path / "q.onnx", calibration=images, held_out=images
+        )
