@@ -57,7 +57,7 @@ def imports(path):
                 yield f"{node.module}.{alias.name}" if node.module == "edgekd" else node.module
 
 
-@pytest.mark.parametrize(("name", "path"), modules(), ids=lambda value: str(value)[-30:])
+@pytest.mark.parametrize(("name", "path"), list(modules()), ids=lambda value: str(value)[-30:])
 def test_modules_import_only_to_their_right(name, path):
     for imported in imports(path):
         if not imported.startswith("edgekd.") or imported == "edgekd.__version__":
@@ -110,7 +110,7 @@ def test_links_and_packages_are_those_on_the_disk():
 
 def test_the_table_of_exit_codes_is_that_of_the_errors():
     text = (REPOSITORY / "docs" / "exit-codes.md").read_text()
-    documented = {}
+    documented: dict[str, int] = {}
     for line in text.splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if len(cells) == 3 and cells[0].isdigit():

@@ -126,6 +126,8 @@ def test_a_real_third_party_teacher_is_as_good_as_published(shared):
     assert str(teacher.info.architecture) == "resnet20a"
     assert teacher.info.weights_key == "state_dict"
     spec = importlib.util.spec_from_file_location("load", shared / "data" / "load.py")
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     images, labels = (part[:1000] for part in module.cifar10("test"))

@@ -96,7 +96,7 @@ def test_every_format_gives_the_same_tensors(tmp_path, suffix):
 
 @pytest.mark.parametrize("key", ["state_dict", "model", "net", "model.state_dict"])
 def test_wrappers_are_opened_and_named(tmp_path, key):
-    content = STATE
+    content: dict[str, object] = dict(STATE)
     for part in reversed(key.split(".")):
         content = {part: content, "epoch": 3}
     torch.save(content, tmp_path / "t.pt")

@@ -59,6 +59,7 @@ def test_what_we_quantise_is_legal(quantised):
         ("_scale", lambda old: np.full_like(old, -1), "scale"),
         ("_scale", lambda old: np.full_like(old, 1e-12), "dead scale"),
     ],
+    ids=["not zero", "uint8", "int32", "zero scale", "nan scale", "negative scale", "dead scale"],
 )
 def test_bad_scales_and_zero_points_are_found(quantised, ending, value, rule):
     edited(quantised, lambda model: replace_constant(model, ending, value))
@@ -94,7 +95,7 @@ def test_opset_18_reductions_on_tensorrt_8_are_found(fp32):
 
 def small(path, node, *, opset=20, initializers=(), extra=None, shape=(1, 4, 4, 4), metadata=None):
     inputs = [helper.make_tensor_value_info("images", TensorProto.FLOAT, shape)]
-    outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, None)]
+    outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, shape)]
     graph = helper.make_graph([*(extra or []), node], "g", inputs, outputs, list(initializers))
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
     if metadata:

@@ -48,10 +48,6 @@ def test_scales_are_positive_and_finite_and_weights_have_one_a_channel(int8):
 
 
 def test_nothing_stands_between_a_convolution_and_its_activation(int8):
-    users = {}
-    for node in int8.graph.node:
-        for name in node.input:
-            users.setdefault(name, []).append(node)
     makers = {name: node for node in int8.graph.node for name in node.output}
     for node in int8.graph.node:
         if node.op_type == "Relu":
