@@ -15,7 +15,7 @@ def report(measurements: Measurements) -> str:
     """Lines for a terminal; the first says where the figures were taken."""
     return "\n".join(
         [
-            _place(measurements),
+            place(measurements),
             _subject(measurements),
             "",
             *_latency(measurements),
@@ -26,6 +26,28 @@ def report(measurements: Measurements) -> str:
             "",
         ]
     )
+
+
+def brief(measurements: Measurements) -> str:
+    """One line of what matters, and how many doubts there are; `report` has the rest."""
+    latency, memory = measurements.latency, measurements.memory.model_pss
+    parts = [
+        _unmeasured(latency)
+        if isinstance(latency, Unmeasured)
+        else f"median {format_quantity(statistics.median(latency), 's')} "
+        f"(p99 {format_quantity(statistics.percentile(latency, 99), 's')}) a call",
+        f"memory {_bytes(memory)}",
+        f"energy {_brief_energy(measurements.energy)}",
+        f"{len(measurements.doubts)} doubts",
+    ]
+    return f"{measurements.subject}: {', '.join(parts)}"
+
+
+def _brief_energy(energy: Energy | Unmeasured) -> str:
+    gross = energy if isinstance(energy, Unmeasured) else energy.gross
+    if isinstance(gross, Unmeasured):
+        return "not measured"
+    return f"{format_quantity(statistics.median(gross), 'J')} a call"
 
 
 def format_quantity(value: float, unit: str) -> str:
@@ -50,7 +72,8 @@ def _three(value: float) -> str:
     return f"{value:.{digits}f}"
 
 
-def _place(measurements: Measurements) -> str:
+def place(measurements: Measurements) -> str:
+    """Where the figures were taken, and whether that is the target."""
     if measurements.is_target:
         return f"Measured on the target: {measurements.taken_on}"
     return (

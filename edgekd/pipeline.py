@@ -15,7 +15,7 @@ from torch import nn
 
 from edgekd import __version__, bundle, gate
 from edgekd.bench import local
-from edgekd.bench.report import report as bench_text
+from edgekd.bench.report import brief, place
 from edgekd.distill import architectures, recipes
 from edgekd.distill.checkpoint import RunFolder
 from edgekd.distill.data import LabelledImages, load_labelled, normalised
@@ -406,19 +406,16 @@ def torch_logits(module: nn.Module, inputs: npt.NDArray[np.float32]) -> npt.NDAr
 
 
 def _benched(exported: Exported, folder: Path, display: Display) -> tuple[Measurements, ...]:
-    display.say("bench    ONNX Runtime on this machine, in processes of its own")
+    display.say("bench    ONNX Runtime on this machine, one thread, in processes of its own")
     taken = []
     for model in exported.models:
         found = local.measure(
             folder / model.path, precision=model.precision, subject=model.path, is_target=False
         )
         taken.append(found)
-        display.say(_indented(bench_text(found)))
+        display.say(f"         {brief(found)}")
+    display.say(f"         {place(taken[0])}")
     return tuple(taken)
-
-
-def _indented(text: str) -> str:
-    return "\n".join(f"         {line}" for line in text.splitlines())
 
 
 def _closing(outcome: Outcome, display: Display) -> None:
@@ -436,7 +433,7 @@ def _closing(outcome: Outcome, display: Display) -> None:
         f"bundle   {outcome.bundle} (quality: {manifest.quality}, content {manifest.content_digest[:12]})"
     )
     display.say(
-        f"next     edgekd bundle verify {outcome.bundle}\n"
+        f"next     edgekd bundle inspect {outcome.bundle}   (all figures, with their doubts)\n"
         f"         copy {outcome.bundle} to the board and build {manifest.models[-1].path} there: "
         f"{_build_command(manifest)}"
     )
@@ -585,10 +582,11 @@ def _run(run: Distillation, folder: RunFolder, interrupts: Interrupts, display: 
     """Drive the loop: show events, save between them, stop at a signal."""
     saved_at = time.monotonic()
     pause_s = CHECKPOINT_LEAST_S
+    first: tuple[float, float] | None = None  # progress and seconds after the first, slower round
     with interrupts.deferred(), display.running() as show:
         for event in run.events():
-            left_s = run.elapsed_s * (1 - event.progress) / max(event.progress, 1e-6)
-            show(event.point, event.progress, left_s)
+            first = first or (event.progress, run.elapsed_s)
+            show(event.point, event.progress, _left_s(run, event.progress, first))
             for warning in event.warnings:
                 display.warn(warning)
             due = time.monotonic() - saved_at >= pause_s
@@ -599,6 +597,14 @@ def _run(run: Distillation, folder: RunFolder, interrupts: Interrupts, display: 
                 pause_s = min(CHECKPOINT_MOST_S, max(CHECKPOINT_LEAST_S, 20 * (saved_at - started)))
             if interrupts.pending is not None:
                 raise interrupts.pending
+
+
+def _left_s(run: Distillation, progress: float, first: tuple[float, float]) -> float | None:
+    """Seconds that the rest will take at the rate so far; None until there is one."""
+    if run.budget.minutes is not None:
+        return max(0.0, 60 * run.budget.minutes - run.elapsed_s)
+    done = progress - first[0]
+    return (run.elapsed_s - first[1]) / done * (1 - progress) if done > 0 else None
 
 
 def write_student(distilled: Distilled, folder: Path) -> Student:

@@ -4,9 +4,12 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeAlias
 
 from edgekd.records import HistoryPoint
+
+# The last point, progress 0..1, and seconds left where that is known.
+Show: TypeAlias = Callable[[HistoryPoint, float, float | None], None]
 
 PLAIN_EVERY_S: Final = 10.0
 
@@ -22,8 +25,8 @@ class Display(Protocol):
 
     def running(
         self,
-    ) -> contextlib.AbstractContextManager[Callable[[HistoryPoint, float, float], None]]:
-        """While the loop runs: a function of the last point, the progress 0..1 and seconds left."""
+    ) -> contextlib.AbstractContextManager[Show]:
+        """While the loop runs: what to call after each round."""
 
 
 def summary(point: HistoryPoint, agreement: float | None) -> str:
@@ -33,7 +36,10 @@ def summary(point: HistoryPoint, agreement: float | None) -> str:
     return f"step {point.step:,}  images {point.images:,}  {losses}{agreed}"
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: float | None) -> str:
+    """`1:02:03`, `4:05`; `?` for what is not known."""
+    if seconds is None:
+        return "?"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
@@ -50,11 +56,11 @@ class PlainDisplay:
         self.say(f"warning: {text}")
 
     @contextlib.contextmanager
-    def running(self) -> Iterator[Callable[[HistoryPoint, float, float], None]]:
+    def running(self) -> Iterator[Show]:
         last_said = -PLAIN_EVERY_S
         agreement: float | None = None
 
-        def show(point: HistoryPoint, progress: float, left_s: float) -> None:
+        def show(point: HistoryPoint, progress: float, left_s: float | None) -> None:
             nonlocal last_said, agreement
             agreement = agreement if point.agreement is None else point.agreement
             now = time.monotonic()
@@ -80,7 +86,7 @@ class TerminalDisplay:
         self.console.print(f"warning: {text}", style="yellow", markup=False)
 
     @contextlib.contextmanager
-    def running(self) -> Iterator[Callable[[HistoryPoint, float, float], None]]:
+    def running(self) -> Iterator[Show]:
         from rich.progress import BarColumn, Progress, TextColumn
 
         columns = (
@@ -93,7 +99,7 @@ class TerminalDisplay:
         with Progress(*columns, console=self.console) as bar:
             task = bar.add_task("", total=1.0, line="starting", left="?")
 
-            def show(point: HistoryPoint, progress: float, left_s: float) -> None:
+            def show(point: HistoryPoint, progress: float, left_s: float | None) -> None:
                 nonlocal agreement
                 agreement = agreement if point.agreement is None else point.agreement
                 bar.update(

@@ -3,6 +3,7 @@
 import json
 import random
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -35,23 +36,34 @@ def wait_for(path: Path, process, timeout_s: float = 120) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_killed_at_random_moments_and_run_again_it_ends_with_the_same_digest(tmp_path):
+    kill_and_compare(tmp_path, steps=300, kills=3, seed=20)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("seed", range(4))
+def test_killed_a_dozen_times_it_still_ends_with_the_same_digest(tmp_path, seed):
+    kill_and_compare(tmp_path, steps=1200, kills=12, seed=seed)
+
+
+def kill_and_compare(tmp_path, *, steps, kills, seed):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     whole.mkdir()
     broken.mkdir()
-    finished(whole, "--steps", "300")
-    moments = random.Random(20)
-    for _ in range(3):
-        process = edgekd_process(*RUN, "--steps", "300", cwd=broken)
+    finished(whole, "--steps", str(steps))
+    moments = random.Random(seed)
+    for _ in range(kills):
+        process = edgekd_process(*RUN, "--steps", str(steps), cwd=broken)
         try:
             process.wait(timeout=moments.uniform(3, 20))
-        except Exception:
+        except subprocess.TimeoutExpired:
             process.kill()
         process.communicate()
         assert not (broken / "b").exists() or process.returncode == 0
         if process.returncode == 0:
             break
     else:
-        finished(broken, "--steps", "300")
+        finished(broken, "--steps", str(steps))
     assert content_digest(broken) == content_digest(whole)
     assert {path.name for path in broken.iterdir()} == {"b"}
 
@@ -67,8 +79,11 @@ def test_a_signal_saves_the_state_and_the_same_command_goes_on(tmp_path, number,
     assert process.returncode == code, err
     assert "same command continues" in err
     assert not (tmp_path / "b").exists()
+    before = (tmp_path / "b.run" / "state.pt").stat().st_mtime_ns
     again = edgekd_process(*RUN, "--steps", "100000", cwd=tmp_path)
-    time.sleep(12)
+    while (tmp_path / "b.run" / "state.pt").stat().st_mtime_ns == before:
+        assert again.poll() is None, again.communicate()[1]
+        time.sleep(0.1)
     again.send_signal(number)
     _, err = again.communicate(timeout=60)
     assert "goes on from step" in err
