@@ -37,7 +37,7 @@ TeacherFile = Annotated[
 TargetName = Annotated[
     str,
     typer.Option(
-        "--target", "-t", help="BOARD[@SOFTWARE] or a board file; see `edgekd targets list`."
+        "--target", "-t", help="BOARD, BOARD@SOFTWARE or a board file; see `edgekd targets list`."
     ),
 ]
 Out = Annotated[
@@ -314,7 +314,7 @@ def targets_list(as_json: Json = False) -> None:
 
 @targets_app.command("show")
 def targets_show(
-    name: Annotated[str, typer.Argument(help="BOARD[@SOFTWARE] or a board file.")],
+    name: Annotated[str, typer.Argument(help="BOARD, BOARD@SOFTWARE or a board file.")],
     as_json: Json = False,
 ) -> None:
     """What edgekd knows of a board, and where it is from."""
@@ -331,7 +331,7 @@ def targets_show(
             if isinstance(fact.value, tuple)
             else fact.value
         )
-        print(f"  {key:24} {value!s:20} {fact.source}")
+        print(f"  {key:28} {value!s:20} {fact.source}")
     software = target.software
     print(f"software {software.name} ({software.source})")
     for key in (
@@ -348,7 +348,7 @@ def targets_show(
     ):
         value = getattr(software, key)
         if value is not None:
-            print(f"  {key:24} {value}")
+            print(f"  {key:28} {value}")
     for note in target.board.notes:
         print(f"  note: {note}")
 

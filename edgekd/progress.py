@@ -33,7 +33,7 @@ def summary(point: HistoryPoint, agreement: float | None) -> str:
     """One line of what matters of a round."""
     losses = " ".join(f"{name} {value:.3g}" for name, value in point.losses.items())
     agreed = "" if agreement is None else f"  agreement {agreement:.1%}"
-    return f"step {point.step:,}  images {point.images:,}  {losses}{agreed}"
+    return f"step {point.step:,}  images {point.images:,}{agreed}  {losses}"
 
 
 def duration(seconds: float | None) -> str:
@@ -66,7 +66,9 @@ class PlainDisplay:
             now = time.monotonic()
             if now - last_said >= PLAIN_EVERY_S or progress >= 1.0:
                 last_said = now
-                self.say(f"  {progress:4.0%}  {summary(point, agreement)}  left {duration(left_s)}")
+                self.say(
+                    f"  {progress:4.0%}  left {duration(left_s):>5}  {summary(point, agreement)}"
+                )
 
         yield show
 
@@ -90,10 +92,10 @@ class TerminalDisplay:
         from rich.progress import BarColumn, Progress, TextColumn
 
         columns = (
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=12),
             TextColumn("{task.percentage:3.0f} %"),
-            TextColumn("{task.fields[line]}", markup=False),
             TextColumn("left {task.fields[left]}"),
+            TextColumn("{task.fields[line]}", markup=False),  # cut at its end on narrow terminals
         )
         agreement: float | None = None
         with Progress(*columns, console=self.console) as bar:

@@ -1,9 +1,11 @@
 import json
+import re
 
 import pytest
 
 from edgekd import errors
 from edgekd.cli import run
+from tests.edgekd.conftest import REPOSITORY
 
 
 @pytest.mark.parametrize(
@@ -57,3 +59,17 @@ def test_the_version_is_printed(edgekd):
     from edgekd import __version__
 
     assert edgekd("--version") == (0, f"edgekd {__version__}\n", "")
+
+
+def test_commands_and_options_in_the_readme_exist(edgekd):
+    text = (REPOSITORY / "README.md").read_text()
+    named = set(re.findall(r"edgekd ((?:bundle |targets )?[a-z]+)", text)) - {"bundle", "targets"}
+    assert {"compress", "distill", "export", "bench", "targets list", "bundle inspect"} <= named
+    options = set(re.findall(r"--[a-z][a-z-]+", text))
+    known: set[str] = set()
+    for command in sorted(named):
+        code, out, err = edgekd(*command.split(), "--help")
+        assert code == 0, err
+        known |= set(re.findall(r"--[a-z][a-z-]+", out))
+    trtexec = {"--onnx", "--saveEngine", "--int"}
+    assert {option for option in options if option not in known} <= trtexec | {"--save", "--fp"}
