@@ -93,7 +93,7 @@ class Distillation:
         spec = teacher.info.input
         first = torch.Generator().manual_seed(seed)
         self.generator = torch.Generator(device).manual_seed(seed + 1)
-        self.seen_through = copy.deepcopy(teacher.module).to(
+        self.teacher_module = copy.deepcopy(teacher.module).to(
             device, memory_format=torch.channels_last
         )  # type: ignore[call-overload]
         self.student = architectures.build(student)
@@ -202,7 +202,7 @@ class Distillation:
         wanted = self.recipe.first_batches if self.pool.made == 0 else 1
         losses: dict[str, float] = {}
         for _ in range(wanted):
-            made = self._invert()
+            made = self.invert()
             finite = math.isfinite(sum(made.losses.values()))
             mean = made.logits.softmax(1).mean(0).tolist()
             verdict = self.monitors.images(
@@ -215,12 +215,19 @@ class Distillation:
                 losses = made.losses
         if not len(self.pool):
             return self._make_images()  # nothing finite yet: the monitor stops this after a few
-        if self.pool.made % self.recipe.held_out_every == 0 or not self.held_out.made:
-            self.held_out.add(entry_of(self._invert(held_out=True)))
+        wanted_held = self.pool.made % self.recipe.held_out_every == 0 or not self.held_out.made
+        while wanted_held:
+            made = self.invert(held_out=True)
+            wanted_held = not bool(torch.isfinite(made.images).all())
+            if wanted_held:
+                self._act(self.monitors.images(finite=False, entropy=0.0))  # stops after a few
+            else:
+                self.held_out.add(entry_of(made))
         self._act(self.monitors.pool(self.pool.histogram(self.teacher.info.classes)))
         return losses
 
-    def _invert(self, *, held_out: bool = False) -> Inverted:
+    def invert(self, *, held_out: bool = False) -> Inverted:
+        """One batch of images against the student as it is, or for the held-out set."""
         recipe = self.recipe
         weights = recipe.weights
         if held_out or self.progress < recipe.warm_up:
@@ -228,7 +235,7 @@ class Distillation:
         if held_out:
             weights = replace(weights, one_hot=HELD_OUT_ONE_HOT * weights.one_hot)
         return self.source.invert(
-            self.seen_through,
+            self.teacher_module,
             self.student,
             balanced_classes(recipe.batch, self.teacher.info.classes, generator=self.generator),
             weights=weights,
@@ -240,6 +247,7 @@ class Distillation:
 
     def _train_student(self) -> dict[str, float]:
         self.student.train()
+        kept = {name: tensor.clone() for name, tensor in self.average.state_dict().items()}
         total = torch.zeros((), device=self.place.device)
         steps = self.recipe.student_steps
         if self.budget.steps is not None:
@@ -250,7 +258,7 @@ class Distillation:
             rate = self.rate_factor * learning_rate(self.recipe.student_rate, progress)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
-            loss = self._student_step()
+            loss = self.student_step()
             self.step += 1
             self._average(self._progress_now(started) - progress)
             total += loss.detach()
@@ -258,20 +266,24 @@ class Distillation:
                 steps = done + 1
                 break
         mean = float(total) / steps
-        self._act(self.monitors.student(finite=math.isfinite(mean)))
+        verdict = self.monitors.student(finite=math.isfinite(mean))
+        if verdict.action == "restore student":
+            self._restore_student(kept)
+        self._act(verdict)
         return {"kd": mean}
 
     def _progress_now(self, started: float) -> float:
         spent = self.elapsed_s + self.clock() - started
         return self.budget.progress(step=self.step, elapsed_s=spent)
 
-    def _student_step(self) -> Tensor:
+    def student_step(self) -> Tensor:
+        """One step on a batch from the pool; its loss."""
         images = self._augmented(
             self.pool.sample(self.recipe.student_batch, generator=self.generator)
         )
         with self.place.autocast():
             with torch.no_grad():
-                targets = self.seen_through(images)
+                targets = self.teacher_module(images)
             answers = self.student(images)
         loss = self._kd(answers, targets)
         self.optimizer.zero_grad()
@@ -317,17 +329,12 @@ class Distillation:
             self.source = MetaGenerator(
                 self.recipe, self.teacher.info.input, device=self.place.device, generator=first
             )
-        elif verdict.action == "restore student":
-            self._restore_student()
 
-    def _restore_student(self) -> None:
+    def _restore_student(self, average: dict[str, Tensor]) -> None:
+        """Back to the average as it was before the round, which has not seen the broken weights."""
         self.rate_factor /= 2
-        if all(bool(torch.isfinite(tensor).all()) for tensor in self.average.state_dict().values()):
-            self.student.load_state_dict(self.average.state_dict())
-        else:
-            networks.initialise(self.student, generator=torch.Generator().manual_seed(self.step))
-            self.average.load_state_dict(self.student.state_dict())
-            self.updates = 0
+        self.average.load_state_dict(average)
+        self.student.load_state_dict(average)
         self.optimizer = _optimizer(self.student, self.recipe)
 
     # --- what comes out -------------------------------------------------------------------------
@@ -341,7 +348,7 @@ class Distillation:
         for part in torch.split(images, 256):
             normalised = self.normalised(part)
             with self.place.autocast():
-                pair = student(normalised), self.seen_through(normalised)
+                pair = student(normalised), self.teacher_module(normalised)
             same += objectives.agreement(*pair) * len(part)
         return same / len(images)
 

@@ -43,14 +43,14 @@ def forecast(scratch: Distillation) -> Forecast:
     """
     recipe, budget = scratch.recipe, scratch.budget
     started = time.perf_counter()
-    scratch.pool.add(entry_of(scratch._invert()))
+    scratch.pool.add(entry_of(scratch.invert()))
     _wait(scratch)
     image_batch_s = time.perf_counter() - started
     scratch.student.train()
     seconds = []
     for _ in range(TIMED_STUDENT_STEPS):
         started = time.perf_counter()
-        scratch._student_step()
+        scratch.student_step()
         _wait(scratch)
         seconds.append(time.perf_counter() - started)
     student_step_s = sorted(seconds)[len(seconds) // 2]  # the first compiles and allocates

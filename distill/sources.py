@@ -140,7 +140,8 @@ class MetaGenerator:
         inner = torch.optim.Adam(groups, lr=recipe.generator_rate, betas=(0.5, 0.999))
         self.optimizer.zero_grad()
         was_training = student.training
-        student.eval()
+        # Gradients go through the student to the images, not into it.
+        student.eval().requires_grad_(False)
         best: Inverted | None = None
         for parts, images, logits in self._steps(
             clone,
@@ -173,7 +174,7 @@ class MetaGenerator:
         if learn:
             self.optimizer.step()
             _copy_buffers(self.network, clone)
-        student.train(was_training)
+        student.train(was_training).requires_grad_(True)
         assert best is not None  # a recipe has at least one inner step
         return best
 

@@ -3,7 +3,8 @@
     python examples/mnist/train_teacher.py --data FOLDER_WITH_THE_IDX_FILES
 
 writes `teacher.pt`, and `test-1000.npz` (the first 1,000 test images). About 6 minutes on 2 cores.
-The demo ships both, so nobody has to run this; it is here so that everybody can.
+The demo ships both, so nobody has to run this; it is here so that everybody can. `--arch lenet5
+--rate 0.05 --out FOLDER` trains a teacher without batch-norm.
 """
 
 import argparse
@@ -21,9 +22,6 @@ from edgekd.records import Architecture
 HERE = Path(__file__).parent
 MEAN, STD = 0.1307, 0.3081
 BATCH, EPOCHS = 128, 6
-TEACHER = Architecture(
-    source="edgekd", name="resnet14-w12", channels=1, classes=10, height=28, width=28
-)
 
 
 def read_idx(folder: Path, split: str) -> tuple[Tensor, Tensor]:  # (N, 1, 28, 28) uint8, (N,)
@@ -48,17 +46,26 @@ def shifted(images: Tensor, generator: torch.Generator) -> Tensor:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
-    data = parser.parse_args().data
+    parser.add_argument("--arch", default="resnet14-w12")
+    parser.add_argument("--rate", type=float, default=0.2, help="peak learning rate")
+    parser.add_argument("--out", type=Path, default=HERE)
+    options = parser.parse_args()
     generator = torch.Generator().manual_seed(0)
-    images, labels = read_idx(data, "train")
-    test_images, test_labels = read_idx(data, "t10k")
-    model = architectures.build(TEACHER)
+    images, labels = read_idx(options.data, "train")
+    test_images, test_labels = read_idx(options.data, "t10k")
+    model = architectures.build(
+        Architecture(
+            source="edgekd", name=options.arch, channels=1, classes=10, height=28, width=28
+        )
+    )
     networks.initialise(model, generator=generator)
     steps = EPOCHS * (len(images) // BATCH)
     optimizer = torch.optim.SGD(
-        model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4
+        model.parameters(), lr=options.rate, momentum=0.9, nesterov=True, weight_decay=5e-4
     )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.2, total_steps=steps)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=options.rate, total_steps=steps
+    )
     for epoch in range(EPOCHS):
         model.train()
         for chosen in torch.randperm(len(images), generator=generator).split(BATCH)[
@@ -82,9 +89,9 @@ def main() -> None:
         print(
             f"epoch {epoch + 1}: {right / len(test_labels):.2%} of {len(test_labels):,} test images"
         )
-    torch.save({"state_dict": model.state_dict()}, HERE / "teacher.pt")
+    torch.save({"state_dict": model.state_dict()}, options.out / "teacher.pt")
     np.savez_compressed(
-        HERE / "test-1000.npz",
+        options.out / "test-1000.npz",
         images=test_images[:1000].permute(0, 2, 3, 1).numpy(),  # (N, 28, 28, 1)
         labels=test_labels[:1000].numpy().astype(np.uint8),
     )
