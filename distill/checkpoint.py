@@ -14,6 +14,7 @@ import fcntl
 import io
 import json
 import os
+import pickle
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -143,7 +144,15 @@ class RunFolder:
                 for shard in self.shards[name]:
                     self._fill(pool, shard)
             run.load_state_dict(state)
-        except (OSError, RuntimeError, ValueError, KeyError, EOFError, SafetensorError) as error:
+        except (
+            OSError,
+            RuntimeError,
+            ValueError,
+            KeyError,
+            EOFError,
+            SafetensorError,
+            pickle.UnpicklingError,
+        ) as error:
             raise InputFileError(
                 f"{self.path}: the saved run is damaged ({error}). Start over with --restart."
             ) from error

@@ -266,7 +266,9 @@ class Distillation:
                 steps = done + 1
                 break
         mean = float(total) / steps
-        verdict = self.monitors.student(finite=math.isfinite(mean))
+        # The last step can break the weights after a loss that was still finite.
+        finite = math.isfinite(mean) and _all_finite(self.average)
+        verdict = self.monitors.student(finite=finite)
         if verdict.action == "restore student":
             self._restore_student(kept)
         self._act(verdict)
@@ -362,6 +364,10 @@ class Distillation:
             reestimate(student, (self._augmented(images) for images in batches))
         # Plain strides: the exporter would otherwise write the layout of this machine.
         return student.eval().cpu().to(memory_format=torch.contiguous_format)
+
+
+def _all_finite(module: nn.Module) -> bool:
+    return all(bool(torch.isfinite(part).all()) for part in module.state_dict().values())
 
 
 def _optimizer(student: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
