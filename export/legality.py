@@ -1,6 +1,6 @@
 """Whether a board's software takes a graph, and if not, why. Works on any ONNX file.
 
-Sources: onnx-tensorrt's `docs/operators.md` at the release of each TensorRT version; TensorRT's
+Written after onnx-tensorrt's `docs/operators.md` and from memory, not compared with it; TensorRT's
 documentation of quantised types and strong typing. Operators outside `OPERATORS` are reported as
 unknown to this check, never passed.
 """
