@@ -1,5 +1,8 @@
 """Making a model: exported or quantised, legal for its target, and equal to what it was made from."""
 
+import contextlib
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -7,14 +10,22 @@ import onnx
 import torch
 from torch import nn
 
-from edgekd.export import graph, legality, parity, quantize
+from edgekd.errors import IncompatibleError
+from edgekd.export import graph, legality, parity, quantize, rules
 from edgekd.export.parity import Array
-from edgekd.files import digest_of
+from edgekd.files import digest_of, write_atomically
 from edgekd.records import Calibration, InputSpec, OnnxModel, Parity, Precision, Target, TensorSpec
 
 
 def export_fp32(
-    module: nn.Module, *, spec: InputSpec, target: Target, out: Path, images: Array, made_from: str
+    module: nn.Module,
+    *,
+    spec: InputSpec,
+    target: Target,
+    out: Path,
+    images: Array,
+    made_from: str,
+    dynamic_batch: bool = False,
 ) -> OnnxModel:
     """Write a module as FP32 ONNX for a target.
 
@@ -22,27 +33,26 @@ def export_fp32(
         module: evaluation mode, on the CPU.
         spec: of its input.
         target: decides exporter and opset.
-        out: the file to write.
+        out: the file to write; it appears only when it passed.
         images: normalised (N, C, H, W), on which it must answer as the module does.
         made_from: digest of the module's weights.
+        dynamic_batch: leave N open instead of 1.
 
     Raises:
         IncompatibleError: the graph is not legal for the target.
         QualityError: it answers otherwise than the module.
     """
-    graph.write_fp32(module, spec=spec, software=target.software, out=out)
-    legality.require_legal(out, target.software)
     with torch.no_grad():
-        reference = np.concatenate(
-            [
-                module(torch.from_numpy(part)).numpy()
-                for part in np.array_split(images, -(-len(images) // 64))
-            ]
+        parts = parity.batches(images, None, name="the module")
+        reference = np.concatenate([module(torch.from_numpy(part)).numpy() for part in parts])
+    with _draft_of(out) as draft:
+        graph.write_fp32(
+            module, spec=spec, software=target.software, out=draft, dynamic_batch=dynamic_batch
         )
-    found = parity.compare(
-        parity.logits_of(out, images), reference, against="PyTorch", precision="fp32"
-    )
-    parity.require(found, what=out.name)
+        legality.require_legal(draft, target.software)
+        logits = parity.logits_of(draft, images)
+        found = parity.compare(logits, reference, against="PyTorch", precision="fp32")
+        parity.require(found, what=out.name)
     return describe(out, "fp32", target=target, made_from=made_from, found=found)
 
 
@@ -54,7 +64,7 @@ def export_int8(
     Args:
         fp32: what `export_fp32` wrote.
         target: must run INT8.
-        out: the file to write.
+        out: the file to write; it appears only when it is legal.
         calibration: normalised images (N, C, H, W) that ranges are taken from.
         held_out: others, for choosing the range method and for parity.
 
@@ -64,8 +74,13 @@ def export_int8(
     Raises:
         IncompatibleError: the graph is not legal for the target.
     """
-    chosen = quantize.write_int8(fp32, out=out, calibration=calibration, held_out=held_out)
-    legality.require_legal(out, target.software)
+    if not target.software.int8:
+        raise IncompatibleError(
+            f"{target.id} runs no INT8. Ship {fp32.name}, or choose another target."
+        )
+    with _draft_of(out) as draft:
+        chosen = quantize.write_int8(fp32, out=draft, calibration=calibration, held_out=held_out)
+        legality.require_legal(draft, target.software)
     found = parity.compare(
         parity.logits_of(out, held_out),
         parity.logits_of(fp32, held_out),
@@ -75,6 +90,15 @@ def export_int8(
     return describe(
         out, "int8", target=target, made_from=digest_of(fp32), found=found, calibration=chosen
     )
+
+
+@contextlib.contextmanager
+def _draft_of(out: Path) -> Iterator[Path]:
+    """Where to write a file of that name, which replaces `out` when the block ends without error."""
+    with tempfile.TemporaryDirectory(prefix="edgekd-") as folder:
+        draft = Path(folder) / out.name
+        yield draft
+        write_atomically(out, draft.read_bytes())
 
 
 def describe(
@@ -91,7 +115,7 @@ def describe(
     return OnnxModel(
         path=path.name,
         digest=digest_of(path),
-        opset=graph.opset_of(model),
+        opset=rules.opset_of(model),
         ir_version=model.ir_version,
         precision=precision,
         exporter=target.software.exporter,

@@ -3,6 +3,8 @@
 N images, C channels, H x W pixels, K classes.
 """
 
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -10,10 +12,11 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from edgekd.errors import IncompatibleError, InputFileError, QualityError
+from edgekd.errors import IncompatibleError, InputFileError, QualityError, UsageError
 from edgekd.records import Parity, Precision
 
 Array = npt.NDArray[np.float32]
+DYNAMIC_BATCH: Final = 32  # images at a time where the file leaves it open
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,48 +40,104 @@ TOLERANCES: Final[dict[Precision, Tolerance]] = {
 }
 
 
-def session(path: Path | bytes) -> Any:  # noqa: ANN401
+def session(model: Path | bytes) -> Any:  # noqa: ANN401
     """A quiet ONNX Runtime session on one thread, so that sums have one order.
 
     Args:
-        path: of the file, or a model in memory.
+        model: the file, or a model in memory.
 
     Raises:
         InputFileError: the file is no model.
         IncompatibleError: ONNX Runtime does not take it.
     """
     import onnxruntime
-    from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # errors only
-    name = path if isinstance(path, Path) else "the model"
+    options.use_deterministic_compute = True
+    options.log_severity_level = 4  # nothing but the end of the process: errors are raised
+    with _explained(name_of(model)):
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def name_of(model: Path | bytes) -> str:
+    """What messages call a model."""
+    return model.name if isinstance(model, Path) else "the model"
+
+
+@contextlib.contextmanager
+def _explained(name: str) -> Iterator[None]:
+    from onnxruntime.capi import onnxruntime_pybind11_state as errors
+
     try:
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except (errors.InvalidProtobuf, errors.NoSuchFile) as error:
+        yield
+    except (errors.InvalidProtobuf, errors.NoSuchFile, errors.NoModel) as error:
         raise InputFileError(f"{name}: not an ONNX model, or cut short.") from error
     except (
         errors.Fail,
         errors.InvalidGraph,
-        errors.NotImplemented,
         errors.InvalidArgument,
+        errors.NotImplemented,
+        errors.RuntimeException,
     ) as error:
         raise IncompatibleError(f"{name}: ONNX Runtime refuses it: {error}") from error
 
 
-def logits_of(path: Path, images: Array) -> Array:  # (N, C, H, W) normalised -> (N, K)
-    """Outputs of a model with one input and one output, at the batch that the file has."""
-    running = session(path)
-    (taken,) = running.get_inputs()
-    (given,) = running.get_outputs()
-    batch = taken.shape[0] if isinstance(taken.shape[0], int) else len(images)
-    if len(images) % batch:
-        raise InputFileError(f"{path}: fixed batch {batch} does not divide {len(images)} images.")
-    parts = [
-        running.run([given.name], {taken.name: part})[0]
-        for part in np.split(np.ascontiguousarray(images, np.float32), len(images) // batch)
-    ]
+def batches(images: Array, batch: int | str | None, *, name: str) -> Iterator[Array]:
+    """Images (N, C, H, W) in parts of the size that a model's input has; `batch` is its first axis.
+
+    Raises:
+        UsageError: there are none.
+        InputFileError: the fixed batch does not divide N.
+    """
+    if not len(images):
+        raise UsageError(f"{name}: not a single image to run. Give at least one.")
+    size = batch if isinstance(batch, int) else DYNAMIC_BATCH
+    if isinstance(batch, int) and len(images) % size:
+        raise InputFileError(f"{name}: fixed batch {batch} does not divide {len(images)} images.")
+    for start in range(0, len(images), size):
+        yield np.ascontiguousarray(images[start : start + size], np.float32)
+
+
+def outputs_of(
+    model: Path | bytes, images: Array, names: Sequence[str] = ()
+) -> Iterator[tuple[Array, list[Array]]]:
+    """Images as they go in, with what comes out: the outputs `names`, or all of them.
+
+    Raises:
+        InputFileError: no model; it takes several inputs, or images of another shape.
+        IncompatibleError: ONNX Runtime refuses or fails to run it.
+        UsageError: there are no images.
+    """
+    running, name = session(model), name_of(model)
+    takes = running.get_inputs()
+    shape = takes[0].shape if len(takes) == 1 else []
+    if len(shape) != images.ndim or any(
+        isinstance(asked, int) and asked != there
+        for asked, there in zip(shape[1:], images.shape[1:], strict=True)
+    ):
+        raise InputFileError(
+            f"{name} takes {[entry.shape for entry in takes]}; the images are {images.shape}."
+        )
+    for part in batches(images, shape[0], name=name):
+        with _explained(name):
+            yield part, running.run(list(names) or None, {takes[0].name: part})
+
+
+def logits_of(model: Path | bytes, images: Array) -> Array:  # (N, C, H, W) normalised -> (N, K)
+    """Outputs of a model with one input and one output, at the batch that the file has.
+
+    Raises:
+        InputFileError: no such model, or images of another shape.
+        IncompatibleError: ONNX Runtime refuses or fails to run it.
+        UsageError: there are no images.
+    """
+    parts: list[Array] = []
+    for _, found in outputs_of(model, images):
+        if len(found) != 1 or found[0].ndim != 2:
+            shapes = [np.shape(each) for each in found]
+            raise InputFileError(f"{name_of(model)} gives {shapes}; expected one (N, K).")
+        parts.append(found[0])
     return np.concatenate(parts)
 
 
@@ -88,17 +147,26 @@ def agreement(first: Array, second: Array) -> float:  # (N, K), (N, K) -> 0..1
 
 
 def compare(candidate: Array, reference: Array, *, against: str, precision: Precision) -> Parity:
-    """Logits (N, K) of a model against those of what it was made from."""
+    """Logits (N, K) of a model against those of what it was made from.
+
+    Raises:
+        QualityError: the two have other shapes: other classes, or other images.
+        UsageError: there are no images.
+    """
+    if candidate.shape != reference.shape:
+        raise QualityError(f"logits {candidate.shape}, but {reference.shape} of {against}.")
+    if not candidate.size:
+        raise UsageError(f"nothing to compare with {against}: not a single image.")
     limits = TOLERANCES[precision]
-    scale = float(np.abs(reference).max())
-    error = float(np.abs(candidate - reference).max())
+    finite = bool(np.isfinite(candidate).all() and np.isfinite(reference).all())
+    error = float(np.abs(candidate - reference).max()) if finite else float("inf")
+    scale = float(np.abs(reference).max()) if finite else 0.0
     absolute = None if limits.relative is None else limits.relative * scale
     same = agreement(candidate, reference)
-    finite = bool(np.isfinite(candidate).all())
     return Parity(
         against=against,
         images=len(reference),
-        max_abs_error=error if finite else float("inf"),
+        max_abs_error=error,
         max_abs_tolerance=absolute,
         top1_agreement=same,
         top1_tolerance=limits.agreement,

@@ -8,6 +8,7 @@ activation, so that TensorRT fuses them (TensorRT, "Working with quantized types
 N images, C channels, H x W pixels.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -17,14 +18,16 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
-from edgekd.errors import IncompatibleError
-from edgekd.export.parity import Array, agreement, logits_of, session
+from edgekd.errors import IncompatibleError, QualityError
+from edgekd.export.legality import read
+from edgekd.export.parity import Array, agreement, logits_of, outputs_of
 from edgekd.files import write_atomically
 from edgekd.records import Calibration
 
 WEIGHTED: Final = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 LEVELS: Final = 127
 BINS: Final = 4096
+SMALLEST_RANGE: Final = 1e-6  # far from where a scale dies (rules.SMALLEST_SCALE)
 # Largest value seen, and the value that this share lies below: synthetic images have outliers.
 METHODS: Final[dict[str, float]] = {
     "max": 1.0,
@@ -37,33 +40,32 @@ def write_int8(fp32: Path, *, out: Path, calibration: Array, held_out: Array) ->
     """Quantise a float graph; the range method is the one that agrees best with it.
 
     Args:
-        fp32: ONNX with one input of fixed batch and one output.
+        fp32: ONNX with one input and one output.
         out: where to write.
         calibration: normalised images (N, C, H, W) for the ranges.
         held_out: others (M, C, H, W), on which the methods are compared.
 
     Raises:
-        IncompatibleError: there is nothing to quantise.
+        IncompatibleError: there is nothing to quantise, or a batch-norm is left to fold.
+        InputFileError: not an ONNX model, or images of another shape.
+        QualityError: an activation is not finite on the calibration images.
+        UsageError: an array without images.
     """
-    model = onnx.load(fp32)
+    model = read(fp32)
     tensors = activations(model)
     if not tensors:
         raise IncompatibleError(
             f"{fp32.name}: no convolution or matrix product with constant weights."
         )
+    _require_folded(model, name=fp32.name)
     ranges = observe(model, tensors, calibration)
     reference = logits_of(fp32, held_out)
     scores: dict[str, float] = {}
     written: dict[str, bytes] = {}
-    trial = out.with_suffix(".trial.onnx")
-    try:
-        for method, share in METHODS.items():
-            limits = {name: ranges[name].limit(share) for name in tensors}
-            written[method] = with_pairs(model, limits).SerializeToString(deterministic=True)
-            trial.write_bytes(written[method])
-            scores[method] = agreement(logits_of(trial, held_out), reference)
-    finally:
-        trial.unlink(missing_ok=True)
+    for method, share in METHODS.items():
+        limits = {name: ranges[name].limit(share) for name in tensors}
+        written[method] = with_pairs(model, limits).SerializeToString(deterministic=True)
+        scores[method] = agreement(logits_of(written[method], held_out), reference)
     best = max(
         METHODS, key=lambda method: scores[method]
     )  # the first of equals: "max" cuts nothing off
@@ -78,11 +80,11 @@ def write_int8(fp32: Path, *, out: Path, calibration: Array, held_out: Array) ->
 
 def activations(model: onnx.ModelProto) -> tuple[str, ...]:
     """Names of the tensors that get a pair, in graph order."""
-    constants = {entry.name for entry in model.graph.initializer}
+    constants = {entry.name: len(entry.dims) for entry in model.graph.initializer}
     makers = {name: node for node in model.graph.node for name in node.output}
     chosen: dict[str, None] = {}
     for node in model.graph.node:
-        if node.op_type in WEIGHTED and node.input[1] in constants:
+        if _weighted(node, constants):
             chosen[node.input[0]] = None
     for node in model.graph.node:
         if node.op_type == "Add" and not any(name in constants for name in node.input):
@@ -91,6 +93,14 @@ def activations(model: onnx.ModelProto) -> tuple[str, ...]:
                 chosen[branch] = None
     order = {name: place for place, name in enumerate(makers)}
     return tuple(sorted(chosen, key=lambda name: order.get(name, -1)))
+
+
+def _weighted(node: onnx.NodeProto, constants: Mapping[str, int]) -> bool:
+    """Whether a node has weights to quantise; `constants` are numbers of dimensions by name."""
+    if node.op_type not in WEIGHTED or node.input[1] not in constants:
+        return False
+    # A stack of matrices has no one axis of output channels.
+    return node.op_type != "MatMul" or constants[node.input[1]] == 2
 
 
 def _residual_branch(
@@ -104,6 +114,22 @@ def _residual_branch(
         return None
     other = next(name for name in node.input if name not in direct)
     return None if other in chosen else str(other)
+
+
+def _require_folded(model: onnx.ModelProto, *, name: str) -> None:
+    """Refuse a batch-norm that only a convolution feeds.
+
+    TensorRT folds it before it takes the scales, so ranges would be those of another tensor.
+    """
+    uses = Counter(entry for node in model.graph.node for entry in node.input)
+    makers = {entry: node.op_type for node in model.graph.node for entry in node.output}
+    for node in model.graph.node:
+        fed = node.input[0] if node.op_type == "BatchNormalization" else ""
+        if makers.get(fed) in {"Conv", "ConvTranspose"} and uses[fed] == 1:
+            raise IncompatibleError(
+                f"{name}: batch-norm {node.name} is not folded into its convolution. "
+                "Export the module in evaluation mode."
+            )
 
 
 # --- ranges -------------------------------------------------------------------------------------
@@ -125,8 +151,8 @@ class Range:
 
     def limit(self, share: float) -> float:
         """The value that `share` of what was seen lies below; never 0."""
-        if self.largest == 0:
-            return 1.0  # always zero: any scale represents it
+        if self.largest < SMALLEST_RANGE:
+            return 1.0  # always zero, or as good as: any scale represents it
         if share >= 1.0:
             return self.largest
         below = np.searchsorted(np.cumsum(self.counts), share * self.counts.sum())
@@ -137,6 +163,11 @@ def observe(model: onnx.ModelProto, tensors: tuple[str, ...], images: Array) -> 
     """Run the images through the float graph twice: for the largest values, then for histograms."""
     ranges = {name: Range() for name in tensors}
     for name, values in _values(model, tensors, images):
+        if not np.isfinite(values).all():
+            raise QualityError(
+                f"{name} is not finite on the calibration images, so it has no range. "
+                "Look at the images and at the student's weights."
+            )
         ranges[name].see(values)
     for name, values in _values(model, tensors, images):
         ranges[name].count(values)
@@ -154,13 +185,9 @@ def _values(
     open_model.graph.output.extend(
         helper.make_tensor_value_info(name, float32, None) for name in inner
     )
-    running = session(open_model.SerializeToString())
-    (taken,) = running.get_inputs()
-    for part in np.split(images, len(images) // taken.shape[0]):
-        if taken.name in tensors:
-            yield taken.name, part
-        if inner:
-            yield from zip(inner, running.run(inner, {taken.name: part}), strict=True)
+    for part, found in outputs_of(open_model.SerializeToString(), images, inner):
+        yield from ((name, part) for name in tensors if name in inputs)
+        yield from zip(inner, found, strict=False)  # without `inner`, what is found are the logits
 
 
 # --- the graph ------------------------------------------------------------------------------------
@@ -172,6 +199,7 @@ def with_pairs(model: onnx.ModelProto, limits: Mapping[str, float]) -> onnx.Mode
     quantised.CopyFrom(model)
     graph = quantised.graph
     weights = {entry.name: numpy_helper.to_array(entry) for entry in model.graph.initializer}
+    dimensions = {name: weight.ndim for name, weight in weights.items()}
     pairs: dict[str, list[onnx.NodeProto]] = {}
     for name, limit in limits.items():
         pairs[name] = _pair(graph, name, scale=np.full((), limit / LEVELS, np.float32), axis=None)
@@ -182,7 +210,7 @@ def with_pairs(model: onnx.ModelProto, limits: Mapping[str, float]) -> onnx.Mode
     for node in model.graph.node:
         changed = onnx.NodeProto()
         changed.CopyFrom(node)
-        if node.op_type in WEIGHTED and node.input[0] in pairs and node.input[1] in weights:
+        if _weighted(node, dimensions):
             weight = node.input[1]
             if weight not in pairs:
                 axis = _channel_axis(node)
@@ -225,7 +253,7 @@ def _weight_scale(weight: npt.NDArray[np.float32], axis: int) -> npt.NDArray[np.
     others = tuple(place for place in range(weight.ndim) if place != axis)
     largest = np.abs(weight).max(axis=others)
     # A channel of zeros, or so small that its scale would underflow, is represented by any scale.
-    return np.where(largest < 1e-6, 1.0, largest).astype(np.float32) / np.float32(LEVELS)
+    return np.where(largest < SMALLEST_RANGE, 1.0, largest).astype(np.float32) / np.float32(LEVELS)
 
 
 def _dequantised(name: str) -> str:

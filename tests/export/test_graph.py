@@ -1,51 +1,73 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from torch import nn
 
-from edgekd.export.graph import opset_of, write_fp32
+from edgekd.errors import IncompatibleError
+from edgekd.export.graph import write_fp32
 from edgekd.export.legality import check_model
 from edgekd.export.parity import logits_of
+from edgekd.export.rules import opset_of
+from edgekd.records import InputSpec
 from edgekd.targets.catalogue import load_target
 
+# The module's source lies elsewhere each time: exporters write its path into the graph.
 AGAIN = """
 import sys, torch
 from pathlib import Path
-from edgekd.distill import networks
+from own import Net
 from edgekd.export.graph import write_fp32
 from edgekd.records import InputSpec
 from edgekd.targets.catalogue import load_target
-module = networks.ResNet(channels=1, classes=4, blocks=(1, 1, 1), base_width=4, shortcut="projection")
-networks.initialise(module, generator=torch.Generator().manual_seed(0))
+module = Net(torch.Generator().manual_seed(0))
 spec = InputSpec(channels=1, height=28, width=28, mean=(0.5,), std=(0.25,))
 write_fp32(module.eval(), spec=spec, software=load_target(sys.argv[1]).software, out=Path("m.onnx"))
 """
 
+OWN = """
+from edgekd.distill import networks
+from torch import nn
+class Net(nn.Module):
+    def __init__(self, generator):
+        super().__init__()
+        self.inner = networks.ResNet(channels=1, classes=4, blocks=(1, 1, 1), base_width=4, shortcut="pad")
+        networks.initialise(self.inner, generator=generator)
+    def forward(self, x):
+        return self.inner(x).relu()
+"""
+SPEC = InputSpec(channels=1, height=28, width=28, mean=(0.5,), std=(0.25,))
 
-@pytest.mark.parametrize(
-    ("target", "opset"),
-    [
-        ("jetson-nano@jp4.6", 13),
-        ("jetson-xavier-nx@jp5.1", 16),
-        ("jetson-orin-nano-8gb@jp6.0", 17),
-        ("jetson-orin-nano-8gb@jp6.2", 18),
-        ("jetson-thor-t5000@jp7.2", 20),
-        ("raspberry-pi-5", 18),
-    ],
-)
-@pytest.mark.parametrize("name", ["resnet8-w4", "resnet8a-w4", "lenet5-half", "mobilenetv2-0.25"])
+
+OPSETS = {
+    "jetson-nano@jp4.6": 13,
+    "jetson-xavier-nx@jp5.1": 16,
+    "jetson-orin-nano-8gb@jp6.0": 17,
+    "jetson-orin-nano-8gb@jp6.2": 18,
+    "jetson-thor-t5000@jp7.2": 20,
+    "raspberry-pi-5": 18,
+}
+SMALL = [
+    (name, target) for name in ("resnet8-w4", "resnet8a-w4", "lenet5-half") for target in OPSETS
+]
+# Seconds each: one of either exporter.
+LARGE = [("mobilenetv2-0.25", "jetson-nano@jp4.6"), ("mobilenetv2-0.25", "jetson-thor-t5000@jp7.2")]
+
+
+@pytest.mark.parametrize(("name", "target"), SMALL + LARGE)
 def test_files_have_the_opset_of_the_software_and_answer_as_torch(
-    tmp_path, network, images, target, opset, name, capfd
+    tmp_path, network, images, name, target, capfd
 ):
     module, spec = network(name)
     software = load_target(target).software
     write_fp32(module, spec=spec, software=software, out=tmp_path / "m.onnx")
     model = onnx.load(tmp_path / "m.onnx")
-    assert opset_of(model) == opset
+    assert opset_of(model) == OPSETS[target]
     onnx.checker.check_model(model, full_check=True)
     assert check_model(tmp_path / "m.onnx", software) == ()
     inputs = images(4)
@@ -72,6 +94,7 @@ def test_another_process_elsewhere_writes_the_same_bytes(tmp_path, target):
     for seed in ("1", "2"):
         folder = tmp_path / seed
         folder.mkdir()
+        (folder / "own.py").write_text(OWN)
         subprocess.run(
             [sys.executable, "-c", AGAIN, target],
             cwd=folder,
@@ -81,3 +104,67 @@ def test_another_process_elsewhere_writes_the_same_bytes(tmp_path, target):
         written.append((folder / "m.onnx").read_bytes())
     assert written[0] == written[1]
     assert str(tmp_path).encode() not in written[0]
+
+
+@pytest.mark.parametrize("target", ["jetson@jp5.1", "jetson@jp6.2"])
+def test_a_dynamic_batch_runs_any_number_of_images(tmp_path, network, images, target):
+    module, spec = network("resnet8a-w4")
+    software = load_target(target).software
+    write_fp32(module, spec=spec, software=software, out=tmp_path / "m.onnx", dynamic_batch=True)
+    assert check_model(tmp_path / "m.onnx", software) == ()
+    for count in (1, 37):
+        with torch.no_grad():
+            expected = module(torch.from_numpy(images(count))).numpy()
+        found = logits_of(tmp_path / "m.onnx", images(count))
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("target", ["jetson@jp6.0", "jetson@jp6.2"])
+def test_relu6_becomes_a_clip_and_is_legal(tmp_path, target, images):
+    from torchvision.models.mobilenetv2 import InvertedResidual
+
+    block = nn.Sequential(InvertedResidual(1, 4, 2, 2), nn.ReLU6(), nn.Flatten(), nn.Linear(784, 4))
+    software = load_target(target).software
+    write_fp32(block.eval(), spec=SPEC, software=software, out=tmp_path / "m.onnx")
+    model = onnx.load(tmp_path / "m.onnx")
+    assert "Clip" in {node.op_type for node in model.graph.node}
+    assert check_model(tmp_path / "m.onnx", software) == ()
+    with torch.no_grad():
+        expected = block(torch.from_numpy(images(2))).numpy()
+    np.testing.assert_allclose(logits_of(tmp_path / "m.onnx", images(2)), expected, atol=1e-4)
+
+
+def test_a_file_never_has_another_opset_than_was_asked(tmp_path, network, capfd):
+    module, spec = network("resnet8-w4")
+    software = replace(load_target("jetson@jp6.0").software, exporter="dynamo")
+    try:
+        write_fp32(module, spec=spec, software=software, out=tmp_path / "m.onnx")
+    except IncompatibleError as error:
+        assert "opset" in str(error)  # noqa: PT017 - which of the two depends on the torch
+        assert not list(tmp_path.iterdir())
+    else:
+        assert opset_of(onnx.load(tmp_path / "m.onnx")) == software.opset
+    assert capfd.readouterr().out == ""
+
+
+class Undecided(nn.Module):
+    def forward(self, x):
+        return x.flatten(1) if x.sum() > 0 else -x.flatten(1)
+
+
+class Broken(nn.Module):
+    def forward(self, _):
+        raise TypeError("a fault in the network")
+
+
+def test_a_network_that_cannot_be_written_is_incompatible(tmp_path):
+    software = load_target("jetson@jp6.2").software
+    with pytest.raises(IncompatibleError, match="dynamo exporter cannot write this network"):
+        write_fp32(Undecided().eval(), spec=SPEC, software=software, out=tmp_path / "m.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_fault_in_the_network_is_not_taken_for_a_missing_exporter(tmp_path):
+    software = load_target("jetson@jp5.1").software
+    with pytest.raises(TypeError, match="a fault in the network"):
+        write_fp32(Broken().eval(), spec=SPEC, software=software, out=tmp_path / "m.onnx")

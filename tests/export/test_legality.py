@@ -1,5 +1,6 @@
 """One planted defect for each rule; the same graph without it is clean."""
 
+import contextlib
 from dataclasses import replace
 
 import numpy as np
@@ -10,13 +11,14 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from edgekd.errors import IncompatibleError, InputFileError
+from edgekd.errors import IncompatibleError, InputFileError, UsageError
 from edgekd.export.legality import check_model, require_legal
 from edgekd.export.quantize import write_int8
 from edgekd.targets.catalogue import load_target
 
 JP62 = load_target("jetson@jp6.2").software
 JP60 = load_target("jetson@jp6.0").software
+ORT = load_target("raspberry-pi-5").software
 JP51 = load_target("jetson@jp5.1").software
 
 
@@ -24,6 +26,13 @@ JP51 = load_target("jetson@jp5.1").software
 def quantised(fp32, images, tmp_path):
     write_int8(fp32, out=tmp_path / "m.onnx", calibration=images(8), held_out=images(8, seed=1))
     return tmp_path / "m.onnx"
+
+
+@pytest.fixture(scope="module")
+def fp32_int8(fp32, images, tmp_path_factory):
+    out = tmp_path_factory.mktemp("int8") / "m.onnx"
+    write_int8(fp32, out=out, calibration=images(8), held_out=images(8, seed=1))
+    return out.read_bytes()
 
 
 def rules(path, software=JP62):
@@ -76,8 +85,58 @@ def test_a_zero_point_left_out_is_found(quantised):
     assert "zero point" in rules(quantised)
 
 
-def test_int8_is_refused_where_the_board_runs_none(quantised):
-    assert rules(quantised, replace(JP62, int8=False)) == {"no INT8"}
+@pytest.mark.parametrize("software", [JP62, ORT], ids=["tensorrt", "onnxruntime"])
+def test_int8_is_refused_where_the_board_runs_none(quantised, software):
+    assert rules(quantised, software) == set()
+    assert rules(quantised, replace(software, int8=False)) == {"no INT8"}
+
+
+def test_a_product_with_one_side_quantised_is_found(quantised):
+    def bypass(model):
+        makers = {node.output[0]: node for node in model.graph.node}
+        node = next(node for node in model.graph.node if node.op_type == "Conv")
+        dequantise = makers[node.input[1]]
+        node.input[1] = makers[dequantise.input[0]].input[0]
+
+    edited(quantised, bypass)
+    assert "half quantised" in rules(quantised)
+
+
+def test_an_activation_with_a_scale_for_each_channel_is_found(tmp_path):
+    scale = numpy_helper.from_array(np.ones(4, np.float32), "s")
+    zero = numpy_helper.from_array(np.zeros(4, np.int8), "z")
+    first = helper.make_node("QuantizeLinear", ["images", "s", "z"], ["q"], name="q", axis=1)
+    second = helper.make_node("DequantizeLinear", ["q", "s", "z"], ["logits"], name="d", axis=1)
+    path = small(tmp_path / "m.onnx", second, extra=[first], initializers=[scale, zero])
+    assert rules(path) == {"activation per channel"}
+
+
+def test_fp16_scales_need_opset_19(tmp_path):
+    scale = numpy_helper.from_array(np.ones((), np.float16), "s")
+    zero = numpy_helper.from_array(np.zeros((), np.int8), "z")
+    nodes = [
+        helper.make_node("Cast", ["images"], ["half"], name="c", to=TensorProto.FLOAT16),
+        helper.make_node("QuantizeLinear", ["half", "s", "z"], ["q"], name="q"),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"], name="d"),
+    ]
+    back = helper.make_node("Cast", ["d"], ["logits"], name="b", to=TensorProto.FLOAT)
+    for opset, found in ((18, True), (20, False)):
+        path = small(
+            tmp_path / "m.onnx", back, opset=opset, extra=nodes, initializers=[scale, zero]
+        )
+        assert ("FP16 scale" in rules(path)) is found
+
+
+def test_scales_in_constant_nodes_are_read(tmp_path):
+    nodes = [
+        helper.make_node("Constant", [], ["s"], name="cs", value_float=0.5),
+        helper.make_node(
+            "Constant", [], ["z"], name="cz", value=numpy_helper.from_array(np.zeros((), np.int8))
+        ),
+        helper.make_node("QuantizeLinear", ["images", "s", "z"], ["q"], name="q"),
+    ]
+    last = helper.make_node("DequantizeLinear", ["q", "s", "z"], ["logits"], name="d")
+    assert rules(small(tmp_path / "m.onnx", last, extra=nodes)) == set()
 
 
 @pytest.mark.parametrize(("opset", "software"), [(21, JP62), (18, JP60), (18, JP51), (8, JP62)])
@@ -139,16 +198,51 @@ def test_padding_that_is_computed_is_found(tmp_path):
     assert "computed shape" in rules(small(tmp_path / "m.onnx", pad, opset=18, extra=[make]))
 
 
+def test_padding_by_axes_needs_tensorrt_10_4(tmp_path):
+    pads = numpy_helper.from_array(np.zeros(2, np.int64), "p")
+    axes = numpy_helper.from_array(np.array([1]), "a")
+    pad = helper.make_node("Pad", ["images", "p", "", "a"], ["logits"], name="pad")
+    path = small(tmp_path / "m.onnx", pad, opset=18, initializers=[pads, axes])
+    assert rules(path, JP62) == {"padding axes"}
+    assert rules(path, load_target("jetson-thor-t5000@jp7.2").software) == set()
+
+
 def test_a_dynamic_height_is_found_and_a_dynamic_batch_is_fine(tmp_path):
     node = helper.make_node("Relu", ["images"], ["logits"], name="n")
     assert "dynamic dimension" in rules(small(tmp_path / "h.onnx", node, shape=(1, 3, "height", 4)))
     assert rules(small(tmp_path / "b.onnx", node, shape=("batch", 3, 4, 4))) == set()
 
 
-def test_paths_of_the_build_machine_are_found(tmp_path):
-    node = helper.make_node("Relu", ["images"], ["logits"], name="n")
-    path = small(tmp_path / "m.onnx", node, metadata="/home/me/project/train.py")
-    assert "build path" in rules(path)
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("/home/me/project/train.py", True),
+        ('File "/workspace/net/train.py", line 3', True),
+        ("C:\\Users\\me\\train.py", True),
+        ("file:///var/lib/train.py", True),
+        ("https://example.org/a/b", False),
+        ("classifier of rgb/bgr images", False),
+    ],
+)
+def test_paths_of_the_build_machine_are_found(tmp_path, text, found):
+    node = helper.make_node("Relu", ["images"], ["logits"], name="/features/0/relu")
+    path = small(tmp_path / "m.onnx", node, metadata=text)
+    assert rules(path) == ({"build path"} if found else set())
+
+
+@pytest.mark.parametrize("version", [None, "10", "ten.three"])
+def test_a_version_that_makes_no_sense_is_a_usage_error(fp32, version):
+    with pytest.raises(UsageError, match="TensorRT version"):
+        check_model(fp32, replace(JP62, tensorrt=version))
+
+
+def test_what_onnx_runtime_cannot_start_is_found(tmp_path, capfd):
+    # onnx.checker does not look at the values of attributes.
+    node = helper.make_node("Pad", ["images", "p"], ["logits"], name="n", mode="nonsense")
+    pads = numpy_helper.from_array(np.zeros(8, np.int64), "p")
+    path = small(tmp_path / "m.onnx", node, initializers=[pads])
+    assert "session" in rules(path, ORT)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_external_data_is_found(tmp_path):
@@ -174,6 +268,21 @@ def test_any_bytes_are_an_input_error(tmp_path_factory, data):
     path.write_bytes(data)
     with pytest.raises(InputFileError):
         check_model(path, JP62)
+
+
+@hypothesis_settings(max_examples=60, deadline=None)
+@given(
+    place=st.floats(0, 1, exclude_max=True),
+    byte=st.integers(0, 255),
+    tensorrt=st.booleans(),
+)
+def test_a_damaged_model_is_judged_or_refused(fp32_int8, tmp_path_factory, place, byte, tensorrt):
+    data = bytearray(fp32_int8)
+    data[int(place * len(data))] = byte
+    path = tmp_path_factory.mktemp("damaged") / "m.onnx"
+    path.write_bytes(data)
+    with contextlib.suppress(InputFileError):
+        check_model(path, JP62 if tensorrt else ORT)
 
 
 def test_a_truncated_model_is_never_called_legal(fp32, tmp_path):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgekd.errors import QualityError
+from edgekd.errors import IncompatibleError, QualityError
 from edgekd.export import models, parity
 from edgekd.targets.catalogue import load_target
 
@@ -64,6 +64,31 @@ def test_a_file_that_answers_otherwise_is_refused(tmp_path, network, images):
             images=images(8),
             made_from="0" * 64,
         )
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_refused_model_leaves_the_old_one(tmp_path, images, fp32):
+    out = tmp_path / "q.onnx"
+    out.write_bytes(b"old")
+    with pytest.raises(IncompatibleError, match="runs no INT8"):
+        models.export_int8(
+            fp32,
+            target=load_target("jetson-nano"),
+            out=out,
+            calibration=images(8),
+            held_out=images(8),
+        )
+    # Legal for JetPack 6 only: opset 18 and its reductions.
+    with pytest.raises(IncompatibleError, match="opset 18"):
+        models.export_int8(
+            fp32,
+            target=load_target("jetson@jp5.1"),
+            out=out,
+            calibration=images(8),
+            held_out=images(8),
+        )
+    assert out.read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["q.onnx"]
 
 
 def compared(candidate, reference, precision="fp32"):
@@ -84,6 +109,16 @@ def test_parity_holds_up_to_its_tolerance_and_not_beyond():
 def test_nan_never_passes():
     assert not compared([[np.nan, 0.0]], [[1.0, 0.0]]).passed
     assert not compared([[np.nan, 0.0]], [[1.0, 0.0]], precision="int8").passed
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_reference_that_is_nan_never_passes(precision):
+    assert not compared([[1.0, 0.0]], [[np.nan, 0.0]], precision=precision).passed
+
+
+def test_logits_of_other_classes_are_not_stretched_to_fit():
+    with pytest.raises(QualityError, match=r"\(4, 1\), but \(4, 3\)"):
+        compared(np.zeros((4, 1)), np.zeros((4, 3)), precision="int8")
 
 
 def test_int8_is_judged_by_decisions():

@@ -1,0 +1,207 @@
+"""What TensorRT asks of a graph beyond the ONNX standard, one function for each group of rules.
+
+Sources: TensorRT's "Working with quantized types" (explicit quantisation) for Q/DQ; onnx-tensorrt's
+`docs/operators.md` for opsets, operators, and which inputs must be constants.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import numpy_helper
+
+from edgekd.export.operators import (
+    OPERATORS,
+    PAD_AXES_SINCE,
+    REDUCTION_AXES_SINCE,
+    Version,
+    opsets_of,
+)
+
+Constant = npt.NDArray[Any]
+QUANTISING: Final = ("QuantizeLinear", "DequantizeLinear")
+DEFAULT_DOMAIN: Final = ("", "ai.onnx")
+SMALLEST_SCALE: Final = 1e-10  # below, TensorRT warns of a dead scale and the tensor is lost
+FP16_SCALES_SINCE: Final = 19  # the opset from which QuantizeLinear takes FP16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Violation:
+    """One reason why a graph is not legal, and what to do."""
+
+    rule: str
+    where: str  # name of a node, tensor or input; "model" for all of it
+    message: str
+    advice: str
+
+    def __str__(self) -> str:
+        return f"{self.rule} ({self.where}): {self.message}; {self.advice}"
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """Version of the default operator set, 0 if the file names none."""
+    return next(
+        (int(entry.version) for entry in model.opset_import if entry.domain in DEFAULT_DOMAIN), 0
+    )
+
+
+def constants_of(model: onnx.ModelProto) -> dict[str, onnx.TensorProto | None]:
+    """Every tensor that is known when the engine is built; None for a `Constant` without a tensor."""
+    known: dict[str, onnx.TensorProto | None] = {e.name: e for e in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Constant" and node.output:
+            known[node.output[0]] = next((a.t for a in node.attribute if a.HasField("t")), None)
+            for entry in node.attribute:
+                if entry.name == "value_float":
+                    known[node.output[0]] = numpy_helper.from_array(np.asarray(entry.f, np.float32))
+    return known
+
+
+def operators(model: onnx.ModelProto, version: Version) -> Iterator[Violation]:
+    said: set[str] = set()
+    for node in model.graph.node:
+        plain = node.domain in DEFAULT_DOMAIN
+        name = node.op_type if plain else f"{node.domain}::{node.op_type}"
+        since = OPERATORS.get(name)
+        if name in said or (since is not None and version >= since):
+            continue
+        said.add(name)
+        unknown = "is unknown to this check"
+        needs = unknown if since is None else f"needs TensorRT {since[0]}.{since[1]}"
+        yield Violation(
+            rule="operator",
+            where=node.name or name,
+            message=f"{name} {needs}; the board has {version[0]}.{version[1]}",
+            advice="choose a student without it, or a target with newer software",
+        )
+
+
+def opset(model: onnx.ModelProto, version: Version) -> Iterator[Violation]:
+    low, high = opsets_of(version)
+    if not low <= opset_of(model) <= high:
+        yield Violation(
+            rule="opset",
+            where="model",
+            message=f"opset {opset_of(model)}; TensorRT {version[0]}.{version[1]} reads {low} to {high}",
+            advice="export again for this target",
+        )
+
+
+def inputs(model: onnx.ModelProto, version: Version) -> Iterator[Violation]:
+    """Which inputs must be constants, and which are not read at all."""
+    known = constants_of(model)
+    for node in model.graph.node:
+        reduces = node.op_type.startswith("Reduce")
+        computed = [name for name in node.input[1:] if name and name not in known]
+        # ReduceSum took its axes as an input in opset 13 already, and TensorRT 8 reads them.
+        late = reduces and node.op_type != "ReduceSum" and len(node.input) > 1
+        if late and version < REDUCTION_AXES_SINCE:
+            yield Violation(
+                rule="reduction",
+                where=node.name,
+                message="axes as an input (opset 18): TensorRT 8 ignores them and reduces everything",
+                advice="export with the TorchScript exporter at opset 17 or below",
+            )
+        if node.op_type == "Pad" and len(node.input) > 3 and version < PAD_AXES_SINCE:
+            yield Violation(
+                rule="padding axes",
+                where=node.name,
+                message="Pad with axes needs TensorRT 10.4",
+                advice="give pads for every dimension",
+            )
+        if (reduces or node.op_type in {"Pad", "Reshape", "Slice", "Expand"}) and computed:
+            yield Violation(
+                rule="computed shape",
+                where=node.name,
+                message=f"{node.op_type} takes {', '.join(computed)} from the graph",
+                advice="fold constants, and export with a fixed batch",
+            )
+
+
+def quantisation(model: onnx.ModelProto) -> Iterator[Violation]:
+    """Q/DQ pairs: symmetric INT8, constant scales, both sides of a product or neither."""
+    known = constants_of(model)
+    makers = {name: node.op_type for node in model.graph.node for name in node.output}
+    for node in model.graph.node:
+        if node.op_type in QUANTISING and len(node.input) > 1:
+            yield from _scale(node, known, opset=opset_of(model))
+            yield from _zero_point(node, known)
+        elif node.op_type in {"Conv", "ConvTranspose", "Gemm", "MatMul"}:
+            sides = [makers.get(name) == "DequantizeLinear" for name in node.input[:2]]
+            if any(sides) and not all(sides):
+                yield Violation(
+                    rule="half quantised",
+                    where=node.name,
+                    message="one of data and weights comes from a Q/DQ pair, the other does not",
+                    advice="quantise both, or neither",
+                )
+
+
+def _scale(
+    node: onnx.NodeProto, known: dict[str, onnx.TensorProto | None], *, opset: int
+) -> Iterator[Violation]:
+    again = "calibrate again"
+    scale = _value(known, node.input[1])
+    if scale is None or scale.dtype.kind != "f":
+        message = "the scale is not a readable floating-point constant"
+        yield Violation(rule="scale", where=node.name, message=message, advice="fold constants")
+        return
+    if not bool(np.isfinite(scale).all()) or bool((scale <= 0).any()):
+        message = "a scale is not finite or not above 0"
+        yield Violation(rule="scale", where=node.name, message=message, advice=again)
+    elif bool((scale < SMALLEST_SCALE).any()):
+        message = f"a scale is below {SMALLEST_SCALE:g}, and what it scales is lost"
+        yield Violation(rule="dead scale", where=node.name, message=message, advice=again)
+    if scale.dtype == np.float16 and opset < FP16_SCALES_SINCE:
+        yield Violation(
+            rule="FP16 scale",
+            where=node.name,
+            message=f"opset {opset} has no Q/DQ in FP16",
+            advice=f"export at opset {FP16_SCALES_SINCE} or above, or keep scales in FP32",
+        )
+    if node.op_type == "QuantizeLinear" and scale.size > 1 and node.input[0] not in known:
+        yield Violation(
+            rule="activation per channel",
+            where=node.name,
+            message=f"{scale.size} scales; TensorRT takes one for each activation",
+            advice="quantise activations per tensor, weights per channel",
+        )
+
+
+def _zero_point(
+    node: onnx.NodeProto, known: dict[str, onnx.TensorProto | None]
+) -> Iterator[Violation]:
+    symmetric = "quantise symmetrically, with INT8 zero points of 0"
+    if len(node.input) < 3 or not node.input[2]:
+        message = "left out: it is then UINT8, which TensorRT does not take"
+        yield Violation(rule="zero point", where=node.name, message=message, advice=symmetric)
+        return
+    zero = _value(known, node.input[2])
+    if zero is None:
+        message = "the zero point is not a readable constant"
+        yield Violation(rule="zero point", where=node.name, message=message, advice=symmetric)
+    elif zero.dtype != np.int8:
+        message = f"{zero.dtype}: TensorRT takes INT8 only"
+        yield Violation(
+            rule="quantised type",
+            where=node.name,
+            message=message,
+            advice="quantise to INT8, and leave biases in float",
+        )
+    elif bool((zero != 0).any()):
+        message = "the zero point is not 0"
+        yield Violation(rule="zero point", where=node.name, message=message, advice=symmetric)
+
+
+def _value(known: dict[str, onnx.TensorProto | None], name: str) -> Constant | None:
+    """A constant as an array; None when it is none, or its bytes do not fit its shape and type."""
+    tensor = known.get(name)
+    if tensor is None:
+        return None
+    try:
+        return np.asarray(numpy_helper.to_array(tensor))
+    except (ValueError, TypeError, KeyError):
+        return None
