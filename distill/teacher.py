@@ -1,5 +1,6 @@
 """The teacher: loading it safely, understanding it, and leaving it as it was."""
 
+import math
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -79,7 +80,7 @@ def load_teacher(path: Path, options: TeacherOptions, *, generator: torch.Genera
     names = said.class_names
     if names is not None and len(names) != architecture.classes:
         raise UsageError(f"{origin}: {len(names)} class_names for {architecture.classes} classes.")
-    size = architectures.size_of(module, shape=spec.shape)
+    size = _size(path, architecture, module)
     layers = batch_norms(module)
     info = TeacherInfo(
         file=path.name,
@@ -198,11 +199,13 @@ def _named(path: Path, weights: WeightFile, said: TeacherOptions) -> Architectur
     tried: list[str] = []
     # What the file says, not what the options say: a contradiction gets a message of its own.
     shape = {"channels": architectures.channels_of(shapes), "height": height, "width": width}
-    shape["classes"] = architectures.classes_of(shapes)
+    # Some networks (SqueezeNet) end in a convolution, and only the user knows the classes.
+    matrices = any(len(part) == 2 for part in shapes.values())
+    told = None if matrices else said.classes
+    shape["classes"] = architectures.classes_of(shapes) if told is None else told
     for source, name in _sources(said.arch):
         candidate = Architecture(source=source, name=name, **shape)
-        with torch.device("meta"):
-            module = architectures.build(candidate)
+        module = _skeleton(candidate)
         state = weights.state if source == "edgekd" else _raw(weights)
         if architectures.matches(module, shapes_of(state)):
             return candidate
@@ -234,6 +237,15 @@ def _sources(arch: str) -> Iterator[tuple[Source, str]]:
         yield "torchvision", arch
     if not (ours or in_timm or in_torchvision):
         raise architectures.unknown(arch)
+
+
+def _skeleton(candidate: Architecture) -> nn.Module:
+    """The network for its names and shapes: without memory for weights, where the library can."""
+    try:
+        with torch.device("meta"):
+            return architectures.build(candidate)
+    except NotImplementedError:  # torchvision's RegNets copy values while they are built
+        return architectures.build(candidate)
 
 
 def _raw(weights: WeightFile) -> dict[str, Tensor]:
@@ -271,7 +283,13 @@ def _check_against(path: Path, found: Architecture, said: TeacherOptions) -> Non
         raise UsageError(
             f"{path}: the network has {found.classes} classes, but --classes says {said.classes}."
         )
+    if found.classes < 2:
+        raise InputFileError(
+            f"{path}: the network has one output; edgekd compresses classifiers of two classes or more."
+        )
     for option, values in (("--mean", said.mean), ("--std", said.std)):
+        if not all(math.isfinite(value) for value in values or ()):
+            raise UsageError(f"{option} has values that are NaN or infinite.")
         if values is not None and len(values) not in {1, found.channels}:
             raise UsageError(
                 f"{option} has {len(values)} values for {found.channels} channels; give one, or one a channel."
@@ -317,6 +335,18 @@ def _loaded(path: Path, architecture: Architecture, weights: WeightFile) -> nn.M
             f"{path}: does not load into {architecture}: {[*lacking, *unexpected][:3]}."
         )
     return module.eval().requires_grad_(False)
+
+
+def _size(path: Path, architecture: Architecture, module: nn.Module) -> architectures.Size:
+    """Parameters and multiply-accumulates; the first pass tells whether the network takes this input."""
+    height, width = architecture.height, architecture.width
+    try:
+        return architectures.size_of(module, shape=(architecture.channels, height, width))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise UsageError(
+            f"{path}: {architecture} cannot take images of {height} x {width} pixels ({error}). "
+            "Is --input what it was trained on?"
+        ) from error
 
 
 # --- preflight ------------------------------------------------------------------------------------

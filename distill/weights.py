@@ -68,9 +68,11 @@ def read_weights(path: Path) -> WeightFile:
         )
     stripped = _without_prefix(tensors)
     _check_values(path, stripped)
+    spelt = {canonical(name): tensor for name, tensor in stripped.items()}
     metadata = loaded.get(METADATA_KEY, {}) if isinstance(loaded, Mapping) else {}
     return WeightFile(
-        state={canonical(name): tensor for name, tensor in stripped.items()},
+        # Two spellings of one part in one file are no spelling of ours: nothing may be lost.
+        state=spelt if len(spelt) == len(stripped) else stripped,
         raw_names=tuple(stripped),
         key=key,
         metadata=dict(metadata) if isinstance(metadata, Mapping) else {},
@@ -125,8 +127,11 @@ def _refuse_torchscript(path: Path) -> None:
     """A TorchScript archive is a program; torch.load would hand it to torch.jit.load."""
     if not zipfile.is_zipfile(path):
         return
-    with zipfile.ZipFile(path) as archive:
-        scripted = any(name.endswith("constants.pkl") for name in archive.namelist())
+    try:
+        with zipfile.ZipFile(path) as archive:
+            scripted = any(name.endswith("constants.pkl") for name in archive.namelist())
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+        raise _damaged(path, error) from error
     if scripted:
         raise InputFileError(
             f"{path}: a TorchScript program, not a state dict. Save the weights instead: "
@@ -185,7 +190,7 @@ def _without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _check_values(path: Path, state: Mapping[str, Tensor]) -> None:
     for name, tensor in state.items():
-        if tensor.is_sparse or tensor.is_quantized or tensor.is_complex():
+        if not _plain(tensor):
             raise InputFileError(
                 f"{path}: {name} is not a plain dense tensor; save the float weights."
             )
@@ -197,6 +202,13 @@ def _check_values(path: Path, state: Mapping[str, Tensor]) -> None:
             )
         if math.prod(tensor.shape) == 0:
             raise InputFileError(f"{path}: {name} is empty, of shape {tuple(tensor.shape)}.")
+
+
+def _plain(tensor: Tensor) -> bool:
+    """Whether every value is there: a view can claim terabytes that a file of a kilobyte repeats."""
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex():
+        return False
+    return not tensor.is_meta and tensor.nbytes <= tensor.untyped_storage().nbytes()
 
 
 def state_digest(state: Mapping[str, Tensor]) -> str:
