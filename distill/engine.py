@@ -24,6 +24,7 @@ from edgekd.distill.memory import ImagePool, entry_of, to_float
 from edgekd.distill.monitors import Monitors, Verdict, class_entropy
 from edgekd.distill.recipes import Recipe
 from edgekd.distill.schedule import RunBudget, ema_decay, learning_rate
+from edgekd.distill.snapshots import Snapshots
 from edgekd.distill.sources import Inverted, MetaGenerator, balanced_classes
 from edgekd.distill.statistics import reestimate
 from edgekd.distill.teacher import Teacher
@@ -105,6 +106,7 @@ class Distillation:
         self.pool = ImagePool(recipe.pool_batches, recipe.batch, spec.shape, device=device)
         self.held_out = ImagePool(HELD_OUT_BATCHES, recipe.batch, spec.shape, device=device)
         self.monitors = Monitors()
+        self.snapshots = Snapshots(teacher.info.classes)
         self.step = 0
         self.updates = 0
         self.elapsed_s = 0.0
@@ -125,6 +127,7 @@ class Distillation:
             "source_optimizer": self.source.optimizer.state_dict(),
             "generator": self.generator.get_state(),
             "monitors": self.monitors.state_dict(),
+            "snapshots": self.snapshots.state_dict(),
             "pool_made": self.pool.made,
             "held_out_made": self.held_out.made,
             "step": self.step,
@@ -160,6 +163,9 @@ class Distillation:
             setattr(self, name, state[name])
         self.warnings = list(state["warnings"])
         self.history = [HistoryPoint(**point) for point in state["history"]]
+        self.snapshots.load_state_dict(
+            state.get("snapshots"), progress=self.progress, made=self.pool.made
+        )
 
     # --- the loop ------------------------------------------------------------------------------
 
@@ -183,6 +189,7 @@ class Distillation:
 
     def _event(self, losses: dict[str, float], said: int) -> Event:
         progress = self.progress
+        self.snapshots.look(self.pool, progress=progress, step=self.step)
         measured = None
         if progress - self.measured_at >= AGREEMENT_EVERY or progress >= 1.0 or not self.history:
             measured = self.agreement(self.average)

@@ -9,6 +9,7 @@ from edgekd.records import (
     GateResult,
     HistoryPoint,
     InputSpec,
+    LayerPrecision,
     Measurements,
     OnnxModel,
     RelativePath,
@@ -116,3 +117,4 @@ class Report:
     evaluation: Evaluation | None
     measurements: tuple[Measurements, ...]
     gates: tuple[GateResult, ...]
+    layer_precision: tuple[LayerPrecision, ...] = ()  # of the INT8 graph, in graph order

@@ -215,6 +215,15 @@ class OnnxModel:
     calibration: Calibration | None = None  # of INT8
 
 
+@record
+class LayerPrecision:
+    """How much of one tensor of an INT8 graph is what FP32 has there: signal over noise."""
+
+    tensor: str
+    made_by: str  # "Relu /layer1/relu", or what the graph takes
+    sqnr_db: float  # 10 log10(signal power / power of the difference); 6 dB are one bit
+
+
 # --- targets ----------------------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ N images, C channels, H x W pixels.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -179,15 +179,19 @@ def _values(
 ) -> Iterator[tuple[str, Array]]:
     inputs = {entry.name for entry in model.graph.input}
     inner = [name for name in tensors if name not in inputs]
-    open_model = onnx.ModelProto()
-    open_model.CopyFrom(model)
-    float32 = onnx.TensorProto.FLOAT
-    open_model.graph.output.extend(
-        helper.make_tensor_value_info(name, float32, None) for name in inner
-    )
-    for part, found in outputs_of(open_model.SerializeToString(), images, inner):
+    for part, found in outputs_of(exposing(model, inner), images, inner):
         yield from ((name, part) for name in tensors if name in inputs)
         yield from zip(inner, found, strict=False)  # without `inner`, what is found are the logits
+
+
+def exposing(model: onnx.ModelProto, names: Iterable[str]) -> bytes:
+    """The model with inner float tensors among its outputs, to be run in memory."""
+    opened = onnx.ModelProto()
+    opened.CopyFrom(model)
+    opened.graph.output.extend(
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names
+    )
+    return opened.SerializeToString()
 
 
 # --- the graph ------------------------------------------------------------------------------------
@@ -217,8 +221,8 @@ def with_pairs(model: onnx.ModelProto, limits: Mapping[str, float]) -> onnx.Mode
                 scale = _weight_scale(weights[weight], axis)
                 pairs[weight] = _pair(graph, weight, scale=scale, axis=axis)
                 nodes += pairs[weight]
-            changed.input[0] = _dequantised(node.input[0])
-            changed.input[1] = _dequantised(weight)
+            changed.input[0] = dequantised(node.input[0])
+            changed.input[1] = dequantised(weight)
         elif node.op_type == "Add":
             _replace_branch(changed, pairs, weights)
         nodes.append(changed)
@@ -237,7 +241,7 @@ def _replace_branch(
         return
     for place in reversed(range(len(node.input))):
         if node.input[place] in pairs:
-            node.input[place] = _dequantised(node.input[place])
+            node.input[place] = dequantised(node.input[place])
             return
 
 
@@ -256,7 +260,8 @@ def _weight_scale(weight: npt.NDArray[np.float32], axis: int) -> npt.NDArray[np.
     return np.where(largest < SMALLEST_RANGE, 1.0, largest).astype(np.float32) / np.float32(LEVELS)
 
 
-def _dequantised(name: str) -> str:
+def dequantised(name: str) -> str:
+    """The name of what a pair after that tensor gives."""
     return f"{name}_dq"
 
 
@@ -275,7 +280,7 @@ def _pair(
         helper.make_node(
             "DequantizeLinear",
             [f"{name}_q", *constants],
-            [_dequantised(name)],
+            [dequantised(name)],
             name=f"DQ_{name}",
             **extra,
         ),

@@ -86,6 +86,31 @@ def test_a_run_that_was_saved_goes_on_to_the_same_student(make, tmp_path, rounds
         assert finished(second)[1] == whole
 
 
+def test_snapshots_survive_a_checkpoint_and_an_old_one_without_them_is_continued(make, tmp_path):
+    whole = make()
+    _, expected = finished(whole)
+    first = make()
+    next(first.events())
+    with RunFolder.opened(tmp_path / "run", {}, restart=False) as folder:
+        folder.save(first)
+    second, old = make(), make()
+    with RunFolder.opened(tmp_path / "run", {}, restart=False) as folder:
+        assert folder.load(second)
+        finished(second)
+        assert folder.load(old)
+    assert len(whole.snapshots.taken) == len(second.snapshots.taken) == 4
+    for one, other in zip(whole.snapshots.taken, second.snapshots.taken, strict=True):
+        assert (one.progress, one.step, one.classes) == (other.progress, other.step, other.classes)
+        assert torch.equal(one.images, other.images)
+    state = first.state_dict()
+    del state["snapshots"]
+    old = make()
+    next(old.events())
+    old.load_state_dict(state)
+    assert finished(old)[1] == expected
+    assert 0 < len(old.snapshots.taken) <= 4
+
+
 def test_saving_twice_writes_only_what_is_new_and_keeps_only_the_pool(make, tmp_path):
     run = make(budget=RunBudget(steps=60))
     with RunFolder.opened(tmp_path / "run", {}, restart=False) as folder:

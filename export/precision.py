@@ -1,0 +1,78 @@
+"""Where an INT8 graph loses precision: each quantised tensor against the same one in FP32.
+
+N images, C channels, H x W pixels.
+"""
+
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from edgekd.export.legality import read
+from edgekd.export.parity import Array, outputs_of
+from edgekd.export.quantize import activations, dequantised, exposing
+from edgekd.records import LayerPrecision
+
+# Beyond this float32 cannot tell two tensors apart: it stands for "equal" and, negative, for
+# "nothing in common", so that the figure is always finite.
+MOST_DB: Final = 120.0
+
+
+def layer_precision(fp32: Path, int8: Path, *, images: Array) -> tuple[LayerPrecision, ...]:
+    """The ratio of signal to quantisation noise of every tensor that `write_int8` gave a pair.
+
+    A tensor is taken after its pair, so its noise is its own rounding and what the layers before
+    it handed on; the outputs, which have no pair, come last.
+
+    Args:
+        fp32: the float graph.
+        int8: what `write_int8` made of it.
+        images: normalised (N, C, H, W), none that the ranges were taken from.
+
+    Raises:
+        IncompatibleError: ONNX Runtime refuses one of them.
+        InputFileError: not an ONNX model, or images of another shape.
+        UsageError: there are no images.
+    """
+    plain, quantised = read(fp32), read(int8)
+    given = {name for node in quantised.graph.node for name in node.output}
+    inner = [name for name in activations(plain) if dequantised(name) in given]
+    outputs = [entry.name for entry in plain.graph.output]
+    pairs = {name: dequantised(name) for name in inner} | {name: name for name in outputs}
+    inputs = {entry.name for entry in plain.graph.input}
+    wanted = [name for name in pairs if name not in inputs]
+    exact = outputs_of(
+        exposing(plain, [name for name in wanted if name not in outputs]), images, wanted
+    )
+    rounded = outputs_of(
+        exposing(quantised, [pairs[name] for name in inner]), images, list(pairs.values())
+    )
+    powers: dict[str, npt.NDArray[np.float64]] = {name: np.zeros(2) for name in pairs}
+    for (part, signals), (_, answers) in zip(exact, rounded, strict=True):
+        known = dict(zip(wanted, signals, strict=True)) | dict.fromkeys(inputs, part)
+        for name, answer in zip(pairs, answers, strict=True):
+            signal = known[name].astype(np.float64)
+            powers[name] += np.square(signal).sum(), np.square(signal - answer).sum()
+    makers = _makers(plain)
+    return tuple(
+        LayerPrecision(tensor=name, made_by=makers.get(name, "input"), sqnr_db=_decibels(*power))
+        for name, power in powers.items()
+    )
+
+
+def _makers(model: onnx.ModelProto) -> dict[str, str]:
+    return {
+        name: f"{node.op_type} {node.name}".strip()
+        for node in model.graph.node
+        for name in node.output
+    }
+
+
+def _decibels(signal: float, noise: float) -> float:
+    if noise == 0:
+        return MOST_DB
+    if signal == 0 or not np.isfinite([signal, noise]).all():
+        return -MOST_DB
+    return round(float(np.clip(10 * np.log10(signal / noise), -MOST_DB, MOST_DB)), 2)
