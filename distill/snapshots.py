@@ -35,6 +35,7 @@ class Snapshots:
         self.taken: list[Snapshot] = []
         self.passed = 0  # moments
         self.seen = 0  # batches of the pool at the last one
+        self.late = False  # continued from a checkpoint that had none
 
     def look(self, pool: ImagePool, *, progress: float, step: int) -> None:
         """Take one if a moment has come."""
@@ -56,6 +57,7 @@ class Snapshots:
         return {
             "passed": self.passed,
             "seen": self.seen,
+            "late": self.late,
             "taken": [dict(vars(snapshot)) for snapshot in self.taken],
         }
 
@@ -63,8 +65,9 @@ class Snapshots:
         """Restore; a checkpoint from before there were any starts with the next moment."""
         if state is None:
             self.passed, self.seen = sum(progress >= moment for moment in MOMENTS), made
+            self.late = True
             return
-        self.passed, self.seen = state["passed"], state["seen"]
+        self.passed, self.seen, self.late = state["passed"], state["seen"], state["late"]
         self.taken = [
             Snapshot(
                 progress=each["progress"],

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -10,13 +11,14 @@ from typing import Final
 from pydantic import TypeAdapter
 
 from edgekd.errors import InputFileError, IntegrityError
-from edgekd.files import digest_of, read_text
+from edgekd.files import digest_of, read_text, write_atomically
 from edgekd.manifest import FileEntry, Manifest, Report, Role
 from edgekd.records import from_json, to_json
 
 MANIFEST: Final = "manifest.json"
 SUMS: Final = "SHA256SUMS"
 REPORT: Final = "report.json"
+PAGE: Final = "report.html"
 _SUM_LINE: Final = re.compile(
     r"([0-9a-f]{64}) [ *]([A-Za-z0-9_][A-Za-z0-9._-]*(?:/[A-Za-z0-9_][A-Za-z0-9._-]*)*)"
 )
@@ -39,23 +41,42 @@ def entry(folder: Path, path: str, role: Role) -> FileEntry:
     return FileEntry(path=path, role=role, sha256=digest_of(file), size_bytes=file.stat().st_size)
 
 
-def seal(folder: Path, manifest: Manifest, report: Report) -> Manifest:
-    """Write manifest, report and sums into a folder whose other files are there.
+def seal(
+    folder: Path, manifest: Manifest, report: Report, *, page: Callable[[Manifest], str]
+) -> Manifest:
+    """Write manifest, report, page and sums into a folder whose other files are there.
 
     Args:
         folder: being filled (see `files.new_folder`).
         manifest: complete but for `content_digest`.
         report: of the run.
+        page: the text of `report.html` for the manifest as it was written.
     """
     sealed = replace(manifest, content_digest=content_digest(manifest))
     (folder / MANIFEST).write_text(to_json(sealed, schema="manifest"), encoding="utf-8")
     (folder / REPORT).write_text(to_json(report, schema="report"), encoding="utf-8")
+    (folder / PAGE).write_text(page(sealed), encoding="utf-8")
     names = sorted(
         path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
     )
     sums = "".join(f"{digest_of(folder / name)}  {name}\n" for name in names)
     (folder / SUMS).write_text(sums, encoding="utf-8")
     return sealed
+
+
+def put_page(folder: Path, text: str) -> None:
+    """Write `report.html` into a bundle that is there, and its sum; the other sums stay.
+
+    Raises:
+        InputFileError: the bundle has no sums.
+        OutputError: it cannot be written.
+    """
+    lines = _text(folder / SUMS).splitlines()
+    write_atomically(folder / PAGE, text)
+    kept = [line for line in lines if not line.endswith((f" {PAGE}", f"*{PAGE}"))]
+    kept.append(f"{digest_of(folder / PAGE)}  {PAGE}")
+    kept.sort(key=lambda line: line[66:])
+    write_atomically(folder / SUMS, "".join(f"{line}\n" for line in kept))
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -124,6 +145,6 @@ def _against_sums(folder: Path) -> list[str]:
 
 
 def _text(path: Path) -> str:
-    if path.is_symlink() or path.stat().st_size > _LARGEST_TEXT:
+    if path.is_symlink() or (path.exists() and path.stat().st_size > _LARGEST_TEXT):
         raise InputFileError(f"{path}: a link, or too large to be what it says.")
     return read_text(path)

@@ -384,6 +384,20 @@ def bundle_inspect(
     print(description(manifest, bundle.read_report(folder)))
 
 
+@bundle_app.command("report")
+def bundle_report(
+    folder: Annotated[Path, typer.Argument(metavar="BUNDLE")],
+    out: Annotated[
+        Path | None, typer.Option(help="File to write (default: report.html in the bundle).")
+    ] = None,
+    force: Force = False,
+) -> None:
+    """Write report.html anew; the images over time are known only to the run."""
+    from edgekd import page
+
+    print(page.write(folder, out=out, force=force))
+
+
 def _version(asked: bool) -> None:
     if asked:
         print(f"edgekd {__version__}")

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save as safetensors_bytes
 from torch import nn
 
-from edgekd import __version__, bundle, gate
+from edgekd import __version__, bundle, gate, page
 from edgekd.bench import local
 from edgekd.bench.report import brief, place
 from edgekd.distill import architectures, recipes
@@ -30,6 +30,7 @@ from edgekd.distill.weights import read_weights
 from edgekd.errors import InputFileError, UsageError
 from edgekd.export import models as exporting
 from edgekd.export.parity import TOLERANCES, agreement, logits_of
+from edgekd.export.precision import layer_precision
 from edgekd.files import check_writable, digest_of, new_folder, read_text
 from edgekd.interrupts import Interrupts, caught
 from edgekd.manifest import (
@@ -45,6 +46,7 @@ from edgekd.progress import Display, duration
 from edgekd.records import (
     Coverage,
     InputSpec,
+    LayerPrecision,
     Measurements,
     OnnxModel,
     Student,
@@ -263,8 +265,15 @@ def _bundled(
         evaluation=evaluation,
         measurements=measured,
         gates=gates,
+        layer_precision=_layer_precision(distilled, exported, folder),
     )
-    sealed = bundle.seal(folder, manifest, report)
+    timeline = _timeline(distilled.run) if options.images else None
+    sealed = bundle.seal(
+        folder,
+        manifest,
+        report,
+        page=lambda sealed: page.html(folder, sealed, report, timeline=timeline),
+    )
     return Outcome(bundle=str(options.distil.out), manifest=sealed, report=report)
 
 
@@ -325,6 +334,31 @@ def _golden(
         count=len(inputs),
         made_of="synthetic images" if images else "noise",
         tolerance=tolerance,
+    )
+
+
+def _layer_precision(
+    distilled: Distilled, exported: Exported, folder: Path
+) -> tuple[LayerPrecision, ...]:
+    paths = {model.precision: folder / model.path for model in exported.models}
+    if "int8" not in paths:
+        return ()
+    images = normalised(distilled.held_out, distilled.teacher.input)
+    return layer_precision(paths["fp32"], paths["int8"], images=images)
+
+
+def _timeline(run: Distillation) -> page.Timeline:
+    return page.Timeline(
+        moments=tuple(
+            page.Moment(
+                progress=taken.progress,
+                step=taken.step,
+                classes=taken.classes,
+                images=_pixels(taken.images),
+            )
+            for taken in run.snapshots.taken
+        ),
+        late=run.snapshots.late,
     )
 
 

@@ -191,7 +191,7 @@ def exposing(model: onnx.ModelProto, names: Iterable[str]) -> bytes:
     opened.graph.output.extend(
         helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names
     )
-    return opened.SerializeToString()
+    return bytes(opened.SerializeToString())
 
 
 # --- the graph ------------------------------------------------------------------------------------

@@ -20,7 +20,8 @@ LAYERS = (
     {"edgekd.__main__"},
     {"edgekd.cli"},
     {"edgekd.pipeline", "edgekd.inspection", "edgekd.schemas"},
-    {"edgekd.bundle", "edgekd.gate", "edgekd.interrupts", "edgekd.progress"},
+    {"edgekd.page"},
+    {"edgekd.charts", "edgekd.bundle", "edgekd.gate", "edgekd.interrupts", "edgekd.progress"},
     {"edgekd.distill", "edgekd.export", "edgekd.bench"},
     {"edgekd.targets"},
     {"edgekd.manifest"},
@@ -86,6 +87,7 @@ def test_help_brings_no_framework():
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     heavy = {"torch", "numpy", "onnx", "onnxruntime", "timm", "torchvision", "accelerate", "PIL"}
+    heavy |= {"jinja2", "matplotlib"}
     assert heavy.isdisjoint(found.stdout.split())
 
 

@@ -1,0 +1,557 @@
+"""report.html: a bundle as one page for people, with nothing outside it.
+
+What stands in a bundle is text that somebody else may have written, so the template escapes
+everything but the charts, which hold none of it.
+
+N images, C channels, H x W pixels.
+"""
+
+import base64
+import io
+import math
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from edgekd import bundle, charts
+from edgekd.bench import statistics
+from edgekd.bench.report import format_bytes, format_quantity, place
+from edgekd.errors import EdgekdError, OutputError
+from edgekd.files import write_atomically
+from edgekd.manifest import Manifest, Report
+from edgekd.records import (
+    Conditions,
+    Doubt,
+    Energy,
+    Figure,
+    HistoryPoint,
+    InputSpec,
+    LayerPrecision,
+    Measurements,
+    Samples,
+    Unmeasured,
+)
+
+Pixels = npt.NDArray[np.uint8]  # (N, H, W, C)
+
+CLASSES_SHOWN: Final = 20
+IMAGES_SHOWN: Final = 8  # of a class
+LAYERS_SHOWN: Final = 10
+FULL_BAR_DB: Final = 50.0
+LARGEST_SIDE: Final = 64  # pixels of an image as it is shown
+IMAGE_BYTES: Final = 200_000  # for the classes; the moments get as much
+CHARTS_SHOWN: Final = 12  # a report may name any number of losses
+LOSSES: Final = {
+    "kd": "the student's distance from the teacher's answers; its weights follow this one",
+    "one_hot": "how far the teacher is from seeing the class that was asked for",
+    "bn": "how far the images' statistics are from those that the teacher learned",
+    "balance": "how unevenly the classes occur in a batch",
+    "tv": "how rough the images are",
+    "adversarial": "lower: the images are more of what the student still gets wrong",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moment:
+    """Images at one point of a run, of some classes."""
+
+    progress: float
+    step: int
+    classes: tuple[int, ...]
+    images: Pixels  # one for each of `classes`
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timeline:
+    """How the images changed."""
+
+    moments: tuple[Moment, ...]
+    late: bool  # the run was continued from a checkpoint without them
+
+
+# --- what the template gets -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Value:
+    """A figure as text, or why there is none."""
+
+    text: str
+    measured: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    source: str  # a data URI
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelRow:
+    name: str
+    what: str
+    accuracy: Value
+    agreement: Value
+    size: Value
+    parameters: int
+    macs: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassRow:
+    label: str
+    found: int
+    shown: int
+    strip: Picture | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MomentRow:
+    label: str
+    images: tuple[Picture | None, ...]  # one a moment
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chart:
+    title: str
+    svg: Any  # Markup: the only text that is not escaped
+    caption: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bar:
+    tensor: str
+    made_by: str
+    db: str
+    share: float  # of a full bar, per cent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latency:
+    chart: Chart
+    median: str
+    interval: str
+    p95: str
+    p99: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasurementView:
+    subject: str
+    precision: str
+    place: str
+    is_target: bool
+    latency: Latency | None
+    no_latency: str
+    memory: tuple[tuple[str, Value], ...]
+    energy: Value
+    energy_scope: str
+    conditions: tuple[tuple[str, str], ...]
+    doubts: tuple[Doubt, ...]
+
+
+def html(
+    folder: Path, manifest: Manifest, report: Report, *, timeline: Timeline | None = None
+) -> str:
+    """The page of a bundle.
+
+    Args:
+        folder: of the bundle; its images and FP32 model are read, where they are there.
+        manifest: of it.
+        report: of it.
+        timeline: of the run; a bundle's files do not hold it.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("edgekd"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    classes, no_classes = _class_rows(folder, manifest)
+    return environment.get_template("report.html").render(
+        manifest=manifest,
+        report=report,
+        command=shlex.join(report.command),
+        head=_head(manifest, report),
+        models=tuple(_model_rows(manifest, report)),
+        int8=next((model for model in manifest.models if model.precision == "int8"), None),
+        classes=classes,
+        no_classes=no_classes,
+        classes_left_out=max(0, manifest.classes - len(classes)),
+        timeline=timeline,
+        moments=_moment_rows(manifest, timeline),
+        agreement=_agreement_chart(report.history),
+        losses=tuple(_loss_charts(report.history)),
+        measurements=tuple(
+            _measurement(found, f"latency-{number}")
+            for number, found in enumerate(report.measurements)
+        ),
+        layers=tuple(_worst(report.layer_precision)),
+        layers_left_out=max(0, len(report.layer_precision) - LAYERS_SHOWN),
+        images_shown=IMAGES_SHOWN,
+        full_bar_db=FULL_BAR_DB,
+    )
+
+
+def write(folder: Path, *, out: Path | None = None, force: bool = False) -> Path:
+    """Write the page of a bundle that is there, without what only its run knew; where it lies.
+
+    Args:
+        folder: the bundle.
+        out: the file; the bundle's own, with its sum, when none is given.
+        force: replace a file that exists. The page of the run cannot be made again.
+
+    Raises:
+        InputFileError: no bundle.
+        OutputError: the file exists, or cannot be written.
+    """
+    text = html(folder, bundle.read_manifest(folder), bundle.read_report(folder))
+    path = out or folder / bundle.PAGE
+    if (path.exists() or path.is_symlink()) and not force:
+        raise OutputError(
+            f"{path} exists; the page that a run wrote has images over time, which cannot be made "
+            "again. Choose another --out, or replace it with --force."
+        )
+    if out is None:
+        bundle.put_page(folder, text)
+    else:
+        write_atomically(out, text)
+    return path
+
+
+# --- head and tables ------------------------------------------------------------------------------
+
+
+def _head(manifest: Manifest, report: Report) -> tuple[tuple[str, str], ...]:
+    teacher, student, spec = manifest.teacher, manifest.student, manifest.input
+    software = manifest.target.software
+    runs = [software.name, f"TensorRT {software.tensorrt}" if software.tensorrt else "ONNX Runtime"]
+    return (
+        ("Teacher", f"{teacher.architecture} from {teacher.file}"),
+        ("Student", f"{student.architecture}, chosen: {student.chosen_because}"),
+        ("Target", f"{manifest.target.title} ({manifest.target.id}): {', '.join(runs)}"),
+        (
+            "Input",
+            f"{' x '.join(map(str, spec.shape))} (channels, height, width), {spec.colour_order}; "
+            f"mean {_numbers(spec.mean)}, std {_numbers(spec.std)} of pixels in 0 to 1",
+        ),
+        ("Data used", manifest.data_used),
+        (
+            "Run",
+            f"recipe {student.recipe}, seed {student.seed}, {student.steps:,} steps in "
+            f"{_duration(report.elapsed_s)} on {report.device} in {report.precision}, "
+            f"{report.threads} threads",
+        ),
+        ("Made with", manifest.made_with),
+        ("Content digest", manifest.content_digest),
+    )
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)
+
+
+def _duration(seconds: float) -> str:
+    if not math.isfinite(seconds):
+        return "an unknown time"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _model_rows(manifest: Manifest, report: Report) -> Iterator[ModelRow]:
+    teacher, student = manifest.teacher, manifest.student
+    found = (
+        {result.model: result for result in report.evaluation.results} if report.evaluation else {}
+    )
+    sizes = {listed.path: listed.size_bytes for listed in manifest.files}
+    named = [
+        ("teacher", str(teacher.architecture), None, teacher.parameters, teacher.macs),
+        ("student", str(student.architecture), sizes.get(student.checkpoint), student.parameters,
+         student.macs),
+        *((model.precision, model.path, model.size_bytes, student.parameters, student.macs)
+          for model in manifest.models),
+    ]  # fmt: skip
+    missing = Value(text="not evaluated", measured=False)
+    for name, what, size, parameters, macs in named:
+        result = found.get(name)
+        yield ModelRow(
+            name=name if name in {"teacher", "student"} else name.upper(),
+            what=what,
+            accuracy=Value(text=f"{result.accuracy:.2%}") if result else missing,
+            agreement=Value(text=f"{result.agreement_with_teacher:.2%}") if result else missing,
+            size=Value(text="not in the bundle", measured=False)
+            if size is None
+            else Value(text=f"{size:,} B ({size / 1024:,.1f} KiB)"),
+            parameters=parameters,
+            macs=f"{macs / 1e6:,.2f} M",
+        )
+
+
+# --- images ---------------------------------------------------------------------------------------
+
+
+def _class_rows(folder: Path, manifest: Manifest) -> tuple[tuple[ClassRow, ...], str]:
+    """Images by class; or none, and why."""
+    if manifest.calibration is None:
+        return (), "The bundle was made without images (--no-images)."
+    try:
+        pixels = _calibration_images(folder / manifest.calibration.file, manifest.input)
+        decided = _decided(folder, manifest, pixels)
+    except (EdgekdError, OSError, ValueError, EOFError) as error:
+        return (), f"The images cannot be shown: {error}"
+    shown = min(manifest.classes, CLASSES_SHOWN)
+    wanted = [manifest.classes * place // shown for place in range(shown)]
+    rows: tuple[ClassRow, ...] = ()
+    for count, side in ((IMAGES_SHOWN, LARGEST_SIDE), (5, 48), (4, 40), (2, 32), (1, 24)):
+        rows = tuple(
+            _class_row(manifest, number, pixels[decided == number], count, side)
+            for number in wanted
+        )
+        if sum(len(row.strip.source) for row in rows if row.strip) <= IMAGE_BYTES:
+            break
+    return rows, ""
+
+
+def _calibration_images(path: Path, spec: InputSpec) -> Pixels:
+    images = np.load(path, allow_pickle=False)
+    shape = (spec.height, spec.width, spec.channels)
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != shape or not len(images):
+        raise ValueError(f"{path.name} holds {images.dtype} of shape {images.shape}")
+    return np.asarray(images, np.uint8)
+
+
+def _decided(folder: Path, manifest: Manifest, pixels: Pixels) -> npt.NDArray[np.int64]:
+    """What the FP32 model sees in each: the teacher is not in the bundle."""
+    from edgekd.export.parity import logits_of
+
+    spec = manifest.input
+    mean, std = np.asarray(spec.mean, np.float32), np.asarray(spec.std, np.float32)
+    scaled = (pixels.astype(np.float32) / 255 - mean) / std  # (N, H, W, C)
+    model = next(model for model in manifest.models if model.precision == "fp32")
+    logits = logits_of(folder / model.path, np.ascontiguousarray(scaled.transpose(0, 3, 1, 2)))
+    return np.asarray(logits.argmax(1), np.int64)
+
+
+def _class_row(manifest: Manifest, number: int, images: Pixels, count: int, side: int) -> ClassRow:
+    chosen = images[:count]
+    return ClassRow(
+        label=_label(manifest, number),
+        found=len(images),
+        shown=len(chosen),
+        strip=_strip(chosen, manifest.input, side=side) if len(chosen) else None,
+    )
+
+
+def _label(manifest: Manifest, number: int) -> str:
+    names = manifest.class_names
+    return names[number] if names is not None and number < len(names) else f"class {number}"
+
+
+def _moment_rows(manifest: Manifest, timeline: Timeline | None) -> tuple[MomentRow, ...]:
+    if timeline is None:
+        return ()
+    numbers = sorted({number for moment in timeline.moments for number in moment.classes})
+    rows: tuple[MomentRow, ...] = ()
+    for side in (LARGEST_SIDE, 48, 32, 24):
+        rows = tuple(
+            MomentRow(
+                label=_label(manifest, number),
+                images=tuple(
+                    _strip(
+                        moment.images[moment.classes.index(number)][None], manifest.input, side=side
+                    )
+                    if number in moment.classes
+                    else None
+                    for moment in timeline.moments
+                ),
+            )
+            for number in numbers
+        )
+        if sum(len(image.source) for row in rows for image in row.images if image) <= IMAGE_BYTES:
+            break
+    return rows
+
+
+def _strip(images: Pixels, spec: InputSpec, *, side: int) -> Picture:
+    """Images side by side as a PNG, made smaller where they are larger than `side`."""
+    from PIL import Image
+
+    # RGB as it is, BGR turned; of anything else the first channel.
+    seen = {"rgb": images, "bgr": images[..., ::-1]}.get(spec.colour_order, images)
+    shown = np.ascontiguousarray(seen if spec.channels == 3 else seen[..., :1].squeeze(-1))
+    scale = min(1.0, side / max(spec.height, spec.width))
+    height, width = max(1, round(spec.height * scale)), max(1, round(spec.width * scale))
+    gap = 2 if len(images) > 1 else 0
+    mode = "RGBA" if spec.channels == 3 else "LA"
+    sheet = Image.new(mode, (len(images) * (width + gap) - gap, height))
+    for place_, pixels in enumerate(shown):
+        image = Image.fromarray(pixels)
+        if scale < 1:
+            image = image.resize((width, height), Image.Resampling.BOX)
+        sheet.paste(image.convert(mode), (place_ * (width + gap), 0))
+    written = io.BytesIO()
+    sheet.save(written, format="PNG", optimize=True)
+    data = base64.b64encode(written.getvalue()).decode()
+    return Picture(source=f"data:image/png;base64,{data}", width=sheet.width, height=sheet.height)
+
+
+# --- charts ---------------------------------------------------------------------------------------
+
+
+def _markup(svg: str) -> Any:  # noqa: ANN401
+    from markupsafe import Markup
+
+    # Only what charts.py drew, which puts no text of a bundle into it.
+    return Markup(svg)
+
+
+def _agreement_chart(history: Sequence[HistoryPoint]) -> Chart | None:
+    points = [(point.step, point.agreement) for point in history if point.agreement is not None]
+    if not points:
+        return None
+    (first_step, first), (last_step, last) = points[0], points[-1]
+    return Chart(
+        title="Agreement with the teacher",
+        svg=_markup(charts.line(points, name="agreement", percent=True)),
+        caption=f"From {first:.1%} at step {first_step:,} to {last:.1%} at step {last_step:,}, "
+        f"on held-out synthetic images; {len(points)} points.",
+    )
+
+
+def _loss_charts(history: Sequence[HistoryPoint]) -> Iterator[Chart]:
+    names = list(dict.fromkeys(name for point in history for name in point.losses))
+    names.sort(key=lambda name: (name != "kd", list(LOSSES).index(name) if name in LOSSES else 99))
+    for number, name in enumerate(names[:CHARTS_SHOWN]):
+        points = [
+            (point.step, point.losses[name])
+            for point in history
+            if name in point.losses and math.isfinite(point.losses[name])
+        ]
+        if points:
+            meaning = f"{LOSSES[name]}. " if name in LOSSES else ""
+            yield Chart(
+                title=name,
+                svg=_markup(charts.line(points, name=f"loss-{number}", height_pt=130)),
+                caption=f"{meaning[:1].upper()}{meaning[1:]}From {points[0][1]:.3g} to {points[-1][1]:.3g}.",
+            )
+
+
+def _worst(layers: Sequence[LayerPrecision]) -> Iterator[Bar]:
+    for layer in sorted(layers, key=lambda layer: layer.sqnr_db)[:LAYERS_SHOWN]:
+        yield Bar(
+            tensor=layer.tensor,
+            made_by=layer.made_by,
+            db=f"{layer.sqnr_db:.1f} dB",
+            share=round(100 * min(1.0, max(0.0, layer.sqnr_db / FULL_BAR_DB)), 1),
+        )
+
+
+# --- measurements ---------------------------------------------------------------------------------
+
+
+def _measurement(found: Measurements, name: str) -> MeasurementView:
+    latency = _usable(found.latency)
+    return MeasurementView(
+        subject=found.subject,
+        precision=found.precision.upper(),
+        place=place(found),
+        is_target=found.is_target,
+        latency=_latency(latency, name) if isinstance(latency, Samples) else None,
+        no_latency=latency.reason if isinstance(latency, Unmeasured) else "",
+        memory=(
+            ("Runtime alone", _bytes(found.memory.runtime_pss)),
+            ("Model loaded, on top", _bytes(found.memory.session_pss)),
+            ("After the runs, on top", _bytes(found.memory.model_pss)),
+            ("Peak resident, everything", _bytes(found.memory.peak_rss)),
+        ),
+        energy=_energy(found.energy),
+        energy_scope=f"{found.energy.scope}; sensor {found.energy.sensor}"
+        if isinstance(found.energy, Energy)
+        else "",
+        conditions=_conditions(found.conditions),
+        doubts=found.doubts,
+    )
+
+
+def _usable(figure: Figure) -> Figure:
+    if isinstance(figure, Samples) and not (
+        figure.values and all(math.isfinite(value) for value in figure.values)
+    ):
+        return Unmeasured(reason="the report holds no finite values")
+    return figure
+
+
+def _latency(samples: Samples, name: str) -> Latency:
+    median, p95, p99 = (statistics.percentile(samples, percent) for percent in (50, 95, 99))
+    low, high = statistics.median_interval(samples, generator=np.random.default_rng(0))
+    factor, unit = (1e3, "ms") if median >= 1e-3 else (1e6, "µs")
+    svg, beyond = charts.histogram(
+        [value * factor for value in samples.values],
+        marks=(("median", median * factor), ("p95", p95 * factor)),
+        unit=unit,
+        name=name,
+    )
+    over = f" {beyond} slower calls, up to {_seconds(max(samples.values))}, lie right of it."
+    return Latency(
+        chart=Chart(
+            title="Latency",
+            svg=_markup(svg),
+            caption=f"{len(samples.values):,} calls: median {_seconds(median)}, p95 {_seconds(p95)}, "
+            f"fastest {_seconds(min(samples.values))}.{over if beyond else ''}",
+        ),
+        median=_seconds(median),
+        interval=f"95 % interval {_seconds(low)} to {_seconds(high)}",
+        p95=_seconds(p95),
+        p99=_seconds(p99),
+    )
+
+
+def _seconds(value: float) -> str:
+    return format_quantity(value, "s").replace(" us", " µs")
+
+
+def _bytes(figure: Figure) -> Value:
+    known = _usable(figure)
+    if isinstance(known, Unmeasured):
+        return _unmeasured(known)
+    return Value(text=format_bytes(statistics.median(known)))
+
+
+def _energy(energy: Energy | Unmeasured) -> Value:
+    gross = energy if isinstance(energy, Unmeasured) else _usable(energy.gross)
+    if isinstance(gross, Unmeasured):
+        return _unmeasured(gross)
+    return Value(
+        text=f"median {format_quantity(statistics.median(gross), 'J')} a call, idle included"
+    )
+
+
+def _unmeasured(figure: Unmeasured) -> Value:
+    return Value(text=f"not measured: {figure.reason}", measured=False)
+
+
+def _conditions(taken: Conditions) -> tuple[tuple[str, str], ...]:
+    def known(value: float | str | None, style: str = "", unit: str = "") -> str:
+        return "not readable" if value is None else f"{value:{style}}{unit}"
+
+    return (
+        ("Machine", taken.machine),
+        ("System", taken.os),
+        ("Runtime", f"{taken.runtime}, {taken.provider}"),
+        ("Threads, batch", f"{taken.threads}, {taken.batch}"),
+        ("Processes", f"{taken.processes}, each after a warm-up of {_seconds(taken.warmup_s)}"),
+        ("Governor", known(taken.governor)),
+        ("Clock", known(taken.cpu_mhz, ".0f", " MHz")),
+        ("Temperature", known(taken.temperature_c, ".0f", " °C")),
+        ("Busy before", known(taken.load_before, ".1f", " processors")),
+        ("Emulated", "yes" if taken.emulated else "no"),
+    )
