@@ -42,10 +42,13 @@ class Snapshots:
         passed = sum(progress >= moment for moment in MOMENTS)
         if passed <= self.passed:
             return
-        first = max(self.seen, pool.first_kept())
-        numbers = range(first, pool.made)
-        # The first moment is the generator's very first batch; the others are the newest.
-        found = _one_each(pool, numbers if self.passed == 0 else numbers[::-1], self.wanted)
+        numbers = range(max(self.seen, pool.first_kept()), pool.made)
+        if self.passed == 0:
+            # The generator's very first batches, from before the student's first step.
+            progress, step = 0.0, 0
+        else:
+            numbers = numbers[::-1]  # the newest first
+        found = _one_each(pool, numbers, self.wanted)
         self.taken.append(
             Snapshot(
                 progress=progress, step=step, classes=tuple(found), images=_stacked(found, pool)

@@ -97,7 +97,8 @@ def shoot(page: str, out: Path, *, width: int, dark: bool = False) -> None:
         _run(page, *flags, width=width, height=height)
         with Image.open(raw) as taken:
             shown = taken.convert("RGB").crop((0, 0, width, height))
-    shown.quantize(128, dither=Image.Dither.NONE).save(out, optimize=True)
+    few = shown.quantize(192, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    few.save(out, optimize=True)
 
 
 def _scheme(dark: bool) -> list[str]:

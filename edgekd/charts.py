@@ -81,6 +81,7 @@ def histogram(
         low, high = low - 0.5 * (abs(low) or 1.0), high + 0.5 * (abs(high) or 1.0)
     with _axes(name, HEIGHT_PT) as (axes, svg):
         axes.hist(taken, bins=BINS, range=(low, high), color=FIRST, rwidth=0.9)
+        axes.set_ylim(0, 1.3 * axes.get_ylim()[1])  # the names of the marks stand above the bars
         top = axes.get_ylim()[1]
         for place, (label, value) in enumerate(marks):
             axes.axvline(value, color=SECOND, linewidth=1.4, linestyle="--" if place else "-")

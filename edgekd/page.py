@@ -97,6 +97,7 @@ class ModelRow:
     name: str
     what: str
     accuracy: Value
+    interval: str  # of the accuracy
     agreement: Value
     size: Value
     parameters: int
@@ -183,6 +184,7 @@ def html(
         command=shlex.join(report.command),
         head=_head(manifest, report),
         models=tuple(_model_rows(manifest, report)),
+        fp32=next((model for model in manifest.models if model.precision == "fp32"), None),
         int8=next((model for model in manifest.models if model.precision == "int8"), None),
         classes=classes,
         no_classes=no_classes,
@@ -272,6 +274,7 @@ def _model_rows(manifest: Manifest, report: Report) -> Iterator[ModelRow]:
     found = (
         {result.model: result for result in report.evaluation.results} if report.evaluation else {}
     )
+    images = report.evaluation.images if report.evaluation else 0
     sizes = {listed.path: listed.size_bytes for listed in manifest.files}
     named = [
         ("teacher", str(teacher.architecture), None, teacher.parameters, teacher.macs),
@@ -287,6 +290,7 @@ def _model_rows(manifest: Manifest, report: Report) -> Iterator[ModelRow]:
             name=name if name in {"teacher", "student"} else name.upper(),
             what=what,
             accuracy=Value(text=f"{result.accuracy:.2%}") if result else missing,
+            interval=_interval(result.accuracy, images) if result and images else "",
             agreement=Value(text=f"{result.agreement_with_teacher:.2%}") if result else missing,
             size=Value(text="not in the bundle", measured=False)
             if size is None
@@ -294,6 +298,14 @@ def _model_rows(manifest: Manifest, report: Report) -> Iterator[ModelRow]:
             parameters=parameters,
             macs=f"{macs / 1e6:,.2f} M",
         )
+
+
+def _interval(share: float, count: int) -> str:
+    """Wilson's 95 % interval of a share of `count` draws; unlike the simple one it holds near 1."""
+    z = 1.96
+    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z * math.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2) / (1 + z * z / count)
+    return f"{middle - half:.1%} to {middle + half:.1%}"
 
 
 # --- images ---------------------------------------------------------------------------------------
@@ -468,10 +480,10 @@ def _measurement(found: Measurements, name: str) -> MeasurementView:
         latency=_latency(latency, name) if isinstance(latency, Samples) else None,
         no_latency=latency.reason if isinstance(latency, Unmeasured) else "",
         memory=(
-            ("Runtime alone", _bytes(found.memory.runtime_pss)),
-            ("Model loaded, on top", _bytes(found.memory.session_pss)),
-            ("After the runs, on top", _bytes(found.memory.model_pss)),
-            ("Peak resident, everything", _bytes(found.memory.peak_rss)),
+            ("Memory: runtime", _bytes(found.memory.runtime_pss)),
+            ("Model loaded, on top of it", _bytes(found.memory.session_pss)),
+            ("After the runs, on top of it", _bytes(found.memory.model_pss)),
+            ("Peak resident memory", _bytes(found.memory.peak_rss)),
         ),
         energy=_energy(found.energy),
         energy_scope=f"{found.energy.scope}; sensor {found.energy.sensor}"

@@ -35,6 +35,9 @@ def test_each_moment_is_taken_once_and_those_that_were_jumped_over_are_one():
     for progress in (0.0, 0.01, 0.04, 0.5, 0.6, 1.0, 1.0):
         seen.look(pool, progress=progress, step=0)
     assert [snapshot.progress for snapshot in seen.taken] == [0.0, 0.5, 1.0]
+    late = Snapshots(2)
+    late.look(pool, progress=0.2, step=60)  # the first round of a short run
+    assert (late.taken[0].progress, late.taken[0].step) == (0.0, 0)
     assert seen.passed == len(MOMENTS)
 
 

@@ -1,0 +1,491 @@
+"""report.html, from records that are built here, and as a browser sees it."""
+
+import base64
+import importlib.util
+import io
+import re
+import shutil
+from dataclasses import replace
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+
+from edgekd import bundle, page
+from edgekd.errors import OutputError
+from edgekd.manifest import Accuracy, Evaluation, GoldenVectors, Manifest, Report, TargetInfo
+from edgekd.records import (
+    Architecture,
+    Conditions,
+    Coverage,
+    Doubt,
+    GateResult,
+    HistoryPoint,
+    InputSpec,
+    LayerPrecision,
+    Measurements,
+    Memory,
+    NoiseResponse,
+    OnnxModel,
+    Parity,
+    Samples,
+    Student,
+    SyntheticSet,
+    TeacherInfo,
+    TensorSpec,
+    Unmeasured,
+)
+from edgekd.targets.catalogue import load_target
+
+REPOSITORY = Path(__file__).parents[2]
+HOSTILE = '<script>alert("x")</script><img src="http://example.invalid/x" onerror=alert(1)>$\\frac'
+ZERO = "0" * 64
+CLASSES = 3
+SPEC = InputSpec(channels=3, height=8, width=8, mean=(0.5,) * 3, std=(0.25,) * 3)
+NOT_MEASURED = Unmeasured(reason="no sensor that this user may read")
+
+
+def model_file(path):
+    """Decides by the channel that is brightest."""
+    weight = np.repeat(np.eye(3, dtype=np.float32), 64, axis=0)  # (C * H * W, K)
+    nodes = [
+        helper.make_node("Flatten", ["images"], ["flat"], name="Flatten"),
+        helper.make_node("Gemm", ["flat", "w"], ["logits"], name="Gemm"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, 8, 8])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, CLASSES])],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(made, path)
+
+
+def pictures():
+    """Images (N, H, W, C): six red, two green, none blue."""
+    images = np.zeros((8, 8, 8, 3), np.uint8)
+    images[:6, ..., 0] = 200
+    images[6:, ..., 1] = 200
+    return images
+
+
+def onnx_record(precision):
+    return OnnxModel(
+        path=f"model-{precision}.onnx", digest=ZERO, opset=17, ir_version=8, precision=precision,
+        exporter="dynamo", inputs=(TensorSpec(name="images", dtype="float32", shape=(1, 3, 8, 8)),),
+        outputs=(), size_bytes=2048, made_from=ZERO, legal_for=("jetson",),
+        parity=Parity(against="PyTorch", images=8, max_abs_error=0.0, max_abs_tolerance=None,
+                      top1_agreement=1.0, top1_tolerance=0.9, passed=True),
+    )  # fmt: skip
+
+
+def manifest_of(*, name="teacher.pt", class_names=("red", "green", "blue")):
+    target = load_target("jetson")
+    small = Architecture(source="edgekd", name="lenet5", channels=3, classes=3, height=8, width=8)
+    teacher = TeacherInfo(
+        file=name, file_digest=ZERO, state_digest=ZERO, architecture=small, input=SPEC,
+        classes=CLASSES, class_names=class_names, weights_key="", metadata_from="options",
+        parameters=4000, macs=10**6, batch_norm_layers=0, batch_norm_trained=False,
+        noise=NoiseResponse(images=8, distinct_classes=3, mean_confidence=0.5, logit_std=1.0),
+    )  # fmt: skip
+    student = Student(
+        checkpoint="student.safetensors", digest=ZERO, architecture=small, input=SPEC,
+        parameters=1000, macs=10**5, chosen_because="it is small", teacher_digest=ZERO,
+        recipe="pool", seed=0, steps=100, precision="fp32", agreement=0.875, agreement_images=8,
+    )  # fmt: skip
+    calibration = SyntheticSet(
+        file="calibration.npy", digest=ZERO, count=8, input=SPEC, teacher_digest=ZERO, seed=0,
+        coverage=Coverage(class_histogram=(6, 2, 0), mean_confidence=0.9, batch_norm_distance=None),
+    )  # fmt: skip
+    return Manifest(
+        made_with="edgekd 0.1.0",
+        target=TargetInfo(id=target.id, title=target.board.title, asked="jetson",
+                          software=target.software, facts=target.board.facts),
+        input=SPEC, classes=CLASSES, class_names=class_names, teacher=teacher, student=student,
+        models=(onnx_record("fp32"), onnx_record("int8")), without={}, calibration=calibration,
+        golden=GoldenVectors(inputs="golden-inputs.npy", outputs={}, count=1, made_of="noise",
+                             tolerance=0.0),
+        data_used="none", quality="failed",
+        quality_gates=(GateResult(name="agreement", passed=False, value=0.875, limit=0.9,
+                                  unit="share", reason="only 87.50% the same"),),
+        warnings=("something was said",), files=(), content_digest="c" * 64,
+    )  # fmt: skip
+
+
+def measured(latency):
+    return Measurements(
+        subject="model-fp32.onnx", subject_digest=ZERO, precision="fp32", taken_on="a test machine",
+        is_target=False,
+        conditions=Conditions(
+            machine="a test machine", os="Linux", runtime="onnxruntime 1", provider="CPU",
+            threads=1, batch=1, warmup_s=0.5, warmup_runs=10, processes=3, governor=None,
+            cpu_mhz=None, load_before=0.0, temperature_c=None, emulated=False, command=("x",),
+        ),
+        doubts=(Doubt(code="load", message="it was busy", advice="measure again"),),
+        latency=latency, energy=NOT_MEASURED,
+        memory=Memory(**dict.fromkeys(
+            ("runtime_pss", "runtime_uss", "session_pss", "session_uss", "model_pss", "model_uss",
+             "peak_rss"), NOT_MEASURED)),
+    )  # fmt: skip
+
+
+def report_of(*measurements, **changes):
+    history = tuple(
+        HistoryPoint(step=step, images=step * 8, elapsed_s=step / 10, agreement=step / 100,
+                     losses={"kd": 2.0 / step, "bn": float("inf") if step == 50 else 1.0})
+        for step in range(10, 101, 10)
+    )  # fmt: skip
+    report = Report(
+        made_with="edgekd 0.1.0", command=("edgekd", "compress", "teacher.pt"), device="cpu",
+        precision="fp32", threads=2, elapsed_s=90.0, history=history, evaluation=None,
+        measurements=measurements, gates=(),
+        layer_precision=tuple(
+            LayerPrecision(tensor=f"relu_{number}", made_by=f"Relu Relu_{number}",
+                           sqnr_db=40.0 - number) for number in range(12)),
+    )  # fmt: skip
+    return replace(report, **changes)
+
+
+def timeline_of(*, late=False):
+    images = pictures()
+    return page.Timeline(
+        moments=(
+            page.Moment(progress=0.0, step=0, classes=(0, 1), images=images[5:7]),
+            page.Moment(progress=1.0, step=100, classes=(0,), images=images[:1]),
+        ),
+        late=late,
+    )
+
+
+LATENCY = Samples(values=(*(0.001 + 1e-6 * number for number in range(200)), 0.1), unit="s")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    model_file(tmp_path / "model-fp32.onnx")
+    np.save(tmp_path / "calibration.npy", pictures())
+    return tmp_path
+
+
+class Seen(HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.addresses, self.images, self.words = [], [], [], []
+        self.feed(text)
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        found = dict(attrs)
+        self.addresses += [
+            found[name]
+            for name in ("src", "srcset", "href", "xlink:href", "data", "poster", "action")
+            if name in found
+        ]
+        if tag == "img":
+            self.images.append(found)
+
+    def handle_data(self, data):
+        if self.tags[-1:] != ["style"]:
+            self.words.append(data)
+
+
+def page_of(folder, manifest=None, report=None, timeline=None):
+    made = page.html(
+        folder, manifest or manifest_of(), report or report_of(measured(LATENCY)), timeline=timeline
+    )
+    return made, Seen(made)
+
+
+def test_the_head_says_verdict_gates_command_and_digest(folder):
+    _, seen = page_of(folder)
+    for said in (
+        "Quality failed",
+        "✗ failed agreement: only 87.50% the same",
+        "edgekd compress teacher.pt",
+        "c" * 64,
+        "NVIDIA Jetson Orin Nano 8GB",
+        "Something was said",
+    ):  # fmt: skip
+        assert said in seen.text
+
+
+def test_hostile_names_stay_text(folder):
+    manifest = manifest_of(name=HOSTILE, class_names=(HOSTILE, HOSTILE, HOSTILE))
+    manifest = replace(manifest, warnings=(HOSTILE,), data_used=HOSTILE, without={HOSTILE: HOSTILE})
+    found = replace(measured(LATENCY), subject=HOSTILE, taken_on=HOSTILE)
+    history = (HistoryPoint(step=1, images=1, elapsed_s=1.0, losses={HOSTILE: 1.0}, agreement=0.5),)
+    evaluation = Evaluation(
+        data=HOSTILE, data_digest=ZERO, images=10, int8_same_as_fp32=None,
+        results=(Accuracy(model=HOSTILE, accuracy=0.5, agreement_with_teacher=0.5),),
+    )  # fmt: skip
+    layers = (LayerPrecision(tensor=HOSTILE, made_by=HOSTILE, sqnr_db=1.0),)
+    report = report_of(
+        found, history=history, evaluation=evaluation, layer_precision=layers, command=(HOSTILE,)
+    )
+    _, seen = page_of(folder, manifest, report, timeline_of())
+    _, plainly = page_of(folder, timeline=timeline_of())
+    assert "script" not in seen.tags
+    assert seen.tags.count("img") == plainly.tags.count("img")
+    assert all(image["alt"] for image in seen.images)
+    assert HOSTILE in seen.text
+    assert "http" not in " ".join(seen.addresses)
+
+
+def test_what_was_not_measured_shows_its_reason_and_no_number(folder):
+    made, seen = page_of(folder, report=report_of(measured(NOT_MEASURED)))
+    assert f"not measured: {NOT_MEASURED.reason}" in seen.text
+    assert seen.text.count(NOT_MEASURED.reason) == 6  # latency, energy, four of memory
+    section = made[made.index("Latency, memory and energy") : made.index("Measured under")]
+    assert "Histogram" not in section
+    assert not re.search(r"\d\s*(ms|µs|MiB|KiB|J)\b", section)
+
+
+def test_samples_that_are_no_numbers_are_not_measured(folder):
+    for values in ((), (float("nan"), 1.0), (float("inf"),)):
+        _, seen = page_of(folder, report=report_of(measured(Samples(values=values, unit="s"))))
+        assert "not measured: the report holds no finite values" in seen.text
+
+
+def test_a_histogram_names_its_median_and_what_lies_beyond(folder):
+    _, seen = page_of(folder)
+    assert "201 calls: median 1.10 ms, p95 1.19 ms, fastest 1.00 ms." in seen.text
+    assert "slower calls, up to 100 ms, lie right of it" in seen.text
+    assert "Measured on a test machine. This is not the target" in seen.text
+    assert "It was busy. What to do: measure again." in seen.text
+
+
+def test_without_labelled_data_it_says_so_and_gives_no_accuracy(folder):
+    _, seen = page_of(folder)
+    assert "Not evaluated: no labelled data was given" in seen.text
+    assert seen.text.count("not evaluated") == 8  # two columns of teacher, student, FP32, INT8
+
+
+def test_an_evaluation_comes_with_its_interval(folder):
+    results = tuple(
+        Accuracy(model=name, accuracy=0.9, agreement_with_teacher=1.0)
+        for name in ("teacher", "student", "fp32", "int8")
+    )
+    evaluation = Evaluation(
+        data="test.npz", data_digest=ZERO, images=100, results=results, int8_same_as_fp32=0.99
+    )
+    _, seen = page_of(folder, report=report_of(evaluation=evaluation))
+    assert seen.text.count("90.00%") == 4
+    assert "82.6% to 94.5%" in seen.text  # Wilson, as in Newcombe 1998, table I's formula
+    assert "There INT8 decides as FP32 on 99.00 %" in seen.text
+
+
+def decoded(source):
+    return Image.open(io.BytesIO(base64.b64decode(source.removeprefix("data:image/png;base64,"))))
+
+
+def test_images_stand_with_the_class_that_the_model_sees(folder):
+    _, seen = page_of(folder)
+    red, green = seen.images
+    assert "red 6 images" in seen.text
+    assert "green 2 images" in seen.text
+    assert "blue 0 images no image of this class" in seen.text
+    assert "6 synthetic images that the model takes for red" in red["alt"]
+    sheet = decoded(red["src"])
+    assert sheet.size == (6 * 8 + 5 * 2, 8)
+    assert sheet.getpixel((0, 0)) == (200, 0, 0, 255)
+    assert decoded(green["src"]).getpixel((0, 0)) == (0, 200, 0, 255)
+
+
+def test_blue_first_images_are_turned(folder):
+    manifest = replace(manifest_of(), input=replace(SPEC, colour_order="bgr"))
+    _, seen = page_of(folder, manifest)
+    assert decoded(seen.images[0]["src"]).getpixel((0, 0)) == (0, 0, 200, 255)
+
+
+def test_large_images_of_many_classes_stay_small(tmp_path):
+    draw = np.random.default_rng(0)
+    spec = InputSpec(channels=3, height=160, width=160, mean=(0.5,) * 3, std=(0.25,) * 3)
+    row = draw.integers(0, 256, (8, 160, 160, 3), np.uint8)
+    sources = page._strip(row, spec, side=page.LARGEST_SIDE)
+    assert sources.height == page.LARGEST_SIDE
+    moments = tuple(
+        page.Moment(progress=share, step=1, classes=tuple(range(8)), images=row)
+        for share in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+    )
+    manifest = replace(manifest_of(), input=spec, classes=8)
+    made, seen = page_of(tmp_path, manifest, timeline=page.Timeline(moments=moments, late=False))
+    assert len(seen.images) == 48
+    assert len(made) < 600_000
+    assert "The images cannot be shown" in seen.text  # there is no file
+
+
+@pytest.mark.parametrize("damage", ["missing", "pickle", "shape", "model"])
+def test_a_bundle_whose_images_cannot_be_read_has_a_page_that_says_so(folder, damage):
+    if damage == "missing":
+        (folder / "calibration.npy").unlink()
+    elif damage == "pickle":
+        np.save(folder / "calibration.npy", np.array([{"a": 1}]), allow_pickle=True)
+    elif damage == "shape":
+        np.save(folder / "calibration.npy", pictures()[:, :4])
+    else:
+        (folder / "model-fp32.onnx").write_bytes(b"no model")
+    _, seen = page_of(folder)
+    assert "The images cannot be shown:" in seen.text
+    assert seen.images == []
+
+
+def test_without_images_there_are_none(folder):
+    _, seen = page_of(folder, replace(manifest_of(), calibration=None))
+    assert seen.images == []
+    assert "made without images (--no-images)" in seen.text
+    assert "Left out with the other images." in seen.text
+
+
+def test_moments_stand_side_by_side_and_gaps_are_named(folder):
+    _, seen = page_of(folder, timeline=timeline_of())
+    alts = [image["alt"] for image in seen.images]
+    assert alts[-3:] == ["red at 0 %", "red at 100 %", "green at 0 %"]
+    assert "green none" in seen.text
+    assert "continued from a checkpoint" not in seen.text
+    _, late = page_of(folder, timeline=timeline_of(late=True))
+    assert "continued from a checkpoint" in late.text
+    _, without = page_of(folder)
+    assert "this page was made from a finished bundle" in without.text
+
+
+def test_the_worst_layers_come_first_and_old_reports_have_none(folder):
+    _, seen = page_of(folder)
+    assert "The 10 worst of 12" in seen.text
+    assert seen.text.index("relu_11") < seen.text.index("relu_10") < seen.text.index("relu_2")
+    assert "relu_1 made" not in seen.text
+    _, old = page_of(folder, report=report_of(layer_precision=()))
+    assert "holds no figures for its layers" in old.text
+
+
+def test_a_history_of_nothing_or_of_one_point_is_drawn_as_far_as_it_goes(folder):
+    _, seen = page_of(folder, report=report_of(history=()))
+    assert "The report holds no history of the run." in seen.text
+    one = HistoryPoint(step=1, images=1, elapsed_s=1.0, losses={"kd": 1.0}, agreement=0.5)
+    _, seen = page_of(folder, report=report_of(history=(one,)))
+    assert seen.tags.count("svg") == 2
+
+
+def test_the_page_holds_all_it_needs(folder):
+    made, seen = page_of(folder, timeline=timeline_of())
+    assert seen.addresses
+    assert all(address.startswith(("data:", "#")) for address in seen.addresses)
+    assert not re.search(r"@import|url\((?!#)|https?://(?!\S*</)", made)
+    assert "script" not in seen.tags
+    assert all(image.get("alt") for image in seen.images)
+    assert made.count('role="img" aria-label="') == seen.tags.count("svg") > 3
+    identities = re.findall(r'\bid="([^"]+)"', made)
+    assert len(identities) == len(set(identities))
+    headings = [int(tag[1]) for tag in seen.tags if re.fullmatch(r"h[1-6]", tag)]
+    assert headings[0] == 1
+    assert all(after <= before + 1 for before, after in pairwise(headings))
+
+
+def test_the_same_records_are_the_same_page(folder):
+    assert page_of(folder, timeline=timeline_of())[0] == page_of(folder, timeline=timeline_of())[0]
+
+
+# --- of a run ---------------------------------------------------------------------------------
+
+
+def test_the_page_of_a_run_is_summed_and_has_images_over_time(made):
+    folder = made[0]
+    text = (folder / "report.html").read_text()
+    assert "  report.html\n" in (folder / "SHA256SUMS").read_text()
+    assert "report.html" not in (folder / "manifest.json").read_text()
+    seen = Seen(text)
+    assert "How they changed over the run" in seen.text
+    assert " at 0 %" in seen.images[-1]["alt"]  # the run is one round: there is one moment
+    assert "Not measured: the report of this bundle holds no figures" not in seen.text
+    assert len(text) < 600_000
+    assert "1,000 labelled images of test-1000.npz" in seen.text
+    assert bundle.read_report(folder).layer_precision[-1].tensor == "logits"
+
+
+def test_a_page_is_made_anew_and_the_bundle_still_holds(made, edgekd, tmp_path):
+    copy = shutil.copytree(made[0], tmp_path / "b")
+    code, _, err = edgekd("bundle", "report", copy)
+    assert code == OutputError.exit_code
+    assert "--force" in err
+    code, out, _ = edgekd("bundle", "report", copy, "--out", tmp_path / "page.html")
+    assert (code, out) == (0, f"{tmp_path}/page.html\n")
+    code, _, _ = edgekd("bundle", "report", copy, "--force")
+    assert code == 0
+    bundle.verify(copy)
+    assert (copy / "report.html").read_bytes() == (tmp_path / "page.html").read_bytes()
+    assert "made from a finished bundle" in (copy / "report.html").read_text()
+
+
+def test_a_bundle_of_before_there_were_pages_verifies_and_gets_one(made, edgekd, tmp_path):
+    copy = shutil.copytree(made[0], tmp_path / "b")
+    (copy / "report.html").unlink()
+    sums = (copy / "SHA256SUMS").read_text().splitlines(keepends=True)
+    (copy / "SHA256SUMS").write_text("".join(line for line in sums if "report.html" not in line))
+    bundle.verify(copy)
+    assert edgekd("bundle", "report", copy)[0] == 0
+    bundle.verify(copy)
+
+
+# --- in a browser -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def shots():
+    spec = importlib.util.spec_from_file_location(
+        "screenshots", REPOSITORY / "docs" / "screenshots.py"
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if module.browser() is None:
+        pytest.skip(f"no browser: none of {', '.join(module.NAMES)}")
+    return module
+
+
+def luminance(colour):
+    parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
+    linear = [
+        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
+    ]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("width", [360, 800, 1400])
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_browser_finds_nothing_amiss(shots, folder, width, dark):
+    long = "averylongclassnamewithoutaspace" * 4
+    manifest = manifest_of(class_names=(long, "green", "blue"), name=f"{long}.pt")
+    text, _ = page_of(folder, manifest, timeline=timeline_of())
+    found = shots.look(text, width=width, dark=dark)
+    assert found["innerWidth"] == width
+    assert found["scrollWidth"] <= width
+    assert found["wide"] == []
+    assert found["complaints"] == []
+    assert found["requests"] == []
+    assert len(found["images"]) == 5
+    assert all(natural > 0 and done and alt for natural, done, alt in found["images"])
+    assert all(height > 50 for height in found["charts"])
+    light, deep = sorted((luminance(found["ground"]), luminance(found["ink"])), reverse=True)
+    assert (light + 0.05) / (deep + 0.05) > 10
+    assert (luminance(found["ground"]) < 0.1) is dark
+
+
+def test_the_browser_test_would_notice(shots):
+    bad = (
+        '<!doctype html><p style="width: 900px">wide</p><img alt="" src="data:image/png;base64,x">'
+        '<script>console.error("heard")</script>'
+    )
+    found = shots.look(bad, width=360)
+    assert found["innerWidth"] == 360
+    assert found["scrollWidth"] >= 900
+    assert found["wide"]
+    assert found["images"][0][0] == 0
+    assert any("heard" in line for line in found["complaints"])
