@@ -6,7 +6,7 @@ OUT ?= out/demo
 # Where torch is already installed this saves the download: make test VENV_FLAGS=--system-site-packages
 VENV_FLAGS ?=
 
-.PHONY: help demo test check dist soak bench schemas clean
+.PHONY: help demo test check dist soak bench schemas screenshots clean
 
 help:
 	@echo "make demo    distil, export and bench the MNIST teacher in examples/ (about 5 minutes)"
@@ -15,6 +15,7 @@ help:
 	@echo "make dist    build the wheel and try it in a clean environment"
 	@echo "make soak    what is too long for CI"
 	@echo "make schemas write docs/schema from the records"
+	@echo "make screenshots  docs/images from the report.html of the demo (needs chromium)"
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -51,6 +52,9 @@ dist: $(VENV)/.dev
 
 schemas: $(VENV)/.user
 	$(BIN)/python -m edgekd.schemas docs/schema
+
+screenshots: $(VENV)/.user
+	$(BIN)/python docs/screenshots.py $(OUT) docs/images
 
 clean:
 	rm -rf $(VENV) build dist out .mypy_cache .pytest_cache .ruff_cache

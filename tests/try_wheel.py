@@ -19,6 +19,7 @@ where = pathlib.Path(edgekd.__file__).parent
 assert str(where).startswith(sys.prefix), where
 assert (where / "bench" / "agent" / "__main__.py").is_file()
 assert len(catalogue.boards()) >= 15
+assert (where / "templates" / "report.html").is_file()
 print("edgekd", edgekd.__version__, "runs from its wheel")
 """
 

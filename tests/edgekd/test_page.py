@@ -177,7 +177,10 @@ def folder(tmp_path):
 class Seen(HTMLParser):
     def __init__(self, text):
         super().__init__()
-        self.tags, self.addresses, self.images, self.words = [], [], [], []
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.images: list[dict[str, str]] = []
+        self.words: list[str] = []
         self.feed(text)
         self.text = " ".join(" ".join(self.words).split())
 
