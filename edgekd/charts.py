@@ -25,6 +25,7 @@ _IN_THE_PAGE: Final = {
 # Shown at about this size on a phone, so that text stays text.
 WIDTH_PT: Final = 330.0
 HEIGHT_PT: Final = 170.0
+LARGEST: Final = 1e100  # of a value; beyond it the arithmetic of axes overflows
 MOST_POINTS: Final = 300
 BINS: Final = 32
 
@@ -36,7 +37,7 @@ def line(
     percent: bool = False,
     height_pt: float = HEIGHT_PT,
 ) -> str:
-    """Values over the steps of a run; what is not finite leaves a gap.
+    """Values over the steps of a run; what cannot be drawn is left out.
 
     Args:
         points: step and value.
@@ -45,8 +46,8 @@ def line(
         height_pt: of the whole chart.
     """
     kept = points[:: max(1, -(-len(points) // MOST_POINTS))]
-    steps = [step for step, _ in kept]
-    values = [value if np.isfinite(value) else np.nan for _, value in kept]
+    kept = [point for point in kept if all(abs(part) <= LARGEST for part in point)]
+    steps, values = [step for step, _ in kept], [value for _, value in kept]
     with _axes(name, height_pt) as (axes, svg):
         axes.plot(steps, values, color=FIRST, linewidth=1.6)
         if len(kept) == 1 or percent:
@@ -69,7 +70,7 @@ def histogram(
     """How often each value occurs, without the last hundredth; and how many values that leaves out.
 
     Args:
-        values: finite, already in `unit`.
+        values: at most `LARGEST`, already in `unit`.
         marks: lines to draw, with their names; the first is drawn whole, others dashed.
         unit: of the axis.
         name: of the chart in the page, for its inner references.
@@ -119,7 +120,7 @@ def _axes(name: str, height_pt: float) -> Iterator[tuple[Any, list[str]]]:
     with mpl.rc_context():
         # Not what a matplotlibrc of this machine says: the same figures are the same page.
         mpl.rcdefaults()
-        mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "edgekd", "font.size": 10})
+        mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "edgekd", "font.size": 11.5})
         figure = Figure(figsize=(WIDTH_PT / 72, height_pt / 72), layout="constrained")
         axes = figure.add_subplot()
         axes.set_axisbelow(True)

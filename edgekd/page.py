@@ -43,6 +43,7 @@ CLASSES_SHOWN: Final = 20
 IMAGES_SHOWN: Final = 8  # of a class
 LAYERS_SHOWN: Final = 10
 FULL_BAR_DB: Final = 50.0
+AT_ONCE: Final = 128  # images
 LARGEST_SIDE: Final = 64  # pixels of an image as it is shown
 IMAGE_BYTES: Final = 200_000  # for the classes; the moments get as much
 CHARTS_SHOWN: Final = 12  # a report may name any number of losses
@@ -347,10 +348,15 @@ def _decided(folder: Path, manifest: Manifest, pixels: Pixels) -> npt.NDArray[np
 
     spec = manifest.input
     mean, std = np.asarray(spec.mean, np.float32), np.asarray(spec.std, np.float32)
-    scaled = (pixels.astype(np.float32) / 255 - mean) / std  # (N, H, W, C)
-    model = next(model for model in manifest.models if model.precision == "fp32")
-    logits = logits_of(folder / model.path, np.ascontiguousarray(scaled.transpose(0, 3, 1, 2)))
-    return np.asarray(logits.argmax(1), np.int64)
+    model = next((model for model in manifest.models if model.precision == "fp32"), None)
+    if model is None:
+        raise ValueError("there is no FP32 model to say what they show")
+    decided = []
+    for start in range(0, len(pixels), AT_ONCE):  # as floats, all of them can be large
+        scaled = (pixels[start : start + AT_ONCE].astype(np.float32) / 255 - mean) / std
+        images = np.ascontiguousarray(scaled.transpose(0, 3, 1, 2), np.float32)  # (N, C, H, W)
+        decided.append(logits_of(folder / model.path, images).argmax(1))
+    return np.asarray(np.concatenate(decided), np.int64)
 
 
 def _class_row(manifest: Manifest, number: int, images: Pixels, count: int, side: int) -> ClassRow:
@@ -446,7 +452,7 @@ def _loss_charts(history: Sequence[HistoryPoint]) -> Iterator[Chart]:
         points = [
             (point.step, point.losses[name])
             for point in history
-            if name in point.losses and math.isfinite(point.losses[name])
+            if abs(point.losses.get(name, math.nan)) <= charts.LARGEST
         ]
         if points:
             meaning = f"{LOSSES[name]}. " if name in LOSSES else ""
@@ -496,9 +502,9 @@ def _measurement(found: Measurements, name: str) -> MeasurementView:
 
 def _usable(figure: Figure) -> Figure:
     if isinstance(figure, Samples) and not (
-        figure.values and all(math.isfinite(value) for value in figure.values)
+        figure.values and all(abs(value) <= charts.LARGEST for value in figure.values)
     ):
-        return Unmeasured(reason="the report holds no finite values")
+        return Unmeasured(reason="the report holds values that are no measurement")
     return figure
 
 
@@ -521,7 +527,7 @@ def _latency(samples: Samples, name: str) -> Latency:
             f"fastest {_seconds(min(samples.values))}.{over if beyond else ''}",
         ),
         median=_seconds(median),
-        interval=f"95 % interval {_seconds(low)} to {_seconds(high)}",
+        interval=f"95% interval {_seconds(low)} to {_seconds(high)}",
         p95=_seconds(p95),
         p99=_seconds(p99),
     )

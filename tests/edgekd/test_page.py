@@ -252,9 +252,9 @@ def test_what_was_not_measured_shows_its_reason_and_no_number(folder):
 
 
 def test_samples_that_are_no_numbers_are_not_measured(folder):
-    for values in ((), (float("nan"), 1.0), (float("inf"),)):
+    for values in ((), (float("nan"), 1.0), (float("inf"),), (1e308, -1e308)):
         _, seen = page_of(folder, report=report_of(measured(Samples(values=values, unit="s"))))
-        assert "not measured: the report holds no finite values" in seen.text
+        assert "not measured: the report holds values that are no measurement" in seen.text
 
 
 def test_a_histogram_names_its_median_and_what_lies_beyond(folder):
@@ -282,7 +282,7 @@ def test_an_evaluation_comes_with_its_interval(folder):
     _, seen = page_of(folder, report=report_of(evaluation=evaluation))
     assert seen.text.count("90.00%") == 4
     assert "82.6% to 94.5%" in seen.text  # Wilson, as in Newcombe 1998, table I's formula
-    assert "There INT8 decides as FP32 on 99.00 %" in seen.text
+    assert "There INT8 decides as FP32 on 99.00%" in seen.text
 
 
 def decoded(source):
@@ -350,7 +350,7 @@ def test_without_images_there_are_none(folder):
 def test_moments_stand_side_by_side_and_gaps_are_named(folder):
     _, seen = page_of(folder, timeline=timeline_of())
     alts = [image["alt"] for image in seen.images]
-    assert alts[-3:] == ["red at 0 %", "red at 100 %", "green at 0 %"]
+    assert alts[-3:] == ["red at 0%", "red at 100%", "green at 0%"]
     assert "green none" in seen.text
     assert "continued from a checkpoint" not in seen.text
     _, late = page_of(folder, timeline=timeline_of(late=True))
@@ -374,6 +374,18 @@ def test_a_history_of_nothing_or_of_one_point_is_drawn_as_far_as_it_goes(folder)
     one = HistoryPoint(step=1, images=1, elapsed_s=1.0, losses={"kd": 1.0}, agreement=0.5)
     _, seen = page_of(folder, report=report_of(history=(one,)))
     assert seen.tags.count("svg") == 2
+
+
+@pytest.mark.parametrize("value", [1e308, -1e308, 1e99, 5e-324, 0.0, float("nan"), float("inf")])
+def test_numbers_that_nobody_expects_are_drawn_or_left_out(folder, value):
+    history = tuple(
+        HistoryPoint(step=step, images=1, elapsed_s=1.0, losses={"kd": loss}, agreement=0.5)
+        for step, loss in ((1, value), (2, 1.0), (10**400, value))
+    )
+    found = measured(Samples(values=(value, 1.0, 0.0), unit="s"))
+    layers = (LayerPrecision(tensor="t", made_by="m", sqnr_db=value),)
+    _, seen = page_of(folder, report=report_of(found, history=history, layer_precision=layers))
+    assert seen.tags.count("svg") >= 2
 
 
 def test_the_page_holds_all_it_needs(folder):
@@ -405,7 +417,7 @@ def test_the_page_of_a_run_is_summed_and_has_images_over_time(made):
     assert "report.html" not in (folder / "manifest.json").read_text()
     seen = Seen(text)
     assert "How they changed over the run" in seen.text
-    assert " at 0 %" in seen.images[-1]["alt"]  # the run is one round: there is one moment
+    assert " at 0%" in seen.images[-1]["alt"]  # the run is one round: there is one moment
     assert "Not measured: the report of this bundle holds no figures" not in seen.text
     assert len(text) < 600_000
     assert "1,000 labelled images of test-1000.npz" in seen.text
