@@ -1,24 +1,34 @@
 """Markers that need something, and what many tests share."""
 
 import contextlib
+import shutil
 from pathlib import Path
 
 import pytest
 
 REPOSITORY = Path(__file__).parents[1]
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 SHARED = REPOSITORY.parent / "shared"
 
 
 def pytest_addoption(parser):
     parser.addoption("--soak", action="store_true", help="run what is too long for CI")
     parser.addoption(
-        "--require", action="append", default=[], help="fail instead of skipping: gpu, shared"
+        "--require",
+        action="append",
+        default=[],
+        help="fail instead of skipping: browser, gpu, shared",
     )
 
 
 def pytest_runtest_setup(item):
     required = item.config.getoption("--require")
-    reasons = {"gpu": _no_gpu, "shared": _no_shared, "soak": lambda: _no_soak(item.config)}
+    reasons = {
+        "browser": _no_browser,
+        "gpu": _no_gpu,
+        "shared": _no_shared,
+        "soak": lambda: _no_soak(item.config),
+    }
     for marker, reason in reasons.items():
         if item.get_closest_marker(marker) is None:
             continue
@@ -27,6 +37,11 @@ def pytest_runtest_setup(item):
             pytest.fail(f"--require {marker}: {why}")
         if why:
             pytest.skip(why)
+
+
+def _no_browser():
+    found = any(shutil.which(name) for name in BROWSERS)
+    return "" if found else f"no browser: none of {', '.join(BROWSERS)}"
 
 
 def _no_gpu():
