@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save as safetensors_bytes
 from torch import nn
 
-from edgekd import __version__, bundle, gate, page
+from edgekd import __version__, bundle, gate, page, pictures
 from edgekd.bench import local
 from edgekd.bench.report import brief, place
 from edgekd.distill import architectures, recipes
@@ -347,10 +347,10 @@ def _layer_precision(
     return layer_precision(paths["fp32"], paths["int8"], images=images)
 
 
-def _timeline(run: Distillation) -> page.Timeline:
-    return page.Timeline(
+def _timeline(run: Distillation) -> pictures.Timeline:
+    return pictures.Timeline(
         moments=tuple(
-            page.Moment(
+            pictures.Moment(
                 progress=taken.progress,
                 step=taken.step,
                 classes=taken.classes,

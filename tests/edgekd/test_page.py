@@ -16,7 +16,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from edgekd import bundle, page
+from edgekd import bundle, page, pictures
 from edgekd.errors import OutputError
 from edgekd.manifest import Accuracy, Evaluation, GoldenVectors, Manifest, Report, TargetInfo
 from edgekd.records import (
@@ -68,7 +68,7 @@ def model_file(path):
     onnx.save(made, path)
 
 
-def pictures():
+def made_up():
     """Images (N, H, W, C): six red, two green, none blue."""
     images = np.zeros((8, 8, 8, 3), np.uint8)
     images[:6, ..., 0] = 200
@@ -154,11 +154,11 @@ def report_of(*measurements, **changes):
 
 
 def timeline_of(*, late=False):
-    images = pictures()
-    return page.Timeline(
+    images = made_up()
+    return pictures.Timeline(
         moments=(
-            page.Moment(progress=0.0, step=0, classes=(0, 1), images=images[5:7]),
-            page.Moment(progress=1.0, step=100, classes=(0,), images=images[:1]),
+            pictures.Moment(progress=0.0, step=0, classes=(0, 1), images=images[5:7]),
+            pictures.Moment(progress=1.0, step=100, classes=(0,), images=images[:1]),
         ),
         late=late,
     )
@@ -170,7 +170,7 @@ LATENCY = Samples(values=(*(0.001 + 1e-6 * number for number in range(200)), 0.1
 @pytest.fixture
 def folder(tmp_path):
     model_file(tmp_path / "model-fp32.onnx")
-    np.save(tmp_path / "calibration.npy", pictures())
+    np.save(tmp_path / "calibration.npy", made_up())
     return tmp_path
 
 
@@ -312,14 +312,16 @@ def test_large_images_of_many_classes_stay_small(tmp_path):
     draw = np.random.default_rng(0)
     spec = InputSpec(channels=3, height=160, width=160, mean=(0.5,) * 3, std=(0.25,) * 3)
     row = draw.integers(0, 256, (8, 160, 160, 3), np.uint8)
-    sources = page._strip(row, spec, side=page.LARGEST_SIDE)
-    assert sources.height == page.LARGEST_SIDE
+    sources = pictures.strip(row, spec, side=pictures.LARGEST_SIDE)
+    assert sources.height == pictures.LARGEST_SIDE
     moments = tuple(
-        page.Moment(progress=share, step=1, classes=tuple(range(8)), images=row)
+        pictures.Moment(progress=share, step=1, classes=tuple(range(8)), images=row)
         for share in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
     )
     manifest = replace(manifest_of(), input=spec, classes=8)
-    made, seen = page_of(tmp_path, manifest, timeline=page.Timeline(moments=moments, late=False))
+    made, seen = page_of(
+        tmp_path, manifest, timeline=pictures.Timeline(moments=moments, late=False)
+    )
     assert len(seen.images) == 48
     assert len(made) < 600_000
     assert "The images cannot be shown" in seen.text  # there is no file
@@ -332,7 +334,7 @@ def test_a_bundle_whose_images_cannot_be_read_has_a_page_that_says_so(folder, da
     elif damage == "pickle":
         np.save(folder / "calibration.npy", np.array([{"a": 1}]), allow_pickle=True)
     elif damage == "shape":
-        np.save(folder / "calibration.npy", pictures()[:, :4])
+        np.save(folder / "calibration.npy", made_up()[:, :4])
     else:
         (folder / "model-fp32.onnx").write_bytes(b"no model")
     _, seen = page_of(folder)
