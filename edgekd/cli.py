@@ -384,6 +384,26 @@ def bundle_inspect(
     print(description(manifest, bundle.read_report(folder)))
 
 
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """What can run on this machine, what cannot, and what to install."""
+    from edgekd import doctor as examination
+    from edgekd.diagnosis import diagnosis
+    from edgekd.errors import MissingToolError
+
+    sys.stderr.write("doctor   asks the libraries, in processes of their own: some seconds\n")
+    found = examination.examine()
+    if as_json:
+        _print_record(found, "doctor")
+    else:
+        print(diagnosis(found))
+    if not found.works:
+        broken = [state.command for state in found.commands if not state.works]
+        raise MissingToolError(
+            f"these commands cannot run here: {', '.join(broken)}. What to install is said above."
+        )
+
+
 def _version(asked: bool) -> None:
     if asked:
         print(f"edgekd {__version__}")

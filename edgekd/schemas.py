@@ -5,11 +5,13 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from edgekd.doctor import Doctor
 from edgekd.manifest import Manifest, Report
 from edgekd.records import Student, SyntheticSet, json_schema
 
 # The name in a file's `schema` field, and the record it holds.
 SCHEMAS: Final[dict[str, type[object]]] = {
+    "doctor": Doctor,
     "manifest": Manifest,
     "report": Report,
     "student": Student,

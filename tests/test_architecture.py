@@ -17,15 +17,17 @@ STAGES = ("distill", "export", "bench", "targets")
 
 # A module may import only from groups further down.
 LAYERS = (
-    {"edgekd.__main__"},
+    {"edgekd.__main__", "edgekd.reference", "edgekd.schemas"},
     {"edgekd.cli"},
-    {"edgekd.pipeline", "edgekd.inspection", "edgekd.schemas"},
+    {"edgekd.diagnosis"},
+    {"edgekd.pipeline", "edgekd.inspection", "edgekd.doctor"},
     {"edgekd.bundle", "edgekd.gate", "edgekd.interrupts", "edgekd.progress"},
     {"edgekd.distill", "edgekd.export", "edgekd.bench"},
     {"edgekd.targets"},
     {"edgekd.manifest"},
+    {"edgekd.machine"},
     {"edgekd.records", "edgekd.files"},
-    {"edgekd.errors"},
+    {"edgekd.errors", "edgekd.probes"},
 )
 
 
