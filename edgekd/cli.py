@@ -13,14 +13,13 @@ from typing import Annotated, Any
 
 import typer
 
-from edgekd import __version__
+from edgekd import __version__, usage
 from edgekd.errors import EdgekdError, InterruptedRunError, UsageError
 
 app = typer.Typer(
     help="Compress an image classifier for an edge board, without its training data.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
 targets_app = typer.Typer(help="The boards that edgekd knows.", no_args_is_help=True)
 bundle_app = typer.Typer(help="What `compress` wrote.", no_args_is_help=True)
@@ -37,7 +36,10 @@ TeacherFile = Annotated[
 TargetName = Annotated[
     str,
     typer.Option(
-        "--target", "-t", help="BOARD, BOARD@SOFTWARE or a board file; see `edgekd targets list`."
+        "--target",
+        "-t",
+        help="BOARD, BOARD@SOFTWARE or a board file; see `edgekd targets list`.",
+        autocompletion=usage.targets,
     ),
 ]
 Out = Annotated[
@@ -49,9 +51,19 @@ Force = Annotated[
 Json = Annotated[
     bool, typer.Option("--json", help="Print the record on stdout.", rich_help_panel=_OUTPUT)
 ]
-StudentName = Annotated[str, typer.Option(help="Architecture, or auto.", rich_help_panel=_RUN)]
+StudentName = Annotated[
+    str,
+    typer.Option(
+        help="Architecture, or auto.", autocompletion=usage.students, rich_help_panel=_RUN
+    ),
+]
 RecipeName = Annotated[
-    str, typer.Option(help="How images are made and learned from.", rich_help_panel=_RUN)
+    str,
+    typer.Option(
+        help="How images are made and learned from.",
+        autocompletion=usage.recipes,
+        rich_help_panel=_RUN,
+    ),
 ]
 Minutes = Annotated[
     float | None, typer.Option(help="Budget by the clock (default 15).", rich_help_panel=_RUN)
@@ -60,7 +72,10 @@ Steps = Annotated[
     int | None, typer.Option(help="Budget in student steps; reproducible.", rich_help_panel=_RUN)
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Of every draw.", rich_help_panel=_RUN)]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.", rich_help_panel=_RUN)]
+Device = Annotated[
+    str,
+    typer.Option(help="auto, cpu or cuda.", autocompletion=usage.devices, rich_help_panel=_RUN),
+]
 Threads = Annotated[
     int | None, typer.Option(help="CPU threads (default: all cores).", rich_help_panel=_RUN)
 ]
@@ -314,7 +329,10 @@ def targets_list(as_json: Json = False) -> None:
 
 @targets_app.command("show")
 def targets_show(
-    name: Annotated[str, typer.Argument(help="BOARD, BOARD@SOFTWARE or a board file.")],
+    name: Annotated[
+        str,
+        typer.Argument(help="BOARD, BOARD@SOFTWARE or a board file.", autocompletion=usage.targets),
+    ],
     as_json: Json = False,
 ) -> None:
     """What edgekd knows of a board, and where it is from."""
@@ -417,6 +435,9 @@ def _root(
     ] = False,
 ) -> None:
     """Compress an image classifier for an edge board, without its training data."""
+
+
+usage.add_examples(app)
 
 
 # --- printing and leaving ---------------------------------------------------------------------------

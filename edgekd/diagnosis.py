@@ -8,6 +8,7 @@ from edgekd.doctor import GIB, CommandState, Doctor, Library, install_lines
 
 WIDTH: Final = 80
 _INDENT: Final = 13
+_FIXED: Final = "\u00a0"  # a space at which no line is folded
 
 
 def diagnosis(found: Doctor) -> str:
@@ -52,7 +53,8 @@ def _libraries(found: Doctor) -> Iterator[str]:
 
 def _version(library: Library) -> str:
     took = f" (imported in {library.took_s:.1f} s)" if library.took_s and library.took_s > 1 else ""
-    return f"{library.name} {library.version or 'of unknown version'}{took}"
+    text = f"{library.name} {library.version or 'of unknown version'}{took}"
+    return text.replace(" ", _FIXED)
 
 
 def _accelerators(found: Doctor) -> Iterator[str]:
@@ -129,7 +131,7 @@ def _entry(name: str, text: str) -> Iterator[str]:
     if text.startswith("-> "):
         yield " " * _INDENT + text  # a command is not folded
         return
-    yield from textwrap.wrap(
+    folded = textwrap.wrap(
         text,
         WIDTH,
         initial_indent=f"{name:{_INDENT}}",
@@ -137,6 +139,7 @@ def _entry(name: str, text: str) -> Iterator[str]:
         break_long_words=False,
         break_on_hyphens=False,
     )
+    yield from (line.replace(_FIXED, " ") for line in folded)
 
 
 def _gib(value: int | None) -> str:

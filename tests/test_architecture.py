@@ -19,7 +19,7 @@ STAGES = ("distill", "export", "bench", "targets")
 LAYERS = (
     {"edgekd.__main__", "edgekd.reference", "edgekd.schemas"},
     {"edgekd.cli"},
-    {"edgekd.diagnosis"},
+    {"edgekd.diagnosis", "edgekd.usage"},
     {"edgekd.pipeline", "edgekd.inspection", "edgekd.doctor"},
     {"edgekd.bundle", "edgekd.gate", "edgekd.interrupts", "edgekd.progress"},
     {"edgekd.distill", "edgekd.export", "edgekd.bench"},
