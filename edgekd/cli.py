@@ -33,6 +33,9 @@ _OUTPUT = "Output"
 TeacherFile = Annotated[
     Path, typer.Argument(metavar="TEACHER", help="A state dict: .pt, .pth, .th or .safetensors.")
 ]
+BundleFolder = Annotated[
+    Path, typer.Argument(metavar="BUNDLE", help="The folder that `compress` wrote.")
+]
 TargetName = Annotated[
     str,
     typer.Option(
@@ -372,9 +375,7 @@ def targets_show(
 
 
 @bundle_app.command("verify")
-def bundle_verify(
-    folder: Annotated[Path, typer.Argument(metavar="BUNDLE")], as_json: Json = False
-) -> None:
+def bundle_verify(folder: BundleFolder, as_json: Json = False) -> None:
     """Check every file against the sums and the manifest."""
     from edgekd import bundle
 
@@ -388,9 +389,7 @@ def bundle_verify(
 
 
 @bundle_app.command("inspect")
-def bundle_inspect(
-    folder: Annotated[Path, typer.Argument(metavar="BUNDLE")], as_json: Json = False
-) -> None:
+def bundle_inspect(folder: BundleFolder, as_json: Json = False) -> None:
     """What a bundle says of itself; nothing is checked."""
     from edgekd import bundle
     from edgekd.inspection import description

@@ -16,7 +16,7 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "compress": (
         "edgekd compress teacher.pt --target jetson",
         "edgekd compress teacher.pt -t jetson --steps 2600 --eval test.npz --out b",
-        "edgekd compress resnet18.pt -t rpi5 --arch timm:resnet18 --input 3x32x32",
+        "edgekd compress t.pt -t jetson --input 1x28x28 --mean 0.1307 --std 0.3081",
     ),
     "distill": (
         "edgekd distill teacher.pt --minutes 15 --out student",
@@ -24,7 +24,7 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     ),
     "export": (
         "edgekd export student --target jetson --out models",
-        "edgekd export bundle --target rpi5 --out models-rpi5",
+        "edgekd export bundle -t raspberry-pi-5 --out models-pi",
     ),
     "bench": ("edgekd bench bundle/model-fp32.onnx", "edgekd bench bundle --json > bench.json"),
     "targets list": ("edgekd targets list",),
