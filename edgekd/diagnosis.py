@@ -4,7 +4,8 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from edgekd.doctor import GIB, CommandState, Doctor, Library, install_lines
+from edgekd.abilities import install_lines
+from edgekd.findings import GIB, CommandState, Doctor, Library
 
 WIDTH: Final = 80
 _INDENT: Final = 13

@@ -15,132 +15,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final
-
-from pydantic import Field
+from typing import Any, Final
 
 from edgekd import __version__, machine
+from edgekd.abilities import NEEDS, judged
 from edgekd.bench.agent import sensors
-from edgekd.machine import Machine
-from edgekd.records import record
+from edgekd.findings import Cuda, Doctor, EnergySensor, Gpu, Library, TensorRt
 
 PROBES: Final = Path(__file__).with_name("probes.py")
 TIMEOUT_S: Final = 60.0  # torch from a cold SD card
 TRTEXEC: Final = Path("/usr/src/tensorrt/bin/trtexec")  # where JetPack puts it, not on PATH
-GIB: Final = 2**30
-
-
-@record
-class Library:
-    """A dependency: its version, or what is wrong with it."""
-
-    name: str
-    needs: str  # ">=2.9"; "" where edgekd does not say
-    version: str | None = None
-    problem: str | None = None
-    took_s: float | None = None  # to import it, where that was done
-
-
-@record
-class Gpu:
-    name: str
-    compute_capability: str
-    memory_bytes: int
-    bf16: bool
-
-
-@record
-class Cuda:
-    build: str | None  # the CUDA version that torch was built for
-    gpus: tuple[Gpu, ...]
-    reason: str | None  # why there is no device
-
-
-@record
-class TensorRt:
-    """Not needed: edgekd writes ONNX, and engines are built on the board."""
-
-    bindings: str | None  # the version that this Python imports
-    trtexec: str | None  # its path
-    reason: str | None
-
-
-@record
-class EnergySensor:
-    name: str
-    scope: str | None  # what its joules cover; None: not usable
-    reason: str | None
-
-
-@record
-class CommandState:
-    """Whether a command can run, what it cannot do here, and what to run to change that."""
-
-    command: str
-    works: bool
-    missing: tuple[str, ...]
-    limits: tuple[str, ...]
-    todo: tuple[str, ...]
-
-
-@record
-class Doctor:
-    """What `edgekd doctor --json` prints."""
-
-    made_with: str
-    machine: Machine
-    libraries: tuple[Library, ...]
-    cuda: Cuda
-    tensorrt: TensorRt
-    onnxruntime_providers: tuple[str, ...]
-    energy: tuple[EnergySensor, ...]
-    commands: tuple[CommandState, ...]
-    took_s: Annotated[float, Field(ge=0)]
-
-    @property
-    def works(self) -> bool:
-        return all(state.works for state in self.commands)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Needs:
-    """Distributions that a command cannot start without, and what is lost without others."""
-
-    libraries: tuple[str, ...]
-    optional: Mapping[str, str]
-
-
-_PIPELINE: Final = ("torch", "numpy", "safetensors", "onnx", "onnx-ir")
-_TEACHERS: Final = {
-    "timm": "no teachers or students of timm (--arch timm:NAME)",
-    "torchvision": "no teachers or students of torchvision (--arch torchvision:NAME)",
-}
-_FOLDERS: Final = {"pillow": "--eval takes no folders of images, only .npz and idx files"}
-_EXPORT: Final = (*_PIPELINE, "onnxscript", "onnxruntime")
-# By command; a test compares this with what the commands import.
-NEEDS: Final[dict[str, Needs]] = {
-    "compress": Needs(libraries=(*_EXPORT, "accelerate"), optional=_TEACHERS | _FOLDERS),
-    "distill": Needs(libraries=(*_PIPELINE, "accelerate"), optional=_TEACHERS),
-    "synthesize": Needs(libraries=(*_PIPELINE, "accelerate"), optional=_TEACHERS),
-    "export": Needs(libraries=_EXPORT, optional=_TEACHERS),
-    "bench": Needs(libraries=(*_PIPELINE, "onnxruntime"), optional={}),
-    "eval": Needs(libraries=(*_PIPELINE, "onnxruntime"), optional=_TEACHERS | _FOLDERS),
-    "teacher": Needs(libraries=_PIPELINE, optional=_TEACHERS | _FOLDERS),
-    "bundle": Needs(libraries=("numpy",), optional={}),
-    "targets": Needs(libraries=(), optional={}),
-}
 MODULES: Final = {"pillow": "PIL", "onnx-ir": "onnx_ir"}
-INSTALL_TORCH: Final = (
-    "pip install torch torchvision --index-url https://download.pytorch.org/whl/cpu   "
-    "(for the CPU; both from the same index)"
-)
-# From benchmarks/results/cifar10.csv; a test compares.
-SLOWER: Final = (
-    "no CUDA device: distillation runs on the CPU. In the CIFAR-10 benchmark 2 CPU cores made "
-    "10,800 student steps in 15 minutes, an H200 made 20,147 in 4.5"
-)
 
 
 def examine(
@@ -163,6 +49,7 @@ def examine(
     libraries = tuple(_libraries(answers))
     cuda = _cuda(answers["torch"])
     energy = tuple(_energy(sysfs))
+    exporter = answers["torch"].get("torchscript_exporter")
     return Doctor(
         made_with=f"edgekd {__version__}",
         machine=found_machine,
@@ -170,8 +57,11 @@ def examine(
         cuda=cuda,
         tensorrt=_tensorrt(answers["tensorrt"]),
         onnxruntime_providers=tuple(answers["onnxruntime"].get("providers", ())),
+        torchscript_exporter=exporter,
         energy=energy,
-        commands=tuple(_judged(found_machine, libraries, cuda, energy)),
+        commands=tuple(
+            judged(found_machine, libraries, cuda, energy, torchscript_exporter=exporter)
+        ),
         took_s=round(time.perf_counter() - started, 3),
     )
 
@@ -339,66 +229,3 @@ def _energy(sysfs: Path) -> list[EnergySensor]:
             )
         )
     return found
-
-
-# --- judging --------------------------------------------------------------------------------------
-
-
-def _judged(
-    found: Machine, libraries: Sequence[Library], cuda: Cuda, energy: Sequence[EnergySensor]
-) -> list[CommandState]:
-    broken = {library.name: library for library in libraries if library.problem is not None}
-    states = []
-    for command, needs in NEEDS.items():
-        missing = tuple(name for name in needs.libraries if name in broken)
-        limits = [limit for name, limit in needs.optional.items() if name in broken]
-        todo = [name for name in (*missing, *needs.optional) if name in broken]
-        if "accelerate" in needs.libraries:
-            limits += _learning_limits(found, cuda)
-        if command == "bench":
-            limits.append("only ONNX Runtime on the CPU is measured")
-            if not any(sensor.scope for sensor in energy):
-                limits.append("energy is not measured: no sensor that this user can read")
-        states.append(
-            CommandState(
-                command=command,
-                works=not missing,
-                missing=missing,
-                limits=tuple(limits),
-                todo=install_lines([broken[name] for name in todo]),
-            )
-        )
-    return states
-
-
-def _learning_limits(found: Machine, cuda: Cuda) -> list[str]:
-    limits = []
-    if not cuda.gpus:
-        limits.append(SLOWER)
-        if not found.bf16_instructions:
-            limits.append("this processor does not multiply in bfloat16: float32 is used")
-    if found.available_bytes is not None and found.available_bytes < 2 * GIB:
-        limits.append(
-            f"{found.available_bytes / GIB:.1f} GiB of memory free: the MNIST example needs about 1 GiB"
-        )
-    if found.disk_free_bytes is not None and found.disk_free_bytes < GIB:
-        limits.append(
-            f"{found.disk_free_bytes / GIB:.1f} GiB of disk free here: choose another --out"
-        )
-    return limits
-
-
-def install_lines(libraries: Sequence[Library]) -> tuple[str, ...]:
-    """The commands that bring what is missing; torch and torchvision must fit each other."""
-    names = {library.name for library in libraries}
-    lines = [INSTALL_TORCH] if names & {"torch", "torchvision"} else []
-    others = [
-        f"'{library.name}{library.needs}'"
-        for library in libraries
-        if library.name not in {"torch", "torchvision"}
-    ]
-    if others:
-        # What is there and does not work is not put right by a plain install.
-        flag = " --force-reinstall" if any(library.version for library in libraries) else ""
-        lines.append(f"pip install{flag} {' '.join(sorted(others))}")
-    return tuple(lines)

@@ -5,6 +5,7 @@ Run as a file and not as a module of edgekd: the standard library and the librar
 else. The last line that is printed is the answer, as JSON.
 """
 
+import inspect
 import json
 import os
 import sys
@@ -23,6 +24,8 @@ def torch_probe() -> Answer:
         "cuda_build": torch.version.cuda,
         "gpus": [],
         "cuda_problem": None,
+        # Which models for JetPack 6.0 and older are written with.
+        "torchscript_exporter": "dynamo" in inspect.signature(torch.onnx.export).parameters,
     }
     try:
         if torch.cuda.is_available():

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from edgekd.doctor import Doctor
+from edgekd.findings import Doctor
 from edgekd.manifest import Manifest, Report
 from edgekd.records import Student, SyntheticSet, json_schema
 

@@ -21,6 +21,8 @@ LAYERS = (
     {"edgekd.cli"},
     {"edgekd.diagnosis", "edgekd.usage"},
     {"edgekd.pipeline", "edgekd.inspection", "edgekd.doctor"},
+    {"edgekd.abilities"},
+    {"edgekd.findings"},
     {"edgekd.bundle", "edgekd.gate", "edgekd.interrupts", "edgekd.progress"},
     {"edgekd.distill", "edgekd.export", "edgekd.bench"},
     {"edgekd.targets"},

@@ -3,6 +3,9 @@
 import ast
 import csv
 import re
+import shutil
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
@@ -58,6 +61,38 @@ def test_every_page_is_in_the_table_of_contents():
         listed += [line for line in match[1].splitlines() if line and not line.startswith(":")]
     pages = [page.relative_to(DOCS).with_suffix("").as_posix() for page in PAGES]
     assert sorted(listed) == sorted(set(pages) - {"index"})
+
+
+def sphinx(pages, out):
+    return subprocess.run(
+        [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", str(pages), str(out)],
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_sphinx_builds_the_pages_without_a_warning(tmp_path):
+    pytest.importorskip("sphinx", reason="the extra docs is not installed: make docs")
+    pytest.importorskip("myst_parser")
+    pytest.importorskip("furo")
+    ran = sphinx(DOCS, tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    fetched = re.compile(r"""(?:src=|<link[^>]*href=|url\()["']?https?:""")
+    for page in [*tmp_path.rglob("*.html"), *tmp_path.rglob("*.css")]:
+        assert fetched.search(page.read_text(encoding="utf-8")) is None, page.name
+
+
+def test_sphinx_refuses_a_link_that_leads_nowhere(tmp_path):
+    pytest.importorskip("sphinx", reason="the extra docs is not installed: make docs")
+    shutil.copytree(DOCS, tmp_path / "docs")
+    (tmp_path / "edgekd").mkdir()
+    shutil.copy(REPOSITORY / "edgekd" / "__init__.py", tmp_path / "edgekd")
+    with (tmp_path / "docs" / "bundle.md").open("a") as page:
+        page.write("\n[one](exit-codes.md#no-such-heading) [two](no-such-page.md)\n")
+    ran = sphinx(tmp_path / "docs", tmp_path / "out")
+    assert ran.returncode != 0
+    assert "no-such-heading" in ran.stderr
+    assert "no-such-page.md" in ran.stderr
 
 
 # --- messages -------------------------------------------------------------------------------------
