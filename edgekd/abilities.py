@@ -70,7 +70,7 @@ def judged(
         missing = tuple(name for name in needs.libraries if name in broken)
         limits = [limit for name, limit in needs.optional.items() if name in broken]
         todo = [name for name in (*missing, *needs.optional) if name in broken]
-        if "accelerate" in needs.libraries:
+        if "accelerate" in needs.libraries and "torch" not in broken:
             limits += _learning_limits(found, cuda)
         if "onnxscript" in needs.libraries and torchscript_exporter is False:
             limits.append(

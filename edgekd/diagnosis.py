@@ -48,8 +48,6 @@ def _libraries(found: Doctor) -> Iterator[str]:
         if library.problem is not None:
             there = f" {library.version}" if library.version else ""
             yield from _entry("", f"{library.name}{there}: {library.problem}")
-    for line in install_lines([library for library in found.libraries if library.problem]):
-        yield from _entry("", f"-> {line}")
 
 
 def _version(library: Library) -> str:
@@ -105,7 +103,8 @@ def _commands(states: Sequence[CommandState]) -> Iterator[str]:
     """Commands of which the same is to be said stand together."""
     groups: dict[tuple[object, ...], list[CommandState]] = {}
     for state in states:
-        groups.setdefault((state.missing, state.limits), []).append(state)
+        said = state.limits if state.works else state.missing
+        groups.setdefault((state.works, said), []).append(state)
     for alike in groups.values():
         first = alike[0]
         verdict = "can run" if first.works else f"CANNOT RUN without {', '.join(first.missing)}"
@@ -113,13 +112,12 @@ def _commands(states: Sequence[CommandState]) -> Iterator[str]:
             "" if first is not states[0] else "commands",
             f"{', '.join(state.command for state in alike)}: {verdict}",
         )
-        for limit in first.limits:
+        for limit in first.limits if first.works else ():
             yield from _entry("", f"- {limit}")
 
 
 def _todo(found: Doctor) -> Iterator[str]:
-    lines = dict.fromkeys(line for state in found.commands for line in state.todo)
-    for line in lines:
+    for line in install_lines([library for library in found.libraries if library.problem]):
         yield f"{'to install':{_INDENT}}{line}"  # in one piece, to be copied
     yield from _entry(
         "done",

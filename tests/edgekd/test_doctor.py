@@ -83,6 +83,7 @@ def test_missing_frameworks_are_findings_and_code_3(tmp_path):
     (line,) = (line for line in compress["todo"] if "torch" in line)
     assert line.startswith("pip install --force-reinstall torch torchvision --index-url")
     assert any("timm" in limit for limit in compress["limits"])
+    assert not any("CUDA" in limit for limit in compress["limits"])  # nobody could ask
     assert state(found, "targets")["works"]
     assert "Traceback" not in ran.stderr
 
@@ -92,7 +93,7 @@ def test_the_text_names_what_to_install_in_one_line(tmp_path):
     ran = run_doctor(tmp_path)
     assert ran.returncode == 3
     assert re.search(r"^to install +pip install .*'onnxruntime>=", ran.stdout, re.MULTILINE)
-    assert "bench: CANNOT RUN without onnxruntime" in ran.stdout
+    assert "compress, export, bench, eval: CANNOT RUN without onnxruntime" in ran.stdout
     folded = [line for line in ran.stdout.splitlines() if "pip install" not in line]
     assert max(map(len, folded)) <= 80
 
@@ -109,6 +110,44 @@ def test_a_library_that_crashes_takes_only_its_own_process(tmp_path):
     assert "SIGSEGV" in library(found, "torch")["problem"]
     assert "SystemExit" in library(found, "onnxruntime")["problem"]
     assert library(found, "numpy")["problem"] is None
+
+
+# What edgekd asks of torch about devices, as its documentation has it.
+TORCH_WITH_A_GPU = """
+import types
+__version__ = "2.11.0+cu130"
+version = types.SimpleNamespace(cuda="13.0")
+class cuda:
+    is_available = staticmethod(lambda: True)
+    device_count = staticmethod(lambda: 1)
+    is_bf16_supported = staticmethod(lambda including_emulation: not including_emulation)
+    class device:
+        def __init__(self, index): pass
+        def __enter__(self): pass
+        def __exit__(self, *error): pass
+    @staticmethod
+    def get_device_properties(index):
+        {properties}
+onnx = types.SimpleNamespace(export=lambda model, args, *, dynamo: None)
+"""
+
+
+def test_a_gpu_is_described_and_nothing_said_of_slowness(tmp_path):
+    said = "return types.SimpleNamespace(name='Orin', major=8, minor=7, total_memory=8 * 2**30)"
+    (tmp_path / "torch.py").write_text(TORCH_WITH_A_GPU.format(properties=said))
+    found = json.loads(run_doctor(tmp_path, "--json").stdout)
+    assert found["cuda"]["gpus"] == [
+        {"name": "Orin", "compute_capability": "8.7", "memory_bytes": 8 * 2**30, "bf16": True}
+    ]
+    assert not any("no CUDA" in limit for limit in state(found, "distill")["limits"])
+    assert "CUDA         Orin, compute capability 8.7, 8.0 GiB" in run_doctor(tmp_path).stdout
+
+
+def test_a_driver_that_does_not_fit_is_the_reason(tmp_path):
+    said = "raise RuntimeError('CUDA driver version is insufficient')"
+    (tmp_path / "torch.py").write_text(TORCH_WITH_A_GPU.format(properties=said))
+    found = json.loads(run_doctor(tmp_path, "--json").stdout)
+    assert found["cuda"]["reason"] == "RuntimeError: CUDA driver version is insufficient"
 
 
 def test_a_library_that_hangs_is_given_up(tmp_path, monkeypatch):
