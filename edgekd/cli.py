@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from edgekd import __version__, usage
-from edgekd.errors import EdgekdError, InterruptedRunError, UsageError
+from edgekd.errors import EdgekdError, InterruptedRunError, MissingToolError, UsageError
 
 app = typer.Typer(
     help="Compress an image classifier for an edge board, without its training data.",
@@ -406,7 +406,6 @@ def doctor(as_json: Json = False) -> None:
     """What can run on this machine, what cannot, and what to install."""
     from edgekd import doctor as examination
     from edgekd.diagnosis import diagnosis
-    from edgekd.errors import MissingToolError
 
     sys.stderr.write("doctor   asks the libraries, in processes of their own: some seconds\n")
     found = examination.examine()
@@ -474,6 +473,13 @@ def run(command: Callable[[], object]) -> int:
         # Whoever read our output has seen enough (`edgekd targets list | head -1`).
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except ModuleNotFoundError as error:
+        if (error.name or "edgekd").partition(".")[0] == "edgekd":
+            return _fault(error)
+        sys.stderr.write(
+            f"edgekd: {error.name} is not installed. See what to install with: edgekd doctor\n"
+        )
+        return MissingToolError.exit_code
     except Exception as error:  # the last line of defence: whatever it is, it gets a log and a code
         # What the command-line library raises for bad options knows how to print itself.
         if hasattr(error, "exit_code") and hasattr(error, "show"):

@@ -41,6 +41,8 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "eval": ("edgekd eval teacher.pt bundle/model-int8.onnx --eval test.npz",),
 }
 
+_FIRST: Final = ("edgekd doctor", "edgekd compress teacher.pt --target jetson")
+
 # `edgekd.distill.architectures.NAMES`, which brings torch; a test compares.
 STUDENTS: Final[tuple[str, ...]] = (
     "auto",
@@ -57,16 +59,25 @@ STUDENTS: Final[tuple[str, ...]] = (
 
 
 def add_examples(app: typer.Typer, *, above: str = "") -> None:
-    """Put the examples of each command below its options in `--help`."""
+    """Put the examples of each command, and of each group of them, below its options in `--help`."""
+    app.info.epilog = _epilog(_FIRST if not above else _below(above))
     for command in app.registered_commands:
         name = command.name or getattr(command.callback, "__name__", "").replace("_", "-")
-        lines = EXAMPLES.get(f"{above} {name}".strip())
-        if lines:
-            # The library joins lines that no blank line parts.
-            command.epilog = "\n\n".join(["Examples:", *(f"  {line}" for line in lines)])
+        command.epilog = _epilog(EXAMPLES.get(f"{above} {name}".strip(), ()))
     for group in app.registered_groups:
         if group.typer_instance is not None:
             add_examples(group.typer_instance, above=f"{above} {group.name}".strip())
+
+
+def _epilog(lines: Iterable[str]) -> str | None:
+    found = list(lines)
+    # The library joins lines that no blank line parts.
+    return "\n\n".join(["Examples:", *found]) if found else None
+
+
+def _below(group: str) -> list[str]:
+    """The first example of each command of a group."""
+    return [lines[0] for name, lines in EXAMPLES.items() if name.startswith(f"{group} ")]
 
 
 def targets(incomplete: str) -> list[str]:

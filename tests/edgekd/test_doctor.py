@@ -157,6 +157,19 @@ def test_a_library_that_hangs_is_given_up(tmp_path, monkeypatch):
     assert answer["problem"] == "did not answer within 0.5 s"
 
 
+def test_a_command_without_its_library_exits_3_and_names_the_doctor(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['torch'] = None\n")
+    ran = subprocess.run(
+        [sys.executable, "-m", "edgekd", "distill", "teacher.pt"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{REPOSITORY}"},
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 3
+    assert "torch is not installed. See what to install with: edgekd doctor" in ran.stderr
+
+
 def test_timm_is_never_imported():
     assert "timm" not in doctor.PROBES.read_text()
 

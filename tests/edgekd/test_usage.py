@@ -69,7 +69,7 @@ def test_devices_that_are_offered_are_those_that_there_are():
     assert tuple(usage.devices("")) == place.DEVICES
 
 
-@pytest.mark.parametrize("name", list(reference.commands()))
+@pytest.mark.parametrize("name", ["", "targets", "bundle", *reference.commands()])
 def test_help_shows_examples_in_80_columns(name):
     ran = subprocess.run(
         [sys.executable, "-m", "edgekd", *name.split(), "--help"],
@@ -79,5 +79,10 @@ def test_help_shows_examples_in_80_columns(name):
         check=True,
     )
     lines = [line.strip() for line in ran.stdout.splitlines()]
-    for example in usage.EXAMPLES[name]:
+    of_groups = {
+        "": ("edgekd doctor",),
+        "targets": ("edgekd targets list", "edgekd targets show jetson"),
+        "bundle": ("edgekd bundle verify bundle",),
+    }
+    for example in (usage.EXAMPLES | of_groups)[name]:
         assert example in lines  # in one piece, brackets and all
