@@ -6,7 +6,7 @@ OUT ?= out/demo
 # Where torch is already installed this saves the download: make test VENV_FLAGS=--system-site-packages
 VENV_FLAGS ?=
 
-.PHONY: help demo test check dist soak docs schemas reference clean
+.PHONY: help demo test check dist soak docs schemas options clean
 
 help:
 	@echo "make demo    distil, export and bench the MNIST teacher in examples/ (about 5 minutes)"
@@ -15,7 +15,7 @@ help:
 	@echo "make dist    build the wheel and try it in a clean environment"
 	@echo "make soak    what is too long for CI"
 	@echo "make docs    build the pages of docs/ as HTML into out/docs"
-	@echo "make reference  write the options of the commands into docs/commands"
+	@echo "make options write the options of the commands into docs/commands"
 	@echo "make schemas write docs/schema from the records"
 
 $(BIN)/python:
@@ -58,7 +58,7 @@ dist: $(VENV)/.dev
 schemas: $(VENV)/.user
 	$(BIN)/python -m edgekd.schemas docs/schema
 
-reference: $(VENV)/.user
+options: $(VENV)/.user
 	$(BIN)/python -m edgekd.reference docs/commands
 
 # Warnings are errors: a link inside the pages that leads nowhere is one.

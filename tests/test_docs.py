@@ -132,7 +132,7 @@ def test_a_message_that_the_source_does_not_have_would_be_noticed():
 def test_pages_of_the_commands_show_the_options_that_there_are():
     for page in (DOCS / "commands").glob("*.md"):
         text = page.read_text()
-        assert reference.written(text) == text, f"{page.name} is out of date: make reference"
+        assert reference.written(text) == text, f"{page.name} is out of date: make options"
 
 
 def test_every_command_has_a_page_and_examples():

@@ -12,7 +12,6 @@ import re
 import shutil
 import subprocess
 import sys
-import sysconfig
 import zipfile
 from pathlib import Path
 
@@ -83,14 +82,19 @@ def packed(distribution, folder):
 def lent(folder, light):
     """A folder of links to everything installed but the light distributions, and pip."""
     folder.mkdir()
-    site = Path(sysconfig.get_path("purelib"))
+    # More than one where the environment was made with --system-site-packages.
+    sites = [
+        Path(entry) for entry in sys.path if entry.endswith(("site-packages", "dist-packages"))
+    ]
     kept_back = set()
     for name in [*NOT_LENT, *(distribution.name for distribution in light)]:
         for file in importlib.metadata.distribution(name).files or []:
             kept_back.add(file.parts[0])
-    for entry in site.iterdir():
-        if entry.name not in kept_back and entry.suffix != ".pth" and "edgekd" not in entry.name:
-            (folder / entry.name).symlink_to(entry)
+    for entry in (entry for site in sites if site.is_dir() for entry in site.iterdir()):
+        link = folder / entry.name
+        wanted = entry.name not in kept_back and entry.suffix != ".pth"
+        if wanted and "edgekd" not in entry.name and not link.is_symlink():
+            link.symlink_to(entry)
 
 
 def offline():
