@@ -81,6 +81,8 @@ def _tensorrt(found: Doctor) -> Iterator[str]:
         f"trtexec {there.trtexec}" if there.trtexec else "no trtexec",
     ]
     yield from _entry("TensorRT", ", ".join(parts))
+    if there.reason is not None and "No module named" not in there.reason:
+        yield from _entry("", f"its bindings are there and do not load: {there.reason}")
     if there.trtexec is None:
         yield from _entry(
             "",

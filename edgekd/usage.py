@@ -81,7 +81,10 @@ def _below(group: str) -> list[str]:
 
 
 def targets(incomplete: str) -> list[str]:
-    """Boards and aliases; after an `@`, what the board runs."""
+    """Boards and aliases; after an `@`, what the board runs.
+
+    Bash takes the `@` for the end of a word, and offers nothing after it; zsh and fish do not.
+    """
     from edgekd.targets import catalogue
 
     # Nothing is printed into the line that somebody is typing.

@@ -104,11 +104,13 @@ def test_a_library_that_crashes_takes_only_its_own_process(tmp_path):
         "import os, signal\nprint('noise')\nos.kill(os.getpid(), signal.SIGSEGV)\n"
     )
     (tmp_path / "onnxruntime.py").write_text("import sys\nprint('noise')\nsys.exit(5)\n")
+    (tmp_path / "tensorrt.py").write_text("raise OSError('libnvinfer.so.10: cannot open')\n")
     ran = run_doctor(tmp_path, "--json")
     assert ran.returncode == 3
     found = json.loads(ran.stdout)
     assert "SIGSEGV" in library(found, "torch")["problem"]
     assert "SystemExit" in library(found, "onnxruntime")["problem"]
+    assert "libnvinfer" in found["tensorrt"]["reason"]
     assert library(found, "numpy")["problem"] is None
 
 
