@@ -6,7 +6,7 @@ OUT ?= out/demo
 # Where torch is already installed this saves the download: make test VENV_FLAGS=--system-site-packages
 VENV_FLAGS ?=
 
-.PHONY: help demo test check dist soak bench schemas screenshots clean
+.PHONY: help demo test check dist soak docs schemas options screenshots clean
 
 help:
 	@echo "make demo    distil, export and bench the MNIST teacher in examples/ (about 5 minutes)"
@@ -14,6 +14,8 @@ help:
 	@echo "make check   ruff and mypy"
 	@echo "make dist    build the wheel and try it in a clean environment"
 	@echo "make soak    what is too long for CI"
+	@echo "make docs    build the pages of docs/ as HTML into out/docs"
+	@echo "make options write the options of the commands into docs/commands"
 	@echo "make schemas write docs/schema from the records"
 	@echo "make screenshots  docs/images from the report.html of the demo (needs chromium)"
 
@@ -28,6 +30,10 @@ $(VENV)/.user: $(BIN)/python pyproject.toml
 
 $(VENV)/.dev: $(VENV)/.user
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.user
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	@touch $@
 
 demo: $(VENV)/.user
@@ -55,6 +61,14 @@ schemas: $(VENV)/.user
 
 screenshots: $(VENV)/.user
 	$(BIN)/python docs/screenshots.py $(OUT) docs/images
+
+options: $(VENV)/.user
+	$(BIN)/python -m edgekd.reference docs/commands
+
+# Warnings are errors: a link inside the pages that leads nowhere is one.
+docs: $(VENV)/.docs
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs out/docs
+	@echo "out/docs/index.html"
 
 clean:
 	rm -rf $(VENV) build dist out .mypy_cache .pytest_cache .ruff_cache

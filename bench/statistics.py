@@ -13,6 +13,14 @@ OUTLIER_MADS: Final = 14.826
 MEAN_DEVIATION_TO_MAD: Final = 1.2533 / 1.4826
 
 
+def share_interval(share: float, count: int) -> tuple[float, float]:
+    """Wilson's 95 % interval (1927) of a share of `count` draws; unlike the simple one it holds near 1."""
+    z = 1.959964
+    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * (share * (1 - share) / count + (z / (2 * count)) ** 2) ** 0.5
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
 def median(samples: Samples) -> float:
     return float(np.median(samples.values))
 

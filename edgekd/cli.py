@@ -13,14 +13,13 @@ from typing import Annotated, Any
 
 import typer
 
-from edgekd import __version__
-from edgekd.errors import EdgekdError, InterruptedRunError, UsageError
+from edgekd import __version__, usage
+from edgekd.errors import EdgekdError, InterruptedRunError, MissingToolError, UsageError
 
 app = typer.Typer(
     help="Compress an image classifier for an edge board, without its training data.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
 targets_app = typer.Typer(help="The boards that edgekd knows.", no_args_is_help=True)
 bundle_app = typer.Typer(help="What `compress` wrote.", no_args_is_help=True)
@@ -34,10 +33,16 @@ _OUTPUT = "Output"
 TeacherFile = Annotated[
     Path, typer.Argument(metavar="TEACHER", help="A state dict: .pt, .pth, .th or .safetensors.")
 ]
+BundleFolder = Annotated[
+    Path, typer.Argument(metavar="BUNDLE", help="The folder that `compress` wrote.")
+]
 TargetName = Annotated[
     str,
     typer.Option(
-        "--target", "-t", help="BOARD, BOARD@SOFTWARE or a board file; see `edgekd targets list`."
+        "--target",
+        "-t",
+        help="BOARD, BOARD@SOFTWARE or a board file; see `edgekd targets list`.",
+        autocompletion=usage.targets,
     ),
 ]
 Out = Annotated[
@@ -49,9 +54,19 @@ Force = Annotated[
 Json = Annotated[
     bool, typer.Option("--json", help="Print the record on stdout.", rich_help_panel=_OUTPUT)
 ]
-StudentName = Annotated[str, typer.Option(help="Architecture, or auto.", rich_help_panel=_RUN)]
+StudentName = Annotated[
+    str,
+    typer.Option(
+        help="Architecture, or auto.", autocompletion=usage.students, rich_help_panel=_RUN
+    ),
+]
 RecipeName = Annotated[
-    str, typer.Option(help="How images are made and learned from.", rich_help_panel=_RUN)
+    str,
+    typer.Option(
+        help="How images are made and learned from.",
+        autocompletion=usage.recipes,
+        rich_help_panel=_RUN,
+    ),
 ]
 Minutes = Annotated[
     float | None, typer.Option(help="Budget by the clock (default 15).", rich_help_panel=_RUN)
@@ -60,7 +75,10 @@ Steps = Annotated[
     int | None, typer.Option(help="Budget in student steps; reproducible.", rich_help_panel=_RUN)
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Of every draw.", rich_help_panel=_RUN)]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.", rich_help_panel=_RUN)]
+Device = Annotated[
+    str,
+    typer.Option(help="auto, cpu or cuda.", autocompletion=usage.devices, rich_help_panel=_RUN),
+]
 Threads = Annotated[
     int | None, typer.Option(help="CPU threads (default: all cores).", rich_help_panel=_RUN)
 ]
@@ -289,6 +307,40 @@ def bench(
     print("\n".join(report(measurements) for measurements in found))
 
 
+@app.command("eval")
+def evaluate(
+    models: Annotated[
+        list[Path],
+        typer.Argument(metavar="MODEL...", help="Teacher files, student folders, bundles, ONNX."),
+    ],
+    evaluation: Annotated[
+        Path, typer.Option("--eval", help="Labelled images: .npz, idx or folder.")
+    ],
+    arch: Arch = None,
+    input_shape: Input = None,
+    mean: Mean = None,
+    std: Std = None,
+    classes: Classes = None,
+    as_json: Json = False,
+) -> None:
+    """Accuracy, agreement and calibration of models on labelled images."""
+    from edgekd import evaluation as comparing
+    from edgekd.distill.teacher import TeacherOptions
+
+    said = TeacherOptions(
+        arch=arch,
+        input=_shape(input_shape),
+        mean=_values("--mean", mean),
+        std=_values("--std", std),
+        classes=classes,
+    )
+    found = comparing.compare(models, evaluation, said)
+    if as_json:
+        _print_record(found, "comparison")
+    else:
+        print(comparing.text(found))
+
+
 @targets_app.command("list")
 def targets_list(as_json: Json = False) -> None:
     """Boards, their default software, and aliases."""
@@ -314,7 +366,10 @@ def targets_list(as_json: Json = False) -> None:
 
 @targets_app.command("show")
 def targets_show(
-    name: Annotated[str, typer.Argument(help="BOARD, BOARD@SOFTWARE or a board file.")],
+    name: Annotated[
+        str,
+        typer.Argument(help="BOARD, BOARD@SOFTWARE or a board file.", autocompletion=usage.targets),
+    ],
     as_json: Json = False,
 ) -> None:
     """What edgekd knows of a board, and where it is from."""
@@ -354,9 +409,7 @@ def targets_show(
 
 
 @bundle_app.command("verify")
-def bundle_verify(
-    folder: Annotated[Path, typer.Argument(metavar="BUNDLE")], as_json: Json = False
-) -> None:
+def bundle_verify(folder: BundleFolder, as_json: Json = False) -> None:
     """Check every file against the sums and the manifest."""
     from edgekd import bundle
 
@@ -370,9 +423,7 @@ def bundle_verify(
 
 
 @bundle_app.command("inspect")
-def bundle_inspect(
-    folder: Annotated[Path, typer.Argument(metavar="BUNDLE")], as_json: Json = False
-) -> None:
+def bundle_inspect(folder: BundleFolder, as_json: Json = False) -> None:
     """What a bundle says of itself; nothing is checked."""
     from edgekd import bundle
     from edgekd.inspection import description
@@ -398,6 +449,25 @@ def bundle_report(
     print(page.write(folder, out=out, force=force))
 
 
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """What can run on this machine, what cannot, and what to install."""
+    from edgekd import doctor as examination
+    from edgekd.diagnosis import diagnosis
+
+    sys.stderr.write("doctor   asks the libraries, in processes of their own: some seconds\n")
+    found = examination.examine()
+    if as_json:
+        _print_record(found, "doctor")
+    else:
+        print(diagnosis(found))
+    if not found.works:
+        broken = [state.command for state in found.commands if not state.works]
+        raise MissingToolError(
+            f"these commands cannot run here: {', '.join(broken)}. What to install is said above."
+        )
+
+
 def _version(asked: bool) -> None:
     if asked:
         print(f"edgekd {__version__}")
@@ -411,6 +481,9 @@ def _root(
     ] = False,
 ) -> None:
     """Compress an image classifier for an edge board, without its training data."""
+
+
+usage.add_examples(app)
 
 
 # --- printing and leaving ---------------------------------------------------------------------------
@@ -448,6 +521,13 @@ def run(command: Callable[[], object]) -> int:
         # Whoever read our output has seen enough (`edgekd targets list | head -1`).
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except ModuleNotFoundError as error:
+        if (error.name or "edgekd").partition(".")[0] == "edgekd":
+            return _fault(error)
+        sys.stderr.write(
+            f"edgekd: {error.name} is not installed. See what to install with: edgekd doctor\n"
+        )
+        return MissingToolError.exit_code
     except Exception as error:  # the last line of defence: whatever it is, it gets a log and a code
         # What the command-line library raises for bad options knows how to print itself.
         if hasattr(error, "exit_code") and hasattr(error, "show"):

@@ -251,11 +251,8 @@ def _model_rows(manifest: Manifest, report: Report) -> Iterator[ModelRow]:
 
 
 def _interval(share: float, count: int) -> str:
-    """Wilson's 95 % interval of a share of `count` draws; unlike the simple one it holds near 1."""
-    z = 1.96
-    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z * math.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2) / (1 + z * z / count)
-    return f"{middle - half:.1%} to {middle + half:.1%}"
+    low, high = statistics.share_interval(share, count)
+    return f"{low:.1%} to {high:.1%}"
 
 
 # --- charts ---------------------------------------------------------------------------------------

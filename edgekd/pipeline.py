@@ -28,6 +28,7 @@ from edgekd.distill.statistics import watch_batch_norm
 from edgekd.distill.teacher import Teacher, TeacherOptions, load_teacher
 from edgekd.distill.weights import read_weights
 from edgekd.errors import InputFileError, UsageError
+from edgekd.evaluation import module_logits
 from edgekd.export import models as exporting
 from edgekd.export.parity import TOLERANCES, agreement, logits_of
 from edgekd.export.precision import layer_precision
@@ -402,8 +403,8 @@ def _evaluated(
     if data is None:
         return None
     inputs = data.normalised(distilled.teacher.input)
-    teacher = torch_logits(distilled.run.teacher.module, inputs)
-    answers = {"teacher": teacher, "student": torch_logits(distilled.module, inputs)}
+    teacher = module_logits(distilled.run.teacher.module, inputs)
+    answers = {"teacher": teacher, "student": module_logits(distilled.module, inputs)}
     answers |= {
         model.precision: logits_of(folder / model.path, inputs) for model in exported.models
     }
@@ -430,13 +431,6 @@ def _evaluated(
         results=results,
         int8_same_as_fp32=same,
     )
-
-
-@torch.no_grad()
-def torch_logits(module: nn.Module, inputs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Outputs (N, K) of a CPU module for normalised images (N, C, H, W)."""
-    parts = np.array_split(inputs, max(1, len(inputs) // 250))
-    return np.concatenate([module(torch.from_numpy(part)).numpy() for part in parts])
 
 
 def _benched(exported: Exported, folder: Path, display: Display) -> tuple[Measurements, ...]:

@@ -5,11 +5,15 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from edgekd.evaluation import Comparison
+from edgekd.findings import Doctor
 from edgekd.manifest import Manifest, Report
 from edgekd.records import Student, SyntheticSet, json_schema
 
 # The name in a file's `schema` field, and the record it holds.
 SCHEMAS: Final[dict[str, type[object]]] = {
+    "comparison": Comparison,
+    "doctor": Doctor,
     "manifest": Manifest,
     "report": Report,
     "student": Student,

@@ -17,10 +17,13 @@ STAGES = ("distill", "export", "bench", "targets")
 
 # A module may import only from groups further down.
 LAYERS = (
-    {"edgekd.__main__"},
+    {"edgekd.__main__", "edgekd.reference", "edgekd.schemas"},
     {"edgekd.cli"},
-    {"edgekd.pipeline", "edgekd.inspection", "edgekd.schemas"},
-    {"edgekd.page"},
+    {"edgekd.diagnosis", "edgekd.usage"},
+    {"edgekd.pipeline", "edgekd.inspection", "edgekd.doctor"},
+    {"edgekd.abilities"},
+    {"edgekd.findings"},
+    {"edgekd.page", "edgekd.evaluation"},
     {
         "edgekd.charts",
         "edgekd.pictures",
@@ -32,8 +35,9 @@ LAYERS = (
     {"edgekd.distill", "edgekd.export", "edgekd.bench"},
     {"edgekd.targets"},
     {"edgekd.manifest"},
+    {"edgekd.machine"},
     {"edgekd.records", "edgekd.files"},
-    {"edgekd.errors"},
+    {"edgekd.errors", "edgekd.probes"},
 )
 
 

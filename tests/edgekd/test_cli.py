@@ -36,6 +36,19 @@ def test_a_fault_of_ours_is_logged_and_its_file_said(capsys, tmp_path, monkeypat
     assert "Traceback" in log.read_text()
 
 
+@pytest.mark.parametrize(("name", "code"), [("torch.nn", 3), ("edgekd.nothing", 1), (None, 1)])
+def test_a_library_that_is_not_there_is_3_and_a_module_of_ours_a_fault(
+    name, code, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+    def command():
+        raise ModuleNotFoundError("no module", name=name)
+
+    assert run(command) == code
+    assert ("edgekd doctor" in capsys.readouterr().err) == (code == 3)
+
+
 def test_an_interrupt_outside_a_run_is_130():
     def command():
         raise KeyboardInterrupt
@@ -67,7 +80,7 @@ def test_commands_and_options_in_the_readme_exist(edgekd):
     assert {"compress", "distill", "export", "bench", "targets list", "bundle inspect"} <= named
     options = set(re.findall(r"--[a-z][a-z-]+", text))
     known: set[str] = set()
-    for command in sorted(named):
+    for command in ["", *sorted(named)]:
         code, out, err = edgekd(*command.split(), "--help")
         assert code == 0, err
         known |= set(re.findall(r"--[a-z][a-z-]+", out))

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
-from edgekd.schemas import schema_text
+from edgekd.schemas import SCHEMAS, schema_text
 from tests.edgekd.conftest import IMAGES, REPOSITORY, TEACHER, edgekd_process
 
 LOOK = """
@@ -70,7 +70,7 @@ def test_what_is_written_follows_the_published_schema(made, name):
     jsonschema.validate(json.loads((made[0] / f"{name}.json").read_text()), published)
 
 
-@pytest.mark.parametrize("name", ["manifest", "report", "student", "synthetic-set"])
+@pytest.mark.parametrize("name", sorted(SCHEMAS))
 def test_published_schemas_are_those_of_the_records(name):
     published = REPOSITORY / "docs" / "schema" / f"{name}-1.schema.json"
     assert published.read_text() == schema_text(name), "run: make schemas"
