@@ -4,6 +4,7 @@ Ours are named by a small grammar (`GRAMMAR`); `timm:NAME` and `torchvision:NAME
 """
 
 import difflib
+import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from edgekd.distill import networks
-from edgekd.errors import InputFileError, UsageError
+from edgekd.distill.spelling import channels_of, classes_of
+from edgekd.errors import UsageError
 from edgekd.records import Architecture
 
 Shape = tuple[int, ...]
@@ -175,7 +177,8 @@ def _torchvision(architecture: Architecture) -> nn.Module:
     from torchvision import models
 
     known = models.list_models(module=models)
-    if architecture.name not in known:
+    bare, *options = architecture.name.split("+")
+    if bare not in known or architecture.name not in variants(bare):
         near = difflib.get_close_matches(architecture.name, known, n=3)
         raise UsageError(
             f"torchvision has no classifier {architecture.name!r}. Near: {', '.join(near) or 'none'}."
@@ -185,36 +188,35 @@ def _torchvision(architecture: Architecture) -> nn.Module:
             f"torchvision:{architecture.name} takes 3 channels, not {architecture.channels}. "
             "timm has most of these networks with any number of channels."
         )
+    told = {}
+    if bare in _WITH_OPTIONS:
+        # These two warn at every construction unless told not to draw their slow initial weights.
+        told = {option: option in options for option in _WITH_OPTIONS[bare]}
+        told["init_weights"] = False
     module: nn.Module = models.get_model(
-        architecture.name,
-        weights=None,
-        num_classes=architecture.classes,
-        **_quiet(architecture.name),
+        bare, weights=None, num_classes=architecture.classes, **told
     )
     return module
 
 
-def _quiet(name: str) -> dict[str, bool]:
-    """These two families warn at every construction unless told not to draw their slow initial weights."""
-    return {"init_weights": False} if name in {"googlenet", "inception_v3"} else {}
+# torchvision's published weights of these two have auxiliary heads and change mean and std inside.
+_WITH_OPTIONS: Final = {
+    "googlenet": ("aux_logits", "transform_input"),
+    "inception_v3": ("aux_logits", "transform_input"),
+}
+
+
+def variants(name: str) -> tuple[str, ...]:
+    """A torchvision network by name, with each combination of the options that change it."""
+    options = _WITH_OPTIONS.get(name, ())
+    return tuple(
+        "+".join((name, *chosen))
+        for count in range(len(options) + 1)
+        for chosen in itertools.combinations(options, count)
+    )
 
 
 # --- recognising ------------------------------------------------------------------------------
-
-# Names in circulation for the same part: kuangliu, akamaster, xternalz, torchvision.
-_ALIASES: Final = (
-    (re.compile(r"^linear\."), "fc."),
-    (re.compile(r"^classifier\.0\.(?=weight|bias)"), "classifier."),
-    (re.compile(r"(?<=\.)(downsample)\."), "shortcut."),
-    (re.compile(r"(?<=\.)(convShortcut)\."), "shortcut."),
-)
-
-
-def canonical(name: str) -> str:
-    """A parameter name in our spelling."""
-    for pattern, ours in _ALIASES:
-        name = pattern.sub(ours, name)
-    return name
 
 
 def shapes_of(state: Mapping[str, Tensor]) -> dict[str, Shape]:
@@ -254,28 +256,6 @@ def recognise(shapes: Mapping[str, Shape], *, height: int, width: int) -> Archit
         if matches(module, shapes):
             return found
     return None
-
-
-def channels_of(shapes: Mapping[str, Shape]) -> int:
-    """Input channels: those of the first convolution.
-
-    Raises:
-        InputFileError: there is no convolution.
-    """
-    first = next((shape for shape in shapes.values() if len(shape) == 4), None)
-    if first is None:
-        raise InputFileError(
-            "the state dict has no convolution; edgekd compresses image classifiers."
-        )
-    return first[1]
-
-
-def classes_of(shapes: Mapping[str, Shape]) -> int:
-    """Classes: rows of the last matrix."""
-    last = next((shape for shape in reversed(list(shapes.values())) if len(shape) == 2), None)
-    if last is None:
-        raise InputFileError("the state dict has no linear layer; give --classes and --arch.")
-    return last[0]
 
 
 def _guesses(shapes: Mapping[str, Shape]) -> Iterator[str]:
@@ -335,7 +315,7 @@ def size_of(module: nn.Module, *, shape: Shape) -> Size:
     from torch.utils.flop_counter import FlopCounterMode
 
     counter = FlopCounterMode(display=False)
-    first = next(module.parameters())
+    first = next(module.parameters(), torch.empty(0))  # a frozen script has none
     was_training = module.training
     module.eval()
     with torch.no_grad(), counter:

@@ -1,41 +1,34 @@
 """The teacher: loading it safely, understanding it, and leaving it as it was."""
 
+import importlib.util
 import math
-import tomllib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias, cast
+from typing import Any, Final, cast
 
 import pydantic
 import torch
 from torch import Tensor, nn
 
-from edgekd.distill import architectures
-from edgekd.distill.architectures import shapes_of
+from edgekd.distill import architectures, naming
+from edgekd.distill.containers import NAMES
+from edgekd.distill.said import TeacherOptions
+from edgekd.distill.spelling import canonical
 from edgekd.distill.statistics import batch_norms
-from edgekd.distill.weights import WeightFile, read_weights, state_digest
+from edgekd.distill.understanding import Network, Understanding, understand
+from edgekd.distill.weights import respelt, state_digest, state_of
 from edgekd.errors import InputFileError, IntegrityError, UsageError
-from edgekd.files import digest_of, read_text
-from edgekd.records import Architecture, InputSpec, NoiseResponse, TeacherInfo, record
-
-Source: TypeAlias = Literal["edgekd", "timm", "torchvision"]
+from edgekd.files import digest_of
+from edgekd.records import Architecture, InputSpec, NoiseResponse, TeacherInfo
 
 NOISE_IMAGES: Final = 256
-METADATA_VERSION: Final = 1
 
 
-@record
-class TeacherOptions:
-    """What a user can say of a teacher: on the command line, in `teacher.toml`, inside the file."""
-
-    arch: str | None = None
-    input: tuple[int, int, int] | None = None  # channels, height, width
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    classes: int | None = None
-    class_names: tuple[str, ...] | None = None
-    flip: bool | None = None  # whether a mirrored image keeps its class
+def _silent(_: str) -> None:
+    """Where nobody listens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,27 +52,38 @@ class Teacher:
             )
 
 
-def load_teacher(path: Path, options: TeacherOptions, *, generator: torch.Generator) -> Teacher:
+def load_teacher(
+    path: Path,
+    options: TeacherOptions,
+    *,
+    generator: torch.Generator,
+    say: Callable[[str], None] = _silent,
+) -> Teacher:
     """Load a teacher on the CPU and find out what it is.
 
     Args:
-        path: `.pt`, `.pth`, `.th` or `.safetensors`; see `weights.read_weights`.
+        path: of any file that `containers.opened` knows.
         options: what the command line says; a TOML file beside `path` and an `edgekd` entry inside
-            it fill in the rest, in that order.
+            it fill in the rest, in that order, and then what the network's library says.
         generator: for the noise of the preflight.
+        say: told before code of the user's is run.
 
     Raises:
         InputFileError: the file cannot be used, or fits no architecture.
         UsageError: something must be known that no source says; the message names every such option.
     """
-    weights = read_weights(path)
-    said, origin = _gathered(path, weights, options)
-    architecture = _architecture(path, weights, said)
-    spec = _input_spec(architecture, said)
-    module = _loaded(path, architecture, weights)
-    names = said.class_names
+    known = understand(path, options)
+    known.require_answers()
+    made = _made(known, say)
+    architecture, module = made.architecture, made.module.eval()
+    for parameter in module.parameters():  # scripted modules lack the method for all at once
+        parameter.requires_grad_(False)
+    spec = _input_spec(architecture, known)
+    names = known.said.options.class_names
     if names is not None and len(names) != architecture.classes:
-        raise UsageError(f"{origin}: {len(names)} class_names for {architecture.classes} classes.")
+        raise UsageError(
+            f"{known.said.origin}: {len(names)} class_names for {architecture.classes} classes."
+        )
     size = _size(path, architecture, module)
     layers = batch_norms(module)
     info = TeacherInfo(
@@ -90,194 +94,254 @@ def load_teacher(path: Path, options: TeacherOptions, *, generator: torch.Genera
         input=spec,
         classes=architecture.classes,
         class_names=names,
-        weights_key=weights.key,
-        metadata_from=origin,
-        parameters=size.parameters,
+        format=NAMES[known.format],
+        weights_key=known.weights.key if known.weights is not None else "",
+        metadata_from=known.origin,
+        architecture_from=made.because,
+        parameters=size.parameters or known.parameters,  # a frozen script has constants alone
         macs=size.macs,
         batch_norm_layers=len(layers),
         batch_norm_trained=_trained(layers),
         noise=_noise_response(module, spec, generator=generator),
+        notes=(*known.notes, *made.notes),
     )
     # A mirrored digit is another sign, a mirrored photograph is not; grey images tend to be signs.
-    flip = said.flip if said.flip is not None else spec.channels == 3
-    return Teacher(module=module, info=info, flip=flip)
+    said = known.said.options.flip
+    return Teacher(module=module, info=info, flip=said if said is not None else spec.channels == 3)
 
 
-# --- what the sources say -----------------------------------------------------------------------
+# --- the module ---------------------------------------------------------------------------------
 
 
-def _gathered(
-    path: Path, weights: WeightFile, options: TeacherOptions
-) -> tuple[TeacherOptions, str]:
-    beside = next(
-        (p for p in (path.with_suffix(".toml"), path.with_name("teacher.toml")) if p.is_file()),
-        None,
+@dataclass(frozen=True, kw_only=True)
+class _Made:
+    """A module with the weights in it, and its network as a record."""
+
+    module: nn.Module
+    architecture: Architecture
+    because: str = "by its own code"
+    notes: tuple[str, ...] = ()
+
+
+def _made(known: Understanding, say: Callable[[str], None]) -> _Made:
+    if known.form == "module" and known.said.options.trust_pickle and not _by_name(known):
+        return _pickled(known)
+    if known.form == "torchscript" and known.said.options.trust_pickle and not _by_name(known):
+        return _scripted(known)
+    assert known.network is not None  # a question otherwise
+    if known.network.source == "file":
+        return _from_factory(known, say)
+    return _built(known)
+
+
+def _by_name(known: Understanding) -> bool:
+    return known.said.options.arch is not None and known.network is not None
+
+
+def _architecture(known: Understanding, *, source: str, name: str, classes: int) -> Architecture:
+    assert known.input is not None
+    channels, height, width = (int(size) for size in known.input.value)
+    return Architecture(
+        source=cast("Any", source),
+        name=name,
+        channels=channels,
+        classes=classes,
+        height=height,
+        width=width,
     )
-    sources: list[tuple[str, TeacherOptions]] = [("options", options)]
-    if beside is not None:
-        sources.append((beside.name, _from_toml(beside)))
-    if weights.metadata:
-        origin = f"the edgekd entry of {path.name}"
-        sources.append((origin, _validated(weights.metadata, origin=origin)))
-    merged: dict[str, Any] = {}
-    used: list[str] = []
-    for origin, source in sources:
-        new = {
-            name: getattr(source, name)
-            for name in source.__dataclass_fields__
-            if name not in merged and getattr(source, name) is not None
-        }
-        if new:
-            used.append(origin)
-        merged |= new
-    return TeacherOptions(**merged), " and ".join(used) or "the weights alone"
 
 
-def _from_toml(path: Path) -> TeacherOptions:
-    try:
-        content = tomllib.loads(read_text(path))
-    except tomllib.TOMLDecodeError as error:
-        raise InputFileError(f"{path}: not valid TOML ({error}).") from error
-    return _validated(content, origin=str(path))
+def _built(known: Understanding) -> _Made:
+    """A network of ours or of a library, with the file's weights."""
+    assert known.network is not None
+    assert known.checkpoint is not None
+    assert known.weights is not None
+    assert known.channels is not None
+    assert known.classes is not None
+    source, name = known.network.source, known.network.name
+    if source == "edgekd" and name == "lenet5":
+        _, name = _lenet(known)
+    architecture = _architecture(known, source=source, name=name, classes=known.classes)
+    _check_against(known.path, replace(architecture, channels=known.channels), known)
+    module = architectures.build(architecture)
+    state = state_of(known.checkpoint, known.weights)
+    if source == "edgekd":
+        state = respelt(state)
+    elif known.network.original_names:
+        state = {f"{known.weights.prefix}{part}": tensor for part, tensor in state.items()}
+    _load(known.path, module, state, what=str(architecture))
+    return _Made(module=module, architecture=architecture, because=known.network.because)
 
 
-def _validated(content: Mapping[str, Any], *, origin: str) -> TeacherOptions:
-    plain = dict(content)
-    version = plain.pop("schema_version", METADATA_VERSION)
-    if version != METADATA_VERSION:
-        raise InputFileError(
-            f"{origin}: schema_version {version!r}; this edgekd reads {METADATA_VERSION}."
-        )
-    try:
-        return pydantic.TypeAdapter(TeacherOptions).validate_python(plain)
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        known = ", ".join(TeacherOptions.__dataclass_fields__)
-        raise InputFileError(f"{origin}: {where}: {first['msg']}. Known keys: {known}.") from error
-
-
-# --- the architecture ---------------------------------------------------------------------------
-
-
-def _architecture(path: Path, weights: WeightFile, said: TeacherOptions) -> Architecture:
-    shapes = shapes_of(weights.state)
-    # Only LeNet-5 depends on the input size; every other network of ours is found without it.
-    _, height, width = said.input or (0, 32, 32)
-    found = None if said.arch else architectures.recognise(shapes, height=height, width=width)
-    lenet_like = "fc3.weight" in shapes and "conv2.weight" in shapes
-    missing = []
-    if said.arch is None and found is None and not (said.input is None and lenet_like):
-        missing.append("--arch NAME (no network of ours has these names and shapes)")
-    if said.input is None:
-        channels = found.channels if found else "C"
-        missing.append(
-            f"--input {channels}xHxW (channels, height and width of the images it was trained on)"
-        )
-    if said.mean is None:
-        missing.append("--mean M,... (what is subtracted from 0..1 pixels, one value a channel)")
-    if said.std is None:
-        missing.append("--std S,... (what they are divided by)")
-    if missing:
-        raise UsageError(
-            f"{path}: the weights do not say everything. Missing:\n  " + "\n  ".join(missing) + "\n"
-            f"Give them as options, or write them once into {path.with_suffix('.toml').name} beside the file "
-            "(see docs/teachers.md)."
-        )
-    assert said.input is not None  # among the missing otherwise
+def _lenet(known: Understanding) -> tuple[str, str]:
+    """Which LeNet-5: its shapes depend on the input's size, which is known only now."""
+    assert known.weights is not None
+    spelt = {canonical(part): shape for part, shape in known.weights.shapes.items()}
+    found = naming.identified(known.path, known.weights, spelt, known.said.options)
     if found is None:
-        found = _named(path, weights, said)
-    _check_against(path, found, said)
-    return found
-
-
-def _named(path: Path, weights: WeightFile, said: TeacherOptions) -> Architecture:
-    assert said.arch is not None
-    assert said.input is not None
-    shapes = shapes_of(weights.state)
-    _, height, width = said.input
-    tried: list[str] = []
-    # What the file says, not what the options say: a contradiction gets a message of its own.
-    shape = {"channels": architectures.channels_of(shapes), "height": height, "width": width}
-    # Some networks (SqueezeNet) end in a convolution, and only the user knows the classes.
-    matrices = any(len(part) == 2 for part in shapes.values())
-    told = None if matrices else said.classes
-    shape["classes"] = architectures.classes_of(shapes) if told is None else told
-    for source, name in _sources(said.arch):
-        candidate = Architecture(source=source, name=name, **shape)
-        module = _skeleton(candidate)
-        state = weights.state if source == "edgekd" else _raw(weights)
-        if architectures.matches(module, shapes_of(state)):
-            return candidate
-        tried.append(_difference(candidate, module, shapes_of(state)))
-    raise InputFileError(
-        f"{path}: the weights do not fit --arch {said.arch}.\n  " + "\n  ".join(tried)
-    )
-
-
-def _sources(arch: str) -> Iterator[tuple[Source, str]]:
-    """Where a name may come from: ours first, then the libraries that have it (slow to import)."""
-    source, colon, name = arch.partition(":")
-    if colon:
-        if source not in ("edgekd", "timm", "torchvision"):
-            raise UsageError(f"--arch {arch}: write NAME, timm:NAME or torchvision:NAME.")
-        yield cast("Source", source), name
-        return
-    ours = architectures.family_of(arch) is not None
-    if ours:
-        yield "edgekd", arch
-    import timm
-    from torchvision import models
-
-    in_timm = arch in timm.list_models()
-    in_torchvision = arch in models.list_models(module=models)
-    if in_timm:
-        yield "timm", arch
-    if in_torchvision:
-        yield "torchvision", arch
-    if not (ours or in_timm or in_torchvision):
-        raise architectures.unknown(arch)
-
-
-def _skeleton(candidate: Architecture) -> nn.Module:
-    """The network for its names and shapes: without memory for weights, where the library can."""
-    try:
-        with torch.device("meta"):
-            return architectures.build(candidate)
-    except NotImplementedError:  # torchvision's RegNets copy values while they are built
-        return architectures.build(candidate)
-
-
-def _raw(weights: WeightFile) -> dict[str, Tensor]:
-    return dict(zip(weights.raw_names, weights.state.values(), strict=True))
-
-
-def _difference(
-    candidate: Architecture, module: nn.Module, shapes: Mapping[str, tuple[int, ...]]
-) -> str:
-    expected = shapes_of(module.state_dict())
-    counters = {name for name in expected if name.endswith("num_batches_tracked")}
-    lacking = sorted(set(expected) - set(shapes) - counters)
-    extra = sorted(set(shapes) - set(expected) - counters)
-    unequal = sorted(name for name in set(shapes) & set(expected) if shapes[name] != expected[name])
-    parts = []
-    if unequal:
-        name = unequal[0]
-        parts.append(
-            f"{len(unequal)} shapes differ ({name}: file {shapes[name]}, network {expected[name]})"
-        )
-    if lacking:
-        parts.append(f"{len(lacking)} are not in the file ({', '.join(lacking[:3])})")
-    if extra:
-        parts.append(f"{len(extra)} are not in the network ({', '.join(extra[:3])})")
-    return f"{candidate}: " + "; ".join(parts)
-
-
-def _check_against(path: Path, found: Architecture, said: TeacherOptions) -> None:
-    assert said.input is not None
-    if said.input[0] != found.channels:
         raise UsageError(
-            f"{path}: the network takes {found.channels} channels, but --input says {said.input[0]}."
+            f"{known.path}: the weights look like LeNet-5, but not for this --input. "
+            "Is --input what it was trained on? Another network goes with --arch."
+        )
+    return found[0].source, found[0].name
+
+
+def _load(path: Path, module: nn.Module, state: Mapping[str, Tensor], *, what: str) -> None:
+    plain = {
+        name: tensor.float() if tensor.is_floating_point() else tensor
+        for name, tensor in state.items()
+    }
+    try:
+        # Counters of old checkpoints may be absent; all else was compared by name and shape.
+        missing, unexpected = module.load_state_dict(plain, strict=False)
+    except RuntimeError as error:
+        raise InputFileError(f"{path}: does not load into {what}: {error}") from error
+    lacking = [name for name in missing if not name.endswith("num_batches_tracked")]
+    if lacking or unexpected:
+        raise InputFileError(
+            f"{path}: does not load into {what}: {naming.difference(module, architectures.shapes_of(plain))}."
+        )
+
+
+def _from_factory(known: Understanding, say: Callable[[str], None]) -> _Made:
+    """The user's own network: `factory()` of a file of theirs, which is run."""
+    assert known.network is not None
+    assert known.checkpoint is not None
+    assert known.weights is not None
+    file, _, factory = known.network.name.rpartition(":")
+    say(
+        f"runs {file}, as the {'options say' if known.said.arch_from == 'options' else 'TOML file says'}"
+    )
+    module = _called(Path(file), factory)
+    state = state_of(known.checkpoint, known.weights)
+    expected = architectures.shapes_of(module.state_dict())
+    prefixed = {f"{known.weights.prefix}{part}": tensor for part, tensor in state.items()}
+    fits = [each for each in (prefixed, state) if each.keys() <= expected.keys()]
+    _load(known.path, module, (fits or [state])[0], what=f"what {file}:{factory} made")
+    made = _with_classes(known, module, source="file", name=f"{Path(file).name}:{factory}")
+    return replace(made, because=known.network.because)
+
+
+def _called(file: Path, factory: str) -> nn.Module:
+    spec = importlib.util.spec_from_file_location(f"edgekd_teacher_{file.stem}", file)
+    assert spec is not None
+    assert spec.loader is not None
+    code = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = code  # dataclasses and pickles look their module up
+    # A file beside it may be imported by it, as when it is run as a script.
+    sys.path.insert(0, str(file.resolve().parent))
+    try:
+        spec.loader.exec_module(code)
+        made = getattr(code, factory)()
+    except Exception as error:
+        raise UsageError(
+            f"--arch {file}:{factory}: the code failed: {type(error).__name__}: {error}"
+        ) from error
+    finally:
+        sys.path.remove(str(file.resolve().parent))
+    if not isinstance(made, nn.Module):
+        raise UsageError(
+            f"--arch {file}:{factory}: {factory}() gave a {type(made).__name__}, not a torch.nn.Module."
+        )
+    return made
+
+
+def _pickled(known: Understanding) -> _Made:
+    """A module that was saved whole, run because the user said so."""
+    try:
+        content = torch.load(known.path, map_location="cpu", weights_only=False)
+    except Exception as error:  # whatever its code raises
+        raise InputFileError(
+            f"{known.path}: its code failed: {type(error).__name__}: {error}. Are the packages that it was "
+            "saved with installed, in their versions?"
+        ) from error
+    values = [content, *(content.values() if isinstance(content, dict) else ())]
+    module = next((value for value in values if isinstance(value, nn.Module)), None)
+    if module is None:
+        raise InputFileError(f"{known.path}: holds no torch.nn.Module, though it was trusted.")
+    inner = getattr(module, "module", module)  # DataParallel
+    module = inner if isinstance(inner, nn.Module) else module
+    return _with_classes(known, module.float(), source="pickle", name=type(module).__name__)
+
+
+def _scripted(known: Understanding) -> _Made:
+    """A scripted module, run because the user said so; as the network itself where that is known."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # TorchScript is deprecated, and the user knows
+            script = torch.jit.load(str(known.path), map_location="cpu")  # type: ignore[no-untyped-call]
+            script = script.float().eval()
+    except RuntimeError as error:
+        raise InputFileError(f"{known.path}: torch.jit.load failed: {error}") from error
+    name = str(getattr(script, "original_name", "module"))
+    made = _with_classes(known, script, source="torchscript", name=name)
+    images = torch.randn(4, *known_shape(known), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = script(images)
+    scale = max(1.0, float(expected.abs().max()))
+    for candidate in known.candidates:
+        source, _, bare = candidate.partition(":")
+        network = Network(source=source, name=bare, because="by the answers of the script")
+        built = _built(replace(known, network=network))
+        with torch.no_grad():
+            apart = float((built.module.eval()(images) - expected).abs().max())
+        if apart <= _SCRIPT_TOLERANCE * scale:
+            note = f"the script answers as {candidate} with its weights: that is used, with its batch-norm"
+            return replace(built, notes=(note,))
+    note = (
+        "a scripted module shows its answers alone: batch-norm statistics cannot be watched in it"
+    )
+    return replace(made, notes=(note,))
+
+
+_SCRIPT_TOLERANCE: Final = 1e-3  # of the largest answer; scripts may be fused or folded
+
+
+def known_shape(known: Understanding) -> tuple[int, ...]:
+    assert known.input is not None
+    return tuple(int(size) for size in known.input.value)
+
+
+def _with_classes(known: Understanding, module: nn.Module, *, source: str, name: str) -> _Made:
+    """Run the module once for what its answers look like."""
+    channels, height, width = known_shape(known)
+    module = module.eval()
+    try:
+        with torch.no_grad():
+            answer = module(torch.zeros(2, channels, height, width))
+    except Exception as error:  # whatever the user's code raises
+        raise UsageError(
+            f"{known.path}: the network cannot take images of {channels} x {height} x {width} ({error}). "
+            "Is --input what it was trained on?"
+        ) from error
+    if not isinstance(answer, Tensor):
+        raise InputFileError(
+            f"{known.path}: refused, the network answers with a {type(answer).__name__}. edgekd compresses classifiers "
+            "of one row of logits an image; detection and segmentation networks answer so."
+        )
+    if answer.ndim != 2 or len(answer) != 2:
+        raise InputFileError(
+            f"{known.path}: refused, the network answers two images with shape {tuple(answer.shape)}. edgekd compresses "
+            "classifiers of one row of logits an image; a map for each image is segmentation."
+        )
+    last = list(module.modules())[-1]
+    if isinstance(last, nn.Sigmoid):
+        raise InputFileError(
+            f"{known.path}: refused, the network ends in a sigmoid: it is multi-label. edgekd compresses classifiers "
+            "of one class an image."
+        )
+    classes = answer.shape[1]
+    architecture = _architecture(known, source=source, name=name, classes=classes)
+    _check_against(known.path, architecture, known)
+    return _Made(module=module, architecture=architecture)
+
+
+def _check_against(path: Path, found: Architecture, known: Understanding) -> None:
+    said = known.said.options
+    channels = known_shape(known)[0]
+    if channels != found.channels:
+        raise UsageError(
+            f"{path}: the network takes {found.channels} channels, but --input says {channels}."
         )
     if said.classes is not None and said.classes != found.classes:
         raise UsageError(
@@ -296,12 +360,12 @@ def _check_against(path: Path, found: Architecture, said: TeacherOptions) -> Non
             )
 
 
-def _input_spec(architecture: Architecture, said: TeacherOptions) -> InputSpec:
-    assert said.mean is not None
-    assert said.std is not None
+def _input_spec(architecture: Architecture, known: Understanding) -> InputSpec:
+    assert known.mean is not None
+    assert known.std is not None
     channels = architecture.channels
-    mean = said.mean * channels if len(said.mean) == 1 else said.mean
-    std = said.std * channels if len(said.std) == 1 else said.std
+    mean = known.mean.value * channels if len(known.mean.value) == 1 else known.mean.value
+    std = known.std.value * channels if len(known.std.value) == 1 else known.std.value
     try:
         return InputSpec(
             channels=channels,
@@ -315,26 +379,6 @@ def _input_spec(architecture: Architecture, said: TeacherOptions) -> InputSpec:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise UsageError(f"input, mean or std cannot be used: {where}: {first['msg']}.") from error
-
-
-def _loaded(path: Path, architecture: Architecture, weights: WeightFile) -> nn.Module:
-    module = architectures.build(architecture)
-    state = weights.state if architecture.source == "edgekd" else _raw(weights)
-    state = {
-        name: tensor.float() if tensor.is_floating_point() else tensor
-        for name, tensor in state.items()
-    }
-    try:
-        # Counters of old checkpoints may be absent; all else was compared by name and shape.
-        missing, unexpected = module.load_state_dict(state, strict=False)
-    except RuntimeError as error:
-        raise InputFileError(f"{path}: does not load into {architecture}: {error}") from error
-    lacking = [name for name in missing if not name.endswith("num_batches_tracked")]
-    if lacking or unexpected:
-        raise InputFileError(
-            f"{path}: does not load into {architecture}: {[*lacking, *unexpected][:3]}."
-        )
-    return module.eval().requires_grad_(False)
 
 
 def _size(path: Path, architecture: Architecture, module: nn.Module) -> architectures.Size:

@@ -30,6 +30,7 @@ NEEDS: Final[dict[str, Needs]] = {
     "export": Needs(libraries=_EXPORT, optional=_TEACHERS),
     "bench": Needs(libraries=(*_PIPELINE, "onnxruntime"), optional={}),
     "eval": Needs(libraries=(*_PIPELINE, "onnxruntime"), optional=_TEACHERS | _FOLDERS),
+    "teacher": Needs(libraries=("torch", "numpy"), optional=_TEACHERS | _FOLDERS),
     "bundle": Needs(libraries=("numpy",), optional={}),
     "targets": Needs(libraries=(), optional={}),
 }

@@ -23,6 +23,10 @@ app = typer.Typer(
 )
 targets_app = typer.Typer(help="The boards that edgekd knows.", no_args_is_help=True)
 bundle_app = typer.Typer(help="What `compress` wrote.", no_args_is_help=True)
+teacher_app = typer.Typer(
+    help="What a teacher file is, and whether it is fed rightly.", no_args_is_help=True
+)
+app.add_typer(teacher_app, name="teacher")
 app.add_typer(targets_app, name="targets")
 app.add_typer(bundle_app, name="bundle")
 
@@ -31,7 +35,11 @@ _TEACHER = "The teacher, where its file does not say"
 _OUTPUT = "Output"
 
 TeacherFile = Annotated[
-    Path, typer.Argument(metavar="TEACHER", help="A state dict: .pt, .pth, .th or .safetensors.")
+    Path,
+    typer.Argument(
+        metavar="TEACHER",
+        help="Weights (.pt, .pth, .ckpt, .safetensors …), .pt2, TorchScript or ONNX.",
+    ),
 ]
 BundleFolder = Annotated[
     Path, typer.Argument(metavar="BUNDLE", help="The folder that `compress` wrote.")
@@ -87,7 +95,24 @@ Restart = Annotated[
 ]
 Arch = Annotated[
     str | None,
-    typer.Option(help="Ours, timm:NAME or torchvision:NAME.", rich_help_panel=_TEACHER),
+    typer.Option(
+        help="Ours, timm:NAME, torchvision:NAME or FILE.py:FACTORY (runs your code).",
+        rich_help_panel=_TEACHER,
+    ),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        help="Which of several sets of weights in the file: ema.", rich_help_panel=_TEACHER
+    ),
+]
+TrustPickle = Annotated[
+    bool,
+    typer.Option(
+        "--trust-pickle",
+        help="Run the code in the file: modules saved whole, TorchScript.",
+        rich_help_panel=_TEACHER,
+    ),
 ]
 Input = Annotated[
     str | None,
@@ -137,22 +162,30 @@ def _display() -> Any:  # noqa: ANN401
     return display_for(sys.stderr.isatty())
 
 
+def _said(local: dict[str, Any]) -> Any:  # noqa: ANN401
+    """What the command line says of the teacher, from the local variables of a command."""
+    from edgekd.distill.said import TeacherOptions
+
+    return TeacherOptions(
+        arch=local["arch"],
+        input=_shape(local["input_shape"]),
+        mean=_values("--mean", local["mean"]),
+        std=_values("--std", local["std"]),
+        classes=local["classes"],
+        flip=local.get("flip"),
+        weights=local["weights"],
+        trust_pickle=local["trust_pickle"] or None,
+    )
+
+
 def _distil_options(local: dict[str, Any], *, out: Path) -> Any:  # noqa: ANN401
     """The options that `distill` and `compress` share, from the local variables of either."""
     from edgekd import pipeline
     from edgekd.distill.schedule import run_budget
-    from edgekd.distill.teacher import TeacherOptions
 
     return pipeline.DistilOptions(
         teacher=local["teacher"],
-        said=TeacherOptions(
-            arch=local["arch"],
-            input=_shape(local["input_shape"]),
-            mean=_values("--mean", local["mean"]),
-            std=_values("--std", local["std"]),
-            classes=local["classes"],
-            flip=local["flip"],
-        ),
+        said=_said(local),
         student=local["student"],
         recipe=local["recipe"],
         budget=run_budget(local["steps"], local["minutes"]),
@@ -201,6 +234,8 @@ def compress(
     mean: Mean = None,
     std: Std = None,
     classes: Classes = None,
+    weights: Weights = None,
+    trust_pickle: TrustPickle = False,
     flip: Flip = None,
     images: Annotated[
         bool,
@@ -256,6 +291,8 @@ def distill(
     mean: Mean = None,
     std: Std = None,
     classes: Classes = None,
+    weights: Weights = None,
+    trust_pickle: TrustPickle = False,
     flip: Flip = None,
     force: Force = False,
     as_json: Json = False,
@@ -321,24 +358,80 @@ def evaluate(
     mean: Mean = None,
     std: Std = None,
     classes: Classes = None,
+    weights: Weights = None,
+    trust_pickle: TrustPickle = False,
     as_json: Json = False,
 ) -> None:
     """Accuracy, agreement and calibration of models on labelled images."""
+    local = dict(locals())
     from edgekd import evaluation as comparing
-    from edgekd.distill.teacher import TeacherOptions
 
-    said = TeacherOptions(
-        arch=arch,
-        input=_shape(input_shape),
-        mean=_values("--mean", mean),
-        std=_values("--std", std),
-        classes=classes,
-    )
-    found = comparing.compare(models, evaluation, said)
+    found = comparing.compare(models, evaluation, _said(local))
     if as_json:
         _print_record(found, "comparison")
     else:
         print(comparing.text(found))
+
+
+@teacher_app.command("describe")
+def teacher_describe(
+    teacher: TeacherFile,
+    arch: Arch = None,
+    input_shape: Input = None,
+    mean: Mean = None,
+    std: Std = None,
+    classes: Classes = None,
+    weights: Weights = None,
+    trust_pickle: TrustPickle = False,
+    write: Annotated[
+        bool,
+        typer.Option(
+            "--write/--no-write",
+            help="Write it to a .toml beside the file.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = True,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """What a file holds and what is missing; nothing of it is run."""
+    local = dict(locals())
+    from edgekd import describing
+
+    found, known = describing.described(teacher, _said(local))
+    if as_json:
+        _print_record(found, "teacher-description")
+    else:
+        print(describing.text(found))
+    if write:
+        sys.stderr.write(f"{describing.write_toml(known, found, force=force)}\n")
+
+
+@teacher_app.command("check")
+def teacher_check(
+    teacher: TeacherFile,
+    evaluation: Annotated[
+        Path, typer.Option("--eval", help="Labelled images: .npz, idx or folder.")
+    ],
+    arch: Arch = None,
+    input_shape: Input = None,
+    mean: Mean = None,
+    std: Std = None,
+    classes: Classes = None,
+    weights: Weights = None,
+    trust_pickle: TrustPickle = False,
+    as_json: Json = False,
+) -> None:
+    """Whether preprocessing and class order are right, on labelled images."""
+    local = dict(locals())
+    from edgekd import checking
+
+    found = checking.checked(teacher, evaluation, _said(local))
+    if as_json:
+        _print_record(found, "teacher-check")
+    else:
+        print(checking.text(found))
+    checking.require_right(found)
 
 
 @targets_app.command("list")

@@ -17,7 +17,8 @@ from edgekd import bundle
 from edgekd.bench.statistics import share_interval
 from edgekd.distill import architectures
 from edgekd.distill.data import LabelledImages, load_labelled
-from edgekd.distill.teacher import TeacherOptions, load_teacher
+from edgekd.distill.said import TeacherOptions
+from edgekd.distill.teacher import load_teacher
 from edgekd.distill.weights import read_weights
 from edgekd.errors import InputFileError, UsageError
 from edgekd.export.parity import agreement, logits_of

@@ -23,9 +23,10 @@ from edgekd.distill.engine import Distillation, Place
 from edgekd.distill.place import choose_place
 from edgekd.distill.preflight import forecast
 from edgekd.distill.recipes import RECIPES, Recipe
+from edgekd.distill.said import TeacherOptions
 from edgekd.distill.schedule import RunBudget
 from edgekd.distill.statistics import watch_batch_norm
-from edgekd.distill.teacher import Teacher, TeacherOptions, load_teacher
+from edgekd.distill.teacher import Teacher, load_teacher
 from edgekd.distill.weights import read_weights
 from edgekd.errors import InputFileError, UsageError
 from edgekd.evaluation import module_logits

@@ -70,9 +70,13 @@ class InputSpec:
 
 @record
 class Architecture:
-    """A network that can be built again: `source:name` with its channels, classes and input size."""
+    """A network by `source:name`, with its channels, classes and input size.
 
-    source: Literal["edgekd", "timm", "torchvision"]
+    Those of `edgekd`, `timm` and `torchvision` can be built again from this alone; the others are a
+    factory in a file of the user (`file`) or the code in the teacher's own file.
+    """
+
+    source: Literal["edgekd", "timm", "torchvision", "file", "pickle", "torchscript", "pt2", "onnx"]
     name: str
     channels: int
     classes: int
@@ -104,13 +108,16 @@ class TeacherInfo:
     input: InputSpec
     classes: Count
     class_names: tuple[str, ...] | None
+    format: str  # "a file of torch.save"
     weights_key: str  # which entry of the file was taken; "" when the file is the state dict
     metadata_from: str  # where input, mean and std came from
+    architecture_from: str  # how the network was found out
     parameters: Count
     macs: Count
     batch_norm_layers: Count
     batch_norm_trained: bool
     noise: NoiseResponse
+    notes: tuple[str, ...] = ()  # what a reader should know of how it was loaded
 
 
 @record

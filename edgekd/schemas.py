@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from edgekd.checking import TeacherCheck
+from edgekd.describing import Description
 from edgekd.evaluation import Comparison
 from edgekd.findings import Doctor
 from edgekd.manifest import Manifest, Report
@@ -18,6 +20,8 @@ SCHEMAS: Final[dict[str, type[object]]] = {
     "report": Report,
     "student": Student,
     "synthetic-set": SyntheticSet,
+    "teacher-check": TeacherCheck,
+    "teacher-description": Description,
 }
 
 

@@ -27,6 +27,11 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
         "edgekd export bundle -t raspberry-pi-5 --out models-pi",
     ),
     "bench": ("edgekd bench bundle/model-fp32.onnx", "edgekd bench bundle --json > bench.json"),
+    "teacher describe": (
+        "edgekd teacher describe teacher.pt",
+        "edgekd teacher describe run.ckpt --weights ema --json",
+    ),
+    "teacher check": ("edgekd teacher check teacher.pt --eval test.npz",),
     "targets list": ("edgekd targets list",),
     "targets show": ("edgekd targets show jetson", "edgekd targets show ./board.toml"),
     "bundle verify": ("edgekd bundle verify bundle",),

@@ -23,7 +23,8 @@ LAYERS = (
     {"edgekd.pipeline", "edgekd.inspection", "edgekd.doctor"},
     {"edgekd.abilities"},
     {"edgekd.findings"},
-    {"edgekd.page", "edgekd.evaluation"},
+    {"edgekd.checking"},
+    {"edgekd.page", "edgekd.evaluation", "edgekd.describing"},
     {
         "edgekd.charts",
         "edgekd.pictures",

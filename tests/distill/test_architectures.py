@@ -11,6 +11,7 @@ from edgekd.distill.architectures import (
     shapes_of,
     size_of,
 )
+from edgekd.distill.spelling import canonical
 from edgekd.errors import UsageError
 from edgekd.records import Architecture
 
@@ -130,7 +131,7 @@ def test_unknown_names_suggest_the_nearest():
     ],
 )
 def test_spellings_in_circulation_become_ours(theirs, mine):
-    assert architectures.canonical(theirs) == mine
+    assert canonical(theirs) == mine
 
 
 def test_inputs_below_28_pixels_are_refused():

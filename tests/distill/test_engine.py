@@ -8,8 +8,9 @@ from edgekd.distill.checkpoint import RunFolder
 from edgekd.distill.engine import Distillation
 from edgekd.distill.place import choose_place
 from edgekd.distill.recipes import RECIPES, for_teacher
+from edgekd.distill.said import TeacherOptions
 from edgekd.distill.schedule import RunBudget
-from edgekd.distill.teacher import TeacherOptions, load_teacher
+from edgekd.distill.teacher import load_teacher
 from edgekd.distill.weights import state_digest
 from edgekd.errors import CollapseError, UsageError
 from edgekd.records import Architecture

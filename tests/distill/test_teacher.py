@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from edgekd.distill.architectures import build
-from edgekd.distill.teacher import TeacherOptions, load_teacher
+from edgekd.distill.said import TeacherOptions
+from edgekd.distill.teacher import load_teacher
 from edgekd.errors import InputFileError, IntegrityError, UsageError
 from edgekd.records import Architecture
 

@@ -133,10 +133,10 @@ def test_values_that_are_not_finite_are_named(tmp_path, value):
 
 
 @pytest.mark.parametrize(
-    ("name", "word"), [("t.bin", "ending in"), ("absent.pt", "no such file"), ("d.pt", "a folder")]
+    ("name", "word"), [("t.txt", "ending in"), ("absent.pt", "no such file"), ("d.pt", "a folder")]
 )
 def test_paths_that_are_no_weight_files_are_explained(tmp_path, name, word):
-    (tmp_path / "t.bin").write_bytes(b"x")
+    (tmp_path / "t.txt").write_bytes(b"x")
     (tmp_path / "d.pt").mkdir()
     with pytest.raises(InputFileError, match=word):
         read_weights(tmp_path / name)

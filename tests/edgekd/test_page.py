@@ -91,6 +91,7 @@ def manifest_of(*, name="teacher.pt", class_names=("red", "green", "blue")):
     small = Architecture(source="edgekd", name="lenet5", channels=3, classes=3, height=8, width=8)
     teacher = TeacherInfo(
         file=name, file_digest=ZERO, state_digest=ZERO, architecture=small, input=SPEC,
+        format="a file of torch.save", architecture_from="by the names and shapes of its weights",
         classes=CLASSES, class_names=class_names, weights_key="", metadata_from="options",
         parameters=4000, macs=10**6, batch_norm_layers=0, batch_norm_trained=False,
         noise=NoiseResponse(images=8, distinct_classes=3, mean_confidence=0.5, logit_std=1.0),

@@ -1,0 +1,488 @@
+"""Files that are made to harm whoever opens them, one function a kind: `KINDS`.
+
+Each is written into a folder; where it could run code, that code would create `created` beside it.
+"""
+
+import io
+import json
+import os
+import pickle
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+KINDS: dict[str, tuple[Callable[[Path], Path], str]] = {}
+
+STATE = {"conv1.weight": torch.arange(54.0).reshape(2, 3, 3, 3), "fc.weight": torch.ones(4, 2)}
+STORAGE = b"\x00" * 64
+BUILTINS = b"cbuiltins\n"
+
+
+def kind(message):
+    """Register a kind with what the refusal must say."""
+
+    def registered(make):
+        KINDS[make.__name__] = (make, message)
+        return make
+
+    return registered
+
+
+class Evil:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+class Shell(Evil):
+    def __reduce__(self):
+        return (os.system, (f"touch {self.path}",))
+
+
+def marker(folder):
+    return folder / "created"
+
+
+def written(folder, content, name="t.pt"):
+    path = folder / name
+    path.write_bytes(content)
+    return path
+
+
+def zipped(folder, members, name="t.pt", **options):
+    """A zip as torch writes it: stored members below one folder."""
+    path = folder / name
+    with zipfile.ZipFile(path, "w", options.get("compression", zipfile.ZIP_STORED)) as archive:
+        for member, content in members:
+            archive.writestr(member, content)
+    return path
+
+
+def checkpoint(folder, data, storages=(("0", STORAGE),), name="t.pt"):
+    """A torch archive with this pickle and these storages."""
+    members = [
+        ("archive/data.pkl", data),
+        ("archive/byteorder", b"little"),
+        ("archive/version", b"3\n"),
+    ]
+    members += [(f"archive/data/{key}", content) for key, content in storages]
+    return zipped(folder, members, name)
+
+
+def tensor(shape, stride, *, offset=0, key="0", numel=16):
+    """The opcodes of {"a.weight": tensor} over a storage, as torch writes them but for the numbers."""
+
+    def number(value):
+        return b"L" + str(value).encode() + b"L\n"
+
+    def numbers(values):
+        return b"(" + b"".join(map(number, values)) + b"t"
+
+    storage = b"(V" + b"storage\nctorch\nFloatStorage\nV" + key.encode() + b"\nVcpu\n"
+    storage += number(numel) + b"tQ"
+    call = b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + number(offset)
+    call += numbers(shape) + numbers(stride) + b"I00\nccollections\nOrderedDict\n)RtR"
+    return b"\x80\x02}Va.weight\n" + call + b"s."
+
+
+# --- pickles that run code ------------------------------------------------------------------------
+
+
+@kind("bare pickle|asks for")
+def a_bare_pickle_of_protocol_0_with_a_shell(folder):
+    return written(folder, pickle.dumps(Shell(marker(folder)), protocol=0))
+
+
+@kind("bare pickle|asks for")
+def a_bare_pickle_of_protocol_4_that_opens_a_file(folder):
+    return written(folder, pickle.dumps(Evil(marker(folder)), protocol=4), "t.th")
+
+
+@kind("asks for 'io.open'|asks for '_io.open'")
+def a_file_of_torch_with_a_call_beside_its_weights(folder):
+    torch.save({"state_dict": STATE, "extra": Evil(marker(folder))}, folder / "t.pt")
+    return folder / "t.pt"
+
+
+@kind("asks for 'posix.system'")
+def a_flat_file_of_torch_with_a_shell(folder):
+    content = {"state_dict": STATE, "extra": Shell(marker(folder))}
+    torch.save(content, folder / "t.th", _use_new_zipfile_serialization=False)
+    return folder / "t.th"
+
+
+@kind("asks for 'os.system'")
+def an_instance_opcode_with_a_shell(folder):
+    return checkpoint(folder, b"(S'touch " + str(marker(folder)).encode() + b"'\nios\nsystem\n.")
+
+
+@kind("asks for 'subprocess.Popen'")
+def an_object_opcode_with_a_process(folder):
+    return checkpoint(folder, b"\x80\x02(csubprocess\nPopen\nVtouch\no.")
+
+
+@kind("asks for 'builtins.eval'")
+def an_evaluated_text(folder):
+    code = f"open({str(marker(folder))!r}, 'w')".encode()
+    return checkpoint(folder, BUILTINS + b"eval\n(V" + code + b"\ntR.")
+
+
+@kind("asks for 'builtins.getattr'")
+def an_attribute_chain_to_a_shell(folder):
+    return checkpoint(folder, BUILTINS + b"getattr\n(cos\nVsystem\ntR.")
+
+
+@kind(r"asks for 'torch\.storage\._load_from_bytes'")
+def a_pickle_in_the_bytes_of_a_storage(folder):
+    inner = pickle.dumps(Evil(marker(folder)), protocol=2)
+    data = b"\x80\x03ctorch.storage\n_load_from_bytes\nB" + struct.pack("<I", len(inner)) + inner
+    return checkpoint(folder, data + b"\x85R.")
+
+
+@kind(r"asks for 'torch\.hub\.load'")
+def a_download_of_a_network(folder):
+    return checkpoint(folder, b"ctorch.hub\nload\n(Vevil/evil\nVevil\ntR.")
+
+
+@kind(r"asks for 'numpy\.load'")
+def an_array_file_with_pickles(folder):
+    return checkpoint(folder, b"cnumpy\nload\n(Vevil.npy\nNI01\ntR.")
+
+
+@kind(r"asks for 'importlib\.import_module'")
+def an_import(folder):
+    (folder / "evil.py").write_text(f"open({str(marker(folder))!r}, 'w')\n")
+    return checkpoint(folder, b"cimportlib\nimport_module\n(Vevil\ntR.")
+
+
+@kind("module saved whole|--trust-pickle")
+def a_module_saved_whole_that_creates_a_file_when_built(folder):
+    module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Linear(4, 2))
+    torch.save(module, folder / "t.pt")
+    return folder / "t.pt"
+
+
+@kind("which torch never writes")
+def an_extension_code(folder):
+    return checkpoint(folder, b"\x80\x02\x82\x01.")
+
+
+@kind("which torch never writes")
+def a_buffer_out_of_band(folder):
+    return checkpoint(folder, b"\x80\x05\x97.")
+
+
+@kind("no storage of torch")
+def a_reference_to_something_else(folder):
+    return checkpoint(folder, b"\x80\x02(Vfile\nV/etc/passwd\ntQ.")
+
+
+@kind("name is not text")
+def a_global_whose_name_is_a_number(folder):
+    return checkpoint(folder, b"\x80\x04K\x01K\x02\x93.")
+
+
+# --- pickles that never end -----------------------------------------------------------------------
+
+
+@kind("no tensors by name|state dict")
+def lists_in_lists_a_hundred_thousand_deep(folder):
+    return checkpoint(folder, b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b".")
+
+
+@kind("no tensors by name|state dict")
+def laughing_lists(folder):
+    data = b"\x80\x02]q\x00"
+    for level in range(1, 60):
+        below = bytes([level - 1])
+        data += b"](h" + below + b"h" + below + b"eq" + bytes([level])
+    return checkpoint(folder, data + b".")
+
+
+@kind("instructions")
+def four_million_empty_sets(folder):
+    return checkpoint(folder, b"\x80\x04" + b"\x8f" * 4_000_000 + b".")
+
+
+@kind("copied again and again")
+def one_list_made_into_a_thousand_tables(folder):
+    pairs = b"](" + b"K\x01K\x02\x86" * 200_000 + b"eq\x00"
+    table = b"ccollections\nOrderedDict\nh\x00\x85R0"
+    return checkpoint(folder, b"\x80\x02" + pairs + table * 1000 + b"N.")
+
+
+@kind("cannot be read|not a whole pickle")
+def a_number_of_a_million_digits(folder):
+    return checkpoint(folder, b"L" + b"9" * 1_000_000 + b"L\n.")
+
+
+@kind("modules in modules without end")
+def a_module_that_contains_itself(folder):
+    head = (
+        b"\x80\x02cmine\nNet\n)\x81q\x00}q\x01(V_parameters\n}V_buffers\n}V_modules\n}Va\nh\x00su"
+    )
+    return checkpoint(folder, head + b"b.")
+
+
+@kind("modules in modules without end")
+def modules_that_share_modules_sixty_deep(folder):
+    data = b"\x80\x02}q\x00"
+    for level in range(1, 60):
+        below = bytes([level - 1])
+        module = b"cmine\nNet\n)\x81q" + bytes([level])
+        state = (
+            b"}(V_parameters\n}V_buffers\n}V_modules\n}(Va\nh" + below + b"Vb\nh" + below + b"uub"
+        )
+        data += module + state + b"0"
+    return checkpoint(folder, data + b"h\x3b.")
+
+
+# --- tensors that claim what is not there ---------------------------------------------------------
+
+
+@kind("claims more than")
+def a_tensor_of_terabytes_over_sixty_bytes(folder):
+    return checkpoint(folder, tensor((1 << 20, 1 << 20), (0, 0)))
+
+
+@kind("claims more than")
+def a_tensor_that_starts_behind_its_storage(folder):
+    return checkpoint(folder, tensor((2, 2), (2, 1), offset=1 << 40))
+
+
+@kind("no sizes")
+def a_tensor_of_a_negative_size(folder):
+    return checkpoint(folder, tensor((-1, 2), (2, 1)))
+
+
+@kind("no sizes")
+def a_tensor_of_a_size_beyond_all_numbers(folder):
+    return checkpoint(folder, tensor((1 << 200, 2), (2, 1)))
+
+
+@kind("no values in the file")
+def a_tensor_whose_storage_is_missing(folder):
+    return checkpoint(folder, tensor((2, 2), (2, 1), key="7"))
+
+
+@kind("values that are NaN or infinite")
+def a_tensor_of_nothing_but_nan(folder):
+    return checkpoint(folder, tensor((2, 2), (2, 1)), [("0", b"\xff" * 64)])
+
+
+# --- archives ---------------------------------------------------------------------------------------
+
+
+@kind("unpack it first")
+def an_archive_in_an_archive(folder):
+    inner = folder / "inner.pt"
+    torch.save(STATE, inner)
+    return zipped(folder, [("a/inner.pt", inner.read_bytes())])
+
+
+@kind("is compressed")
+def a_bomb_of_a_gibibyte(folder):
+    path = folder / "t.pt"
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("archive/data.pkl", "w") as stream,
+    ):
+        for _ in range(64):
+            stream.write(b"\x00" * (16 << 20))
+    return path
+
+
+@kind("points out of the archive")
+def a_member_above_the_folder(folder):
+    return zipped(folder, [("archive/data.pkl", b"N."), ("archive/../../evil", b"x")])
+
+
+@kind("points out of the archive")
+def a_member_at_the_root(folder):
+    return zipped(folder, [("/etc/cron.d/evil", b"x"), ("archive/data.pkl", b"N.")])
+
+
+@kind("is a link")
+def a_member_that_is_a_link(folder):
+    link = zipfile.ZipInfo("archive/data/0")
+    link.external_attr = 0o120777 << 16
+    return zipped(folder, [(link, b"/etc/passwd"), ("archive/data.pkl", b"N.")])
+
+
+@kind("Two of its members")
+def two_members_of_one_name(folder):
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return zipped(folder, [("archive/data.pkl", b"N."), ("archive/data.pkl", b"N.")])
+
+
+@kind("encrypted")
+def a_member_that_is_encrypted(folder):
+    path = checkpoint(folder, b"N.")
+    content = bytearray(path.read_bytes())
+    at = content.find(b"PK\x01\x02")
+    content[at + 8] |= 1
+    return written(folder, bytes(content))
+
+
+@kind("members claim")
+def members_that_lie_on_one_another(folder):
+    path = checkpoint(folder, b"N.", [("0", b"\x00" * 4096)])
+    content = path.read_bytes()
+    at = content.find(b"PK\x01\x02")
+    end = content.find(b"PK\x05\x06")
+    entries = content[at:end]
+    last = entries[entries.rfind(b"PK\x01\x02") :]
+    more = b"".join(last.replace(b"data/0", f"data/{n:x}".encode()) for n in range(1, 10))
+    directory = entries + more
+    tail = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 13, 13, len(directory), at, 0)
+    return written(folder, content[:at] + directory + tail)
+
+
+@kind("members")
+def a_hundred_thousand_members(folder):
+    return zipped(folder, [(f"a/{number}", b"") for number in range(100_001)])
+
+
+@kind("cannot be read|claim")
+def an_archive_that_was_cut(folder):
+    torch.save(STATE, folder / "t.pt")
+    content = (folder / "t.pt").read_bytes()
+    return written(folder, content[: len(content) // 2])
+
+
+@kind("big-endian")
+def an_archive_of_a_big_endian_machine(folder):
+    members = [("archive/data.pkl", b"N."), ("archive/byteorder", b"big")]
+    return zipped(folder, members)
+
+
+@kind("asks for")
+def a_scripted_module_with_a_call_in_its_constants(folder):
+    evil = pickle.dumps(Evil(marker(folder)), protocol=2)
+    return zipped(folder, [("archive/data.pkl", b"N."), ("archive/constants.pkl", evil)])
+
+
+@kind("--trust-pickle")
+def a_scripted_module(folder):
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.script(torch.nn.Conv2d(3, 4, 3)).save(folder / "t.pt")
+    return folder / "t.pt"
+
+
+# --- safetensors --------------------------------------------------------------------------------
+
+
+def safetensors(folder, header, data=b"\x00" * 64):
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return written(folder, struct.pack("<Q", len(text)) + text + data, "t.safetensors")
+
+
+def entry(start=0, end=64, shape=(4, 4), dtype="F32"):
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
+
+
+@kind("its header claims")
+def a_header_of_exabytes(folder):
+    return written(folder, struct.pack("<Q", 1 << 62) + b"{}", "t.safetensors")
+
+
+@kind("not JSON")
+def a_header_of_a_million_brackets(folder):
+    return safetensors(folder, b'{"a":' + b"[" * 1_000_000)
+
+
+@kind("claims")
+def a_shape_that_its_bytes_do_not_have(folder):
+    return safetensors(folder, {"a": entry(shape=(1 << 30, 1 << 30))})
+
+
+@kind("claims")
+def bytes_behind_the_end(folder):
+    return safetensors(folder, {"a": entry(end=1 << 40, shape=(1 << 38,))})
+
+
+@kind("overlap")
+def tensors_on_one_another(folder):
+    return safetensors(folder, {"a": entry(), "b": entry()})
+
+
+@kind("belong to no tensor")
+def bytes_that_nobody_names(folder):
+    return safetensors(folder, {"a": entry()}, b"\x00" * 128)
+
+
+@kind("a name twice")
+def a_name_twice(folder):
+    one = json.dumps(entry())
+    return safetensors(folder, f'{{"a": {one}, "a": {one}}}'.encode())
+
+
+@kind("no shape or no place")
+def sizes_that_are_no_numbers(folder):
+    return safetensors(
+        folder, {"a": {"dtype": "F32", "shape": ["4", True], "data_offsets": [0, 64]}}
+    )
+
+
+@kind("does not read")
+def a_type_that_nobody_knows(folder):
+    return safetensors(folder, {"a": entry(dtype="F4096")})
+
+
+# --- what lies beside -----------------------------------------------------------------------------
+
+
+@kind("leads out of the folder")
+def a_toml_that_runs_a_file_elsewhere(folder):
+    torch.save(STATE, folder / "t.pt")
+    elsewhere = folder.parent / "elsewhere.py"
+    elsewhere.write_text(f"open({str(marker(folder))!r}, 'w')\n")
+    (folder / "t.toml").write_text('arch = "../elsewhere.py:make"\n')
+    return folder / "t.pt"
+
+
+@kind("asks to run")
+def a_file_that_names_its_own_code(folder):
+    (folder / "evil.py").write_text(f"open({str(marker(folder))!r}, 'w')\n")
+    torch.save({"state_dict": STATE, "edgekd": {"arch": "evil.py:make"}}, folder / "t.pt")
+    return folder / "t.pt"
+
+
+@kind("command line alone")
+def a_file_that_asks_to_be_trusted(folder):
+    torch.save({"state_dict": STATE, "edgekd": {"trust_pickle": True}}, folder / "t.pt")
+    return folder / "t.pt"
+
+
+@kind("no such file")
+def a_link_to_itself(folder):
+    (folder / "t.pt").symlink_to(folder / "t.pt")
+    return folder / "t.pt"
+
+
+@kind("no such file")
+def a_pipe(folder):
+    os.mkfifo(folder / "t.pt")
+    return folder / "t.pt"
+
+
+def bomb_text():
+    """Bytes of a deflated stream, for a file that is no archive at all."""
+    return zlib.compress(io.BytesIO(b"\x00" * 10_000_000).getvalue())
+
+
+@kind("cannot be read")
+def a_deflated_stream_without_an_archive(folder):
+    return written(folder, bomb_text())
