@@ -23,6 +23,7 @@ from torch import nn
 
 from edgekd.distill import architectures, recognition, signatures
 from edgekd.distill.said import TeacherOptions
+from edgekd.distill.teacher import load
 from edgekd.distill.understanding import Understanding, understand
 from edgekd.distill.weights import state_of
 from edgekd.records import Architecture
@@ -114,7 +115,7 @@ def answers_alike(known: Understanding, module: nn.Module, shape: tuple[int, ...
     state = state_of(known.checkpoint, known.weights)
     if known.network.original_names:
         state = {f"{known.weights.prefix}{part}": value for part, value in state.items()}
-    other.load_state_dict(state, strict=False)
+    load(known.path, other, state, what=str(found))
     images = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
     expected, answer = module.eval()(images), other.eval()(images)
     return bool((expected - answer).abs().max() <= 1e-4 * expected.abs().max())

@@ -4,6 +4,7 @@ import importlib.util
 import math
 import sys
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -169,7 +170,7 @@ def _built(known: Understanding) -> _Made:
         state = respelt(state)
     elif known.network.original_names:
         state = {f"{known.weights.prefix}{part}": tensor for part, tensor in state.items()}
-    _load(known.path, module, state, what=str(architecture))
+    load(known.path, module, state, what=str(architecture))
     return _Made(module=module, architecture=architecture, because=known.network.because)
 
 
@@ -186,11 +187,18 @@ def _lenet(known: Understanding) -> tuple[str, str]:
     return found[0].source, found[0].name
 
 
-def _load(path: Path, module: nn.Module, state: Mapping[str, Tensor], *, what: str) -> None:
-    plain = {
-        name: tensor.float() if tensor.is_floating_point() else tensor
+def load(path: Path, module: nn.Module, state: Mapping[str, Tensor], *, what: str) -> None:
+    """Put weights into a network, as float32, every one of them.
+
+    Raises:
+        InputFileError: names or shapes differ; how is said.
+    """
+    plain: OrderedDict[str, Tensor] = OrderedDict(
+        (name, tensor.float() if tensor.is_floating_point() else tensor)
         for name, tensor in state.items()
-    }
+    )
+    # Some modules (torchvision's MNASNet) look at versions that torch keeps beside the names.
+    plain._metadata = getattr(module.state_dict(), "_metadata", {})  # type: ignore[attr-defined]
     try:
         # Counters of old checkpoints may be absent; all else was compared by name and shape.
         missing, unexpected = module.load_state_dict(plain, strict=False)
@@ -217,7 +225,7 @@ def _from_factory(known: Understanding, say: Callable[[str], None]) -> _Made:
     expected = architectures.shapes_of(module.state_dict())
     prefixed = {f"{known.weights.prefix}{part}": tensor for part, tensor in state.items()}
     fits = [each for each in (prefixed, state) if each.keys() <= expected.keys()]
-    _load(known.path, module, (fits or [state])[0], what=f"what {file}:{factory} made")
+    load(known.path, module, (fits or [state])[0], what=f"what {file}:{factory} made")
     made = _with_classes(known, module, source="file", name=f"{Path(file).name}:{factory}")
     return replace(made, because=known.network.because)
 

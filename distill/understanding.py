@@ -93,8 +93,7 @@ class Understanding:
         """Keys of the sets of weights that were not taken."""
         if self.checkpoint is None or self.weights is None:
             return ()
-        taken = self.weights.key
-        return tuple(each.key for each in self.checkpoint.sets if each.key != taken)
+        return tuple(each.key for each in _apart(self.checkpoint, self.weights))
 
     def require_answers(self) -> None:
         """Raise when something must be known that no source says.
@@ -460,7 +459,7 @@ class _Inquiry:
 
     def _say_weights(self, weights: WeightSet) -> None:
         assert self.checkpoint is not None
-        others = [each.key for each in self.checkpoint.sets if each.key != weights.key]
+        others = [each.key for each in _apart(self.checkpoint, weights)]
         if others:
             named = ", ".join(key or "(the whole file)" for key in others)
             self.notes.append(
@@ -510,6 +509,19 @@ _COMMON: Final[dict[tuple[tuple[float, ...], tuple[float, ...]], str]] = {
 
 def _pair(mean: tuple[float, ...], std: tuple[float, ...]) -> str:
     return f"--mean {','.join(map(str, mean))} --std {','.join(map(str, std))}"
+
+
+def _apart(checkpoint: Checkpoint, taken: WeightSet) -> list[WeightSet]:
+    """The other sets, but for those that contain or are part of the one that was taken."""
+
+    def related(first: str, second: str) -> bool:
+        return f"{first}.".startswith(f"{second}.".lstrip(".")) or first == second
+
+    return [
+        each
+        for each in checkpoint.sets
+        if not related(each.key, taken.key) and not related(taken.key, each.key)
+    ]
 
 
 def _bare(name: str) -> str:

@@ -123,7 +123,8 @@ def text(found: Description) -> str:
     same = f" (the same function: {', '.join(found.same_as)})" if found.same_as else ""
     network = f"{found.network}{same}, {found.network_from}" if found.network else _unknown(found)
     lines.append(_line("network", network))
-    macs = f", {found.macs / 1e6:,.1f} M MACs an image" if found.macs is not None else ""
+    # Counted with the library's thousand classes: the head is a small part of it.
+    macs = f", about {found.macs / 1e6:,.0f} M MACs an image" if found.macs is not None else ""
     lines.append(_line("size", f"{found.parameters:,} parameters{macs}"))
     lines.append(_line("classes", str(found.classes) if found.classes else "not known"))
     for name, setting in (("input", found.input), ("mean", found.mean), ("std", found.std)):
@@ -140,8 +141,10 @@ def text(found: Description) -> str:
 
 
 def _unknown(found: Description) -> str:
-    choices = [len(each.choices) for each in found.questions if "--arch" in each.option]
-    return f"one of {max(choices)} that are named below" if any(choices) else "not known"
+    names = [name for each in found.questions if "--arch" in each.option for name in each.choices]
+    if len(names) == 1:
+        return f"looks like {names[0]}"
+    return f"one of the {len(names)} below" if names else "not known"
 
 
 def _line(head: str, rest: str) -> str:

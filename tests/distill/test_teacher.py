@@ -1,7 +1,10 @@
 import importlib.util
+import warnings
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from edgekd.distill.architectures import build
 from edgekd.distill.said import TeacherOptions
@@ -137,3 +140,215 @@ def test_a_real_third_party_teacher_is_as_good_as_published(shared):
     with torch.no_grad():
         logits = teacher.module(torch.from_numpy(normalised(images, teacher.info.input)))
     assert (logits.argmax(1).numpy() == labels).mean() > 0.905
+
+
+# --- whatever people bring ------------------------------------------------------------------------
+
+SMALL: dict[str, Any] = {"input": (3, 32, 32), "mean": (0.5,), "std": (0.25,)}
+NET = """
+from torch import nn
+
+def make():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 30 * 30, 5))
+
+def silent():
+    return None
+
+def failing():
+    raise ValueError("no such thing")
+
+def a_map():
+    return nn.Conv2d(3, 4, 3)
+
+def multi_label():
+    return nn.Sequential(*make(), nn.Sigmoid())
+"""
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A network of the user's own: weights, and the code that makes it."""
+    (tmp_path / "net.py").write_text(NET)
+    code: dict[str, Any] = {}
+    exec(NET, code)
+    module = code["make"]()
+    torch.save(module.state_dict(), tmp_path / "t.pt")
+    return tmp_path / "t.pt", module
+
+
+def loaded(path, **said):
+    return load_teacher(path, TeacherOptions(**said), generator=generator())
+
+
+def same(teacher, module):
+    images = torch.randn(3, *teacher.info.input.shape, generator=generator())
+    with torch.no_grad():
+        return torch.allclose(teacher.module(images), module.eval()(images), atol=1e-5)
+
+
+def test_a_network_of_ones_own_comes_from_a_factory_and_that_is_said(own):
+    path, module = own
+    heard: list[str] = []
+    teacher = load_teacher(
+        path,
+        TeacherOptions(arch=f"{path.parent}/net.py:make", **SMALL),
+        generator=generator(),
+        say=heard.append,
+    )
+    assert same(teacher, module)
+    assert str(teacher.info.architecture) == "file:net.py:make"
+    assert (teacher.info.classes, teacher.info.batch_norm_layers) == (5, 1)
+    assert "net.py" in heard[0]
+
+
+def test_a_factory_may_be_named_in_the_toml_beside_the_weights(own):
+    path, module = own
+    path.with_suffix(".toml").write_text(
+        'arch = "net.py:make"\ninput = [3, 32, 32]\nmean = [0.5]\nstd = [0.25]\n'
+    )
+    assert same(loaded(path), module)
+
+
+@pytest.mark.parametrize(
+    ("factory", "error", "word"),
+    [
+        ("silent", UsageError, "not a torch.nn.Module"),
+        ("failing", UsageError, "no such thing"),
+        ("absent", UsageError, "absent"),
+        ("a_map", InputFileError, "does not load"),
+        ("multi_label", InputFileError, "multi-label"),
+    ],
+)
+def test_factories_that_make_no_classifier_are_explained(own, factory, error, word):
+    path, _ = own
+    with pytest.raises(error, match=word):
+        loaded(path, arch=f"{path.parent}/net.py:{factory}", **SMALL)
+
+
+def test_a_factory_without_its_file_is_explained(own):
+    with pytest.raises(UsageError, match="no such file"):
+        loaded(own[0], arch="nowhere.py:make", **SMALL)
+
+
+def test_networks_that_answer_with_a_map_are_called_segmentation(tmp_path):
+    (tmp_path / "net.py").write_text(NET)
+    torch.save(nn.Conv2d(3, 4, 3).state_dict(), tmp_path / "t.pt")
+    with pytest.raises(InputFileError, match="segmentation"):
+        loaded(tmp_path / "t.pt", arch=f"{tmp_path}/net.py:a_map", **SMALL)
+
+
+def saved_whole(folder):
+    module = build(
+        Architecture(source="edgekd", name="resnet8-w4", channels=3, classes=4, height=32, width=32)
+    )
+    module.train()(torch.randn(8, 3, 32, 32))
+    torch.save({"epoch": 1, "model": module}, folder / "t.pt")
+    return folder / "t.pt", module
+
+
+def test_a_module_saved_whole_is_left_alone_until_it_is_trusted(tmp_path):
+    path, module = saved_whole(tmp_path)
+    with pytest.raises(UsageError, match="--trust-pickle"):
+        loaded(path, **SMALL)
+    teacher = loaded(path, trust_pickle=True, **SMALL)
+    assert teacher.info.architecture.source == "pickle"
+    assert same(teacher, module)
+
+
+def test_the_weights_of_a_module_saved_whole_can_be_read_without_its_code(tmp_path, monkeypatch):
+    path, module = saved_whole(tmp_path)
+    monkeypatch.setattr(torch, "load", None)  # whoever calls it fails
+    teacher = loaded(path, arch="resnet8-w4", **SMALL)
+    assert same(teacher, module)
+    assert "none of its code was run" in " ".join(teacher.info.notes)
+
+
+def scripted(folder, *, frozen):
+    module = build(
+        Architecture(source="edgekd", name="resnet8-w4", channels=3, classes=4, height=32, width=32)
+    )
+    module.train()(torch.randn(8, 3, 32, 32))
+    module.eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        script = torch.jit.trace(module, torch.randn(2, 3, 32, 32))
+        script = torch.jit.freeze(script) if frozen else script
+        script.save(folder / "t.pt")
+    return folder / "t.pt", module
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_script_is_run_only_when_trusted(tmp_path, frozen):
+    path, module = scripted(tmp_path, frozen=frozen)
+    with pytest.raises(UsageError, match="--trust-pickle"):
+        loaded(path, **SMALL)
+    teacher = loaded(path, trust_pickle=True, **SMALL)
+    assert same(teacher, module)
+    assert teacher.info.parameters > 1000
+    assert teacher.info.batch_norm_layers == 0
+    assert "batch-norm statistics cannot be watched" in " ".join(teacher.info.notes)
+
+
+def test_a_script_of_a_known_network_offers_its_batch_norm(tmp_path):
+    models = pytest.importorskip("torchvision.models")
+    module = models.shufflenet_v2_x0_5(num_classes=6)
+    module.train()(torch.randn(4, 3, 64, 64))
+    module.eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.script(module).save(tmp_path / "t.pt")
+    teacher = loaded(tmp_path / "t.pt", trust_pickle=True, input=(3, 64, 64))
+    assert same(teacher, module)
+    assert teacher.info.batch_norm_layers == 56
+    assert str(teacher.info.architecture) == "torchvision:shufflenet_v2_x0_5"
+
+
+def test_the_average_of_the_weights_is_taken_when_it_is_asked_for(checkpoint):
+    state = torch.load(checkpoint, weights_only=True)
+    average = {name: tensor * 0.5 for name, tensor in state.items()}
+    torch.save({"state_dict": state, "ema": average}, checkpoint)
+    plain = load_teacher(checkpoint, TOLD, generator=generator())
+    said = TeacherOptions(input=TOLD.input, mean=TOLD.mean, std=TOLD.std, weights="ema")
+    taken = load_teacher(checkpoint, said, generator=generator())
+    assert (plain.info.weights_key, taken.info.weights_key) == ("state_dict", "ema")
+    assert plain.info.state_digest != taken.info.state_digest
+    assert "ema" in plain.info.notes[0]
+
+
+def test_weights_that_are_not_there_are_named_with_those_that_are(checkpoint):
+    with pytest.raises(UsageError, match="'swa'"):
+        loaded(checkpoint, weights="swa", input=(1, 28, 28), mean=(0.5,), std=(0.5,))
+
+
+def test_a_network_that_two_libraries_pad_differently_is_asked_about(tmp_path):
+    timm = pytest.importorskip("timm")
+    torch.save(timm.create_model("tf_efficientnet_b0").state_dict(), tmp_path / "t.pt")
+    with pytest.raises(UsageError) as caught:
+        loaded(tmp_path / "t.pt")
+    assert "timm:efficientnet_b0" in str(caught.value)
+    assert "timm:tf_efficientnet_b0" in str(caught.value)
+
+
+def test_a_known_network_brings_its_librarys_input_mean_and_std(tmp_path):
+    models = pytest.importorskip("torchvision.models")
+    module = models.mobilenet_v3_small(num_classes=7)
+    torch.save(module.state_dict(), tmp_path / "t.pt")
+    info = loaded(tmp_path / "t.pt").info
+    assert info.input.shape == (3, 224, 224)
+    assert info.input.mean == (0.485, 0.456, 0.406)
+    assert info.metadata_from == "torchvision's configuration of mobilenet_v3_small"
+
+
+def test_versions_that_modules_look_at_are_kept(tmp_path):
+    models = pytest.importorskip("torchvision.models")
+    torch.save(models.mnasnet0_5(num_classes=7).state_dict(), tmp_path / "t.pt")
+    assert loaded(tmp_path / "t.pt").info.classes == 7
+
+
+def test_a_body_with_another_head_is_named(tmp_path):
+    models = pytest.importorskip("torchvision.models")
+    module = models.densenet121()
+    module.classifier = nn.Sequential(nn.Linear(1024, 32), nn.ReLU(), nn.Linear(32, 4))
+    torch.save(module.state_dict(), tmp_path / "t.pt")
+    with pytest.raises(UsageError, match=r"all but the head is .*densenet121"):
+        loaded(tmp_path / "t.pt")
