@@ -89,7 +89,7 @@ def checked(path: Path, evaluation: Path, said: TeacherOptions) -> TeacherCheck:
     logits = module_logits(teacher.module, normalised(images, spec))
     accuracy = float(np.mean(logits.argmax(1) == labels))
     interval = share_interval(accuracy, len(labels))
-    ways = list(_ways(spec))
+    ways = [*_ways(spec), _own(images, spec)]
     shares = {
         way.name: float(
             np.mean(module_logits(teacher.module, way.prepare(images)).argmax(1) == labels)
@@ -212,6 +212,22 @@ def _ways(spec: InputSpec) -> list[_Way]:
             ),
         ]
     return ways
+
+
+def _own(images: Pixels, spec: InputSpec) -> _Way:
+    """Normalised by their own statistics, as whoever trained on such images may have done."""
+    flat = images.reshape(-1, spec.channels).astype(np.float64) / 255
+    mean = tuple(round(float(value), 4) for value in flat.mean(0))
+    std = tuple(max(1e-4, round(float(value), 4)) for value in flat.std(0))
+    other = InputSpec(
+        channels=spec.channels, height=spec.height, width=spec.width, mean=mean, std=std
+    )
+    told = f"--mean {','.join(map(str, mean))} --std {','.join(map(str, std))}"
+    return _Way(
+        name="mean and std of these images",
+        hint=told,
+        prepare=lambda images: normalised(images, other),
+    )
 
 
 def _caffe(images: Pixels) -> Prepared:

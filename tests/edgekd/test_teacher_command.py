@@ -198,7 +198,13 @@ def test_pixels_that_were_never_normalised_are_recognised(edgekd):
     # The teacher wants 0..1 less its mean; told 0..255, what it gets is far from it.
     code, found, err = check(edgekd, "--eval", IMAGES, "--mean", "0", "--std", "255")
     assert (code, found["verdict"]) == (4, "wrong")
-    assert "looks like pixels of" in err
+    assert "looks like" in err
+
+
+def test_a_mean_and_std_that_are_not_the_trainings_are_recognised(edgekd):
+    code, found, err = check(edgekd, "--eval", IMAGES, "--mean", "0.5", "--std", "0.5")
+    assert (code, found["verdict"]) == (4, "wrong")
+    assert "--mean 0.1" in err
 
 
 def test_another_order_of_classes_is_recognised_and_told(edgekd, tmp_path):
