@@ -18,13 +18,12 @@ import pickle
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
-from edgekd.distill.engine import Distillation
 from edgekd.distill.memory import Entry, ImagePool
 from edgekd.errors import InputFileError, UsageError
 from edgekd.files import explained, read_text, write_atomically
@@ -32,6 +31,23 @@ from edgekd.files import explained, read_text, write_atomically
 STATE: Final = "state.pt"
 IDENTITY: Final = "run.json"
 LOCK: Final = "lock"
+
+
+class Resumable(Protocol):
+    """A run that can be saved between two of its steps: its state, and pools that only grow."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where its tensors are."""
+
+    def pools(self) -> tuple[tuple[str, ImagePool], ...]:
+        """Its pools by the names of their shards."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything but the pools."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore it; the pools are there already."""
 
 
 class RunFolder:
@@ -97,9 +113,9 @@ class RunFolder:
 
     # --- saving ---------------------------------------------------------------------------------
 
-    def save(self, run: Distillation) -> None:
+    def save(self, run: Resumable) -> None:
         """Write what is new since the last time."""
-        for name, pool in _pools(run):
+        for name, pool in run.pools():
             self._append(name, pool)
         buffer = io.BytesIO()
         torch.save({**run.state_dict(), "shards": self.shards}, buffer)
@@ -128,7 +144,7 @@ class RunFolder:
 
     # --- loading ----------------------------------------------------------------------------------
 
-    def load(self, run: Distillation) -> bool:
+    def load(self, run: Resumable) -> bool:
         """Restore the last saved state into a fresh run; whether there was one.
 
         Raises:
@@ -138,9 +154,9 @@ class RunFolder:
         if not state_file.exists():
             return False
         try:
-            state = torch.load(state_file, map_location=run.place.device, weights_only=True)
+            state = torch.load(state_file, map_location=run.device, weights_only=True)
             self.shards = state.pop("shards")
-            for name, pool in _pools(run):
+            for name, pool in run.pools():
                 for shard in self.shards[name]:
                     self._fill(pool, shard)
             run.load_state_dict(state)
@@ -156,7 +172,7 @@ class RunFolder:
             raise InputFileError(
                 f"{self.path}: the saved run is damaged ({error}). Start over with --restart."
             ) from error
-        self.saved = {name: pool.made for name, pool in _pools(run)}
+        self.saved = {name: pool.made for name, pool in run.pools()}
         return True
 
     def _fill(self, pool: ImagePool, shard: str) -> None:
@@ -175,10 +191,6 @@ class RunFolder:
     def discard(self) -> None:
         """Remove the folder: the run's results are in their place."""
         shutil.rmtree(self.path)
-
-
-def _pools(run: Distillation) -> tuple[tuple[str, ImagePool], ...]:
-    return (("pool", run.pool), ("held_out", run.held_out))
 
 
 def _range(shard: str) -> tuple[int, int]:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from edgekd.distill import architectures, augment, networks, objectives
+from edgekd.distill.imagesets import Ahead
 from edgekd.distill.memory import ImagePool, entry_of, to_float
 from edgekd.distill.monitors import Monitors, Verdict, class_entropy
 from edgekd.distill.recipes import Recipe
@@ -71,6 +72,7 @@ class Distillation:
         budget: RunBudget,
         seed: int,
         place: Place,
+        ahead: Ahead | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Set up a fresh run; nothing is computed yet.
@@ -82,10 +84,12 @@ class Distillation:
             budget: what may be spent.
             seed: of every draw.
             place: where to compute.
+            ahead: images that were made before; none are made then.
             clock: seconds, never stepping back.
         """
         self.teacher = teacher
         self.recipe = recipe
+        self.ahead = ahead
         self.budget = budget
         self.seed = seed
         self.place = place
@@ -103,8 +107,13 @@ class Distillation:
         self.average = copy.deepcopy(self.student).eval().requires_grad_(False)
         self.optimizer = _optimizer(self.student, recipe)
         self.source = MetaGenerator(recipe, spec, device=device, generator=first)
-        self.pool = ImagePool(recipe.pool_batches, recipe.batch, spec.shape, device=device)
-        self.held_out = ImagePool(HELD_OUT_BATCHES, recipe.batch, spec.shape, device=device)
+        if ahead is None:
+            self.pool = ImagePool(recipe.pool_batches, recipe.batch, spec.shape, device=device)
+            self.held_out = ImagePool(HELD_OUT_BATCHES, recipe.batch, spec.shape, device=device)
+        else:
+            # Batches of one image: a set need not be a multiple of any batch.
+            self.pool = ImagePool(len(ahead.images), 1, spec.shape, device=device)
+            self.held_out = ImagePool(len(ahead.held_out), 1, spec.shape, device=device)
         self.monitors = Monitors()
         self.snapshots = Snapshots(teacher.info.classes)
         self.step = 0
@@ -116,6 +125,14 @@ class Distillation:
         self.warnings: list[str] = []
 
     # --- state ---------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        return self.place.device
+
+    def pools(self) -> tuple[tuple[str, ImagePool], ...]:
+        """The pools by the names of their shards."""
+        return (("pool", self.pool), ("held_out", self.held_out))
 
     def state_dict(self) -> dict[str, Any]:
         """All but the pools, which are append-only and saved as shards."""
@@ -205,7 +222,23 @@ class Distillation:
             self.history.append(point)
         return Event(point=point, progress=progress, warnings=tuple(self.warnings[said:]))
 
+    def take_ahead(self) -> None:
+        """Put the images that were made ahead into the pools."""
+        assert self.ahead is not None
+        for images, classes, pool in (
+            (self.ahead.images, self.ahead.classes, self.pool),
+            (self.ahead.held_out, self.ahead.held_out_classes, self.held_out),
+        ):
+            pool.images[:, 0].copy_(images)
+            pool.classes[:, 0].copy_(classes)
+            pool.scores.zero_()  # none is better than another
+            pool.made = len(images)
+
     def _make_images(self) -> dict[str, float]:
+        if self.ahead is not None:
+            if not self.pool.made:
+                self.take_ahead()
+            return {}
         wanted = self.recipe.first_batches if self.pool.made == 0 else 1
         losses: dict[str, float] = {}
         for _ in range(wanted):
@@ -364,7 +397,12 @@ class Distillation:
     def deliver(self) -> nn.Module:
         """The averaged student with batch-norm statistics of the best images; on the CPU, evaluation mode."""
         student = copy.deepcopy(self.average)
-        batches = self.pool.best_batches(min(REESTIMATION_BATCHES, max(1, self.pool.made // 2)))
+        if self.ahead is None:
+            batches = self.pool.best_batches(min(REESTIMATION_BATCHES, max(1, self.pool.made // 2)))
+        else:
+            size = min(self.recipe.batch, len(self.pool))
+            whole = self.pool.images[: len(self.pool) // size * size, 0]
+            batches = list(torch.split(whole, size)[:REESTIMATION_BATCHES])
         with self.place.autocast():
             # Augmented as in training: the weights have never met the bare images, and statistics of
             # those cost 1 to 8 points (docs/log.md).

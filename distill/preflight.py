@@ -1,51 +1,89 @@
 """What a run will cost, from a few timed steps on throw-away state."""
 
 import os
+import resource
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 import torch
 
 from edgekd.distill.engine import Distillation
 from edgekd.distill.memory import entry_of
+from edgekd.distill.recipes import Recipe
 
-TIMED_STUDENT_STEPS = 4
+TIMED_STUDENT_STEPS: Final = 4
+# Above this a whole batch of images is minutes on a CPU: a part of one is timed and multiplied.
+WHOLE_PIXELS: Final = 64 * 64
+TIMED_INNER_STEPS: Final = 2
+MEASURED_PIXELS: Final = 224  # a side from which nothing was ever measured
+# Student steps of the CIFAR-10 benchmark on two cores (benchmarks/results/cifar10.csv).
+USUAL_STEPS: Final = 10_800
 
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast:
     """Medians of very few steps: good for planning a coffee, not for a benchmark."""
 
-    image_batch_s: float
+    image_batch_s: float  # 0 where images are not made
     student_step_s: float
     round_s: float
     steps: int  # of the student, in the whole run
     images: int
     duration_s: float
-    memory_bytes: int  # of the process now, with the pool full
+    usual_s: float  # for as many steps as the CIFAR-10 benchmark made
+    memory_bytes: int  # of the process, with the pool full
+    scaled: bool  # from a part of a batch
 
     def __str__(self) -> str:
-        minutes = self.duration_s / 60
-        length = f"{minutes:.0f} min" if minutes >= 2 else f"{self.duration_s:.0f} s"
+        made = (
+            f"{self.images:,} images at {self.image_batch_s:.1f} s a batch"
+            if self.image_batch_s
+            else f"{self.images:,} images made ahead"
+        )
         return (
-            f"about {length}: {self.steps:,} student steps of {self.student_step_s * 1e3:.0f} ms, "
-            f"{self.images:,} images at {self.image_batch_s:.1f} s a batch; "
-            f"about {self.memory_bytes / 2**20:,.0f} MiB of memory"
+            f"about {spoken(self.duration_s)}: {self.steps:,} student steps of {self.student_step_s * 1e3:.0f} ms, "
+            f"{made}; about {self.memory_bytes / 2**20:,.0f} MiB of memory"
         )
 
+    @property
+    def fits(self) -> bool:
+        """Whether this machine has the memory free, as far as it says."""
+        free = available_bytes()
+        return free is None or self.memory_bytes <= free + _resident_bytes()
 
-def forecast(scratch: Distillation) -> Forecast:
-    """Time one batch of images and a few student steps.
+
+def spoken(seconds: float) -> str:
+    """A length of time to plan with."""
+    if seconds >= 3 * 3600:
+        return f"{seconds / 3600:,.0f} h"
+    if seconds >= 3600:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
+
+
+def forecast(fresh: Callable[[Recipe], Distillation], recipe: Recipe, *, pixels: int) -> Forecast:
+    """Time one batch of images, or a part of it, and a few student steps.
 
     Args:
-        scratch: a fresh run of the same set-up; it is used up, the real run must be another.
+        fresh: makes a run of the same set-up with a recipe; it is used up.
+        recipe: of the real run.
+        pixels: of an image, height times width.
     """
-    recipe, budget = scratch.recipe, scratch.budget
+    scratch = fresh(_timed(recipe, pixels))
+    timed, budget = scratch.recipe, scratch.budget
+    share = recipe.batch * recipe.inner_steps / (timed.batch * timed.inner_steps)
+    before = _peak_bytes(scratch)
+    image_batch_s = 0.0
     started = time.perf_counter()
-    scratch.pool.add(entry_of(scratch.invert()))
-    _wait(scratch)
-    image_batch_s = time.perf_counter() - started
+    if scratch.ahead is None:
+        scratch.pool.add(entry_of(scratch.invert()))
+        _wait(scratch)
+        image_batch_s = (time.perf_counter() - started) * share
+    else:
+        scratch.take_ahead()
     scratch.student.train()
     seconds = []
     for _ in range(TIMED_STUDENT_STEPS):
@@ -53,27 +91,49 @@ def forecast(scratch: Distillation) -> Forecast:
         scratch.student_step()
         _wait(scratch)
         seconds.append(time.perf_counter() - started)
-    student_step_s = sorted(seconds)[len(seconds) // 2]  # the first compiles and allocates
+    # The first compiles and allocates.
+    student_step_s = sorted(seconds)[len(seconds) // 2] * recipe.student_batch / timed.student_batch
     round_s = image_batch_s + recipe.student_steps * student_step_s
+    first_s = (recipe.first_batches - 1) * image_batch_s
     if budget.steps is not None:
         steps = budget.steps
-        duration_s = (steps / recipe.student_steps + recipe.first_batches - 1) * image_batch_s
-        duration_s += steps * student_step_s
+        duration_s = _of_steps(steps, recipe, image_batch_s, student_step_s)
     else:
         assert budget.minutes is not None
         duration_s = 60 * budget.minutes
-        rounds = max(1.0, (duration_s - (recipe.first_batches - 1) * image_batch_s) / round_s)
+        rounds = max(1.0, (duration_s - first_s) / round_s)
         steps = round(rounds * recipe.student_steps)
     batches = steps / recipe.student_steps + recipe.first_batches
+    grown = (_peak_bytes(scratch) - before) * recipe.batch / timed.batch
     return Forecast(
         image_batch_s=image_batch_s,
         student_step_s=student_step_s,
         round_s=round_s,
         steps=steps,
-        images=round(batches) * recipe.batch,
+        images=len(scratch.pool) if scratch.ahead is not None else round(batches) * recipe.batch,
         duration_s=duration_s,
-        memory_bytes=_memory_bytes(scratch),
+        usual_s=_of_steps(USUAL_STEPS, recipe, image_batch_s, student_step_s),
+        memory_bytes=_memory_bytes(scratch, recipe, round(grown)),
+        scaled=timed is not recipe,
     )
+
+
+def _timed(recipe: Recipe, pixels: int) -> Recipe:
+    if pixels <= WHOLE_PIXELS:
+        return recipe
+    batch = max(4, recipe.batch * WHOLE_PIXELS // pixels // 2)
+    return replace(
+        recipe,
+        batch=batch,
+        student_batch=batch,
+        inner_steps=min(recipe.inner_steps, TIMED_INNER_STEPS),
+        pool_batches=1,
+    )
+
+
+def _of_steps(steps: int, recipe: Recipe, image_batch_s: float, student_step_s: float) -> float:
+    batches = steps / recipe.student_steps + recipe.first_batches - 1
+    return batches * image_batch_s + steps * student_step_s
 
 
 def _wait(scratch: Distillation) -> None:
@@ -81,12 +141,35 @@ def _wait(scratch: Distillation) -> None:
         torch.cuda.synchronize(scratch.place.device)
 
 
-def _memory_bytes(scratch: Distillation) -> int:
-    """Resident memory of this process and of the device, and what the pool will still touch."""
+def _peak_bytes(scratch: Distillation) -> int:
+    """The most that the process, or the device, has held so far."""
+    if scratch.place.device.type == "cuda":
+        return torch.cuda.max_memory_allocated(scratch.place.device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _resident_bytes() -> int:
     with Path("/proc/self/statm").open(encoding="ascii") as stream:
-        resident = int(stream.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        return int(stream.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def available_bytes() -> int | None:
+    """Memory that this machine could still give, without swapping; None where it does not say."""
+    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+def _memory_bytes(scratch: Distillation, recipe: Recipe, grown: int) -> int:
+    """Resident memory of this process and of the device, with whole batches and the pool full."""
     device = scratch.place.device
+    pool = scratch.pool.images[:1, :1].numel() * recipe.pool_batches * recipe.batch
+    if scratch.ahead is not None:
+        pool = scratch.pool.images.numel()
     if device.type == "cuda":
-        return resident + torch.cuda.max_memory_allocated(device)
-    # Zeroed pages of the pool are not resident until images are written to them.
-    return resident + scratch.pool.images.numel()
+        return _resident_bytes() + torch.cuda.max_memory_allocated(device) + max(0, grown) + pool
+    if scratch.recipe is recipe:
+        # Zeroed pages of the pool are not resident until images are written to them.
+        return _resident_bytes() + pool
+    return _resident_bytes() + max(0, grown) + pool

@@ -4,6 +4,7 @@ Every length is a share of the budget, never a number of steps, so that a short 
 run made short.
 """
 
+import math
 from dataclasses import replace
 from typing import Annotated, Final, Literal
 
@@ -115,3 +116,17 @@ def for_teacher(recipe: Recipe, *, batch_norm: bool) -> Recipe:
         student_rate=2e-3,
         weight_decay=0.0,
     )
+
+
+POOL_BYTES: Final = (
+    2 << 30
+)  # the most that images take; on a board's teacher of 224 pixels 111 batches
+
+
+def for_images(recipe: Recipe, shape: tuple[int, int, int]) -> Recipe:
+    """The recipe for images of (channels, height, width): the pool holds what memory can.
+
+    A fixed limit and not what is free here: a run that was killed must find the same recipe again.
+    """
+    held = POOL_BYTES // (recipe.batch * math.prod(shape))
+    return replace(recipe, pool_batches=max(4, min(recipe.pool_batches, held)))

@@ -1,9 +1,11 @@
 """What each command needs, and from that what can run here and what to install."""
 
+import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from edgekd.errors import MissingToolError
 from edgekd.findings import GIB, CommandState, Cuda, EnergySensor, Library
 from edgekd.machine import Machine
 
@@ -27,6 +29,10 @@ _EXPORT: Final = (*_PIPELINE, "onnxscript", "onnxruntime")
 NEEDS: Final[dict[str, Needs]] = {
     "compress": Needs(libraries=(*_EXPORT, "accelerate"), optional=_TEACHERS | _FOLDERS),
     "distill": Needs(libraries=(*_PIPELINE, "accelerate"), optional=_TEACHERS),
+    "synthesize": Needs(
+        libraries=(*_PIPELINE, "accelerate", "pillow"),
+        optional=_TEACHERS,
+    ),
     "export": Needs(libraries=_EXPORT, optional=_TEACHERS),
     "bench": Needs(libraries=(*_PIPELINE, "onnxruntime"), optional={}),
     "eval": Needs(libraries=(*_PIPELINE, "onnxruntime"), optional=_TEACHERS | _FOLDERS),
@@ -44,6 +50,28 @@ SLOWER: Final = (
     "no CUDA device: distillation runs on the CPU. In the CIFAR-10 benchmark 2 CPU cores made "
     "10,800 student steps in 15 minutes, an H200 made 20,147 in 4.5"
 )
+
+
+# By distribution, where the module is called otherwise.
+_MODULES: Final = {"onnx-ir": "onnx_ir", "pillow": "PIL"}
+
+
+def require(command: str) -> None:
+    """Check that the libraries of a command are installed, without importing any.
+
+    Raises:
+        MissingToolError: naming every one that is not, and the line that installs them.
+    """
+    missing = [
+        name
+        for name in NEEDS[command].libraries
+        if importlib.util.find_spec(_MODULES.get(name, name)) is None
+    ]
+    if missing:
+        raise MissingToolError(
+            f"{command} needs {', '.join(missing)}, which this Python has not. Install: pip install "
+            f"{' '.join(missing)}   (edgekd doctor says what fits)"
+        )
 
 
 def judged(

@@ -93,6 +93,15 @@ Threads = Annotated[
 Restart = Annotated[
     bool, typer.Option("--restart", help="Throw away an unfinished run.", rich_help_panel=_RUN)
 ]
+ImageSet = Annotated[
+    Path | None,
+    typer.Option(
+        "--images",
+        metavar="SET",
+        help="Learn from images that `synthesize` made; none are made then.",
+        rich_help_panel=_RUN,
+    ),
+]
 Arch = Annotated[
     str | None,
     typer.Option(
@@ -156,6 +165,13 @@ def _values(option: str, text: str | None) -> tuple[float, ...] | None:
         ) from error
 
 
+def _require(command: str) -> None:
+    """Refuse before hours are spent what would fail at its end for want of a library."""
+    from edgekd import abilities
+
+    abilities.require(command)
+
+
 def _display() -> Any:  # noqa: ANN401
     from edgekd.progress import display_for
 
@@ -196,6 +212,7 @@ def _distil_options(local: dict[str, Any], *, out: Path) -> Any:  # noqa: ANN401
         force=local["force"],
         restart=local["restart"],
         command=pipeline.command_line(),
+        images=local["images"],
     )
 
 
@@ -237,10 +254,11 @@ def compress(
     weights: Weights = None,
     trust_pickle: TrustPickle = False,
     flip: Flip = None,
-    images: Annotated[
+    images: ImageSet = None,
+    keep_images: Annotated[
         bool,
         typer.Option(
-            "--images/--no-images",
+            "--keep-images/--no-images",
             help="Keep inverted images in the bundle.",
             rich_help_panel=_OUTPUT,
         ),
@@ -256,6 +274,7 @@ def compress(
 ) -> None:
     """Teacher to bundle: distil, export, bench, seal."""
     local = dict(locals())
+    _require("compress")
     from edgekd import pipeline
 
     chosen = pipeline.target_named(target)
@@ -265,7 +284,7 @@ def compress(
         target=chosen,
         evaluation=evaluation,
         min_agreement=min_agreement,
-        images=images,
+        keep_images=keep_images,
         bench=bench_it,
     )
     outcome = pipeline.compress(options, _display())
@@ -294,17 +313,70 @@ def distill(
     weights: Weights = None,
     trust_pickle: TrustPickle = False,
     flip: Flip = None,
+    images: ImageSet = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Teacher to student folder, for `export`."""
     local = dict(locals())
+    _require("distill")
     from edgekd import pipeline
 
     folder = out or Path(f"{teacher.stem}-student")
     found = pipeline.distil(_distil_options(local, out=folder), _display())
     if as_json:
         _print_record(found, "student")
+
+
+@app.command()
+def synthesize(
+    teacher: TeacherFile,
+    count: Annotated[
+        int, typer.Option("--count", "-n", min=1, help="Images in the set.", rich_help_panel=_RUN)
+    ],
+    out: Out = None,
+    extend: Annotated[
+        bool,
+        typer.Option(
+            "--extend", help="Add to the set that is there, up to --count.", rich_help_panel=_OUTPUT
+        ),
+    ] = False,
+    recipe: RecipeName = "pool",
+    seed: Seed = 0,
+    device: Device = "auto",
+    threads: Threads = None,
+    restart: Restart = False,
+    arch: Arch = None,
+    input_shape: Input = None,
+    mean: Mean = None,
+    std: Std = None,
+    classes: Classes = None,
+    weights: Weights = None,
+    trust_pickle: TrustPickle = False,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Images inverted out of a teacher, as a set that runs share."""
+    local = dict(locals())
+    _require("synthesize")
+    from edgekd import synthesizing
+
+    options = synthesizing.SynthesisOptions(
+        teacher=teacher,
+        said=_said(local),
+        count=count,
+        recipe=recipe,
+        seed=seed,
+        device=device,
+        threads=threads,
+        out=out or Path(f"{teacher.stem}-images"),
+        extend=extend,
+        force=force,
+        restart=restart,
+    )
+    found = synthesizing.synthesized(options, _display())
+    if as_json:
+        _print_record(found, "synthetic-set")
 
 
 @app.command()

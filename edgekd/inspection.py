@@ -14,7 +14,7 @@ def description(manifest: Manifest, report: Report) -> str:
         f"student    {student.architecture}: {student.parameters:,} parameters, {student.macs / 1e6:,.1f} M MACs",
         f"input      {'x'.join(map(str, manifest.input.shape))}, mean {_numbers(manifest.input.mean)}, "
         f"std {_numbers(manifest.input.std)} of 0..1 pixels, {manifest.input.colour_order}",
-        f"data used  {manifest.data_used}",
+        f"data used  {manifest.data_used.statement}",
         f"quality    {manifest.quality}",
     ]
     lines += [

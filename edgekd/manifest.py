@@ -4,6 +4,7 @@ from typing import Literal
 
 from edgekd.records import (
     Count,
+    DataUsed,
     Digest,
     Fact,
     GateResult,
@@ -75,7 +76,7 @@ class Manifest:
     without: dict[str, str]  # what was left out, and why
     calibration: SyntheticSet | None
     golden: GoldenVectors
-    data_used: str
+    data_used: DataUsed
     quality: Literal["passed", "failed"]
     quality_gates: tuple[GateResult, ...]
     warnings: tuple[str, ...]

@@ -196,7 +196,7 @@ def _head(manifest: Manifest, report: Report) -> tuple[tuple[str, str], ...]:
             f"{' x '.join(map(str, spec.shape))} (channels, height, width), {spec.colour_order}; "
             f"mean {_numbers(spec.mean)}, std {_numbers(spec.std)} of pixels in 0 to 1",
         ),
-        ("Data used", manifest.data_used),
+        ("Data used", manifest.data_used.statement),
         (
             "Run",
             f"recipe {student.recipe}, seed {student.seed}, {student.steps:,} steps in "

@@ -5,6 +5,7 @@ N images, C channels, H x W pixels.
 
 import base64
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -155,20 +156,32 @@ def strip(images: Pixels, spec: InputSpec, *, side: int) -> Picture:
     """Images side by side as a PNG, made smaller where they are larger than `side`."""
     from PIL import Image
 
-    # RGB as it is, BGR turned; of anything else the first channel.
-    seen = {"rgb": images, "bgr": images[..., ::-1]}.get(spec.colour_order, images)
-    shown = np.ascontiguousarray(seen if spec.channels == 3 else seen[..., :1].squeeze(-1))
+    data = sheet([images], spec, side=side)
+    width, height = Image.open(io.BytesIO(data)).size
+    source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
+    return Picture(source=source, width=width, height=height)
+
+
+def sheet(rows: Sequence[Pixels], spec: InputSpec, *, side: int) -> bytes:
+    """Rows of images as a PNG, each made smaller where it is larger than `side`."""
+    from PIL import Image
+
     scale = min(1.0, side / max(spec.height, spec.width))
     height, width = max(1, round(spec.height * scale)), max(1, round(spec.width * scale))
-    gap = 2 if len(images) > 1 else 0
+    most = max(len(images) for images in rows)
+    gap = 2 if most > 1 or len(rows) > 1 else 0
     mode = "RGBA" if spec.channels == 3 else "LA"
-    sheet = Image.new(mode, (len(images) * (width + gap) - gap, height))
-    for place_, pixels in enumerate(shown):
-        image = Image.fromarray(pixels)
-        if scale < 1:
-            image = image.resize((width, height), Image.Resampling.BOX)
-        sheet.paste(image.convert(mode), (place_ * (width + gap), 0))
+    size = (most * (width + gap) - gap, len(rows) * (height + gap) - gap)
+    whole = Image.new(mode, size)
+    for line, images in enumerate(rows):
+        # RGB as it is, BGR turned; of anything else the first channel.
+        seen = {"rgb": images, "bgr": images[..., ::-1]}.get(spec.colour_order, images)
+        shown = np.ascontiguousarray(seen if spec.channels == 3 else seen[..., :1].squeeze(-1))
+        for place, pixels in enumerate(shown):
+            image = Image.fromarray(pixels)
+            if scale < 1:
+                image = image.resize((width, height), Image.Resampling.BOX)
+            whole.paste(image.convert(mode), (place * (width + gap), line * (height + gap)))
     written = io.BytesIO()
-    sheet.save(written, format="PNG", optimize=True)
-    data = base64.b64encode(written.getvalue()).decode()
-    return Picture(source=f"data:image/png;base64,{data}", width=sheet.width, height=sheet.height)
+    whole.save(written, format="PNG", optimize=True)
+    return written.getvalue()

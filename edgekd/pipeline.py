@@ -16,12 +16,18 @@ from torch import nn
 from edgekd import __version__, bundle, gate, page, pictures
 from edgekd.bench import local
 from edgekd.bench.report import brief, place
-from edgekd.distill import architectures, recipes
+from edgekd.distill import architectures, imagesets, recipes
 from edgekd.distill.checkpoint import RunFolder
 from edgekd.distill.data import LabelledImages, load_labelled, normalised
 from edgekd.distill.engine import Distillation, Place
 from edgekd.distill.place import choose_place
-from edgekd.distill.preflight import forecast
+from edgekd.distill.preflight import (
+    MEASURED_PIXELS,
+    Forecast,
+    available_bytes,
+    forecast,
+    spoken,
+)
 from edgekd.distill.recipes import RECIPES, Recipe
 from edgekd.distill.said import TeacherOptions
 from edgekd.distill.schedule import RunBudget
@@ -47,6 +53,7 @@ from edgekd.manifest import (
 from edgekd.progress import Display, duration
 from edgekd.records import (
     Coverage,
+    DataUsed,
     InputSpec,
     LayerPrecision,
     Measurements,
@@ -96,6 +103,7 @@ class DistilOptions:
     force: bool
     restart: bool
     command: tuple[str, ...]
+    images: Path | None = None  # a set that was made ahead
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +112,7 @@ class CompressOptions:
     target: Target
     evaluation: Path | None
     min_agreement: float
-    images: bool
+    keep_images: bool
     bench: bool
 
 
@@ -143,6 +151,7 @@ class Distilled:
     run: Distillation
     calibration: Pixels
     held_out: Pixels
+    ahead: SyntheticSet | None  # what was learned from, where it was made before
 
     @property
     def teacher(self) -> TeacherInfo:
@@ -170,13 +179,14 @@ def compress(options: CompressOptions, display: Display) -> Outcome:
         )
     else:
         display.say(f"target   {target.board.title}, {_software(target)}")
-    if options.images:
+    if options.keep_images:
         display.warn(REVEALING)
     place = choose_place(distil.device, threads=distil.threads)
     teacher = _teacher(distil, display)
     data = _evaluation_data(options.evaluation, teacher.info)
-    with caught() as interrupts, _run_folder(distil, teacher, place) as folder:
-        distilled = _distilled(distil, teacher, place, folder, interrupts, display)
+    found = _image_set(distil, teacher.info)
+    with caught() as interrupts, _run_folder(distil, teacher, place, found) as folder:
+        distilled = _distilled(distil, teacher, place, folder, found, interrupts, display)
         with new_folder(distil.out, force=distil.force) as temporary:
             outcome = _bundled(options, distilled, data, temporary, display)
         folder.discard()
@@ -227,8 +237,8 @@ def _bundled(
         held_out=normalised(distilled.held_out, spec),
         display=display,
     )
-    golden = _golden(folder, exported, distilled, images=options.images)
-    calibration = _synthetic_set(distilled, folder) if options.images else None
+    golden = _golden(folder, exported, distilled, images=options.keep_images)
+    calibration = _synthetic_set(distilled, folder) if options.keep_images else None
     gates = (
         gate.agreement(
             student.agreement, least=options.min_agreement, images=student.agreement_images
@@ -249,10 +259,10 @@ def _bundled(
         without=exported.without,
         calibration=calibration,
         golden=golden,
-        data_used="none: the images were inverted out of the teacher",
+        data_used=_data_used(distilled, evaluated=data is not None),
         quality="passed" if all(result.passed for result in gates) else "failed",
         quality_gates=gates,
-        warnings=(*student.warnings, *((REVEALING,) if options.images else ())),
+        warnings=(*student.warnings, *((REVEALING,) if options.keep_images else ())),
         files=tuple(_listed(folder)),
         content_digest="0" * 64,
     )
@@ -269,7 +279,7 @@ def _bundled(
         gates=gates,
         layer_precision=_layer_precision(distilled, exported, folder),
     )
-    timeline = _timeline(distilled.run) if options.images else None
+    timeline = _timeline(distilled.run) if options.keep_images else None
     sealed = bundle.seal(
         folder,
         manifest,
@@ -277,6 +287,17 @@ def _bundled(
         page=lambda sealed: page.html(folder, sealed, report, timeline=timeline),
     )
     return Outcome(bundle=str(options.distil.out), manifest=sealed, report=report)
+
+
+def _data_used(distilled: Distilled, *, evaluated: bool) -> DataUsed:
+    found = distilled.ahead
+    statement = "none: the images were inverted out of the teacher"
+    if found is not None:
+        statement += f" ahead of the run, as a set of {found.count:,}"
+    if evaluated:
+        statement += "; labelled images were evaluated on, and selected nothing"
+    digests = {found.file: found.digest} if found is not None else {}
+    return DataUsed(kind="none", statement=statement, digests=digests)
 
 
 _ROLES: Final[dict[str, Any]] = {
@@ -463,6 +484,7 @@ def _closing(outcome: Outcome, display: Display) -> None:
     )
     display.say(
         f"next     edgekd bundle inspect {outcome.bundle}   (all figures, with their doubts)\n"
+        f"         {outcome.bundle}/{bundle.PAGE}   (the same with pictures, for a browser)\n"
         f"         copy {outcome.bundle} to the board and build {manifest.models[-1].path} there: "
         f"{_build_command(manifest)}"
     )
@@ -487,8 +509,9 @@ def distil(options: DistilOptions, display: Display) -> Student:
     check_writable(options.out, force=options.force)
     place = choose_place(options.device, threads=options.threads)
     teacher = _teacher(options, display)
-    with caught() as interrupts, _run_folder(options, teacher, place) as folder:
-        distilled = _distilled(options, teacher, place, folder, interrupts, display)
+    found = _image_set(options, teacher.info)
+    with caught() as interrupts, _run_folder(options, teacher, place, found) as folder:
+        distilled = _distilled(options, teacher, place, folder, found, interrupts, display)
         with new_folder(options.out, force=options.force) as temporary:
             student = write_student(distilled, temporary)
             synthetic = _synthetic_set(distilled, temporary)
@@ -502,13 +525,24 @@ def distil(options: DistilOptions, display: Display) -> Student:
 
 
 def _teacher(options: DistilOptions, display: Display) -> Teacher:
-    generator = torch.Generator().manual_seed(options.seed)
-    teacher = load_teacher(options.teacher, options.said, generator=generator)
+    return teacher_said(options.teacher, options.said, seed=options.seed, display=display)
+
+
+def teacher_said(path: Path, said: TeacherOptions, *, seed: int, display: Display) -> Teacher:
+    """Load a teacher and say what was understood of it."""
+    teacher = load_teacher(
+        path,
+        said,
+        generator=torch.Generator().manual_seed(seed),
+        say=lambda text: display.warn(text),
+    )
     info = teacher.info
     display.say(
         f"teacher  {info.file}: {info.architecture}, {info.parameters:,} parameters, {info.macs / 1e6:,.1f} M MACs, "
         f"{info.classes} classes, input {'x'.join(map(str, info.input.shape))} (from {info.metadata_from})"
     )
+    for note in info.notes:
+        display.say(f"         {note}")
     if info.batch_norm_trained:
         display.say(f"         {info.batch_norm_layers} batch-norm layers with trained statistics")
     else:
@@ -523,9 +557,19 @@ def _teacher(options: DistilOptions, display: Display) -> Teacher:
 
 
 def _recipe(options: DistilOptions, info: TeacherInfo) -> Recipe:
-    if options.recipe not in RECIPES:
-        raise UsageError(f"unknown recipe {options.recipe!r}. There is: {', '.join(RECIPES)}.")
-    return recipes.for_teacher(RECIPES[options.recipe], batch_norm=info.batch_norm_trained)
+    return recipe_for(options.recipe, info)
+
+
+def recipe_for(name: str, info: TeacherInfo) -> Recipe:
+    """A recipe by name, as it is used for this teacher.
+
+    Raises:
+        UsageError: no recipe is called so.
+    """
+    if name not in RECIPES:
+        raise UsageError(f"unknown recipe {name!r}. There is: {', '.join(RECIPES)}.")
+    adapted = recipes.for_teacher(RECIPES[name], batch_norm=info.batch_norm_trained)
+    return recipes.for_images(adapted, info.input.shape)
 
 
 def _choice(options: DistilOptions, info: TeacherInfo) -> architectures.Choice:
@@ -533,7 +577,13 @@ def _choice(options: DistilOptions, info: TeacherInfo) -> architectures.Choice:
     return architectures.choose_student(options.student, teacher=info.architecture, size=size)
 
 
-def _run_folder(options: DistilOptions, teacher: Teacher, place: Place) -> Any:  # noqa: ANN401
+def _image_set(options: DistilOptions, info: TeacherInfo) -> imagesets.ImageSet | None:
+    return imagesets.read_set(options.images, info) if options.images is not None else None
+
+
+def _run_folder(
+    options: DistilOptions, teacher: Teacher, place: Place, found: imagesets.ImageSet | None
+) -> Any:  # noqa: ANN401
     """The folder of the unfinished run beside the output, for what decides the result."""
     info = teacher.info
     identity = {
@@ -546,6 +596,7 @@ def _run_folder(options: DistilOptions, teacher: Teacher, place: Place) -> Any: 
         "budget": asdict(options.budget),
         "seed": options.seed,
         "precision": place.precision,
+        "images": found.record.digest if found is not None else None,
     }
     path = options.out.with_name(f"{options.out.name}.run")
     return RunFolder.opened(path, identity, restart=options.restart)
@@ -556,13 +607,15 @@ def _distilled(
     teacher: Teacher,
     place: Place,
     folder: RunFolder,
+    found: imagesets.ImageSet | None,
     interrupts: Interrupts,
     display: Display,
 ) -> Distilled:
     info = teacher.info
     choice, recipe = _choice(options, info), _recipe(options, info)
+    ahead = imagesets.parted(found, origin=str(options.images)) if found is not None else None
 
-    def fresh() -> Distillation:
+    def fresh(recipe: Recipe) -> Distillation:
         return Distillation(
             teacher,
             choice.architecture,
@@ -570,9 +623,10 @@ def _distilled(
             budget=options.budget,
             seed=options.seed,
             place=place,
+            ahead=ahead,
         )
 
-    run = fresh()
+    run = fresh(recipe)
     size = architectures.size_of(architectures.build(choice.architecture), shape=info.input.shape)
     display.say(
         f"student  {choice.architecture}: {size.parameters:,} parameters, {size.macs / 1e6:,.1f} M MACs ({choice.reason})"
@@ -582,25 +636,44 @@ def _distilled(
             f"distil   goes on from step {run.step:,} ({run.progress:.0%}, {duration(run.elapsed_s)} spent)"
         )
     else:
+        expected = forecast(fresh, recipe, pixels=info.input.height * info.input.width)
         display.say(
-            f"distil   recipe {recipe.name} on {place.device.type} in {place.precision}: {forecast(fresh())}"
+            f"distil   recipe {recipe.name} on {place.device.type} in {place.precision}: {expected}"
         )
+        _warn_of_size(expected, info, place, display)
     _run(run, folder, interrupts, display)
     teacher.unchanged()
     module = run.deliver()
-    calibration = torch.cat(run.pool.best_batches(-(-CALIBRATION_IMAGES // recipe.batch)))
+    calibration = torch.cat(run.pool.best_batches(-(-CALIBRATION_IMAGES // run.pool.batch)))
     held_out = run.held_out.images[: min(run.held_out.made, run.held_out.capacity)].flatten(0, 1)
     delivered = module.to(place.device)
-    found = run.agreement(delivered)
+    agreed = run.agreement(delivered)
     return Distilled(
         module=delivered.cpu(),
         choice=choice,
         size=size,
-        agreement=found,
+        agreement=agreed,
         run=run,
         calibration=_pixels(calibration[:CALIBRATION_IMAGES]),
         held_out=_pixels(held_out[:HELD_OUT_IMAGES]),
+        ahead=found.record if found is not None else None,
     )
+
+
+def _warn_of_size(expected: Forecast, info: TeacherInfo, place: Place, display: Display) -> None:
+    """Large images: nothing of it was ever measured, and that is no reason to stop."""
+    if max(info.input.height, info.input.width) >= MEASURED_PIXELS:
+        display.warn(
+            f"images of {info.input.height} x {info.input.width} are outside of what was measured (32 pixels): as "
+            f"many steps as the CIFAR-10 benchmark made are about {spoken(expected.usual_s)} here and "
+            f"{expected.memory_bytes / 2**30:.1f} GiB; scaled from a part of a batch. Going on"
+        )
+    if place.device.type == "cpu" and not expected.fits:
+        display.warn(
+            f"about {expected.memory_bytes / 2**30:.1f} GiB of memory are wanted, and "
+            f"{(available_bytes() or 0) / 2**30:.1f} GiB are free: the run may be killed by the system. "
+            "It goes on from where it was when it is started again; --device cuda has memory of its own"
+        )
 
 
 def _pixels(images: torch.Tensor) -> Pixels:  # (N, C, H, W) -> (N, H, W, C)

@@ -8,6 +8,7 @@ History of the formats, one number for all of them (`SCHEMA_VERSION`):
 """
 
 import json
+from dataclasses import field
 from typing import Annotated, Any, Final, Literal, TypeAlias, TypeVar, dataclass_transform
 
 import pydantic
@@ -131,7 +132,7 @@ class Coverage:
 
 @record
 class SyntheticSet:
-    """Images inverted out of a teacher: uint8, (N, H, W, C), in a `.npz` under `images`."""
+    """Images inverted out of a teacher: uint8, (N, H, W, C), in a `.npy`."""
 
     file: RelativePath
     digest: Digest
@@ -140,6 +141,20 @@ class SyntheticSet:
     teacher_digest: Digest
     seed: int
     coverage: Coverage
+    classes_file: RelativePath | None = None  # int64, (N,): what the teacher decides of each
+    classes_digest: Digest | None = None
+    recipe: str | None = None
+    grown: tuple[Count, ...] = ()  # images after each time that some were added
+    lacking: dict[int, Count] = field(default_factory=dict)  # by class: fewer than its share
+
+
+@record
+class DataUsed:
+    """What a student learned from, besides the teacher."""
+
+    kind: Literal["none", "condensed", "few real"]
+    statement: str
+    digests: dict[str, Digest] = field(default_factory=dict)  # of what was brought, by name
 
 
 @record

@@ -20,6 +20,7 @@ LAYERS = (
     {"edgekd.__main__", "edgekd.reference", "edgekd.schemas"},
     {"edgekd.cli"},
     {"edgekd.diagnosis", "edgekd.usage"},
+    {"edgekd.synthesizing"},
     {"edgekd.pipeline", "edgekd.inspection", "edgekd.doctor"},
     {"edgekd.abilities"},
     {"edgekd.findings"},

@@ -23,6 +23,7 @@ from edgekd.records import (
     Architecture,
     Conditions,
     Coverage,
+    DataUsed,
     Doubt,
     GateResult,
     HistoryPoint,
@@ -113,7 +114,7 @@ def manifest_of(*, name="teacher.pt", class_names=("red", "green", "blue")):
         models=(onnx_record("fp32"), onnx_record("int8")), without={}, calibration=calibration,
         golden=GoldenVectors(inputs="golden-inputs.npy", outputs={}, count=1, made_of="noise",
                              tolerance=0.0),
-        data_used="none", quality="failed",
+        data_used=DataUsed(kind="none", statement="none"), quality="failed",
         quality_gates=(GateResult(name="agreement", passed=False, value=0.875, limit=0.9,
                                   unit="share", reason="only 87.50% the same"),),
         warnings=("something was said",), files=(), content_digest="c" * 64,
@@ -223,7 +224,12 @@ def test_the_head_says_verdict_gates_command_and_digest(folder):
 
 def test_hostile_names_stay_text(folder):
     manifest = manifest_of(name=HOSTILE, class_names=(HOSTILE, HOSTILE, HOSTILE))
-    manifest = replace(manifest, warnings=(HOSTILE,), data_used=HOSTILE, without={HOSTILE: HOSTILE})
+    manifest = replace(
+        manifest,
+        warnings=(HOSTILE,),
+        data_used=DataUsed(kind="none", statement=HOSTILE),
+        without={HOSTILE: HOSTILE},
+    )
     found = replace(measured(LATENCY), subject=HOSTILE, taken_on=HOSTILE)
     history = (HistoryPoint(step=1, images=1, elapsed_s=1.0, losses={HOSTILE: 1.0}, agreement=0.5),)
     evaluation = Evaluation(
