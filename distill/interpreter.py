@@ -21,7 +21,7 @@ Result: TypeAlias = Any
 MAX_ELEMENTS: Final = 1 << 28
 
 # Functions of aten, any overload: they compute, and touch nothing but their arguments.
-ATEN: Final = frozenset(
+ATEN: Final = frozenset(  # a list of 170 lines would hide what is missing
     """
     _softmax _log_softmax _to_copy _unsafe_view abs as_strided adaptive_avg_pool1d adaptive_avg_pool2d
     _adaptive_avg_pool2d adaptive_max_pool2d add add_ addcmul addmm alias amax amin any arange argmax
@@ -41,7 +41,7 @@ ATEN: Final = frozenset(
     sub sub_ sum swapaxes t tanh tanh_ tile to transpose type_as unbind unflatten unsqueeze unsqueeze_
     upsample_bicubic2d upsample_bilinear2d upsample_nearest2d _upsample_bicubic2d_aa
     _upsample_bilinear2d_aa var var_mean view view_as where zeros zeros_like
-    """.split()
+    """.split()  # noqa: SIM905
 )
 # Checks that torch.export leaves in: they hold for the program as it was exported.
 CHECKS: Final = frozenset(
@@ -54,7 +54,14 @@ CHECKS: Final = frozenset(
     }
 )
 DROPOUT: Final = frozenset(
-    {"dropout", "dropout_", "feature_dropout", "feature_dropout_", "alpha_dropout", "native_dropout"}
+    {
+        "dropout",
+        "dropout_",
+        "feature_dropout",
+        "feature_dropout_",
+        "alpha_dropout",
+        "native_dropout",
+    }
 )
 BATCH_NORM: Final = frozenset(
     {
@@ -208,7 +215,9 @@ def _known(target: str) -> bool:
 class _Step:
     """One node, made ready: what to call, with what, and which names it gives and takes last."""
 
-    def __init__(self, node: Node, call: Callable[..., Result], arguments: Mapping[str, Argument]):
+    def __init__(
+        self, node: Node, call: Callable[..., Result], arguments: Mapping[str, Argument]
+    ) -> None:
         self.node = node
         self.call = call
         self.arguments = arguments
@@ -225,7 +234,7 @@ class Program(nn.Module):
         batch: the number of images that it insists on, `None` for any.
     """
 
-    def __init__(self, archive: Archive, tensors: Mapping[str, Tensor], answer: str):
+    def __init__(self, archive: Archive, tensors: Mapping[str, Tensor], answer: str) -> None:
         """Build the modules and the list of calls.
 
         Args:
@@ -254,7 +263,7 @@ class Program(nn.Module):
                 self._put(name, tensor, persistent=stored is not None)
         self._literals = dict(archive.literals)
         self._names = dict(archive.attributes)
-        self._steps = self._planned(_live(archive, answer), norms)
+        self._steps = self._planned(_live(archive, answer))
         used = {name for step in self._steps for name in _references(list(step.arguments.values()))}
         self._attributes = [
             (name, *path.rpartition(".")[::2])
@@ -281,8 +290,8 @@ class Program(nn.Module):
         except KeyError as error:
             raise ValueError(f"two parts are called {name}") from error
 
-    def _planned(self, nodes: list[Node], norms: Mapping[str, _BatchNorm]) -> list[_Step]:
-        steps = [self._step(node, norms) for node in nodes]
+    def _planned(self, nodes: list[Node]) -> list[_Step]:
+        steps = [self._step(node) for node in nodes]
         seen = {self._answer}
         for step in reversed(steps):
             names = set(_references(list(step.arguments.values())))
@@ -290,14 +299,14 @@ class Program(nn.Module):
             seen |= names
         return steps
 
-    def _step(self, node: Node, norms: Mapping[str, _BatchNorm]) -> _Step:
+    def _step(self, node: Node) -> _Step:
         name = aten_name(node.target)
         arguments = dict(node.arguments)
         if name in BATCH_NORM:
             key = _norm_name(node, self._names)
-            images = {"input": arguments["input"]}
+            images = {"images": arguments["input"]}
             # Looked up each time it runs: a copy of the module must use its own layers.
-            return _Step(node, lambda module, input: module.get_submodule(key)(input), images)  # noqa: A002
+            return _Step(node, lambda module, images: module.get_submodule(key)(images), images)
         if name in DROPOUT:
             first = "input" if "input" in arguments else "self"
             return _Step(node, _first_of, {first: arguments[first]})
@@ -355,9 +364,9 @@ def _bind(step: _Step, result: Result, values: dict[str, Result]) -> None:
 
 
 def _bounded(result: Result) -> Result:
-    if isinstance(result, Tensor) and result.device.type == "meta":
-        if result.numel() > MAX_ELEMENTS:
-            raise ValueError(f"it makes a tensor of {result.numel():,} values of two images")
+    tried = isinstance(result, Tensor) and result.device.type == "meta"
+    if tried and result.numel() > MAX_ELEMENTS:
+        raise ValueError(f"it makes a tensor of {result.numel():,} values of two images")
     return result
 
 
@@ -446,11 +455,10 @@ def _on_sizes(function: Callable[..., Result]) -> Callable[..., Result]:
 
 def _overload(target: str) -> torch._ops.OpOverload:
     name, _, overload = target[len(_PREFIX) :].partition(".")
-    packet = getattr(torch.ops.aten, name) if name in ATEN else None
-    if not isinstance(packet, torch._ops.OpOverloadPacket) or overload not in packet.overloads():
+    found = getattr(getattr(torch.ops.aten, name, None), overload, None) if name in ATEN else None
+    # What is not an overload is an attribute of Python's own: nothing of that is called.
+    if not isinstance(found, torch._ops.OpOverload):
         raise ValueError(f"there is no operator {target[:80]}")
-    found = getattr(packet, overload)
-    assert isinstance(found, torch._ops.OpOverload)
     return found
 
 
@@ -491,7 +499,10 @@ def _norms(archive: Archive, tensors: Mapping[str, Tensor]) -> dict[str, _BatchN
 
         mean, variance = stored("running_mean"), stored("running_var")
         weight, bias = stored("weight"), stored("bias")
-        data, eps = node.arguments["input"], node.arguments.get("eps", node.arguments.get("epsilon"))
+        data, eps = (
+            node.arguments["input"],
+            node.arguments.get("eps", node.arguments.get("epsilon")),
+        )
         if mean is None or variance is None or not isinstance(data, Value):
             raise ValueError(f"{name} has no running statistics")
         if not isinstance(eps, int | float):
@@ -518,5 +529,7 @@ def _norms(archive: Archive, tensors: Mapping[str, Tensor]) -> dict[str, _BatchN
 
 def _as_long(name: str, tensor: Tensor, other: Tensor) -> Tensor:
     if tensor.shape != (len(other),):
-        raise ValueError(f"{name} has statistics of shapes {tuple(tensor.shape)} and {tuple(other.shape)}")
+        raise ValueError(
+            f"{name} has statistics of shapes {tuple(tensor.shape)} and {tuple(other.shape)}"
+        )
     return tensor

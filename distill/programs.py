@@ -19,7 +19,9 @@ _ATEN: Final = "torch.ops.aten."
 _SOFTMAX: Final = frozenset({"softmax", "_softmax", "log_softmax", "_log_softmax"})
 _SIGMOID: Final = frozenset({"sigmoid", "sigmoid_"})
 _SAME: Final = frozenset({"alias", "clone", "contiguous", "detach", "dropout", "to", "_to_copy"})
-_TRAINING: Final = "exported in training mode; run as in evaluation. Export after model.eval() to be sure"
+_TRAINING: Final = (
+    "exported in training mode; run as in evaluation. Export after model.eval() to be sure"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,9 +180,9 @@ def _tensors(path: Path, payloads: Mapping[str, Payload]) -> "dict[str, Tensor]"
     kinds = {name: set[str]() for name in {p.member for p in payloads.values()}}
     for payload in payloads.values():
         kinds[payload.member].add(payload.dtype)
-    for member, data in members(path, iter(kinds)):
+    for member, data in members(path, kinds):
         for dtype in kinds[member]:
-            raw = torch.from_numpy(data)
+            raw = torch.frombuffer(bytearray(data), dtype=torch.uint8)
             # Any byte but 0 and 1 is no truth value, and undefined in C++.
             flat[member, dtype] = raw != 0 if dtype == "bool" else raw.view(getattr(torch, dtype))
     found: dict[str, Tensor] = {}
@@ -191,10 +193,11 @@ def _tensors(path: Path, payloads: Mapping[str, Payload]) -> "dict[str, Tensor]"
             whole = flat[payload.member, payload.dtype]
             shared[key] = whole.as_strided(payload.sizes, payload.strides, payload.offset)
         found[name] = shared[key]
-        if found[name].is_floating_point() and not bool(torch.isfinite(found[name]).all()):
-            # Masks of attention are made of minus infinities; weights are not.
-            if not payload.member.rpartition("/")[2].startswith("tensor_"):
-                bad = int((~torch.isfinite(found[name])).sum())
+        # Masks of attention are constants made of minus infinities; weights are not.
+        weight = not payload.member.rpartition("/")[2].startswith("tensor_")
+        if weight and found[name].is_floating_point():
+            bad = int((~torch.isfinite(found[name])).sum())
+            if bad:
                 raise InputFileError(
                     f"{path}: {name} has {bad:,} values that are NaN or infinite. The training diverged, "
                     "or the file is damaged; take an earlier checkpoint."
@@ -249,9 +252,7 @@ def _try_shapes(path: Path, module: "nn.Module", sizes: tuple[int, ...], count: 
         )
 
 
-def _try_any_number(
-    path: Path, module: "nn.Module", sizes: tuple[int, ...], fixed: int
-) -> None:
+def _try_any_number(path: Path, module: "nn.Module", sizes: tuple[int, ...], fixed: int) -> None:
     """Whether a program for a fixed number of images answers each image alike in any number."""
     import torch
 

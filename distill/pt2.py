@@ -12,12 +12,11 @@ import math
 import struct
 import zipfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final, Literal, TypeAlias, TypeVar
 
-import numpy as np
 import pydantic
 from pydantic import JsonValue
 
@@ -70,7 +69,7 @@ class Constant:
     number: int
 
 
-Argument: TypeAlias = "Value | Constant | bool | int | float | str | None | list[Argument]"
+Argument: TypeAlias = "Value | Constant | bool | int | float | str | list[Argument] | None"
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,24 +212,15 @@ def read_archive(path: Path) -> Archive:
     return _archive(path, program, weights, constants)
 
 
-def members(path: Path, wanted: Iterator[str]) -> Iterator[tuple[str, np.ndarray]]:
-    """The bytes of each wanted member, (size,) of uint8, writable, checked against its CRC.
+def members(path: Path, wanted: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+    """The bytes of each wanted member, compared with its checksum.
 
     Raises:
         InputFileError: the archive is damaged.
     """
     with _opened(path) as archive:
         for name in wanted:
-            data = np.empty(archive.getinfo(name).file_size, dtype=np.uint8)
-            try:
-                with archive.open(name) as stream:
-                    count = stream.readinto(memoryview(data))
-                    rest = stream.read(1)  # reaching the end is what compares the sum
-            except (zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
-                raise _damaged(path, str(error)) from error
-            if count != data.size or rest:
-                raise _damaged(path, f"{name} is shorter than it says")
-            yield name, data
+            yield name, _read(path, archive, name)
 
 
 def _opened(path: Path) -> zipfile.ZipFile:
@@ -292,7 +282,8 @@ def _check_members(path: Path, archive: zipfile.ZipFile, size: int) -> None:
             raise _refused(path, f"{name} is encrypted")
         if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
             raise _refused(
-                path, f"{name} is compressed, which torch.export.save never does; unpacked it may fill the memory"
+                path,
+                f"{name} is compressed, which torch.export.save never does; unpacked it may fill the memory",
             )
     double = [name for name, count in Counter(e.filename for e in entries).items() if count > 1]
     if double:
@@ -352,7 +343,11 @@ def _model_name(path: Path, root: str, names: set[str]) -> str:
 
 
 def _payloads(
-    path: Path, archive: zipfile.ZipFile, root: str, model: str, kind: Literal["weights", "constants"]
+    path: Path,
+    archive: zipfile.ZipFile,
+    root: str,
+    model: str,
+    kind: Literal["weights", "constants"],
 ) -> dict[str, Payload]:
     folder = f"{root}data/{kind}/"
     config = _json(path, archive, f"{folder}{model}_{kind}_config.json", _Payloads).config
@@ -389,7 +384,8 @@ def _payload(
     needed = max(last + 1, math.prod(sizes)) * width
     if needed > available or available % width:
         raise _refused(
-            path, f"{name} claims {needed:,} bytes, of shape {sizes[:8]}, where {available:,} are there"
+            path,
+            f"{name} claims {needed:,} bytes, of shape {sizes[:8]}, where {available:,} are there",
         )
     return Payload(member, dtype, sizes, strides, offset, payload.is_param)
 
