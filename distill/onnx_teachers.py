@@ -141,7 +141,7 @@ def _images(path: Path, model: ModelProto) -> ValueInfoProto:
         )
     if found[0].type.tensor_type.elem_type != TensorProto.FLOAT:
         raise InputFileError(f"{path}: does not take float32 images. Export the float32 model.")
-    (images,) = found
+    images: ValueInfoProto = found[0]
     return images
 
 
@@ -157,7 +157,8 @@ def _answer(path: Path, model: ModelProto) -> ValueInfoProto:
         raise InputFileError(
             f"{path}: does not answer with float32 logits. Export without what comes after."
         )
-    return found[0]
+    answer: ValueInfoProto = found[0]
+    return answer
 
 
 def _logits(path: Path, model: ModelProto) -> tuple[str, tuple[str, ...]]:

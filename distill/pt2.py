@@ -252,6 +252,9 @@ def _check_directory(path: Path, stream: BinaryIO, size: int) -> None:
     at = data.rfind(b"PK\x05\x06")
     if at < 0 or len(data) < at + 22:
         raise zipfile.BadZipFile("no end of a zip file")
+    # The sample inputs are a zip file too: without this, theirs is taken where the last bytes are gone.
+    if at + 22 + int.from_bytes(data[at + 20 : at + 22], "little") != len(data):
+        raise zipfile.BadZipFile("the end of a zip file is not at its end")
     (count,) = struct.unpack_from("<H", data, at + 10)
     (extent,) = struct.unpack_from("<I", data, at + 12)
     if count == 0xFFFF or extent == 0xFFFFFFFF:
