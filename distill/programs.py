@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from edgekd.distill.pt2 import AGAIN, Archive, Node, Payload, Value, members, read_archive
+from edgekd.distill.pt2 import Archive, Node, Payload, Value, read_archive
+from edgekd.distill.pt2_archive import AGAIN, members
 from edgekd.errors import InputFileError
 
 if TYPE_CHECKING:  # torch takes seconds to come in, and what a file says is wanted at once
@@ -82,11 +83,11 @@ def load_program(path: Path) -> "nn.Module":
     """
     import torch
 
-    from edgekd.distill import interpreter
+    from edgekd.distill import interpreter, operators
 
     archive = read_archive(path)
     answer, _ = _logits(archive)
-    missing = interpreter.unsupported(frozenset(node.target for node in archive.nodes))
+    missing = operators.unsupported(frozenset(node.target for node in archive.nodes))
     if missing:
         raise InputFileError(
             f"{path}: uses {', '.join(name[:80] for name in missing[:5])}, which edgekd does not run from a "

@@ -9,25 +9,32 @@ The layout is that of torch 2.9 to 2.15, schema 8: `models/model.json`, `data/we
 """
 
 import math
-import struct
 import zipfile
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final, Literal, TypeAlias, TypeVar
+from typing import Final, Literal, TypeAlias, TypeVar
 
 import pydantic
 from pydantic import JsonValue
 
+from edgekd.distill.pt2_archive import (
+    AGAIN,
+    MAX_NAME,
+    damaged,
+    model_of,
+    opened,
+    pickled,
+    read_member,
+    refused,
+    root_of,
+)
 from edgekd.errors import InputFileError
 
-MAX_MEMBERS: Final = 100_000
 # Of one JSON. A network of 3,000 operators has 10 MB of it; parsed it takes some ten times as much.
 MAX_JSON_BYTES: Final = 32 << 20
 MAX_NODES: Final = 50_000
 MAX_DIMENSIONS: Final = 16
-MAX_NAME: Final = 512
 MAX_DEPTH: Final = 32  # of dots in a name: modules nest by them
 SCHEMA_MAJOR: Final = 8
 # A whole and views of its parts are both named where weights are fused; more than this is a lie.
@@ -47,11 +54,6 @@ DTYPES: Final[Mapping[int, tuple[str, int]]] = {
     13: ("bfloat16", 2),
 }
 STRIDED: Final = 7
-
-AGAIN: Final = (
-    "Save it again: torch.export.save(torch.export.export(model.eval(), (images,), "
-    'dynamic_shapes=({0: torch.export.Dim("batch")},)), "teacher.pt2").'
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,10 +200,10 @@ def read_archive(path: Path) -> Archive:
     Raises:
         InputFileError: not such an archive, damaged, or refused; the message says which and what to do.
     """
-    with _opened(path) as archive:
-        root = _root(path, archive)
+    with opened(path) as archive:
+        root = root_of(path, archive)
         names = set(archive.namelist())
-        model = _model_name(path, root, names)
+        model = model_of(path, root, names)
         weights = _payloads(path, archive, root, model, "weights")
         constants = _payloads(path, archive, root, model, "constants")
         program = _json(path, archive, f"{root}models/{model}.json", _Program)
@@ -210,139 +212,6 @@ def read_archive(path: Path) -> Archive:
             raise InputFileError(f"{path}: written on a big-endian machine. {AGAIN}")
     _check_claims(path, [*weights.values(), *constants.values()])
     return _archive(path, program, weights, constants)
-
-
-def members(path: Path, wanted: Iterable[str]) -> Iterator[tuple[str, bytes]]:
-    """The bytes of each wanted member, compared with its checksum.
-
-    Raises:
-        InputFileError: the archive is damaged.
-    """
-    with _opened(path) as archive:
-        for name in wanted:
-            yield name, _read(path, archive, name)
-
-
-def _opened(path: Path) -> zipfile.ZipFile:
-    if not path.is_file():
-        what = "a folder, not a program" if path.is_dir() else "no such file"
-        raise InputFileError(f"{path}: {what}.")
-    size = path.stat().st_size
-    try:
-        with path.open("rb") as stream:
-            _check_directory(path, stream, size)
-        archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError, struct.error) as error:
-        raise InputFileError(
-            f"{path}: not a .pt2 archive ({error}). Was it cut short, or is it something else?"
-        ) from error
-    try:
-        _check_members(path, archive, size)
-    except InputFileError:
-        archive.close()
-        raise
-    return archive
-
-
-def _check_directory(path: Path, stream: BinaryIO, size: int) -> None:
-    """The table of contents is parsed whole by `zipfile`: its size is looked at before."""
-    tail = min(size, 22 + 65_535)
-    stream.seek(size - tail)
-    data = stream.read(tail)
-    at = data.rfind(b"PK\x05\x06")
-    if at < 0 or len(data) < at + 22:
-        raise zipfile.BadZipFile("no end of a zip file")
-    # The sample inputs are a zip file too: without this, theirs is taken where the last bytes are gone.
-    if at + 22 + int.from_bytes(data[at + 20 : at + 22], "little") != len(data):
-        raise zipfile.BadZipFile("the end of a zip file is not at its end")
-    (count,) = struct.unpack_from("<H", data, at + 10)
-    (extent,) = struct.unpack_from("<I", data, at + 12)
-    if count == 0xFFFF or extent == 0xFFFFFFFF:
-        record = data.rfind(b"PK\x06\x06")
-        if record < 0 or len(data) < record + 56:
-            raise zipfile.BadZipFile("no end of a zip64 file")
-        count, extent = struct.unpack_from("<QQ", data, record + 32)
-    # 46 bytes and the name for each; torch's alignment padding is in the local headers.
-    if count > MAX_MEMBERS or extent > MAX_MEMBERS * (46 + MAX_NAME):
-        raise InputFileError(
-            f"{path}: refused. Its table of contents claims {count:,} members; torch.export.save "
-            f"writes a few hundred. {AGAIN}"
-        )
-
-
-def _check_members(path: Path, archive: zipfile.ZipFile, size: int) -> None:
-    entries = archive.infolist()
-    for entry in entries:
-        name = entry.filename
-        # `zipfile` cuts names at a zero byte and turns separators: what it was is in orig_filename.
-        spelt = entry.orig_filename
-        parts = spelt.split("/")
-        if spelt != name or "\\" in spelt or ".." in parts or spelt.startswith("/") or ":" in spelt:
-            raise _refused(path, f"a member is called {spelt[:80]!r}")
-        if len(spelt) > MAX_NAME:
-            raise _refused(path, f"a member has a name of {len(spelt):,} characters")
-        if entry.flag_bits & 1:
-            raise _refused(path, f"{name} is encrypted")
-        if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
-            raise _refused(
-                path,
-                f"{name} is compressed, which torch.export.save never does; unpacked it may fill the memory",
-            )
-    double = [name for name, count in Counter(e.filename for e in entries).items() if count > 1]
-    if double:
-        raise _refused(path, f"{double[0]} is there twice")
-    claimed = sum(entry.file_size for entry in entries)
-    if claimed > size:
-        raise _refused(path, f"its members claim {claimed:,} bytes of a file of {size:,}")
-
-
-def _root(path: Path, archive: zipfile.ZipFile) -> str:
-    """The folder that everything is in, with its slash; older writers have none."""
-    names = archive.namelist()
-    found = [name for name in names if name.rpartition("/")[2] == "archive_format"]
-    if not found:
-        if "serialized_exported_program.json" in names:
-            raise InputFileError(
-                f"{path}: written by torch before 2.8, whose weights are pickles. Load it there, or with "
-                f"a newer torch where you trust it. {AGAIN}"
-            )
-        raise InputFileError(
-            f"{path}: a zip file, but not one of torch.export.save. {_what_else(names)}"
-        )
-    entry = archive.getinfo(found[0])
-    if len(found) > 1 or entry.file_size > 16 or _read(path, archive, found[0]) != b"pt2":
-        raise _refused(path, "it says of itself that it is something else than a pt2 archive")
-    return found[0][: -len("archive_format")]
-
-
-def _what_else(names: list[str]) -> str:
-    if any(name.endswith("constants.pkl") for name in names):
-        return "It is TorchScript: " + AGAIN
-    if any(name.endswith("data.pkl") for name in names):
-        return "It looks like torch.save's: call it .pt."
-    return AGAIN
-
-
-def _model_name(path: Path, root: str, names: set[str]) -> str:
-    prefix = f"{root}models/"
-    models = sorted(
-        name[len(prefix) : -len(".json")]
-        for name in names
-        if name.startswith(prefix) and name.endswith(".json")
-    )
-    if not models:
-        compiled = any(name.startswith(f"{root}data/aotinductor/") for name in names)
-        what = "compiled code, not a program" if compiled else "no program"
-        raise InputFileError(f"{path}: holds {what}. {AGAIN}")
-    if len(models) > 1 and "model" not in models:
-        raise InputFileError(
-            f"{path}: holds {len(models)} programs ({', '.join(models[:5])}); edgekd takes one. {AGAIN}"
-        )
-    model = "model" if "model" in models else models[0]
-    for kind in ("weights", "constants"):
-        if f"{root}data/{kind}/{model}.pt" in names:
-            raise _pickled(path, f"data/{kind}/{model}.pt")
-    return model
 
 
 def _payloads(
@@ -359,10 +228,10 @@ def _payloads(
     for name, payload in config.items():
         _check_name(path, name)
         if payload.use_pickle or payload.tensor_meta is None:
-            raise _pickled(path, name)
+            raise pickled(path, name)
         member = folder + payload.path_name
         if member not in sizes:
-            raise _damaged(path, f"the values of {name} are missing")
+            raise damaged(path, f"the values of {name} are missing")
         found[name] = _payload(path, name, payload, payload.tensor_meta, member, sizes[member])
     return found
 
@@ -379,14 +248,14 @@ def _payload(
     strides = tuple(_known(path, name, stride) for stride in meta.strides)
     offset = _known(path, name, meta.storage_offset)
     if len(sizes) != len(strides) or len(sizes) > MAX_DIMENSIONS:
-        raise _refused(path, f"{name} has {len(sizes)} sizes and {len(strides)} strides")
+        raise refused(path, f"{name} has {len(sizes)} sizes and {len(strides)} strides")
     if math.prod(sizes) == 0:
         raise InputFileError(f"{path}: {name} is empty, of shape {sizes}.")
     last = offset + sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True))
     # A stride of 0 would make terabytes out of one value.
     needed = max(last + 1, math.prod(sizes)) * width
     if needed > available or available % width:
-        raise _refused(
+        raise refused(
             path,
             f"{name} claims {needed:,} bytes, of shape {sizes[:8]}, where {available:,} are there",
         )
@@ -395,14 +264,14 @@ def _payload(
 
 def _known(path: Path, name: str, size: _Size) -> int:
     if size.as_int is None or size.as_int < 0:
-        raise _refused(path, f"{name} is of no fixed shape")
+        raise refused(path, f"{name} is of no fixed shape")
     return size.as_int
 
 
 def _check_name(path: Path, name: str) -> None:
     parts = name.split(".")
     if len(name) > MAX_NAME or len(parts) > MAX_DEPTH or not all(parts):
-        raise _refused(path, f"a tensor is called {name[:80]!r}")
+        raise refused(path, f"a tensor is called {name[:80]!r}")
 
 
 def _check_claims(path: Path, payloads: list[Payload]) -> None:
@@ -412,7 +281,7 @@ def _check_claims(path: Path, payloads: list[Payload]) -> None:
     claimed = sum(math.prod(sizes) * width[dtype] for _, dtype, sizes, _, _ in distinct)
     size = path.stat().st_size
     if claimed > MAX_CLAIMED * size:
-        raise _refused(path, f"its tensors claim {claimed:,} bytes of a file of {size:,}")
+        raise refused(path, f"its tensors claim {claimed:,} bytes of a file of {size:,}")
 
 
 # --- the graph -----------------------------------------------------------------------------------
@@ -429,7 +298,7 @@ def _archive(
         )
     graph = program.graph_module.graph
     if len(graph.nodes) > MAX_NODES:
-        raise _refused(path, f"its graph has {len(graph.nodes):,} nodes")
+        raise refused(path, f"its graph has {len(graph.nodes):,} nodes")
     signature = program.graph_module.signature
     try:
         images, attributes, literals = _inputs(path, signature, weights, constants)
@@ -446,7 +315,7 @@ def _archive(
             torch_version=program.torch_version[:40],
         )
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise _damaged(path, f"its graph cannot be read: {type(error).__name__} {error}") from error
+        raise damaged(path, f"its graph cannot be read: {type(error).__name__} {error}") from error
 
 
 def _inputs(
@@ -473,7 +342,7 @@ def _inputs(
         elif kind in keys:
             name = _text(body[keys[kind]])
             if name not in weights and name not in constants:
-                raise _damaged(path, f"the values of {name[:80]} are missing")
+                raise damaged(path, f"the values of {name[:80]} are missing")
             attributes[_text(_mapping(body["arg"])["name"])] = name
         elif kind == "constant_input":
             literals[_text(body["name"])] = _argument(_mapping(body["value"]))
@@ -643,14 +512,14 @@ RecordT = TypeVar("RecordT", bound=_Record)
 
 def _json(path: Path, archive: zipfile.ZipFile, name: str, kind: type[RecordT]) -> RecordT:
     if name not in archive.namelist():
-        raise _damaged(path, f"{name} is missing")
+        raise damaged(path, f"{name} is missing")
     size = archive.getinfo(name).file_size
     if size > MAX_JSON_BYTES:
-        raise _refused(path, f"{name} has {size:,} bytes; a network has a hundredth")
+        raise refused(path, f"{name} has {size:,} bytes; a network has a hundredth")
     try:
-        return kind.model_validate_json(_read(path, archive, name))
+        return kind.model_validate_json(read_member(path, archive, name))
     except (pydantic.ValidationError, RecursionError) as error:
-        raise _damaged(path, f"{name}: {_first(error)}") from error
+        raise damaged(path, f"{name}: {_first(error)}") from error
 
 
 def _first(error: pydantic.ValidationError | RecursionError) -> str:
@@ -659,28 +528,3 @@ def _first(error: pydantic.ValidationError | RecursionError) -> str:
     what = error.errors(include_url=False, include_input=False)[0]
     where = ".".join(str(part)[:40] for part in what["loc"][:6])
     return f"{where} {what['msg'][:160]}".strip()
-
-
-def _read(path: Path, archive: zipfile.ZipFile, name: str) -> bytes:
-    try:
-        return archive.read(name)
-    except (zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
-        raise _damaged(path, str(error)) from error
-
-
-def _refused(path: Path, why: str) -> InputFileError:
-    return InputFileError(f"{path}: refused, {why}. Nothing was executed. {AGAIN}")
-
-
-def _damaged(path: Path, why: str) -> InputFileError:
-    return InputFileError(
-        f"{path}: cannot be read as a .pt2 archive ({why[:240]}). Was the copy cut short? {AGAIN}"
-    )
-
-
-def _pickled(path: Path, name: str) -> InputFileError:
-    return InputFileError(
-        f"{path}: refused. The values of {name[:80]} are a pickle, which can run code when it is loaded. "
-        f"Nothing was executed. {AGAIN} torch 2.9 and newer write plain bytes; or pass --trust-pickle "
-        "where you trust whoever made the file."
-    )

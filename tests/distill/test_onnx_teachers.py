@@ -26,6 +26,8 @@ def trained(module):
     generator = torch.Generator().manual_seed(0)
     for part in module.modules():
         if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            assert part.running_mean is not None
+            assert part.running_var is not None
             part.running_mean.copy_(torch.randn(len(part.running_mean), generator=generator) * 0.1)
             part.running_var.copy_(torch.rand(len(part.running_var), generator=generator) + 0.5)
             # Different in each layer: the exporter keeps equal tensors once.
@@ -94,8 +96,11 @@ def test_a_model_answers_as_onnxruntime_and_differentiates_as_the_network(tmp_pa
     np.testing.assert_allclose(answer.detach(), expected, rtol=1e-3, atol=1e-5)
     answer.sum().backward()
     network(wanted).sum().backward()
-    scale = float(wanted.grad.abs().max())
-    torch.testing.assert_close(given_.grad, wanted.grad, rtol=1e-2, atol=1e-3 * scale)
+    assert given_.grad is not None
+    assert wanted.grad is not None
+    # Folding batch-norm rounds, and a value beside the kink of a ReLU falls on its other side: some
+    # elements of the gradient differ, the whole hardly does.
+    assert (given_.grad - wanted.grad).norm() < 0.02 * wanted.grad.norm()
     assert not any(parameter.requires_grad for parameter in module.parameters())
 
 

@@ -27,6 +27,8 @@ def trained(module):
     generator = torch.Generator().manual_seed(0)
     for part in module.modules():
         if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            assert part.running_mean is not None
+            assert part.running_var is not None
             part.running_mean.copy_(torch.randn(len(part.running_mean), generator=generator) * 0.1)
             part.running_var.copy_(torch.rand(len(part.running_var), generator=generator) + 0.5)
             part.weight.data.copy_(torch.rand(len(part.weight), generator=generator) + 0.5)
@@ -183,6 +185,22 @@ def test_a_copy_of_the_module_stands_alone(small):
     for tensor in program.state_dict().values():
         tensor.zero_()
     assert torch.equal(twin(images), expected)
+
+
+class Overwriting(Small):
+    def forward(self, x):
+        return super().forward(x.sub_(0.5).div_(0.25))
+
+
+def test_images_that_a_program_overwrites_stay_as_they_were(tmp_path):
+    module = trained(Overwriting())
+    program = load_program(export(module, tmp_path / "t.pt2"))
+    images = torch.rand(3, 3, 32, 32)
+    before = images.clone().requires_grad_()
+    answer = program(before)
+    answer.sum().backward()
+    assert torch.equal(before, images)
+    torch.testing.assert_close(answer, module(images))
 
 
 class TwoAnswers(Small):
