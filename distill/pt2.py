@@ -33,6 +33,8 @@ from edgekd.errors import InputFileError
 
 # Of one JSON. A network of 3,000 operators has 10 MB of it; parsed it takes some ten times as much.
 MAX_JSON_BYTES: Final = 32 << 20
+# Parsed, each value is an object: 28 MiB of "[]," took 2.5 GB. A graph has one in some 40 bytes.
+MAX_VALUES: Final = 1 << 21
 MAX_NODES: Final = 50_000
 MAX_DIMENSIONS: Final = 16
 MAX_DEPTH: Final = 32  # of dots in a name: modules nest by them
@@ -516,8 +518,12 @@ def _json(path: Path, archive: zipfile.ZipFile, name: str, kind: type[RecordT]) 
     size = archive.getinfo(name).file_size
     if size > MAX_JSON_BYTES:
         raise refused(path, f"{name} has {size:,} bytes; a network has a hundredth")
+    text = read_member(path, archive, name)
+    values = text.count(b",") + text.count(b"[") + text.count(b"{")
+    if values > MAX_VALUES:
+        raise refused(path, f"{name} has {values:,} values; a network has a hundredth")
     try:
-        return kind.model_validate_json(read_member(path, archive, name))
+        return kind.model_validate_json(text)
     except (pydantic.ValidationError, RecursionError) as error:
         raise damaged(path, f"{name}: {_first(error)}") from error
 

@@ -528,6 +528,16 @@ def test_json_nested_too_deep_is_an_input_error(tmp_path, content, opening):
         refused(tmp_path, {**content, name: opening * 200_000}, "cannot be read")
 
 
+def test_json_of_millions_of_values_is_refused_unparsed(tmp_path, content):
+    name = next(name for name in content if name.endswith(MODEL))
+    refused(tmp_path, {**content, name: b'{"x": [' + b"[]," * (1 << 21) + b"[]]}"}, "values")
+
+
+def test_json_that_is_too_large_is_refused_unread(tmp_path, content):
+    name = next(name for name in content if name.endswith(MODEL))
+    refused(tmp_path, {**content, name: bytes(33 << 20)}, r"34,603,008 bytes")
+
+
 def test_json_of_the_wrong_shape_is_an_input_error(tmp_path, content):
     name = next(name for name in content if name.endswith(MODEL))
     for text in (b"[]", b"{}", b"null", b"\xff\xfe", b'{"graph_module": 3}', b"9" * 10_000):
