@@ -171,7 +171,8 @@ class Synthesis:
                 nobody,
                 balanced_classes(recipe.batch, len(self.wanted), generator=self.generator),
                 weights=recipe.weights,
-                steps=recipe.inner_steps * STEPS,
+                # What is made while the generator learns to start is thrown away.
+                steps=recipe.inner_steps * (STEPS if self.pool.made >= recipe.first_batches else 1),
                 learn=True,
                 generator=self.generator,
                 autocast=self.place.autocast,

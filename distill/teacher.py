@@ -125,6 +125,8 @@ class _Made:
 
 
 def _made(known: Understanding, say: Callable[[str], None]) -> _Made:
+    if known.form in {"pt2", "onnx"}:
+        return _program(known)
     if known.form == "module" and known.said.options.trust_pickle and not _by_name(known):
         return _pickled(known)
     if known.form == "torchscript" and known.said.options.trust_pickle and not _by_name(known):
@@ -133,6 +135,21 @@ def _made(known: Understanding, say: Callable[[str], None]) -> _Made:
     if known.network.source == "file":
         return _from_factory(known, say)
     return _built(known)
+
+
+def _program(known: Understanding) -> _Made:
+    """A `.pt2` or ONNX file, whose graph is run by edgekd or converted; none of its code is."""
+    if known.form == "pt2":
+        from edgekd.distill.programs import load_program
+
+        module = load_program(known.path)
+    else:
+        from edgekd.distill.onnx_teachers import load_onnx
+
+        module = load_onnx(known.path)
+    made = _with_classes(known, module, source=known.form, name=known.path.stem)
+    assert known.network is not None  # a program always has one
+    return replace(made, because=known.network.because)
 
 
 def _by_name(known: Understanding) -> bool:

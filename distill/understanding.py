@@ -12,7 +12,7 @@ from typing import Final, Literal, TypeAlias
 import numpy as np
 
 from edgekd.distill import containers, recognition, signatures, weightsets
-from edgekd.distill.containers import NAMES, Format
+from edgekd.distill.containers import Format
 from edgekd.distill.recognition import Function, Settings
 from edgekd.distill.said import Said, TeacherOptions, gathered, toml_path
 from edgekd.distill.spelling import Shape, canonical, channels_of, classes_of
@@ -77,7 +77,7 @@ class Understanding:
     parameters: int
     macs: int | None  # where the index knows them for this input
     batch_norm_layers: int
-    batch_norm_trained: bool
+    batch_norm_trained: bool | None  # None: only loading tells
     candidates: tuple[str, ...]  # source:name of each function with these names and shapes
     questions: tuple[Question, ...]
     notes: tuple[str, ...]
@@ -127,9 +127,9 @@ def understand(path: Path, options: TeacherOptions) -> Understanding:
     trusted = bool(options.trust_pickle)
     file = containers.opened(path, trusted=trusted)
     if file.format in {"pt2", "onnx"}:
-        raise InputFileError(
-            f"{path}: {NAMES[file.format]}, which edgekd does not take as a teacher yet."
-        )
+        from edgekd.distill import program_teachers
+
+        return program_teachers.understood(path, "pt2" if file.format == "pt2" else "onnx", options)
     if file.content is None:
         said = gathered(path, {}, options)
         return _Inquiry(path, file.format, "module", said).finished()
@@ -143,6 +143,78 @@ def understand(path: Path, options: TeacherOptions) -> Understanding:
     inquiry = _Inquiry(path, file.format, form, said)
     inquiry.examine(checkpoint)
     return inquiry.finished()
+
+
+class Asked:
+    """What has to be asked, and what should be said, of how images are fed."""
+
+    def __init__(self, said: Said) -> None:
+        self.said = said
+        self.options = said.options
+        self.questions: list[Question] = []
+        self.notes: list[str] = []
+
+    def input(self, known: Settings | None, *, channels: int | None, origin: str) -> Told | None:
+        """Channels, height and width: said, or the library's where its weights agree."""
+        if self.options.input is not None:
+            return Told(value=self.options.input, origin=self.said.origin)
+        if known is None:
+            self._ask(
+                f"--input {channels or 'C'}xHxW",
+                "(channels, height and width of the images it was trained on)",
+            )
+            return None
+        sizes = [f"{shape[0]}x{shape[1]}x{shape[2]}" for shape in known.inputs]
+        if len(known.inputs) > 1:
+            self._ask("--input CxHxW", "(published weights differ)", [(size, "") for size in sizes])
+            return None
+        if known.others:
+            others = ", ".join(f"{shape[1]}x{shape[2]}" for shape in known.others)
+            self.notes.append(
+                f"other published weights of this network take {others}: --input, if it was trained so"
+            )
+        return Told(value=known.inputs[0], origin=origin)
+
+    def normalisation(self, known: Settings | None, origin: str) -> tuple[Told | None, Told | None]:
+        """Mean and standard deviation, likewise."""
+        mean, std = self.options.mean, self.options.std
+        pairs = known.normalisations if known is not None else ()
+        if len(pairs) > 1 and mean is None and std is None:
+            self._ask(
+                "--mean M,... --std S,...",
+                "(published weights differ)",
+                [(_pair(*pair), _COMMON.get(pair, "")) for pair in pairs],
+            )
+            return None, None
+        words = "(what is subtracted from 0..1 pixels, one value a channel)"
+        return (
+            self._told("--mean M,...", words, mean, [pair[0] for pair in pairs], origin),
+            self._told(
+                "--std S,...",
+                "(what they are divided by)",
+                std,
+                [pair[1] for pair in pairs],
+                origin,
+            ),
+        )
+
+    def _told(
+        self,
+        option: str,
+        words: str,
+        said: tuple[float, ...] | None,
+        known: list[tuple[float, ...]],
+        origin: str,
+    ) -> Told | None:
+        if said is not None:
+            return Told(value=said, origin=self.said.origin)
+        if len(set(known)) == 1:
+            return Told(value=known[0], origin=origin)
+        self._ask(option, words)
+        return None
+
+    def _ask(self, option: str, text: str, choices: list[tuple[str, str]] | None = None) -> None:
+        self.questions.append(Question(option=option, text=text, choices=tuple(choices or ())))
 
 
 class _Inquiry:
@@ -160,14 +232,13 @@ class _Inquiry:
         self.functions: tuple[Function, ...] = ()
         self.channels: int | None = None
         self.classes: int | None = None
-        self.questions: list[Question] = []
-        self.notes: list[str] = []
+        self.asked = Asked(said)
 
     # --- the weights and the network --------------------------------------------------------------
 
     def examine(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
-        self.notes += checkpoint.opened.notes
+        self.asked.notes += checkpoint.opened.notes
         if not checkpoint.sets:
             return
         default = weightsets.chosen(checkpoint, self.options.weights)
@@ -211,7 +282,7 @@ class _Inquiry:
         self.network = Network(source="file", name=f"{found}:{factory}", because=self._because())
         self.channels = self.options.input[0] if self.options.input else None
         self.classes = self.options.classes
-        self.notes.append(f"the network is made by your own code: {found} is run")
+        self.asked.notes.append(f"the network is made by your own code: {found} is run")
 
     def _who(self) -> str:
         return {"options": "options", "inside": "file itself"}.get(
@@ -239,7 +310,7 @@ class _Inquiry:
                 return
         self.functions = functions
         if len(functions) > 1:
-            self.questions.append(
+            self.asked.questions.append(
                 Question(
                     option="--arch NAME",
                     text="(names and shapes fit networks that answer differently; which was trained?)",
@@ -301,7 +372,7 @@ class _Inquiry:
         text = "(no network of ours, of timm or of torchvision has these names and shapes"
         if bodies:
             text += f"; all but the head is {', '.join(bodies[:3])}: write a factory that puts your head on it"
-        self.questions.append(
+        self.asked.questions.append(
             Question(option="--arch NAME", text=text + "), or --arch path/to/file.py:factory")
         )
 
@@ -334,8 +405,8 @@ class _Inquiry:
             batch_norm_layers=len(layers),
             batch_norm_trained=self._trained(layers),
             candidates=tuple(each.names[0] for each in self.functions),
-            questions=tuple(self.questions),
-            notes=tuple(self.notes),
+            questions=tuple(self.asked.questions),
+            notes=tuple(self.asked.notes),
         )
 
     def _programs(self) -> None:
@@ -352,10 +423,10 @@ class _Inquiry:
             else "a pickle that asks for code"
         )
         if named:
-            self.notes.append(f"{what}: only its weights were read, none of its code was run")
+            self.asked.notes.append(f"{what}: only its weights were read, none of its code was run")
         elif self.options.trust_pickle:
-            self.notes.append(f"{what}: its code is run, as --trust-pickle says")
-            self.questions = []  # the code says which network it is
+            self.asked.notes.append(f"{what}: its code is run, as --trust-pickle says")
+            self.asked.questions = []  # the code says which network it is
         else:
             likely = [
                 (name, "reads only the weights")
@@ -365,7 +436,7 @@ class _Inquiry:
             if self.network is not None and not likely:
                 likely = [(str(self.network), "reads only the weights")]
             self.network = None
-            self.questions = [
+            self.asked.questions = [
                 Question(
                     option="--arch NAME or --trust-pickle",
                     text=(
@@ -392,8 +463,9 @@ class _Inquiry:
             known = recognition.settings(
                 [name for each in self.functions for name in each.names], channels=channels
             )
-        input_ = self._input(known)
-        return (input_, *self._normalised(known))
+        origin = self._configuration()
+        input_ = self.asked.input(known, channels=self.channels, origin=origin)
+        return (input_, *self.asked.normalisation(known, origin))
 
     def _configuration(self) -> str:
         network = self.network
@@ -401,72 +473,16 @@ class _Inquiry:
             return "the library's configuration"
         return f"{network.source}'s configuration of {network.name}"
 
-    def _input(self, known: Settings | None) -> Told | None:
-        if self.options.input is not None:
-            return Told(value=self.options.input, origin=self.said.origin)
-        if known is None:
-            channels = self.channels or "C"
-            self._ask(
-                f"--input {channels}xHxW",
-                "(channels, height and width of the images it was trained on)",
-            )
-            return None
-        sizes = [f"{shape[0]}x{shape[1]}x{shape[2]}" for shape in known.inputs]
-        if len(known.inputs) > 1:
-            self._ask("--input CxHxW", "(published weights differ)", [(size, "") for size in sizes])
-            return None
-        if known.others:
-            others = ", ".join(f"{shape[1]}x{shape[2]}" for shape in known.others)
-            self.notes.append(
-                f"other published weights of this network take {others}: --input, if it was trained so"
-            )
-        return Told(value=known.inputs[0], origin=self._configuration())
-
-    def _normalised(self, known: Settings | None) -> tuple[Told | None, Told | None]:
-        mean, std = self.options.mean, self.options.std
-        pairs = known.normalisations if known is not None else ()
-        if len(pairs) > 1 and mean is None and std is None:
-            self._ask(
-                "--mean M,... --std S,...",
-                "(published weights differ)",
-                [(_pair(*pair), _COMMON.get(pair, "")) for pair in pairs],
-            )
-            return None, None
-        words = "(what is subtracted from 0..1 pixels, one value a channel)"
-        return (
-            self._told("--mean M,...", words, mean, [pair[0] for pair in pairs]),
-            self._told(
-                "--std S,...", "(what they are divided by)", std, [pair[1] for pair in pairs]
-            ),
-        )
-
-    def _told(
-        self,
-        option: str,
-        words: str,
-        said: tuple[float, ...] | None,
-        known: list[tuple[float, ...]],
-    ) -> Told | None:
-        if said is not None:
-            return Told(value=said, origin=self.said.origin)
-        if len(set(known)) == 1:
-            return Told(value=known[0], origin=self._configuration())
-        self._ask(option, words)
-        return None
-
-    def _ask(self, option: str, text: str, choices: list[tuple[str, str]] | None = None) -> None:
-        self.questions.append(Question(option=option, text=text, choices=tuple(choices or ())))
-
     def _say_weights(self, weights: WeightSet) -> None:
         assert self.checkpoint is not None
         others = [each.key for each in _apart(self.checkpoint, weights)]
         if others:
             named = ", ".join(key or "(the whole file)" for key in others)
-            self.notes.append(
+            self.asked.notes.append(
                 f"several sets of weights: {weights.key or '(the whole file)'!r} was taken, --weights chooses among {named}"
             )
         if weights.left:
-            self.notes.append(
+            self.asked.notes.append(
                 f"{len(weights.left)} other tensors were left: {', '.join(weights.left[:3])}"
             )
 

@@ -60,7 +60,7 @@ def require(command: str) -> None:
     """Check that the libraries of a command are installed, without importing any.
 
     Raises:
-        MissingToolError: naming every one that is not, and the line that installs them.
+        MissingToolError: naming every one that is not.
     """
     missing = [
         name
@@ -68,9 +68,9 @@ def require(command: str) -> None:
         if importlib.util.find_spec(_MODULES.get(name, name)) is None
     ]
     if missing:
+        are = "is" if len(missing) == 1 else "are"
         raise MissingToolError(
-            f"{command} needs {', '.join(missing)}, which this Python has not. Install: pip install "
-            f"{' '.join(missing)}   (edgekd doctor says what fits)"
+            f"{', '.join(missing)} {are} not installed. See what to install with: edgekd doctor"
         )
 
 

@@ -58,7 +58,7 @@ class Description:
     mean: Setting | None
     std: Setting | None
     batch_norm_layers: Count
-    batch_norm_trained: bool
+    batch_norm_trained: bool | None  # None: only loading tells
     questions: tuple[OpenQuestion, ...]
     notes: tuple[str, ...]
 
@@ -168,10 +168,10 @@ def _told(name: str, setting: Setting | None) -> str:
 def _signals(found: Description) -> str:
     if not found.batch_norm_layers:
         return "its answers and features; no batch-norm, so inversion lacks its best signal"
-    kind = "trained" if found.batch_norm_trained else "untrained"
-    return (
-        f"its answers and features; {found.batch_norm_layers} batch-norm layers, {kind} statistics"
-    )
+    layers = f"its answers and features; {found.batch_norm_layers} batch-norm layers"
+    if found.batch_norm_trained is None:
+        return layers
+    return f"{layers}, {'trained' if found.batch_norm_trained else 'untrained'} statistics"
 
 
 # --- the TOML file ------------------------------------------------------------------------------
@@ -203,7 +203,9 @@ def toml(known: Understanding, found: Description) -> str:
         f"# {found.file}, sha256 {found.file_digest}",
         f"schema_version = {METADATA_VERSION}",
     ]
-    if found.network is not None:
+    if known.form in {"pt2", "onnx"}:
+        lines.append(f"# the network is in the file: {found.network_from}")
+    elif found.network is not None:
         same = f"  # the same function: {', '.join(found.same_as)}" if found.same_as else ""
         arch = said.arch or found.network
         lines.append(f"arch = {json.dumps(arch)}{same}")

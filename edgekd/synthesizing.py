@@ -18,7 +18,7 @@ from edgekd.distill.place import choose_place
 from edgekd.distill.preflight import available_bytes, spoken
 from edgekd.distill.said import TeacherOptions
 from edgekd.distill.statistics import watch_batch_norm
-from edgekd.distill.synthesis import Synthesis
+from edgekd.distill.synthesis import STEPS, Synthesis
 from edgekd.distill.teacher import Teacher
 from edgekd.errors import UsageError
 from edgekd.files import check_writable, digest_of, new_folder
@@ -132,11 +132,12 @@ def _forecast(scratch: Synthesis, display: Display) -> None:
     for point, _ in zip(scratch.events(), range(2), strict=False):
         seconds.append(point.elapsed_s - sum(seconds))
     recipe = scratch.recipe
-    batches = recipe.first_batches + -(-count // recipe.batch)
+    batch_s = min(seconds) * STEPS
+    total_s = recipe.first_batches * min(seconds) + -(-count // recipe.batch) * batch_s
     image_bytes = shape[0] * shape[1] * shape[2]
     display.say(
         f"images   {count:,} by recipe {recipe.name} on {scratch.place.device.type} in {scratch.place.precision}: "
-        f"about {spoken(batches * min(seconds))} if every class comes as it is asked for, {min(seconds):.1f} s a batch "
+        f"about {spoken(total_s)} if every class comes as it is asked for, {batch_s:.1f} s a batch "
         f"of {recipe.batch}; {count * image_bytes / 2**20:,.1f} MiB on the disk"
     )
     free = available_bytes()

@@ -21,11 +21,11 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "distill": (
         "edgekd distill teacher.pt --minutes 15 --out student",
         "edgekd distill teacher.pt --student resnet8-w8 --steps 2600",
+        "edgekd distill teacher.pt --images images --steps 2600",
     ),
     "synthesize": (
         "edgekd synthesize teacher.pt --count 5000 --out images",
         "edgekd synthesize teacher.pt --count 10000 --out images --extend",
-        "edgekd distill teacher.pt --images images --steps 2600",
     ),
     "export": (
         "edgekd export student --target jetson --out models",

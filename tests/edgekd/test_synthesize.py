@@ -12,7 +12,7 @@ from jsonschema import validate
 from edgekd.schemas import schema_text
 from tests.edgekd.conftest import TEACHER, edgekd_process
 
-SMALL = ("--threads", "1", "--device", "cpu")
+SMALL = ("--device", "cpu")
 
 
 @pytest.fixture(scope="session")

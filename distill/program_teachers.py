@@ -1,0 +1,110 @@
+"""What a program says of itself as a teacher: `.pt2` and ONNX files have their network in them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from edgekd.distill import recognition
+from edgekd.distill.recognition import Settings
+from edgekd.distill.said import Said, TeacherOptions, gathered
+from edgekd.distill.spelling import Shape
+from edgekd.distill.understanding import Asked, Network, Told, Understanding
+from edgekd.distill.unpickle import StorageRef, TensorRef
+from edgekd.distill.weightsets import WeightSet
+from edgekd.errors import UsageError
+
+if TYPE_CHECKING:  # either is imported when its kind of file comes
+    from edgekd.distill.onnx_teachers import OnnxFile
+    from edgekd.distill.programs import ProgramFile
+
+
+def understood(
+    path: Path, format_: Literal["pt2", "onnx"], options: TeacherOptions
+) -> Understanding:
+    """What is known of a program before it is run.
+
+    Raises:
+        InputFileError: it cannot be read, is refused, or is no classifier of images.
+        UsageError: an option contradicts the program, or is for weights alone.
+    """
+    said = gathered(path, {}, options)
+    if said.options.arch is not None or said.options.weights is not None:
+        raise UsageError(
+            f"{path}: --arch and --weights are for files of weights; this file has its network in it."
+        )
+    if format_ == "pt2":
+        from edgekd.distill.programs import read_program
+
+        program: ProgramFile | OnnxFile = read_program(path)
+    else:
+        from edgekd.distill.onnx_teachers import read_onnx
+
+        program = read_onnx(path)
+    asked = Asked(said)
+    like = _like(getattr(program, "shapes", {}))  # ONNX files need not keep the names
+    size = program.input or said.options.input
+    channels = size[0] if size is not None else 3
+    known = recognition.settings(like, channels=channels) if like else None
+    told = _input(path, said, program.input, known, asked)
+    mean, std = asked.normalisation(known, _origin(like))
+    return Understanding(
+        path=path,
+        format=format_,
+        form=format_,
+        said=said,
+        checkpoint=None,
+        weights=None,
+        network=Network(
+            source=format_,
+            name=path.stem,
+            because=f"its own graph of {program.nodes:,} operators"
+            + (f"; names and shapes are those of {like[0]}" if like else ""),
+        ),
+        channels=size[0] if size is not None else None,
+        classes=program.classes,
+        input=told,
+        mean=mean,
+        std=std,
+        parameters=program.parameters,
+        macs=None,
+        batch_norm_layers=program.batch_norm_layers,
+        batch_norm_trained=None,
+        candidates=(),
+        questions=tuple(asked.questions),
+        notes=(*program.notes, *asked.notes),
+    )
+
+
+def _like(shapes: Mapping[str, Shape]) -> tuple[str, ...]:
+    """Networks of the libraries with these names: the graph is run, but they say how images are fed."""
+    nothing = StorageRef(key="", dtype="float32", numel=0)
+    tensors = {
+        name: TensorRef(storage=nothing, dtype="float32", offset=0, shape=shape, stride=shape)
+        for name, shape in shapes.items()
+    }
+    found = recognition.recognised(WeightSet(key="", tensors=tensors, prefix=""))
+    if found is None:
+        return ()
+    return tuple(name for each in found.functions for name in each.names)
+
+
+def _origin(like: tuple[str, ...]) -> str:
+    source, _, name = like[0].partition(":") if like else ("", "", "")
+    return f"{source}'s configuration of {name}"
+
+
+def _input(
+    path: Path,
+    said: Said,
+    inside: tuple[int, int, int] | None,
+    known: Settings | None,
+    asked: Asked,
+) -> Told | None:
+    if inside is None:
+        return asked.input(known, channels=None, origin="its library's configuration")
+    if said.options.input not in {None, inside}:
+        raise UsageError(
+            f"{path}: the program takes {'x'.join(map(str, inside))}, but --input says "
+            f"{'x'.join(map(str, said.options.input or ()))}."
+        )
+    return Told(value=inside, origin="its graph")
