@@ -486,3 +486,69 @@ def bomb_text():
 @kind("cannot be read")
 def a_deflated_stream_without_an_archive(folder):
     return written(folder, bomb_text())
+
+
+# --- programs ---------------------------------------------------------------------------------------
+
+
+def exported(folder):
+    """The members of a `.pt2` that torch wrote, by name."""
+    program = torch.export.export(
+        torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(144, 3)),
+        (torch.zeros(2, 3, 8, 8),),
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+    )
+    torch.export.save(program, folder / "whole.pt2")
+    with zipfile.ZipFile(folder / "whole.pt2") as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+@kind("classes  3")
+def a_program_whose_sample_inputs_run_code(folder):
+    members = exported(folder)
+    evil = pickle.dumps(Evil(marker(folder)), protocol=2)
+    name = next(name for name in members if "sample_inputs" in name)
+    return zipped(folder, [*({**members, name: evil}).items()], "t.pt2")
+
+
+@kind("--trust-pickle|pickle")
+def a_program_whose_weights_are_a_pickle(folder):
+    members = exported(folder)
+    name = next(name for name in members if name.endswith("weights_config.json"))
+    config = json.loads(members[name])
+    first = next(iter(config["config"].values()))
+    first["use_pickle"] = True
+    path = next(member for member in members if member.endswith(first["path_name"]))
+    evil = pickle.dumps(Evil(marker(folder)), protocol=2)
+    changed = {**members, name: json.dumps(config).encode(), path: evil}
+    return zipped(folder, [*changed.items()], "t.pt2")
+
+
+@kind("compressed")
+def a_program_with_a_bomb_for_a_graph(folder):
+    members = exported(folder)
+    name = next(name for name in members if name.endswith("model.json"))
+    bomb = {**members, name: b'{"a":"' + b" " * (512 << 20) + b'"}'}
+    return zipped(folder, [*bomb.items()], "t.pt2", compression=zipfile.ZIP_DEFLATED)
+
+
+@kind("outside|beside|plain file")
+def an_onnx_file_whose_weights_are_the_password_file(folder):
+    import onnx
+    from onnx import TensorProto, helper
+
+    weight = helper.make_tensor("w", TensorProto.FLOAT, [4, 3, 3, 3], bytes(432), raw=True)
+    weight.ClearField("raw_data")
+    weight.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", "../../../../etc/passwd"), ("offset", "0"), ("length", "432")):
+        weight.external_data.add(key=key, value=value)
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["x", "w"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4, 6, 6])],
+        [weight],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.save(model, folder / "t.onnx")
+    return folder / "t.onnx"
