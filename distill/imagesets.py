@@ -17,7 +17,7 @@ from torch import Tensor
 
 from edgekd.errors import InputFileError, IntegrityError, UsageError
 from edgekd.files import digest_of, read_text
-from edgekd.records import SyntheticSet, TeacherInfo, from_json
+from edgekd.records import InputSpec, SyntheticSet, from_json
 
 RECORD: Final = "set.json"
 IMAGES: Final = "images.npy"
@@ -46,8 +46,14 @@ class Ahead:
     held_out_classes: Tensor  # (M,)
 
 
-def read_set(path: Path, teacher: TeacherInfo) -> ImageSet:
+def read_set(path: Path, *, teacher_digest: str, spec: InputSpec, classes: int) -> ImageSet:
     """Read a set and check that it is whole and of this teacher.
+
+    Args:
+        path: of its folder.
+        teacher_digest: of the teacher's state.
+        spec: of its input.
+        classes: that it knows.
 
     Raises:
         InputFileError: no set, of another teacher, or of another input.
@@ -60,13 +66,11 @@ def read_set(path: Path, teacher: TeacherInfo) -> ImageSet:
     record = from_json(
         SyntheticSet, read_text(path / RECORD), origin=str(path / RECORD), schema="synthetic-set"
     )
-    if record.teacher_digest != teacher.state_digest:
+    if record.teacher_digest != teacher_digest:
+        raise InputFileError(f"{path}: made of another teacher, or of other weights of it.")
+    if record.input != spec:
         raise InputFileError(
-            f"{path}: made of another teacher than {teacher.file} (or of other weights in it)."
-        )
-    if record.input != teacher.input:
-        raise InputFileError(
-            f"{path}: made for other inputs ({record.input}) than {teacher.file} takes ({teacher.input})."
+            f"{path}: made for other inputs ({record.input}) than the teacher takes ({spec})."
         )
     if record.classes_file is None or record.classes_digest is None:
         raise InputFileError(f"{path}: its record names no classes.")
@@ -74,15 +78,15 @@ def read_set(path: Path, teacher: TeacherInfo) -> ImageSet:
     for name, digest in files:
         if not (path / name).is_file() or digest_of(path / name) != digest:
             raise IntegrityError(f"{path / name}: not the file that {RECORD} names. Copy it again.")
-    images, classes = _array(path / record.file), _array(path / record.classes_file)
-    shape = (record.count, *(teacher.input.height, teacher.input.width, teacher.input.channels))
+    images, decided = _array(path / record.file), _array(path / record.classes_file)
+    shape = (record.count, spec.height, spec.width, spec.channels)
     if images.dtype != np.uint8 or images.shape != shape:
         raise InputFileError(f"{path / record.file}: {images.dtype} of shape {images.shape}.")
-    if classes.shape != (record.count,) or not np.issubdtype(classes.dtype, np.integer):
-        raise InputFileError(f"{path / record.classes_file}: {classes.dtype} {classes.shape}.")
-    if len(classes) and not 0 <= int(classes.min()) <= int(classes.max()) < teacher.classes:
+    if decided.shape != (record.count,) or not np.issubdtype(decided.dtype, np.integer):
+        raise InputFileError(f"{path / record.classes_file}: {decided.dtype} {decided.shape}.")
+    if len(decided) and not 0 <= int(decided.min()) <= int(decided.max()) < classes:
         raise InputFileError(f"{path / record.classes_file}: classes that the teacher has not.")
-    return ImageSet(record=record, images=images, classes=classes.astype(np.int64))
+    return ImageSet(record=record, images=images, classes=decided.astype(np.int64))
 
 
 def _array(path: Path) -> npt.NDArray[np.uint8]:

@@ -386,6 +386,14 @@ def export(
         typer.Argument(metavar="STUDENT", help="What `distill` wrote, or a bundle with images."),
     ],
     target: TargetName,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            "--images",
+            metavar="SET",
+            help="Calibrate INT8 on a set of `synthesize` instead of the student's own images.",
+        ),
+    ] = None,
     out: Out = None,
     force: Force = False,
     as_json: Json = False,
@@ -395,7 +403,9 @@ def export(
 
     chosen = pipeline.target_named(target)
     folder = out or Path(f"{source.resolve().name}-{chosen.board.name}")
-    found = pipeline.export(source, target=chosen, out=folder, force=force, display=_display())
+    found = pipeline.export(
+        source, target=chosen, out=folder, force=force, display=_display(), images=images
+    )
     if as_json:
         _print_record(found, "models")
 

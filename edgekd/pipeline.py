@@ -578,7 +578,14 @@ def _choice(options: DistilOptions, info: TeacherInfo) -> architectures.Choice:
 
 
 def _image_set(options: DistilOptions, info: TeacherInfo) -> imagesets.ImageSet | None:
-    return imagesets.read_set(options.images, info) if options.images is not None else None
+    return image_set(options.images, info) if options.images is not None else None
+
+
+def image_set(path: Path, info: TeacherInfo) -> imagesets.ImageSet:
+    """A set of images of this teacher; see `imagesets.read_set`."""
+    return imagesets.read_set(
+        path, teacher_digest=info.state_digest, spec=info.input, classes=info.classes
+    )
 
 
 def _run_folder(
@@ -741,8 +748,24 @@ def write_student(distilled: Distilled, folder: Path) -> Student:
 # --- export and bench -----------------------------------------------------------------------------
 
 
-def export(source: Path, *, target: Target, out: Path, force: bool, display: Display) -> Exported:
+def export(
+    source: Path,
+    *,
+    target: Target,
+    out: Path,
+    force: bool,
+    display: Display,
+    images: Path | None = None,
+) -> Exported:
     """Student folder (or bundle with images) to ONNX files for a target.
+
+    Args:
+        source: the folder.
+        target: what the files must be legal for.
+        out: folder to write.
+        force: replace it where it exists.
+        display: what happens is said there.
+        images: a set of the same teacher to calibrate and check on, instead of the folder's own.
 
     Raises:
         InputFileError: the folder lacks something, or its weights are not the recorded ones.
@@ -760,21 +783,38 @@ def export(source: Path, *, target: Target, out: Path, force: bool, display: Dis
     module = architectures.build(student.architecture)
     module.load_state_dict(read_weights(weights).state)
     display.say(f"export   {student.architecture} for {target.id}, {_software(target)}")
+    calibration, held_out = _calibration(source, student, images)
     with new_folder(out, force=force) as folder:
         exported = _export(
             module.eval().requires_grad_(False),
             student,
             target=target,
             folder=folder,
-            calibration=normalised(
-                _images(source / CALIBRATION_FILE, student.input), student.input
-            ),
-            held_out=normalised(_images(source / HELD_OUT_FILE, student.input), student.input),
+            calibration=normalised(calibration, student.input),
+            held_out=normalised(held_out, student.input),
             display=display,
         )
         (folder / "models.json").write_text(to_json(exported, schema="models"))
     gate.require(tuple(gate.parity(model) for model in exported.models), bundle=str(out))
     return exported
+
+
+def _calibration(source: Path, student: Student, images: Path | None) -> tuple[Pixels, Pixels]:
+    """Images to calibrate on, and others to check on."""
+    if images is None:
+        spec = student.input
+        return _images(source / CALIBRATION_FILE, spec), _images(source / HELD_OUT_FILE, spec)
+    found = imagesets.read_set(
+        images,
+        teacher_digest=student.teacher_digest,
+        spec=student.input,
+        classes=student.architecture.classes,
+    )
+    ahead = imagesets.parted(found, origin=str(images))
+    return (
+        _pixels(ahead.images[:CALIBRATION_IMAGES]),
+        _pixels(ahead.held_out[:HELD_OUT_IMAGES]),
+    )
 
 
 def _existing(path: Path) -> Path:

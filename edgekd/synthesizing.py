@@ -13,7 +13,7 @@ from edgekd import __version__, pictures
 from edgekd.distill.checkpoint import RunFolder
 from edgekd.distill.data import normalised
 from edgekd.distill.engine import Place
-from edgekd.distill.imagesets import CLASSES, IMAGES, RECORD, ImageSet, read_set
+from edgekd.distill.imagesets import CLASSES, IMAGES, RECORD, ImageSet
 from edgekd.distill.place import choose_place
 from edgekd.distill.preflight import available_bytes, spoken
 from edgekd.distill.said import TeacherOptions
@@ -27,6 +27,7 @@ from edgekd.pipeline import (
     CHECKPOINT_LEAST_S,
     CHECKPOINT_MOST_S,
     REVEALING,
+    image_set,
     recipe_for,
     teacher_said,
 )
@@ -71,7 +72,7 @@ def synthesized(options: SynthesisOptions, display: Display) -> SyntheticSet:
     place = choose_place(options.device, threads=options.threads)
     teacher = teacher_said(options.teacher, options.said, seed=options.seed, display=display)
     info = teacher.info
-    found = read_set(options.out, info) if options.extend else None
+    found = image_set(options.out, info) if options.extend else None
     there = _there(found, info)
     if sum(there) >= options.count:
         raise UsageError(

@@ -133,6 +133,16 @@ def test_a_student_learns_from_a_set_and_its_bundle_says_so(edgekd, small_set, t
     assert len(held_out) >= 64
 
 
+def test_int8_is_calibrated_on_a_set_when_it_is_told_to(edgekd, made, small_set, tmp_path):
+    code, _, err = edgekd(
+        "export", made[0], "--target", "jetson", "--images", small_set[0], "--out", tmp_path / "o"
+    )
+    assert code in {0, 4}, err  # so few steps: INT8 may not decide as FP32
+    models = json.loads((tmp_path / "o" / "models.json").read_text())["models"]
+    held_out = len(np.load(small_set[0] / "images.npy")) - models[1]["calibration"]["images"]
+    assert models[1]["calibration"]["held_out_images"] == held_out
+
+
 def test_a_run_from_a_set_gives_the_same_student_when_it_is_killed(small_set, tmp_path):
     def command(name):
         return (
