@@ -11,7 +11,7 @@ from edgekd.distill.spelling import Shape
 from edgekd.distill.understanding import Asked, Network, Told, Understanding
 from edgekd.distill.unpickle import StorageRef, TensorRef
 from edgekd.distill.weightsets import WeightSet
-from edgekd.errors import UsageError
+from edgekd.errors import InputFileError, UsageError
 
 if TYPE_CHECKING:  # either is imported when its kind of file comes
     from edgekd.distill.onnx_teachers import OnnxFile
@@ -32,14 +32,12 @@ def understood(
         raise UsageError(
             f"{path}: --arch and --weights are for files of weights; this file has its network in it."
         )
-    if format_ == "pt2":
-        from edgekd.distill.programs import read_program
-
-        program: ProgramFile | OnnxFile = read_program(path)
-    else:
-        from edgekd.distill.onnx_teachers import read_onnx
-
-        program = read_onnx(path)
+    try:
+        program = _read(path, format_)
+    except InputFileError:
+        if format_ != "pt2" or not said.options.trust_pickle:
+            raise
+        return _trusted(path, said)
     asked = Asked(said)
     like = _like(getattr(program, "shapes", {}))  # ONNX files need not keep the names
     size = program.input or said.options.input
@@ -72,6 +70,44 @@ def understood(
         candidates=(),
         questions=tuple(asked.questions),
         notes=(*program.notes, *asked.notes),
+    )
+
+
+def _read(path: Path, format_: Literal["pt2", "onnx"]) -> "ProgramFile | OnnxFile":
+    if format_ == "pt2":
+        from edgekd.distill.programs import read_program
+
+        return read_program(path)
+    from edgekd.distill.onnx_teachers import read_onnx
+
+    return read_onnx(path)
+
+
+def _trusted(path: Path, said: Said) -> Understanding:
+    """A `.pt2` that edgekd does not read itself, and that the user says torch may unpickle."""
+    asked = Asked(said)
+    input_ = asked.input(None, channels=None, origin="")
+    mean, std = asked.normalisation(None, "")
+    return Understanding(
+        path=path,
+        format="pt2",
+        form="pt2",
+        said=said,
+        checkpoint=None,
+        weights=None,
+        network=Network(source="pt2", name=path.stem, because="its own graph, loaded by torch"),
+        channels=said.options.input[0] if said.options.input else None,
+        classes=None,
+        input=input_,
+        mean=mean,
+        std=std,
+        parameters=0,
+        macs=None,
+        batch_norm_layers=0,
+        batch_norm_trained=None,
+        candidates=(),
+        questions=tuple(asked.questions),
+        notes=("it is unpickled by torch, as --trust-pickle says", *asked.notes),
     )
 
 

@@ -91,7 +91,7 @@ def load_program(path: Path) -> "nn.Module":
     if missing:
         raise InputFileError(
             f"{path}: uses {', '.join(name[:80] for name in missing[:5])}, which edgekd does not run from a "
-            ".pt2; give the weights with --arch instead. Where it was exported in training mode, export "
+            ".pt2; give the weights with --arch instead, or let torch run it with --trust-pickle. Where it was exported in training mode, export "
             "after model.eval()."
         )
     tensors = {

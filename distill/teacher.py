@@ -139,17 +139,50 @@ def _made(known: Understanding, say: Callable[[str], None]) -> _Made:
 
 def _program(known: Understanding) -> _Made:
     """A `.pt2` or ONNX file, whose graph is run by edgekd or converted; none of its code is."""
-    if known.form == "pt2":
-        from edgekd.distill.programs import load_program
-
-        module = load_program(known.path)
-    else:
+    assert known.network is not None  # a program always has one
+    notes: tuple[str, ...] = ()
+    if known.form == "onnx":
         from edgekd.distill.onnx_teachers import load_onnx
 
         module = load_onnx(known.path)
+    else:
+        from edgekd.distill.programs import load_program
+
+        try:
+            module = load_program(known.path)
+        except InputFileError:
+            if not known.said.options.trust_pickle:
+                raise
+            module = _unpickled_program(known.path)
+            notes = ("loaded by torch it shows its answers alone: batch-norm cannot be watched",)
     made = _with_classes(known, module, source=known.form, name=known.path.stem)
-    assert known.network is not None  # a program always has one
-    return replace(made, because=known.network.because)
+    return replace(made, because=known.network.because, notes=notes)
+
+
+def _unpickled_program(path: Path) -> nn.Module:
+    try:
+        module: nn.Module = torch.export.load(path).module()
+    except Exception as error:  # whatever its code raises
+        raise InputFileError(
+            f"{path}: torch.export.load failed: {type(error).__name__}: {error}"
+        ) from error
+    return _Frozen(module)
+
+
+class _Frozen(nn.Module):
+    """Around a module of torch.export, which refuses to be told of training and evaluation."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, images: Tensor) -> Tensor:  # (N, C, H, W) -> (N, K)
+        answers: Tensor = self.inner(images)
+        return answers
+
+    def train(self, mode: bool = True) -> "_Frozen":
+        self.training = mode
+        return self
 
 
 def _by_name(known: Understanding) -> bool:

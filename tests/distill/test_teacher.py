@@ -352,3 +352,52 @@ def test_a_body_with_another_head_is_named(tmp_path):
     torch.save(module.state_dict(), tmp_path / "t.pt")
     with pytest.raises(UsageError, match=r"all but the head is .*densenet121"):
         loaded(tmp_path / "t.pt")
+
+
+def test_a_program_that_edgekd_does_not_read_is_torchs_when_it_is_trusted(tmp_path):
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(27, 4)
+
+        def forward(self, images):
+            return self.fc(
+                torch.linalg.vector_norm(images.unfold(2, 10, 10), dim=-1).flatten(1)[:, :27]
+            )
+
+    module = Odd().eval()
+    program = torch.export.export(
+        module, (torch.randn(2, 3, 32, 32),), dynamic_shapes=({0: torch.export.Dim("batch")},)
+    )
+    torch.export.save(program, tmp_path / "t.pt2")
+    said = {"mean": (0.5,), "std": (0.25,)}
+    with pytest.raises(InputFileError, match="--trust-pickle"):
+        loaded(tmp_path / "t.pt2", **said)
+    teacher = loaded(tmp_path / "t.pt2", trust_pickle=True, **said)
+    assert same(teacher, module)
+    assert "batch-norm cannot be watched" in " ".join(teacher.info.notes)
+
+
+@pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
+def test_programs_are_teachers_with_their_batch_norm(tmp_path, suffix):
+    module = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8 * 30 * 30, 5)
+    )
+    module.train()(torch.randn(8, 3, 32, 32))
+    module.eval()
+    batch = {0: torch.export.Dim("batch")}
+    example = (torch.randn(2, 3, 32, 32),)
+    path = tmp_path / f"t{suffix}"
+    if suffix == ".pt2":
+        torch.export.save(torch.export.export(module, example, dynamic_shapes=(batch,)), path)
+    else:
+        pytest.importorskip("onnx2torch")
+        torch.onnx.export(module, example, path, dynamic_shapes=(batch,), verbose=False)
+    teacher = loaded(path, mean=(0.5,), std=(0.25,))
+    assert same(teacher, module)
+    assert teacher.info.architecture.source == suffix.removeprefix(".")
+    assert (teacher.info.batch_norm_layers, teacher.info.batch_norm_trained) == (1, True)
+    with pytest.raises(UsageError, match="the program takes 3x32x32"):
+        loaded(path, input=(3, 64, 64), mean=(0.5,), std=(0.25,))
+    with pytest.raises(UsageError, match="--arch and --weights"):
+        loaded(path, arch="resnet8", mean=(0.5,), std=(0.25,))
