@@ -196,10 +196,10 @@ def _said(local: dict[str, Any]) -> Any:  # noqa: ANN401
 
 def _distil_options(local: dict[str, Any], *, out: Path) -> Any:  # noqa: ANN401
     """The options that `distill` and `compress` share, from the local variables of either."""
-    from edgekd import pipeline
+    from edgekd import distilling, pipeline
     from edgekd.distill.schedule import run_budget
 
-    return pipeline.DistilOptions(
+    return distilling.DistilOptions(
         teacher=local["teacher"],
         said=_said(local),
         student=local["student"],
@@ -320,10 +320,10 @@ def distill(
     """Teacher to student folder, for `export`."""
     local = dict(locals())
     _require("distill")
-    from edgekd import pipeline
+    from edgekd import distilling
 
     folder = out or Path(f"{teacher.stem}-student")
-    found = pipeline.distil(_distil_options(local, out=folder), _display())
+    found = distilling.distil(_distil_options(local, out=folder), _display())
     if as_json:
         _print_record(found, "student")
 
@@ -399,11 +399,11 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Student folder to ONNX for a target, FP32 and INT8."""
-    from edgekd import pipeline
+    from edgekd import exporting, pipeline
 
     chosen = pipeline.target_named(target)
     folder = out or Path(f"{source.resolve().name}-{chosen.board.name}")
-    found = pipeline.export(
+    found = exporting.export(
         source, target=chosen, out=folder, force=force, display=_display(), images=images
     )
     if as_json:
@@ -416,12 +416,12 @@ def bench(
     as_json: Json = False,
 ) -> None:
     """Latency, memory and energy on this machine, with ONNX Runtime."""
-    from edgekd import pipeline
+    from edgekd import exporting
     from edgekd.bench.report import report
 
-    found = pipeline.bench(model, _display())
+    found = exporting.bench(model, _display())
     if as_json:
-        _print_record(pipeline.Measured(measurements=found), "measurements")
+        _print_record(exporting.Measured(measurements=found), "measurements")
         return
     print("\n".join(report(measurements) for measurements in found))
 

@@ -7,38 +7,35 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from edgekd import __version__, pictures
 from edgekd.distill.checkpoint import RunFolder
-from edgekd.distill.data import normalised
 from edgekd.distill.engine import Place
 from edgekd.distill.imagesets import CLASSES, IMAGES, RECORD, ImageSet
 from edgekd.distill.place import choose_place
 from edgekd.distill.preflight import available_bytes, spoken
 from edgekd.distill.said import TeacherOptions
-from edgekd.distill.statistics import watch_batch_norm
 from edgekd.distill.synthesis import STEPS, Synthesis
 from edgekd.distill.teacher import Teacher
-from edgekd.errors import UsageError
-from edgekd.files import check_writable, digest_of, new_folder
-from edgekd.interrupts import Interrupts, caught
-from edgekd.pipeline import (
+from edgekd.distilling import (
     CHECKPOINT_LEAST_S,
     CHECKPOINT_MOST_S,
     REVEALING,
+    coverage_of,
     image_set,
     recipe_for,
     teacher_said,
 )
+from edgekd.errors import UsageError
+from edgekd.files import check_writable, digest_of, new_folder
+from edgekd.interrupts import Interrupts, caught
 from edgekd.progress import Display
-from edgekd.records import Coverage, SyntheticSet, TeacherInfo, to_json
+from edgekd.records import SyntheticSet, TeacherInfo, to_json
 
 PREVIEW: Final = "preview.png"
 PREVIEW_CLASSES: Final = 20
 PREVIEW_IMAGES: Final = 10  # of a class
 PREVIEW_SIDE: Final = 64  # pixels of an image in it, at most
-AT_ONCE: Final = 128
 
 Pixels = npt.NDArray[np.uint8]  # (N, H, W, C)
 
@@ -202,7 +199,7 @@ def _written(
             input=info.input,
             teacher_digest=info.state_digest,
             seed=options.seed,
-            coverage=_coverage(teacher, images, classes),
+            coverage=coverage_of(teacher, images, classes),
             classes_file=CLASSES,
             classes_digest=digest_of(folder / CLASSES),
             recipe=run.recipe.name,
@@ -217,24 +214,6 @@ def _written(
             "of those that were made; others stand in their place"
         )
     return record
-
-
-@torch.no_grad()
-def _coverage(teacher: Teacher, images: Pixels, classes: npt.NDArray[np.int64]) -> Coverage:
-    info = teacher.info
-    confidence, distances, layers = 0.0, 0.0, 0
-    for start in range(0, len(images), AT_ONCE):
-        part = images[start : start + AT_ONCE]
-        with watch_batch_norm(teacher.module) as statistics:
-            logits = teacher.module(torch.from_numpy(normalised(part, info.input)))
-        confidence += float(logits.softmax(1).max(1).values.sum())
-        layers = len(statistics.seen)
-        distances += float(statistics.distance()) * len(part) if layers else 0.0
-    return Coverage(
-        class_histogram=tuple(np.bincount(classes, minlength=info.classes).tolist()),
-        mean_confidence=round(min(1.0, confidence / len(images)), 4),
-        batch_norm_distance=round(distances / len(images) / layers, 4) if layers else None,
-    )
 
 
 def _name(info: TeacherInfo, number: int) -> str:

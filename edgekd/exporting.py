@@ -1,0 +1,207 @@
+"""Student to ONNX for a target, and ONNX measured on this machine."""
+
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from torch import nn
+
+from edgekd import bundle, gate
+from edgekd.bench import local
+from edgekd.distill import architectures, imagesets
+from edgekd.distill.data import normalised
+from edgekd.distill.weights import read_weights
+from edgekd.distilling import (
+    CALIBRATION_FILE,
+    CALIBRATION_IMAGES,
+    HELD_OUT_FILE,
+    HELD_OUT_IMAGES,
+    Pixels,
+    pixels_of,
+)
+from edgekd.errors import InputFileError
+from edgekd.export import models as exporting
+from edgekd.files import check_writable, digest_of, new_folder, read_text
+from edgekd.progress import Display
+from edgekd.records import (
+    InputSpec,
+    Measurements,
+    OnnxModel,
+    Student,
+    Target,
+    from_json,
+    record,
+    to_json,
+)
+
+FP32_FILE: Final = "model-fp32.onnx"
+INT8_FILE: Final = "model-int8.onnx"
+
+
+@record
+class Exported:
+    """What `edgekd export --json` prints, and `models.json`."""
+
+    models: tuple[OnnxModel, ...]
+    without: dict[str, str]
+
+
+@record
+class Measured:
+    """What `edgekd bench --json` prints."""
+
+    measurements: tuple[Measurements, ...]
+
+
+# --- export and bench -----------------------------------------------------------------------------
+
+
+def export(
+    source: Path,
+    *,
+    target: Target,
+    out: Path,
+    force: bool,
+    display: Display,
+    images: Path | None = None,
+) -> Exported:
+    """Student folder (or bundle with images) to ONNX files for a target.
+
+    Args:
+        source: the folder.
+        target: what the files must be legal for.
+        out: folder to write.
+        force: replace it where it exists.
+        display: what happens is said there.
+        images: a set of the same teacher to calibrate and check on, instead of the folder's own.
+
+    Raises:
+        InputFileError: the folder lacks something, or its weights are not the recorded ones.
+    """
+    check_writable(out, force=force)
+    student = from_json(
+        Student,
+        read_text(source / "student.json"),
+        origin=f"{source}/student.json",
+        schema="student",
+    )
+    weights = source / student.checkpoint
+    if digest_of(_existing(weights)) != student.digest:
+        raise InputFileError(f"{weights}: not the weights that student.json names.")
+    module = architectures.build(student.architecture)
+    module.load_state_dict(read_weights(weights).state)
+    display.say(f"export   {student.architecture} for {target.id}, {software_text(target)}")
+    calibration, held_out = _calibration(source, student, images)
+    with new_folder(out, force=force) as folder:
+        exported = export_student(
+            module.eval().requires_grad_(False),
+            student,
+            target=target,
+            folder=folder,
+            calibration=normalised(calibration, student.input),
+            held_out=normalised(held_out, student.input),
+            display=display,
+        )
+        (folder / "models.json").write_text(to_json(exported, schema="models"))
+    gate.require(tuple(gate.parity(model) for model in exported.models), bundle=str(out))
+    return exported
+
+
+def _calibration(source: Path, student: Student, images: Path | None) -> tuple[Pixels, Pixels]:
+    """Images to calibrate on, and others to check on."""
+    if images is None:
+        spec = student.input
+        return _images(source / CALIBRATION_FILE, spec), _images(source / HELD_OUT_FILE, spec)
+    found = imagesets.read_set(
+        images,
+        teacher_digest=student.teacher_digest,
+        spec=student.input,
+        classes=student.architecture.classes,
+    )
+    ahead = imagesets.parted(found, origin=str(images))
+    return (
+        pixels_of(ahead.images[:CALIBRATION_IMAGES]),
+        pixels_of(ahead.held_out[:HELD_OUT_IMAGES]),
+    )
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise InputFileError(f"{path}: no such file.")
+    return path
+
+
+def _images(path: Path, spec: InputSpec) -> Pixels:
+    try:
+        images = np.load(_existing(path), allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise InputFileError(f"{path}: not readable as images ({error}).") from error
+    shape = (spec.height, spec.width, spec.channels)
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != shape or not len(images):
+        raise InputFileError(
+            f"{path}: {images.dtype} of shape {images.shape}; expected uint8 (N, *{shape})."
+        )
+    return np.asarray(images, np.uint8)
+
+
+def export_student(
+    module: nn.Module,
+    student: Student,
+    *,
+    target: Target,
+    folder: Path,
+    calibration: npt.NDArray[np.float32],
+    held_out: npt.NDArray[np.float32],
+    display: Display,
+) -> Exported:
+    fp32 = exporting.export_fp32(
+        module,
+        spec=student.input,
+        target=target,
+        out=folder / FP32_FILE,
+        images=held_out,
+        made_from=student.digest,
+    )
+    display.say(
+        f"         {fp32.path}: opset {fp32.opset}, {fp32.size_bytes / 1024:,.0f} KiB, equal to PyTorch within "
+        f"{fp32.parity.max_abs_error:.1e} of a logit"
+    )
+    if not target.software.int8:
+        reason = f"{target.board.title} runs no INT8 under {target.software.name}"
+        display.warn(f"no INT8 model: {reason}")
+        return Exported(models=(fp32,), without={"int8": reason})
+    int8 = exporting.export_int8(
+        folder / FP32_FILE,
+        target=target,
+        out=folder / INT8_FILE,
+        calibration=calibration,
+        held_out=held_out,
+    )
+    assert int8.calibration is not None
+    display.say(
+        f"         {int8.path}: ranges by {int8.calibration.method} over {int8.calibration.images} synthetic images, "
+        f"decides as FP32 on {int8.parity.top1_agreement:.1%} of {int8.parity.images} others"
+    )
+    return Exported(models=(fp32, int8), without={})
+
+
+def bench(path: Path, display: Display) -> tuple[Measurements, ...]:
+    """Measure an ONNX file, or every model of a bundle, on this machine."""
+    if path.is_dir():
+        manifest = bundle.read_manifest(path)
+        files = [(path / model.path, model.precision) for model in manifest.models]
+    else:
+        files = [(_existing(path), exporting.precision_of(path))]
+    taken = []
+    for file, precision in files:
+        display.say(f"bench    {file.name}")
+        taken.append(local.measure(file, precision=precision, subject=file.name, is_target=False))
+    return tuple(taken)
+
+
+def software_text(target: Target) -> str:
+    parts = [target.software.name]
+    if target.software.tensorrt:
+        parts.append(f"TensorRT {target.software.tensorrt}")
+    return f"{', '.join(parts)}, opset {target.software.opset}"
