@@ -130,7 +130,7 @@ def understand(path: Path, options: TeacherOptions) -> Understanding:
         from edgekd.distill import program_teachers
 
         return program_teachers.understood(path, "pt2" if file.format == "pt2" else "onnx", options)
-    if file.content is None:
+    if file.content is None and trusted:
         said = gathered(path, {}, options)
         return _Inquiry(path, file.format, "module", said).finished()
     checkpoint = weightsets.examine(file)
