@@ -50,6 +50,15 @@ class Place:
     autocast: Callable[[], AbstractContextManager[None]]
     backward: Callable[[Tensor], None]
 
+    @property
+    def layout(self) -> torch.memory_format:
+        """How networks and images lie in memory: channels last where that is faster and works.
+
+        In float32 on the CPU torch 2.15 dies of it in the backward pass of narrow convolutions.
+        """
+        plain = self.device.type == "cpu" and self.precision == "fp32"
+        return torch.contiguous_format if plain else torch.channels_last
+
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
@@ -98,15 +107,15 @@ class Distillation:
         spec = teacher.info.input
         first = torch.Generator().manual_seed(seed)
         self.generator = torch.Generator(device).manual_seed(seed + 1)
-        self.teacher_module = copy.deepcopy(teacher.module).to(
-            device, memory_format=torch.channels_last
-        )  # type: ignore[call-overload]
+        self.teacher_module = copy.deepcopy(teacher.module).to(device, memory_format=place.layout)  # type: ignore[call-overload]
         self.student = architectures.build(student)
         networks.initialise(self.student, generator=first)
-        self.student.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.student.to(device, memory_format=place.layout)  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.student).eval().requires_grad_(False)
         self.optimizer = _optimizer(self.student, recipe)
-        self.source = MetaGenerator(recipe, spec, device=device, generator=first)
+        self.source = MetaGenerator(
+            recipe, spec, device=device, layout=place.layout, generator=first
+        )
         if ahead is None:
             self.pool = ImagePool(recipe.pool_batches, recipe.batch, spec.shape, device=device)
             self.held_out = ImagePool(HELD_OUT_BATCHES, recipe.batch, spec.shape, device=device)
@@ -349,7 +358,8 @@ class Distillation:
 
     def normalised(self, images: Tensor) -> Tensor:  # uint8 -> float32, (N, C, H, W)
         scaled = (to_float(images) - self.source.mean) / self.source.std
-        return scaled.contiguous(memory_format=torch.channels_last)
+        # A copy always: with one channel either layout counts as the other, and is not changed.
+        return scaled.clone(memory_format=self.place.layout)
 
     @torch.no_grad()
     def _average(self, advance: float) -> None:
@@ -369,7 +379,11 @@ class Distillation:
         if verdict.action == "restart generator":
             first = torch.Generator().manual_seed(self.step + self.monitors.generator_restarts)
             self.source = MetaGenerator(
-                self.recipe, self.teacher.info.input, device=self.place.device, generator=first
+                self.recipe,
+                self.teacher.info.input,
+                device=self.place.device,
+                layout=self.place.layout,
+                generator=first,
             )
 
     def _restore_student(self, average: dict[str, Tensor]) -> None:

@@ -72,10 +72,11 @@ def forecast(fresh: Callable[[Recipe], Distillation], recipe: Recipe, *, pixels:
         recipe: of the real run.
         pixels: of an image, height times width.
     """
-    scratch = fresh(_timed(recipe, pixels))
-    timed, budget = scratch.recipe, scratch.budget
+    timed = _timed(recipe, pixels)
+    half_bytes = _of_half(fresh, timed) if timed is not recipe else 0
+    scratch = fresh(timed)
+    budget = scratch.budget
     share = recipe.batch * recipe.inner_steps / (timed.batch * timed.inner_steps)
-    before = _peak_bytes(scratch)
     image_batch_s = 0.0
     started = time.perf_counter()
     if scratch.ahead is None:
@@ -104,7 +105,8 @@ def forecast(fresh: Callable[[Recipe], Distillation], recipe: Recipe, *, pixels:
         rounds = max(1.0, (duration_s - first_s) / round_s)
         steps = round(rounds * recipe.student_steps)
     batches = steps / recipe.student_steps + recipe.first_batches
-    grown = (_peak_bytes(scratch) - before) * recipe.batch / timed.batch
+    # What half a batch did not need yet is what the other half needs.
+    grown = (_peak_bytes(scratch) - half_bytes) / (timed.batch / 2) * (recipe.batch - timed.batch)
     return Forecast(
         image_batch_s=image_batch_s,
         student_step_s=student_step_s,
@@ -129,6 +131,20 @@ def _timed(recipe: Recipe, pixels: int) -> Recipe:
         inner_steps=min(recipe.inner_steps, TIMED_INNER_STEPS),
         pool_batches=1,
     )
+
+
+def _of_half(fresh: Callable[[Recipe], Distillation], timed: Recipe) -> int:
+    """The most that was held after half of the part of a batch; libraries have come in by then."""
+    half = replace(timed, batch=timed.batch // 2, student_batch=timed.batch // 2)
+    scratch = fresh(half)
+    if scratch.ahead is None:
+        scratch.pool.add(entry_of(scratch.invert()))
+    else:
+        scratch.take_ahead()
+    scratch.student.train()
+    scratch.student_step()
+    _wait(scratch)
+    return _peak_bytes(scratch)
 
 
 def _of_steps(steps: int, recipe: Recipe, image_batch_s: float, student_step_s: float) -> float:
@@ -172,4 +188,4 @@ def _memory_bytes(scratch: Distillation, recipe: Recipe, grown: int) -> int:
     if scratch.recipe is recipe:
         # Zeroed pages of the pool are not resident until images are written to them.
         return _resident_bytes() + pool
-    return _resident_bytes() + max(0, grown) + pool
+    return _peak_bytes(scratch) + max(0, grown) + pool

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import pydantic
 
+from edgekd.distill.containers import SUFFIXES
 from edgekd.errors import InputFileError
 from edgekd.files import read_text
 from edgekd.records import record
@@ -83,9 +84,16 @@ def gathered(path: Path, inside: Mapping[str, Any], options: TeacherOptions) -> 
 
 
 def toml_beside(path: Path) -> Path | None:
-    """The TOML file that goes with a teacher file, if there is one."""
-    candidates = (toml_path(path), path.with_name("teacher.toml"))
-    return next((found for found in candidates if found.is_file()), None)
+    """The TOML file that goes with a teacher file, if there is one.
+
+    `teacher.toml` is of any file in its folder, but not where there is a `teacher.pt` of its own.
+    """
+    own = toml_path(path)
+    if own.is_file():
+        return own
+    shared = path.with_name("teacher.toml")
+    taken = any(shared.with_suffix(suffix).exists() for suffix in SUFFIXES)
+    return shared if shared.is_file() and not taken else None
 
 
 def toml_path(path: Path) -> Path:

@@ -84,7 +84,13 @@ class MetaGenerator:
     """
 
     def __init__(
-        self, recipe: Recipe, spec: InputSpec, *, device: torch.device, generator: torch.Generator
+        self,
+        recipe: Recipe,
+        spec: InputSpec,
+        *,
+        device: torch.device,
+        layout: torch.memory_format,
+        generator: torch.Generator,
     ) -> None:
         self.recipe = recipe
         self.network = Generator(
@@ -95,7 +101,7 @@ class MetaGenerator:
             columns=spec.width,
         )
         _draw(self.network, generator=generator)
-        self.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network.to(device, memory_format=layout)  # type: ignore[call-overload]
         self.optimizer = torch.optim.Adam(
             self.network.parameters(),
             lr=recipe.inner_steps * recipe.generator_rate,

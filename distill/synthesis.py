@@ -88,7 +88,11 @@ class Synthesis:
         spec, device = teacher.info.input, place.device
         self.generator = torch.Generator(device).manual_seed(seed + 1)
         self.source = MetaGenerator(
-            self.recipe, spec, device=device, generator=torch.Generator().manual_seed(seed)
+            self.recipe,
+            spec,
+            device=device,
+            layout=place.layout,
+            generator=torch.Generator().manual_seed(seed),
         )
         self.module = copy.deepcopy(teacher.module).to(device)
         self.batches = recipe.first_batches + MOST * math.ceil(self.count / recipe.batch)
@@ -190,7 +194,11 @@ class Synthesis:
             if verdict.action == "restart generator":
                 first = torch.Generator().manual_seed(self.monitors.generator_restarts)
                 self.source = MetaGenerator(
-                    recipe, self.teacher.info.input, device=self.place.device, generator=first
+                    recipe,
+                    self.teacher.info.input,
+                    device=self.place.device,
+                    layout=self.place.layout,
+                    generator=first,
                 )
             if finite:
                 break

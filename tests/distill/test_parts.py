@@ -260,7 +260,9 @@ def inversion():
     torch.set_num_threads(1)
     recipe = replace(RECIPES["pool"], generator_width=8, latents=16, inner_steps=4)
     spec = InputSpec(channels=1, height=28, width=28, mean=(0.5,), std=(0.25,))
-    source = MetaGenerator(recipe, spec, device=torch.device("cpu"), generator=drawn())
+    source = MetaGenerator(
+        recipe, spec, device=torch.device("cpu"), layout=torch.contiguous_format, generator=drawn()
+    )
     teacher = nn.Sequential(small_network(), nn.Flatten(), nn.LazyLinear(4))
     teacher.train()(torch.randn(32, 1, 28, 28, generator=drawn()))
     teacher.eval().requires_grad_(False)
@@ -299,3 +301,54 @@ def test_without_batch_norm_other_terms_carry_the_images():
     assert found.weights.batch_norm == 0
     assert min(found.weights.balance, found.weights.total_variation, found.weights.disagreement) > 0
     assert for_teacher(RECIPES["pool"], batch_norm=True) == RECIPES["pool"]
+
+
+# --- the forecast -----------------------------------------------------------------------------------
+
+
+def test_lengths_of_time_are_said_in_units_to_plan_with():
+    from edgekd.distill.preflight import spoken
+
+    assert [spoken(each) for each in (40, 400, 5400, 36_000)] == ["40 s", "7 min", "1.5 h", "10 h"]
+
+
+def test_large_images_are_forecast_from_a_part_of_a_batch(place):
+    from edgekd.distill.engine import Distillation
+    from edgekd.distill.preflight import forecast
+    from edgekd.distill.recipes import RECIPES, for_images
+    from edgekd.distill.said import TeacherOptions
+    from edgekd.distill.schedule import RunBudget
+    from edgekd.distill.teacher import load_teacher
+    from edgekd.records import Architecture
+    from tests.edgekd.conftest import TEACHER
+
+    said = TeacherOptions(input=(1, 96, 96))
+    teacher = load_teacher(TEACHER, said, generator=torch.Generator().manual_seed(0))
+    student = Architecture(
+        source="edgekd", name="resnet8-w4", channels=1, classes=10, height=96, width=96
+    )
+    recipe = for_images(RECIPES["pool"], teacher.info.input.shape)
+    timed: list[int] = []
+
+    def fresh(used):
+        timed.append(used.batch)
+        return Distillation(
+            teacher, student, used, budget=RunBudget(steps=600), seed=0, place=place
+        )
+
+    found = forecast(fresh, recipe, pixels=96 * 96)
+    assert found.scaled
+    assert max(timed) < recipe.batch
+    assert found.steps == 600
+    assert found.usual_s > found.duration_s > 10 * found.image_batch_s
+    # The pool alone, full.
+    assert found.memory_bytes > recipe.pool_batches * recipe.batch * 96 * 96
+
+
+def test_the_pool_of_large_images_is_smaller():
+    from edgekd.distill.recipes import POOL_BYTES, RECIPES, for_images
+
+    recipe = RECIPES["pool"]
+    assert for_images(recipe, (3, 32, 32)) == recipe
+    large = for_images(recipe, (3, 224, 224))
+    assert large.pool_batches * large.batch * 3 * 224 * 224 <= POOL_BYTES

@@ -142,6 +142,18 @@ def test_a_real_third_party_teacher_is_as_good_as_published(shared):
     assert (logits.argmax(1).numpy() == labels).mean() > 0.905
 
 
+def test_the_toml_of_another_teacher_is_not_taken(checkpoint):
+    checkpoint.with_name("teacher.toml").write_text("mean = [0.9]\n")
+    assert load_teacher(
+        checkpoint, TeacherOptions(input=TOLD.input, std=TOLD.std), generator=generator()
+    ).info.input.mean == (0.9,)
+    checkpoint.with_name("teacher.pt").write_bytes(checkpoint.read_bytes())
+    with pytest.raises(UsageError, match="--mean"):
+        load_teacher(
+            checkpoint, TeacherOptions(input=TOLD.input, std=TOLD.std), generator=generator()
+        )
+
+
 # --- whatever people bring ------------------------------------------------------------------------
 
 SMALL: dict[str, Any] = {"input": (3, 32, 32), "mean": (0.5,), "std": (0.25,)}

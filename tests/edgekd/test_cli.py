@@ -76,7 +76,11 @@ def test_the_version_is_printed(edgekd):
 
 def test_commands_and_options_in_the_readme_exist(edgekd):
     text = (REPOSITORY / "README.md").read_text()
-    named = set(re.findall(r"edgekd ((?:bundle |targets |teacher )?[a-z]+)", text)) - {"bundle", "targets", "teacher"}
+    named = set(re.findall(r"edgekd ((?:bundle |targets |teacher )?[a-z]+)", text)) - {
+        "bundle",
+        "targets",
+        "teacher",
+    }
     assert {"compress", "distill", "export", "bench", "targets list", "bundle inspect"} <= named
     options = set(re.findall(r"--[a-z][a-z-]+", text))
     known: set[str] = set()
