@@ -167,12 +167,18 @@ def _archive(path: Path, stream: IO[bytes], size: int) -> Opened:
         with zipfile.ZipFile(stream) as archive:
             members = _members(path, archive, size)
             return _content(path, archive, members, stream)
-    except (zipfile.BadZipFile, NotImplementedError, struct.error, UnicodeDecodeError) as error:
-        raise damaged(path, error) from error
-    except ValueError as error:
-        if isinstance(error, UnsafePickle | BadPickle):
-            raise
-        raise damaged(path, error) from error
+    except (UnsafePickle, BadPickle):
+        raise
+    # The library is written for archives that are whole, and fails on others as it may.
+    except (
+        zipfile.BadZipFile,
+        NotImplementedError,
+        struct.error,
+        ValueError,
+        EOFError,
+        IndexError,
+    ) as error:
+        raise damaged(path, str(error) or type(error).__name__) from error
 
 
 def _members(path: Path, archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:

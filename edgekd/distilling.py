@@ -13,7 +13,7 @@ from torch import nn
 
 from edgekd import __version__
 from edgekd.distill import architectures, imagesets, recipes
-from edgekd.distill.checkpoint import RunFolder
+from edgekd.distill.checkpoint import Resumable, RunFolder
 from edgekd.distill.data import normalised
 from edgekd.distill.engine import Distillation, Place
 from edgekd.distill.place import choose_place
@@ -282,10 +282,29 @@ def pixels_of(images: torch.Tensor) -> Pixels:  # (N, C, H, W) -> (N, H, W, C)
     return np.ascontiguousarray(images.cpu().permute(0, 2, 3, 1).numpy())
 
 
+class Checkpoints:
+    """Saves a run now and then, so that a twentieth of its time goes into it at most."""
+
+    def __init__(self, folder: RunFolder, run: Resumable) -> None:
+        self.folder = folder
+        self.run = run
+        self.saved_at = time.monotonic()
+        self.pause_s = CHECKPOINT_LEAST_S
+
+    def after_step(self, *, at_once: bool) -> None:
+        """Save if it is time to, or `at_once`."""
+        started = time.monotonic()
+        if not at_once and started - self.saved_at < self.pause_s:
+            return
+        self.folder.save(self.run)
+        self.saved_at = time.monotonic()
+        took_s = self.saved_at - started
+        self.pause_s = min(CHECKPOINT_MOST_S, max(CHECKPOINT_LEAST_S, 20 * took_s))
+
+
 def _run(run: Distillation, folder: RunFolder, interrupts: Interrupts, display: Display) -> None:
     """Drive the loop: show events, save between them, stop at a signal."""
-    saved_at = time.monotonic()
-    pause_s = CHECKPOINT_LEAST_S
+    checkpoints = Checkpoints(folder, run)
     first: tuple[float, float] | None = None  # progress and seconds after the first, slower round
     with interrupts.deferred(), display.running() as show:
         for event in run.events():
@@ -293,12 +312,7 @@ def _run(run: Distillation, folder: RunFolder, interrupts: Interrupts, display: 
             show(event.point, event.progress, _left_s(run, event.progress, first))
             for warning in event.warnings:
                 display.warn(warning)
-            due = time.monotonic() - saved_at >= pause_s
-            if due or interrupts.pending is not None or event.progress >= 1.0:
-                started = time.monotonic()
-                folder.save(run)
-                saved_at = time.monotonic()
-                pause_s = min(CHECKPOINT_MOST_S, max(CHECKPOINT_LEAST_S, 20 * (saved_at - started)))
+            checkpoints.after_step(at_once=interrupts.pending is not None or event.progress >= 1.0)
             if interrupts.pending is not None:
                 raise interrupts.pending
 

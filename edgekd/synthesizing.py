@@ -1,6 +1,5 @@
 """`edgekd synthesize`: images ahead of any student, kept as a set that runs share and that can grow."""
 
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -18,9 +17,8 @@ from edgekd.distill.said import TeacherOptions
 from edgekd.distill.synthesis import STEPS, Synthesis
 from edgekd.distill.teacher import Teacher
 from edgekd.distilling import (
-    CHECKPOINT_LEAST_S,
-    CHECKPOINT_MOST_S,
     REVEALING,
+    Checkpoints,
     coverage_of,
     image_set,
     recipe_for,
@@ -148,26 +146,16 @@ def _forecast(scratch: Synthesis, display: Display) -> None:
 
 
 def _run(run: Synthesis, folder: RunFolder, interrupts: Interrupts, display: Display) -> None:
-    saved_at, pause_s = time.monotonic(), CHECKPOINT_LEAST_S
+    checkpoints = Checkpoints(folder, run)
     said = len(run.warnings)
     with interrupts.deferred(), display.running() as show:
         for point in run.events():
-            left_s = (
-                run.elapsed_s / max(run.progress, 1e-6) - run.elapsed_s if run.progress else None
-            )
-            show(point, run.progress, left_s)
+            progress = run.progress
+            show(point, progress, run.elapsed_s * (1 / progress - 1) if progress else None)
             for warning in run.warnings[said:]:
                 display.warn(warning)
             said = len(run.warnings)
-            if (
-                time.monotonic() - saved_at >= pause_s
-                or interrupts.pending is not None
-                or run.progress >= 1.0
-            ):
-                started = time.monotonic()
-                folder.save(run)
-                saved_at = time.monotonic()
-                pause_s = min(CHECKPOINT_MOST_S, max(CHECKPOINT_LEAST_S, 20 * (saved_at - started)))
+            checkpoints.after_step(at_once=interrupts.pending is not None or progress >= 1.0)
             if interrupts.pending is not None:
                 raise interrupts.pending
 

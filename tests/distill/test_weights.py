@@ -1,4 +1,5 @@
 import argparse
+import contextlib
 import io
 import pickle
 import warnings
@@ -9,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from safetensors.torch import save as safetensors_bytes
 from safetensors.torch import save_file
 from torch import nn
 
@@ -149,3 +151,50 @@ def test_the_digest_changes_with_value_name_and_type_but_not_with_order():
     assert state_digest(changed) != digest
     assert state_digest({**STATE, "fc.weight": STATE["fc.weight"].double()}) != digest
     assert state_digest({"conv1.weight": STATE["conv1.weight"], "fc": STATE["fc.weight"]}) != digest
+
+
+def whole_files():
+    """Files of every format, by their endings."""
+    for zipped in (True, False):
+        buffer = io.BytesIO()
+        content = {"state_dict": STATE, "ema": STATE, "epoch": 3}
+        torch.save(content, buffer, _use_new_zipfile_serialization=zipped)
+        yield ".pt", buffer.getvalue()
+    buffer = io.BytesIO()
+    torch.save(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), buffer)
+    yield ".pt", buffer.getvalue()
+    yield ".safetensors", safetensors_bytes(STATE)
+
+
+WHOLE = list(whole_files())
+
+
+@hypothesis_settings(max_examples=400, deadline=None)
+@given(
+    file=st.sampled_from(WHOLE),
+    changes=st.lists(
+        st.tuples(st.floats(0, 0.999), st.binary(max_size=8), st.integers(0, 16)), min_size=1
+    ),
+)
+def test_a_file_with_anything_changed_is_read_or_an_input_error(tmp_path_factory, file, changes):
+    suffix, content = file
+    changed = bytearray(content)
+    for place, put_in, taken_out in changes:
+        at = int(place * len(changed))
+        changed[at : at + taken_out] = put_in
+    path = tmp_path_factory.mktemp("changed") / f"t{suffix}"
+    path.write_bytes(bytes(changed))
+    with contextlib.suppress(InputFileError):
+        read_weights(path)
+
+
+def test_a_member_without_a_name_is_an_input_error(tmp_path):
+    path = tmp_path / "t.pt"
+    torch.save(STATE, path)
+    content = path.read_bytes()
+    at = content.rfind(b"PK\x01\x02")
+    changed = bytearray(content)
+    changed[at + 46] = 0  # names end at a zero
+    path.write_bytes(bytes(changed))
+    with pytest.raises(InputFileError):
+        read_weights(path)
