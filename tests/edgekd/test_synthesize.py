@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from jsonschema import validate
 
+from edgekd.files import digest_of
 from edgekd.schemas import schema_text
 from tests.edgekd.conftest import TEACHER, edgekd_process
 
@@ -211,12 +212,16 @@ def test_a_folder_that_is_no_set_is_explained(edgekd, tmp_path):
     assert "edgekd synthesize" in err
 
 
-def test_a_set_too_small_to_learn_from_is_explained(edgekd, tmp_path):
-    code, _, err = edgekd("synthesize", TEACHER, "--count", 20, "--out", tmp_path / "s", *SMALL)
-    assert code == 0, err
-    code, _, err = distilled(edgekd, tmp_path, tmp_path / "s")
+def test_a_set_too_small_to_learn_from_is_explained(edgekd, small_set, tmp_path):
+    folder = copied(small_set, tmp_path / "s")
+    record = json.loads((folder / "set.json").read_text()) | {"count": 20}
+    for name, key in (("images.npy", "digest"), ("classes.npy", "classes_digest")):
+        np.save(folder / name, np.load(folder / name)[:20])
+        record[key] = digest_of(folder / name)
+    (folder / "set.json").write_text(json.dumps(record))
+    code, _, err = distilled(edgekd, tmp_path, folder)
     assert code == 2
-    assert "256 at least" in err
+    assert "20 images; a student needs 256 at least" in err
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"schema": "student"}'])
