@@ -42,6 +42,7 @@ class _Step:
         self.call = call
         self.arguments = arguments
         self.plural = len(node.outputs) > 1 or isinstance(node.outputs[0], tuple)
+        self.features: str | None = None  # what it takes, where it is the one that makes the logits
         self.done: tuple[str, ...] = ()
 
 
@@ -52,6 +53,8 @@ class Program(nn.Module):
 
     Attributes:
         batch: the number of images that it insists on, `None` for any.
+        edgekd_before_head: what the input of the layer that makes the logits passes through, (N, F) or
+            (N, F, H, W); `None` where no such layer is seen. A hook on it reads the features.
     """
 
     def __init__(self, archive: Archive, tensors: Mapping[str, Tensor], answer: str) -> None:
@@ -89,6 +92,12 @@ class Program(nn.Module):
         )
         self._names = dict(archive.attributes)
         self._steps = self._planned(_live(archive, answer))
+        head = _head(archive, answer)
+        found = [step for step in self._steps if step.node is head]
+        for step in found:
+            step.features = _features(step.node)
+        # A name that no network has for a part of its own.
+        self.edgekd_before_head = nn.Identity() if found else None
         used = {name for step in self._steps for name in _references(list(step.arguments.values()))}
         self._attributes = [
             (name, *path.rpartition(".")[::2])
@@ -157,6 +166,8 @@ class Program(nn.Module):
         values |= self._literals
         values[self._images] = images.clone() if self._overwrites else images
         for step in self._steps:
+            if step.features is not None and self.edgekd_before_head is not None:
+                values[step.features] = self.edgekd_before_head(values[step.features])
             ready = {
                 name: _ready(argument, values, images.device)
                 for name, argument in step.arguments.items()
@@ -268,6 +279,53 @@ def _live(archive: Archive, answer: str) -> list[Node]:
             needed.update(_references(list(node.arguments.values())))
             kept.append(node)
     return kept[::-1]
+
+
+# --- the layer that makes the logits -------------------------------------------------------------
+
+# What it is called in a graph, with the name of the argument that the features are.
+_HEADS: Final[Mapping[str, str]] = {
+    "linear": "input",
+    "addmm": "mat1",
+    "mm": "self",
+    "conv2d": "input",
+    "convolution": "input",
+}
+# What may come after it. Of additions that of a bias, which decomposed programs have apart.
+_AFTER_HEAD: Final = frozenset(
+    """
+    _to_copy _unsafe_view adaptive_avg_pool2d add alias avg_pool2d clone contiguous detach dropout flatten
+    mean relu relu_ reshape squeeze to view
+    """.split()  # noqa: SIM905
+)
+
+
+def _head(archive: Archive, answer: str) -> Node | None:
+    """The linear layer or convolution that gives as many numbers as the answer (N, K) has."""
+    makers = {output: node for node in archive.nodes for output in node.outputs}
+    name = answer
+    for _ in archive.nodes:
+        node = makers.get(name)
+        kind = "" if node is None else aten_name(node.target)
+        if node is not None and kind in _HEADS:
+            taken, given = archive.metas.get(_features(node)), archive.metas.get(name)
+            dimensions = 4 if kind.startswith("conv") else 2
+            if taken is None or given is None or len(taken.sizes) != dimensions:
+                return None
+            return node if given.sizes[1:2] == archive.metas[answer].sizes[-1:] else None
+        first = None if node is None else next(iter(node.arguments.values()), None)
+        if node is None or kind not in _AFTER_HEAD or not isinstance(first, Value):
+            return None
+        added = node.arguments.get("other")
+        if isinstance(added, Value) and added.name not in archive.attributes:
+            return None
+        name = first.name
+    return None
+
+
+def _features(head: Node) -> str:
+    value = head.arguments[_HEADS[aten_name(head.target)]]
+    return value.name if isinstance(value, Value) else ""
 
 
 # --- batch-norm ----------------------------------------------------------------------------------
