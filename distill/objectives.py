@@ -110,7 +110,7 @@ def l2(images: Tensor) -> Tensor:  # (N, C, H, W) -> ()
 def patch_similarity_entropy(tokens: Tensor) -> Tensor:  # (N, P, D) -> ()
     """Differential entropy of the cosine similarities of an image's patches, in nats; mean over images.
 
-    PSAQ-ViT (Li et al. 2022, eqs. 6 to 9): attention tells the objects of an image from its ground, and
+    PSAQ-ViT (Li et al. 2022): attention tells the objects of an image from its ground, and
     finds all patches of noise alike. Higher is more diverse: a loss takes its negative.
     """
     tokens = functional.normalize(tokens.float(), dim=2)
@@ -127,7 +127,7 @@ def patch_similarity_entropy(tokens: Tensor) -> Tensor:  # (N, P, D) -> ()
     above = at - below
     shares = torch.zeros(len(tokens), count, device=tokens.device)
     shares = shares.scatter_add(1, below, 1 - above).scatter_add(1, below + 1, above)
-    shares = shares / at.shape[1]
+    shares = shares / max(at.shape[1], 1)  # a single patch is like no other
     kernel = (-((grid[:, None] - grid) ** 2) / (2 * BANDWIDTH**2)).exp()  # (count, count)
     density = _products(shares, kernel / (BANDWIDTH * math.sqrt(2 * math.pi)))  # (N, count)
     return -(density * density.clamp_min(1e-12).log()).sum(1).mean() * spacing
@@ -138,7 +138,7 @@ def contrastive(
 ) -> Tensor:
     """InfoNCE of cosine similarities: each anchor (N, F) is to find its own positive (N, F).
 
-    CMI (Fang et al. 2021, eq. 6): features of local views against those of the global views. The
+    CMI (Fang et al. 2021): features of local views against those of the global views. The
     positives of other images are negatives, and so are `others` (M, F), of images made before.
     """
     against = positives if others is None else torch.cat([positives, others.to(positives)])
