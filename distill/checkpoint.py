@@ -7,6 +7,9 @@
 
 Shards are written before the state that names them, and removed after the state that no longer
 does, so that a kill at any moment leaves a state with all its images.
+
+Of several ranks the first one has the folder: the others send it what is theirs (pool.1-*, held_out.1-*
+of rank 1), and get it back from it. They call the same methods at the same time.
 """
 
 import contextlib
@@ -16,7 +19,7 @@ import json
 import os
 import pickle
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -25,12 +28,15 @@ import torch
 from safetensors import SafetensorError
 
 from edgekd.distill.memory import Entry, ImagePool
+from edgekd.distill.ranks import ALONE, Team
 from edgekd.errors import InputFileError, UsageError
 from edgekd.files import explained, read_text, write_atomically
 
 STATE: Final = "state.pt"
 IDENTITY: Final = "run.json"
 LOCK: Final = "lock"
+OWN: Final = "own"  # of a state, what a rank has of its own
+OWNS: Final = "owns"  # the same of every rank, as it is saved
 
 
 class Resumable(Protocol):
@@ -44,7 +50,7 @@ class Resumable(Protocol):
         """Its pools by the names of their shards."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything but the pools."""
+        """Everything but the pools; under `OWN` what other ranks have otherwise."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore it; the pools are there already."""
@@ -53,15 +59,16 @@ class Resumable(Protocol):
 class RunFolder:
     """One run's folder, locked while it is open."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, team: Team = ALONE) -> None:
         self.path = path
-        self.shards: dict[str, list[str]] = {"pool": [], "held_out": []}
-        self.saved: dict[str, int] = {"pool": 0, "held_out": 0}
+        self.team = team
+        self.shards: dict[str, list[str]] = {}  # of this rank's pools
+        self.saved: dict[str, int] = {}
 
     @classmethod
     @contextlib.contextmanager
     def opened(
-        cls, path: Path, identity: dict[str, Any], *, restart: bool
+        cls, path: Path, identity: dict[str, Any], *, restart: bool, team: Team = ALONE
     ) -> Iterator["RunFolder"]:
         """Open or make the folder for the run that `identity` describes.
 
@@ -69,10 +76,17 @@ class RunFolder:
             path: of the folder.
             identity: JSON-like; everything that decides the result.
             restart: throw away what an unfinished run left there.
+            team: whose run it is.
 
         Raises:
-            UsageError: another process has it open, or another command's run is in it.
+            UsageError: another process has it open, another command's run is in it, or another rank
+                is told otherwise.
         """
+        identity = json.loads(json.dumps(identity))
+        _require_same(identity, team)
+        if not team.leads:
+            yield cls(path, team=team)
+            return
         with explained(path):
             path.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
@@ -83,8 +97,8 @@ class RunFolder:
                 raise UsageError(
                     f"{path}: another edgekd is working on this run. Wait for it, or choose another --out."
                 ) from error
-            folder = cls(path)
-            folder._settle(json.loads(json.dumps(identity)), restart=restart)
+            folder = cls(path, team=team)
+            folder._settle(identity, restart=restart)
             yield folder
         finally:
             os.close(descriptor)
@@ -111,22 +125,60 @@ class RunFolder:
                 )
         write_atomically(known, json.dumps(identity, indent=1, sort_keys=True) + "\n")
 
+    # --- notes ----------------------------------------------------------------------------------
+
+    def note(self, name: str, text: str) -> None:
+        """Keep a word that the run needs when it goes on, and that its command does not say."""
+        write_atomically(self.path / f"{name}.note", text)
+
+    def noted(self, name: str) -> str | None:
+        """What was noted; None: nothing."""
+        path = self.path / f"{name}.note"
+        return read_text(path) if path.exists() else None
+
+    def forget(self) -> None:
+        """Throw away what was saved, and stay open."""
+        for path in self.path.iterdir():
+            if path.name not in {LOCK, IDENTITY}:
+                path.unlink()
+        self.shards = {name: [] for name in self.shards}
+        self.saved = dict.fromkeys(self.saved, 0)
+
     # --- saving ---------------------------------------------------------------------------------
 
     def save(self, run: Resumable) -> None:
         """Write what is new since the last time."""
+        files: dict[str, bytes] = {}
         for name, pool in run.pools():
-            self._append(name, pool)
-        buffer = io.BytesIO()
-        torch.save({**run.state_dict(), "shards": self.shards}, buffer)
-        write_atomically(self.path / STATE, buffer.getvalue())
-        kept = {name for names in self.shards.values() for name in names}
+            files |= self._append(name, pool)
+        state = run.state_dict()
+        if not self.team.leads:
+            sent = {"shards": self.shards, "files": _as_tensors(files), OWN: state[OWN]}
+            self.team.send(_pickled(sent), to=0)
+            return
+        shards = dict(self.shards)
+        owns = [state.pop(OWN, None)]
+        self._write(files)
+        for rank in range(1, self.team.ranks):
+            found = _unpickled(self.team.received(of=rank), torch.device("cpu"))
+            self._write({name: part.numpy().tobytes() for name, part in found["files"].items()})
+            shards |= found["shards"]
+            owns.append(found[OWN])
+        if not self.team.alone:
+            state[OWNS] = owns
+        write_atomically(self.path / STATE, _pickled({**state, "shards": shards}))
+        kept = {name for names in shards.values() for name in names}
         for path in self.path.glob("*.safetensors"):
             if path.name not in kept:
                 path.unlink()
 
-    def _append(self, name: str, pool: ImagePool) -> None:
-        first = max(self.saved[name], pool.first_kept())
+    def _append(self, name: str, pool: ImagePool) -> dict[str, bytes]:
+        """The shard of what is new in a pool, by its name; nothing where nothing is."""
+        name = self._own(name)
+        saved, before = self.saved.get(name, 0), self.shards.get(name, [])
+        files: dict[str, bytes] = {}
+        # What changes single images has all of them written anew.
+        first = max(saved if pool.append_only else 0, pool.first_kept())
         if first < pool.made:
             entries = [pool.entry(number) for number in range(first, pool.made)]
             shard = f"{name}-{first:08d}-{pool.made:08d}.safetensors"
@@ -135,12 +187,19 @@ class RunFolder:
                 "classes": torch.stack([entry.classes for entry in entries]),
                 "scores": torch.tensor([entry.score for entry in entries], dtype=torch.float64),
             }
-            write_atomically(self.path / shard, safetensors.torch.save(tensors))
-            self.shards[name].append(shard)
+            files[shard] = safetensors.torch.save(tensors)
+            before = [*(before if pool.append_only else []), shard]
         self.saved[name] = pool.made
-        self.shards[name] = [
-            shard for shard in self.shards[name] if _range(shard)[1] > pool.first_kept()
-        ]
+        self.shards[name] = [shard for shard in before if _range(shard)[1] > pool.first_kept()]
+        return files
+
+    def _own(self, name: str) -> str:
+        """What the shards of a pool are called on this rank."""
+        return name if self.team.leads else f"{name}.{self.team.rank}"
+
+    def _write(self, files: dict[str, bytes]) -> None:
+        for name, data in files.items():
+            write_atomically(self.path / name, data)
 
     # --- loading ----------------------------------------------------------------------------------
 
@@ -150,15 +209,19 @@ class RunFolder:
         Raises:
             InputFileError: a file is damaged.
         """
-        state_file = self.path / STATE
-        if not state_file.exists():
-            return False
         try:
-            state = torch.load(state_file, map_location=run.device, weights_only=True)
-            self.shards = state.pop("shards")
+            found = self._read(run)
+            if found is None:
+                return False
+            state, files = found
+            shards = state.pop("shards")
+            if OWNS in state:
+                state[OWN] = state.pop(OWNS)[self.team.rank]
             for name, pool in run.pools():
-                for shard in self.shards[name]:
-                    self._fill(pool, shard)
+                own = self._own(name)
+                self.shards[own] = shards.get(own, [])
+                for shard in self.shards[own]:
+                    _fill(pool, shard, files(shard))
             run.load_state_dict(state)
         except (
             OSError,
@@ -172,25 +235,86 @@ class RunFolder:
             raise InputFileError(
                 f"{self.path}: the saved run is damaged ({error}). Start over with --restart."
             ) from error
-        self.saved = {name: pool.made for name, pool in run.pools()}
+        self.saved = {self._own(name): pool.made for name, pool in run.pools()}
         return True
 
-    def _fill(self, pool: ImagePool, shard: str) -> None:
-        first, end = _range(shard)
-        tensors = safetensors.torch.load_file(self.path / shard)
-        for number in range(first, end):
-            pool.made = number
-            pool.add(
-                Entry(
-                    images=tensors["images"][number - first],
-                    classes=tensors["classes"][number - first],
-                    score=float(tensors["scores"][number - first]),
-                )
-            )
+    def _read(self, run: Resumable) -> tuple[dict[str, Any], Callable[[str], bytes]] | None:
+        """The saved state, and what reads a shard by its name; None: nothing was saved."""
+        if not self.team.leads:
+            data = self.team.announced(b"")
+            if not data:
+                return None
+            files = _unpickled(self.team.received(of=0), torch.device("cpu"))
+            return _unpickled(data, run.device), lambda name: files[name].numpy().tobytes()
+        state_file = self.path / STATE
+        data = state_file.read_bytes() if state_file.exists() else b""
+        state = _unpickled(data, run.device) if data else None
+        self.team.announced(data)
+        if state is None:
+            return None
+        for rank in range(1, self.team.ranks):
+            names = [
+                shard
+                for name, shards in state["shards"].items()
+                for shard in shards
+                if name.endswith(f".{rank}")
+            ]
+            files = {name: (self.path / name).read_bytes() for name in names}
+            self.team.send(_pickled(_as_tensors(files)), to=rank)
+        return state, lambda name: (self.path / name).read_bytes()
 
     def discard(self) -> None:
         """Remove the folder: the run's results are in their place."""
         shutil.rmtree(self.path)
+
+
+def _require_same(identity: dict[str, Any], team: Team) -> None:
+    """Refuse ranks that were told to make different things, on another machine perhaps.
+
+    Raises:
+        UsageError: on every rank.
+    """
+    first = json.loads(team.announced(json.dumps(identity).encode()))
+    keys = sorted(first)
+    counts = team.total([int(identity.get(key) != first[key]) for key in keys])
+    different = [key for key, count in zip(keys, counts, strict=True) if count]
+    if different:
+        raise UsageError(
+            f"the processes of this job would make different things (different: {', '.join(different)}). "
+            "Start them with one command, on machines with the same files and the same precision."
+        )
+
+
+def _fill(pool: ImagePool, shard: str, data: bytes) -> None:
+    first, end = _range(shard)
+    tensors = safetensors.torch.load(data)
+    for number in range(first, end):
+        pool.put(
+            number,
+            Entry(
+                images=tensors["images"][number - first],
+                classes=tensors["classes"][number - first],
+                score=float(tensors["scores"][number - first]),
+            ),
+        )
+
+
+def _pickled(state: dict[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
+
+
+def _unpickled(data: bytes, device: torch.device) -> dict[str, Any]:
+    found: dict[str, Any] = torch.load(io.BytesIO(data), map_location=device, weights_only=True)
+    return found
+
+
+def _as_tensors(files: dict[str, bytes]) -> dict[str, torch.Tensor]:
+    """Of the only kind that is read back without running what is in it."""
+    return {
+        name: torch.frombuffer(bytearray(data), dtype=torch.uint8) for name, data in files.items()
+    }
 
 
 def _range(shard: str) -> tuple[int, int]:

@@ -102,13 +102,13 @@ def _read(path: Path, spec: InputSpec) -> tuple[npt.NDArray[np.uint8], npt.NDArr
     if path.is_dir():
         found = sorted(path.glob("*-images-idx3-ubyte*"))
         if len(found) == 1:
-            return _read_idx_pair(found[0])
+            return read_idx_pair(found[0])
         if found:
             names = ", ".join(entry.name for entry in found)
             raise InputFileError(f"{path}: several sets ({names}); name the images file of one.")
         return _read_folder(path, spec)
     if "-images-idx" in path.name:
-        return _read_idx_pair(path)
+        return read_idx_pair(path)
     if path.suffix == ".npz":
         # Our own stream: on a damaged archive numpy forgets to close the one it opens.
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
@@ -119,7 +119,8 @@ def _read(path: Path, spec: InputSpec) -> tuple[npt.NDArray[np.uint8], npt.NDArr
     raise InputFileError(f"{path}: expected a .npz, idx files, or a folder of images by class.")
 
 
-def _read_idx_pair(images: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+def read_idx_pair(images: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """An idx file of images (N, H, W), and the labels (N,) beside it."""
     labels = images.with_name(images.name.replace("images-idx3", "labels-idx1"))
     if not labels.exists():
         raise InputFileError(f"{images}: its labels, {labels.name}, are not beside it.")

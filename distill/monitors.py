@@ -6,7 +6,7 @@ from typing import Any, Final, Literal
 
 from edgekd.errors import CollapseError
 
-Action = Literal["go on", "restart generator", "restore student"]
+Action = Literal["go on", "restart generator", "restart memory", "restore student"]
 
 # Patience is in rounds of one image batch each; limits are shares of what a healthy run has.
 ENTROPY_FLOOR: Final = 0.5  # of ln K
@@ -33,6 +33,7 @@ class Monitors:
     rounds_since_restart: int = 0
     generator_restarts: int = 0
     student_restores: int = 0
+    memory_restarts: int = 0
     rare_said: bool = False
 
     def state_dict(self) -> dict[str, Any]:
@@ -98,13 +99,31 @@ class Monitors:
             warning="the student's loss was not finite: restored from its average, learning rate halved",
         )
 
+    def memory(self) -> Verdict:
+        """After a step of the replay whose loss was not finite.
+
+        Raises:
+            CollapseError: it was started afresh `MAX_RECOVERIES` times to no avail.
+        """
+        self.memory_restarts += 1
+        if self.memory_restarts > MAX_RECOVERIES:
+            raise CollapseError(
+                f"the loss of the replay VAE was not finite {self.memory_restarts} times. Take a recipe that keeps "
+                "images: --recipe memory-bank or pool."
+            )
+        return Verdict(
+            action="restart memory",
+            warning="the loss of the replay VAE was not finite: it was started afresh",
+        )
+
     def _restart(self, what: str) -> Verdict:
         self.generator_restarts += 1
         self.low_entropy_rounds = self.rounds_since_restart = 0
         if self.generator_restarts > MAX_RECOVERIES:
             raise CollapseError(
                 f"{what}, {self.generator_restarts} times. The generator was started afresh each time. "
-                "Check --mean, --std and --input; a teacher with trained batch-norm inverts far better."
+                "Does the teacher answer nearly everything with one class? `edgekd teacher check` says. Check --mean, "
+                "--std and --input; a teacher with trained batch-norm inverts far better."
             )
         return Verdict(
             action="restart generator", warning=f"{what}: the generator was started afresh"

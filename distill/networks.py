@@ -299,3 +299,14 @@ def initialise(module: nn.Module, *, generator: torch.Generator) -> None:
             part.reset_parameters()
         if isinstance(part, nn.Conv2d | nn.Linear) and part.bias is not None:
             nn.init.zeros_(part.bias)
+
+
+@torch.no_grad()
+def follow(average: nn.Module, network: nn.Module, *, decay: float) -> None:
+    """Move an average of a network's weights towards what they are now; what is counted is copied."""
+    theirs = network.state_dict()
+    for name, tensor in average.state_dict().items():
+        if tensor.is_floating_point():
+            tensor.lerp_(theirs[name], 1 - decay)
+        else:
+            tensor.copy_(theirs[name])

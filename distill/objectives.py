@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from edgekd.distill.ranks import ALONE, Team
+
 # Of the kernel that similarities are smoothed by; they lie in -1..1.
 BANDWIDTH: Final = 0.05
 
@@ -20,12 +22,16 @@ def one_hot(logits: Tensor, classes: Tensor) -> Tensor:  # (N, K), (N,) -> ()
     return functional.cross_entropy(logits.float(), classes)
 
 
-def class_balance(logits: Tensor) -> Tensor:  # (N, K) -> ()
+def class_balance(logits: Tensor, *, team: Team = ALONE) -> Tensor:  # (N, K) -> ()
     """1 minus the entropy of the mean prediction over ln K: 0 when all classes come equally often.
 
     DAFL's information entropy (Chen et al. 2019, eq. 5), in natural log and scaled to 0..1.
+
+    Args:
+        logits: of the teacher.
+        team: whose batches, of one size, are one batch.
     """
-    mean = logits.float().softmax(1).mean(0)
+    mean = team.mean(logits.float().softmax(1).mean(0), alike=True)
     entropy = -(mean * mean.clamp_min(1e-12).log()).sum()
     return 1.0 - entropy / math.log(logits.shape[1])
 

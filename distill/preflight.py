@@ -15,8 +15,8 @@ from edgekd.distill.memory import entry_of
 from edgekd.distill.recipes import Recipe
 
 TIMED_STUDENT_STEPS: Final = 4
-# Above this a whole batch of images is minutes on a CPU: a part of one is timed and multiplied.
-WHOLE_PIXELS: Final = 64 * 64
+# Pixels times steps: above this a whole batch is minutes on a CPU; a part of one is timed and multiplied.
+WHOLE_WORK: Final = 128 * 10 * 64 * 64
 TIMED_INNER_STEPS: Final = 2
 MEASURED_PIXELS: Final = 224  # a side from which nothing was ever measured
 # Student steps of the CIFAR-10 benchmark on two cores (benchmarks/results/cifar10.csv).
@@ -76,25 +76,25 @@ def forecast(fresh: Callable[[Recipe], Distillation], recipe: Recipe, *, pixels:
     half_bytes = _of_half(fresh, timed) if timed is not recipe else 0
     scratch = fresh(timed)
     budget = scratch.budget
-    share = recipe.batch * recipe.inner_steps / (timed.batch * timed.inner_steps)
+    share = _work(recipe) / _work(timed)
     image_batch_s = 0.0
     started = time.perf_counter()
+    _images(scratch)
     if scratch.ahead is None:
-        scratch.pool.add(entry_of(scratch.invert()))
-        _wait(scratch)
+        scratch.place.wait()
         image_batch_s = (time.perf_counter() - started) * share
-    else:
-        scratch.take_ahead()
     scratch.student.train()
     seconds = []
     for _ in range(TIMED_STUDENT_STEPS):
         started = time.perf_counter()
         scratch.student_step()
-        _wait(scratch)
+        scratch.place.wait()
         seconds.append(time.perf_counter() - started)
     # The first compiles and allocates.
-    student_step_s = sorted(seconds)[len(seconds) // 2] * recipe.student_batch / timed.student_batch
-    round_s = image_batch_s + recipe.student_steps * student_step_s
+    student_step_s = sorted(seconds)[len(seconds) // 2] * (
+        recipe.learning.batch / timed.learning.batch
+    )
+    round_s = image_batch_s + recipe.learning.steps * student_step_s
     first_s = (recipe.first_batches - 1) * image_batch_s
     if budget.steps is not None:
         steps = budget.steps
@@ -103,16 +103,19 @@ def forecast(fresh: Callable[[Recipe], Distillation], recipe: Recipe, *, pixels:
         assert budget.minutes is not None
         duration_s = 60 * budget.minutes
         rounds = max(1.0, (duration_s - first_s) / round_s)
-        steps = round(rounds * recipe.student_steps)
-    batches = steps / recipe.student_steps + recipe.first_batches
+        steps = round(rounds * recipe.learning.steps)
+    batches = steps / recipe.learning.steps + recipe.first_batches
     # What half a batch did not need yet is what the other half needs.
-    grown = (_peak_bytes(scratch) - half_bytes) / (timed.batch / 2) * (recipe.batch - timed.batch)
+    part = timed.source.batch
+    grown = (_peak_bytes(scratch) - half_bytes) / (part / 2) * (recipe.source.batch - part)
     return Forecast(
         image_batch_s=image_batch_s,
         student_step_s=student_step_s,
         round_s=round_s,
         steps=steps,
-        images=len(scratch.pool) if scratch.ahead is not None else round(batches) * recipe.batch,
+        images=len(scratch.pool)
+        if scratch.ahead is not None
+        else _images_made(recipe, steps, batches),
         duration_s=duration_s,
         usual_s=_of_steps(USUAL_STEPS, recipe, image_batch_s, student_step_s),
         memory_bytes=_memory_bytes(scratch, recipe, round(grown)),
@@ -120,41 +123,61 @@ def forecast(fresh: Callable[[Recipe], Distillation], recipe: Recipe, *, pixels:
     )
 
 
-def _timed(recipe: Recipe, pixels: int) -> Recipe:
-    if pixels <= WHOLE_PIXELS:
-        return recipe
-    batch = max(4, recipe.batch * WHOLE_PIXELS // pixels // 2)
+def _images_made(recipe: Recipe, steps: int, batches: float) -> int:
+    """Images of a whole run: a source that flows makes those of every step of the student."""
+    if recipe.source.flows:
+        return round(steps * recipe.learning.batch * (1 - recipe.memory.share))
+    return round(batches) * recipe.source.batch
+
+
+def _work(recipe: Recipe) -> int:
+    return recipe.source.batch * recipe.source.steps
+
+
+def _images(scratch: Distillation) -> None:
+    """What a round makes of images, once."""
+    if scratch.ahead is None and not scratch.recipe.source.flows:
+        made = scratch.production.invert(generator=scratch.generator)
+        scratch.pool.add(entry_of(made))
+    else:
+        scratch.production.round(0.0, generator=scratch.generator)
+
+
+def _sized(recipe: Recipe, batch: int, steps: int) -> Recipe:
+    """The recipe with batches that are a part of its own."""
     return replace(
         recipe,
-        batch=batch,
-        student_batch=batch,
-        inner_steps=min(recipe.inner_steps, TIMED_INNER_STEPS),
-        pool_batches=1,
+        source=replace(recipe.source, batch=batch, steps=steps),
+        learning=replace(recipe.learning, batch=max(4, min(batch, recipe.learning.batch))),
+        memory=replace(recipe.memory, entry=min(recipe.memory.entry, batch), batches=1),
     )
+
+
+def _timed(recipe: Recipe, pixels: int) -> Recipe:
+    """The recipe, or one with fewer steps and images that shows what it costs."""
+    inversion = _work(recipe) * pixels
+    student = recipe.learning.batch * TIMED_STUDENT_STEPS * pixels
+    if max(inversion, student) <= WHOLE_WORK:
+        return recipe
+    steps = min(recipe.source.steps, TIMED_INNER_STEPS)
+    largest = max(recipe.source.batch * steps, recipe.learning.batch * TIMED_STUDENT_STEPS)
+    share = min(1.0, WHOLE_WORK / 4 / (largest * pixels))
+    return _sized(recipe, max(4, round(recipe.source.batch * share)), steps)
 
 
 def _of_half(fresh: Callable[[Recipe], Distillation], timed: Recipe) -> int:
     """The most that was held after half of the part of a batch; libraries have come in by then."""
-    half = replace(timed, batch=timed.batch // 2, student_batch=timed.batch // 2)
-    scratch = fresh(half)
-    if scratch.ahead is None:
-        scratch.pool.add(entry_of(scratch.invert()))
-    else:
-        scratch.take_ahead()
+    scratch = fresh(_sized(timed, timed.source.batch // 2, timed.source.steps))
+    _images(scratch)
     scratch.student.train()
     scratch.student_step()
-    _wait(scratch)
+    scratch.place.wait()
     return _peak_bytes(scratch)
 
 
 def _of_steps(steps: int, recipe: Recipe, image_batch_s: float, student_step_s: float) -> float:
-    batches = steps / recipe.student_steps + recipe.first_batches - 1
+    batches = steps / recipe.learning.steps + recipe.first_batches - 1
     return batches * image_batch_s + steps * student_step_s
-
-
-def _wait(scratch: Distillation) -> None:
-    if scratch.place.device.type == "cuda":
-        torch.cuda.synchronize(scratch.place.device)
 
 
 def _peak_bytes(scratch: Distillation) -> int:
@@ -180,7 +203,7 @@ def available_bytes() -> int | None:
 def _memory_bytes(scratch: Distillation, recipe: Recipe, grown: int) -> int:
     """Resident memory of this process and of the device, with whole batches and the pool full."""
     device = scratch.place.device
-    pool = scratch.pool.images[:1, :1].numel() * recipe.pool_batches * recipe.batch
+    pool = scratch.pool.images[:1, :1].numel() * recipe.memory.batches * recipe.memory.entry
     if scratch.ahead is not None:
         pool = scratch.pool.images.numel()
     if device.type == "cuda":

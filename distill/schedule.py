@@ -30,8 +30,15 @@ class RunBudget:
         return min(1.0, elapsed_s / (60 * self.minutes))
 
 
-def run_budget(steps: int | None, minutes: float | None) -> RunBudget:
-    """From the two options; `DEFAULT_MINUTES` when neither is given.
+def run_budget(
+    steps: int | None, minutes: float | None, *, default: bool = True
+) -> RunBudget | None:
+    """From the two options.
+
+    Args:
+        steps: of the student.
+        minutes: of the clock.
+        default: whether neither means `DEFAULT_MINUTES`; None otherwise.
 
     Raises:
         UsageError: both are given, or one is not positive.
@@ -45,7 +52,7 @@ def run_budget(steps: int | None, minutes: float | None) -> RunBudget:
     if minutes is not None and not (0 < minutes < math.inf):
         raise UsageError(f"--minutes {minutes:g}: more than 0.")
     if steps is None and minutes is None:
-        return RunBudget(minutes=DEFAULT_MINUTES)
+        return RunBudget(minutes=DEFAULT_MINUTES) if default else None
     return RunBudget(steps=steps, minutes=minutes)
 
 

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from edgekd.distill.ranks import ALONE, Team
+
 
 def batch_norms(module: nn.Module) -> dict[str, _BatchNorm]:
     """All batch-norm layers that carry running statistics, by name."""
@@ -30,16 +32,45 @@ class Watched:
     seen: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     stored: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
-    def distance(self) -> Tensor:  # -> ()
+    def distance(self, *, first: float = 1.0, team: Team = ALONE) -> Tensor:  # -> ()
         """Sum over layers of the Euclidean distances of means and of variances (DeepInversion, eq. 4).
 
         Yin et al. 2020; norms are not squared, the variance is the biased one of the batch.
+
+        Args:
+            first: weight of the first layer, which sees the images themselves.
+            team: whose batches, of one size, are one batch.
         """
-        parts = []
-        for name, (mean, variance) in self.seen.items():
-            stored_mean, stored_variance = self.stored[name]
-            parts.append((mean - stored_mean).norm() + (variance - stored_variance).norm())
+        parts: list[Tensor] = []
+        for means, variances in self._of_all(team):
+            apart = means.norm() + variances.norm()
+            parts.append(apart if parts else first * apart)
         return torch.stack(parts).sum()
+
+    def _of_all(self, team: Team) -> list[tuple[Tensor, Tensor]]:  # [(C,), (C,)]
+        """For each layer, how far means and variances of the whole batch are from what is stored."""
+        pairs = [(*found, *self.stored[name]) for name, found in self.seen.items()]
+        means = [mean - stored for mean, _, stored, _ in pairs]
+        if team.alone:
+            return [
+                (apart, variance - stored)
+                for apart, (_, variance, _, stored) in zip(means, pairs, strict=True)
+            ]
+        # Second moments about the stored means: about zero they would lose most of their digits
+        # where a channel's mean is far larger than its deviation.
+        moments = [
+            variance + apart.square()
+            for apart, (_, variance, _, _) in zip(means, pairs, strict=True)
+        ]
+        sizes = [len(mean) for mean in means]
+        found = team.mean(torch.cat([*means, *moments]), alike=True)
+        parts = torch.split(found, [*sizes, *sizes])
+        return [
+            (apart, moment - apart.square() - stored)
+            for apart, moment, (_, _, _, stored) in zip(
+                parts[: len(sizes)], parts[len(sizes) :], pairs, strict=True
+            )
+        ]
 
 
 @contextlib.contextmanager

@@ -14,12 +14,16 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from edgekd.distill.engine import Place
+from edgekd.distill.fitted import KINDS, FittedSource
+from edgekd.distill.inversion import Inversion
 from edgekd.distill.memory import Entry, ImagePool, to_float, to_uint8
 from edgekd.distill.monitors import Monitors, class_entropy
+from edgekd.distill.place import Place
+from edgekd.distill.recipebook import RECIPES
 from edgekd.distill.recipes import Recipe
-from edgekd.distill.sources import MetaGenerator, balanced_classes
+from edgekd.distill.sources import balanced_classes
 from edgekd.distill.teacher import Teacher
+from edgekd.errors import UsageError
 from edgekd.records import HistoryPoint
 
 logger = logging.getLogger(__name__)
@@ -38,6 +42,11 @@ class Made:
     images: Tensor  # (N, C, H, W) uint8, CPU
     classes: Tensor  # (N,) what the teacher decides of each as it is stored
     lacking: dict[int, int]  # by class: how many fewer than its share
+
+
+def _keeps(recipe: Recipe) -> bool:
+    """Whether it makes images to keep, of nothing but the teacher."""
+    return recipe.source.kind in KINDS and not recipe.source.weights.alignment
 
 
 class Synthesis:
@@ -67,15 +76,19 @@ class Synthesis:
             seed: of every draw.
             place: where to compute.
             clock: seconds, never stepping back.
+
+        Raises:
+            UsageError: the recipe keeps no images.
         """
         self.teacher = teacher
-        weights = replace(
-            recipe.weights,
-            adversarial=0.0,
-            disagreement=0.0,
-            one_hot=ONE_HOT * recipe.weights.one_hot,
-        )
-        self.recipe = replace(recipe, weights=weights)
+        if recipe.source.kind not in KINDS:
+            raise UsageError(
+                f"recipe {recipe.name} makes no images to keep. `synthesize` takes: "
+                f"{', '.join(name for name, each in RECIPES.items() if _keeps(each))}."
+            )
+        weights = recipe.source.weights.without_student()
+        weights = replace(weights, one_hot=ONE_HOT * weights.one_hot, alignment=0.0)
+        self.recipe = replace(recipe, source=replace(recipe.source, weights=weights))
         self.place = place
         self.clock = clock
         self.count = count - sum(there)
@@ -87,19 +100,32 @@ class Synthesis:
         )
         spec, device = teacher.info.input, place.device
         self.generator = torch.Generator(device).manual_seed(seed + 1)
-        self.source = MetaGenerator(
-            self.recipe,
-            spec,
-            device=device,
-            layout=place.layout,
-            generator=torch.Generator().manual_seed(seed),
-        )
+        self.source = self._source(seed)
         self.module = copy.deepcopy(teacher.module).to(device)
-        self.batches = recipe.first_batches + MOST * math.ceil(self.count / recipe.batch)
-        self.pool = ImagePool(self.batches, recipe.batch, spec.shape, device=torch.device("cpu"))
+        self.judge = Inversion(
+            teacher=self.module,
+            student=nn.Identity(),  # nothing asks the student
+            spec=spec,
+            classes=classes,
+            autocast=place.autocast,
+            device=device,
+        )
+        batch = recipe.source.batch
+        self.batches = recipe.first_batches + MOST * math.ceil(self.count / batch)
+        self.pool = ImagePool(self.batches, batch, spec.shape, device=torch.device("cpu"))
         self.monitors = Monitors()
         self.elapsed_s = 0.0
         self.warnings: list[str] = []
+
+    def _source(self, seed: int) -> FittedSource:
+        return KINDS[self.recipe.source.kind](
+            self.recipe.source,
+            self.teacher.info.input,
+            classes=self.teacher.info.classes,
+            device=self.place.device,
+            layout=self.place.layout,
+            generator=torch.Generator().manual_seed(seed),
+        )
 
     # --- state, for checkpoints -------------------------------------------------------------------
 
@@ -112,21 +138,21 @@ class Synthesis:
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "source": self.source.network.state_dict(),
-            "source_optimizer": self.source.optimizer.state_dict(),
+            "source": self.source.state_dict(),
+            "bank": list(self.judge.bank),
             "generator": self.generator.get_state(),
             "monitors": self.monitors.state_dict(),
-            "pool_made": self.pool.made,
+            "pool": self.pool.state_dict(),
             "elapsed_s": self.elapsed_s,
             "warnings": list(self.warnings),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.source.network.load_state_dict(state["source"])
-        self.source.optimizer.load_state_dict(state["source_optimizer"])
+        self.source.load_state_dict(state["source"])
+        self.judge.bank[:] = state["bank"]
         self.generator.set_state(state["generator"].cpu())
         self.monitors.load_state_dict(state["monitors"])
-        self.pool.made = state["pool_made"]
+        self.pool.load_state_dict(state["pool"])
         self.elapsed_s = state["elapsed_s"]
         self.warnings = list(state["warnings"])
 
@@ -167,19 +193,18 @@ class Synthesis:
             )
 
     def _batch(self) -> dict[str, float]:
-        recipe = self.recipe
-        nobody = nn.Identity()  # without adversarial terms the student is not asked
+        recipe, settings = self.recipe, self.recipe.source
+        # What is made while the generator learns to start is thrown away.
+        longer = STEPS if self.pool.made >= recipe.first_batches else 1
         while True:
+            self.source.learned_over(1 / self.batches)
             made = self.source.invert(
-                self.module,
-                nobody,
-                balanced_classes(recipe.batch, len(self.wanted), generator=self.generator),
-                weights=recipe.weights,
-                # What is made while the generator learns to start is thrown away.
-                steps=recipe.inner_steps * (STEPS if self.pool.made >= recipe.first_batches else 1),
+                self.judge,
+                balanced_classes(settings.batch, len(self.wanted), generator=self.generator),
+                weights=settings.weights,
+                steps=settings.steps * longer,
                 learn=True,
                 generator=self.generator,
-                autocast=self.place.autocast,
             )
             finite = math.isfinite(sum(made.losses.values())) and bool(
                 torch.isfinite(made.images).all()
@@ -192,14 +217,7 @@ class Synthesis:
                 logger.warning("%s", verdict.warning)
                 self.warnings.append(verdict.warning)
             if verdict.action == "restart generator":
-                first = torch.Generator().manual_seed(self.monitors.generator_restarts)
-                self.source = MetaGenerator(
-                    recipe,
-                    self.teacher.info.input,
-                    device=self.place.device,
-                    layout=self.place.layout,
-                    generator=first,
-                )
+                self.source = self._source(self.monitors.generator_restarts)
             if finite:
                 break
         images = to_uint8(made.images)
@@ -209,8 +227,7 @@ class Synthesis:
     @torch.no_grad()
     def _decided(self, images: Tensor) -> Tensor:  # (N, C, H, W) uint8 -> (N,)
         """What the teacher says of the images as they are kept: rounding can change its answer."""
-        normalised = (to_float(images) - self.source.mean) / self.source.std
-        decided: Tensor = self.module(normalised).argmax(1)
+        decided: Tensor = self.module(self.judge.normalised(to_float(images))).argmax(1)
         return decided
 
     # --- what comes out ---------------------------------------------------------------------------

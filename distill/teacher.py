@@ -25,6 +25,7 @@ from edgekd.errors import InputFileError, IntegrityError, UsageError
 from edgekd.files import digest_of
 from edgekd.records import Architecture, InputSpec, NoiseResponse, TeacherInfo
 
+ALIKE: Final = 1e-6  # of the largest logit: answers that differ by less are the same
 NOISE_IMAGES: Final = 256
 
 
@@ -483,3 +484,22 @@ def _noise_response(
         mean_confidence=min(1.0, float(confidence.mean())),
         logit_std=float(logits.std()),
     )
+
+
+@torch.no_grad()
+def refuse_constant(teacher: Teacher, *, generator: torch.Generator) -> None:
+    """Look whether anything can be learned from a teacher at all.
+
+    Raises:
+        InputFileError: it answers noise of every strength alike.
+    """
+    spec = teacher.info.input
+    strengths = torch.tensor([0.0, 0.3, 1.0, 3.0]).repeat(4).view(-1, 1, 1, 1)
+    images = strengths * torch.randn(len(strengths), *spec.shape, generator=generator)
+    logits = teacher.module(images)
+    apart = float((logits.amax(0) - logits.amin(0)).max())
+    if apart <= ALIKE * (1 + float(logits.abs().max())):
+        raise InputFileError(
+            "the teacher answers every image alike: nothing can be inverted out of it, or learned from it. Are its "
+            "weights those of a training that ended well, and are --mean and --std those that it was trained with?"
+        )

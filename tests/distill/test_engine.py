@@ -7,7 +7,8 @@ from edgekd.distill.architectures import build
 from edgekd.distill.checkpoint import RunFolder
 from edgekd.distill.engine import Distillation
 from edgekd.distill.place import choose_place
-from edgekd.distill.recipes import RECIPES, for_teacher
+from edgekd.distill.recipebook import RECIPES
+from edgekd.distill.recipes import for_teacher
 from edgekd.distill.said import TeacherOptions
 from edgekd.distill.schedule import RunBudget
 from edgekd.distill.teacher import load_teacher
@@ -15,10 +16,22 @@ from edgekd.distill.weights import state_digest
 from edgekd.errors import CollapseError, UsageError
 from edgekd.records import Architecture
 
-TINY = replace(
-    RECIPES["pool"], batch=16, inner_steps=2, latents=16, generator_width=8, pool_batches=6,
-    student_batch=16, student_steps=3, first_batches=2, held_out_every=2,
-)  # fmt: skip
+
+def tiny(name="pool", **learning):
+    """A recipe of the book with everything small."""
+    recipe = RECIPES[name]
+    steps = min(recipe.source.steps, 2)
+    return replace(
+        recipe,
+        source=replace(recipe.source, batch=16, steps=steps, latents=16, width=8),
+        memory=replace(recipe.memory, batches=6, entry=16, latents=16, width=8),
+        learning=replace(recipe.learning, batch=16, steps=3, **learning),
+        first_batches=2,
+        held_out_every=2,
+    )
+
+
+TINY = tiny()
 
 
 def architecture(name):
@@ -157,7 +170,8 @@ def test_a_loss_that_is_not_finite_restores_the_student_and_halves_its_rate(make
 
 
 def test_images_that_stay_broken_end_in_a_collapse(make):
-    broken = replace(TINY, weights=replace(TINY.weights, one_hot=float("inf")))
+    weights = replace(TINY.source.weights, one_hot=float("inf"))
+    broken = replace(TINY, source=replace(TINY.source, weights=weights))
     with pytest.raises(CollapseError, match="started afresh"):
         finished(make(recipe=broken))
 
@@ -170,7 +184,10 @@ def test_a_teacher_without_batch_norm_runs_with_its_own_terms(make):
 
 
 def test_distillation_raises_agreement(make):
-    run = make(budget=RunBudget(steps=150), recipe=replace(TINY, student_batch=32, student_steps=5))
+    run = make(
+        budget=RunBudget(steps=150),
+        recipe=replace(TINY, learning=replace(TINY.learning, batch=32, steps=5)),
+    )
     before = None
     for event in run.events():
         before = event.point.agreement if before is None else before

@@ -1,4 +1,4 @@
-"""Objectives, statistics, augmentation, schedule, monitors, memory and sources: each against a law."""
+"""Objectives, statistics, augmentation, schedule, monitors and the meta-generator: each against a law."""
 
 import math
 from contextlib import nullcontext
@@ -7,16 +7,18 @@ from dataclasses import replace
 import pytest
 import torch
 from hypothesis import given
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torch import nn
 
 from edgekd.distill import augment, objectives
-from edgekd.distill.memory import Entry, ImagePool, to_float, to_uint8
+from edgekd.distill.fitted import MetaGenerator
+from edgekd.distill.generators import Generator
+from edgekd.distill.inversion import Inversion
 from edgekd.distill.monitors import ENTROPY_PATIENCE, ROUNDS_TO_SETTLE, Monitors, class_entropy
-from edgekd.distill.recipes import RECIPES, for_teacher
+from edgekd.distill.recipebook import RECIPES
+from edgekd.distill.recipes import for_teacher
 from edgekd.distill.schedule import ema_decay, learning_rate, run_budget
-from edgekd.distill.sources import Generator, MetaGenerator, balanced_classes
+from edgekd.distill.sources import balanced_classes
 from edgekd.distill.statistics import batch_statistics, reestimate, watch_batch_norm
 from edgekd.errors import CollapseError, UsageError
 from edgekd.records import InputSpec
@@ -213,35 +215,13 @@ def test_class_entropy_is_one_when_even_and_zero_for_one_class():
     assert class_entropy([1.0, 0.0, 0.0]) == 0
 
 
-# --- memory -----------------------------------------------------------------------------------------
-
-
-@hypothesis_settings(max_examples=30, deadline=None)
-@given(capacity=st.integers(1, 5), added=st.integers(0, 12))
-def test_the_pool_holds_the_last_batches(capacity, added):
-    pool = ImagePool(capacity, 2, (1, 2, 2), device=torch.device("cpu"))
-    for number in range(added):
-        images = torch.full((2, 1, 2, 2), number, dtype=torch.uint8)
-        pool.add(Entry(images=images, classes=torch.tensor([0, 1]), score=float(-number)))
-    model = list(range(added))[-capacity:]
-    assert len(pool) == 2 * len(model)
-    assert pool.first_kept() == (model[0] if model else 0)
-    assert [int(pool.entry(number).images[0, 0, 0, 0]) for number in model] == model
-    assert [int(batch[0, 0, 0, 0]) for batch in pool.best_batches(2)] == model[::-1][:2]
-    assert sum(pool.histogram(3)) == len(pool)
-
-
-def test_eight_bits_survive_the_way_to_float_and_back():
-    values = torch.arange(256, dtype=torch.uint8)
-    assert torch.equal(to_uint8(to_float(values)), values)
-
-
 # --- sources ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("height", "width"), [(28, 28), (32, 32), (33, 45)])
 def test_generators_make_images_of_the_size_asked_in_zero_to_one(height, width):
-    network = Generator(latents=8, width=4, channels=3, height=height, columns=width)
+    spec = InputSpec(channels=3, height=height, width=width, mean=(0.5,) * 3, std=(0.25,) * 3)
+    network = Generator(spec, latents=8, width=4, head="sigmoid")
     images = network(torch.randn(2, 8))
     assert images.shape == (2, 3, height, width)
     assert 0 <= images.min() <= images.max() <= 1
@@ -258,20 +238,28 @@ def test_classes_asked_for_are_as_even_as_they_can_be(count, classes):
 @pytest.fixture
 def inversion():
     torch.set_num_threads(1)
-    recipe = replace(RECIPES["pool"], generator_width=8, latents=16, inner_steps=4)
+    settings = replace(RECIPES["pool"].source, width=8, latents=16, steps=4)
     spec = InputSpec(channels=1, height=28, width=28, mean=(0.5,), std=(0.25,))
+    device = torch.device("cpu")
     source = MetaGenerator(
-        recipe, spec, device=torch.device("cpu"), layout=torch.contiguous_format, generator=drawn()
+        settings, spec, classes=4, device=device, layout=torch.contiguous_format, generator=drawn()
     )
     teacher = nn.Sequential(small_network(), nn.Flatten(), nn.LazyLinear(4))
     teacher.train()(torch.randn(32, 1, 28, 28, generator=drawn()))
     teacher.eval().requires_grad_(False)
+    judge = Inversion(
+        teacher=teacher,
+        student=nn.Identity(),
+        spec=spec,
+        classes=4,
+        autocast=nullcontext,
+        device=device,
+    )
 
     def invert(*, learn, steps):
-        weights = replace(recipe.weights, adversarial=0.0)
         return source, source.invert(
-            teacher, teacher, balanced_classes(16, 4, generator=drawn()), weights=weights, steps=steps,
-            learn=learn, generator=drawn(3), autocast=nullcontext,
+            judge, balanced_classes(16, 4, generator=drawn()), weights=settings.weights.without_student(),
+            steps=steps, learn=learn, generator=drawn(3),
         )  # fmt: skip
 
     return invert
@@ -298,8 +286,9 @@ def test_more_inner_steps_find_better_images(inversion):
 
 def test_without_batch_norm_other_terms_carry_the_images():
     found = for_teacher(RECIPES["pool"], batch_norm=False)
-    assert found.weights.batch_norm == 0
-    assert min(found.weights.balance, found.weights.total_variation, found.weights.disagreement) > 0
+    weights = found.source.weights
+    assert weights.batch_norm == 0
+    assert min(weights.balance, weights.total_variation, weights.disagreement) > 0
     assert for_teacher(RECIPES["pool"], batch_norm=True) == RECIPES["pool"]
 
 
@@ -315,7 +304,8 @@ def test_lengths_of_time_are_said_in_units_to_plan_with():
 def test_large_images_are_forecast_from_a_part_of_a_batch(place):
     from edgekd.distill.engine import Distillation
     from edgekd.distill.preflight import forecast
-    from edgekd.distill.recipes import RECIPES, for_images
+    from edgekd.distill.recipebook import RECIPES
+    from edgekd.distill.recipes import for_images
     from edgekd.distill.said import TeacherOptions
     from edgekd.distill.schedule import RunBudget
     from edgekd.distill.teacher import load_teacher
@@ -331,24 +321,25 @@ def test_large_images_are_forecast_from_a_part_of_a_batch(place):
     timed: list[int] = []
 
     def fresh(used):
-        timed.append(used.batch)
+        timed.append(used.source.batch)
         return Distillation(
             teacher, student, used, budget=RunBudget(steps=600), seed=0, place=place
         )
 
     found = forecast(fresh, recipe, pixels=96 * 96)
     assert found.scaled
-    assert max(timed) < recipe.batch
+    assert max(timed) < recipe.source.batch
     assert found.steps == 600
     assert found.usual_s > found.duration_s > 10 * found.image_batch_s
     # The pool alone, full.
-    assert found.memory_bytes > recipe.pool_batches * recipe.batch * 96 * 96
+    assert found.memory_bytes > recipe.memory.batches * recipe.memory.entry * 96 * 96
 
 
 def test_the_pool_of_large_images_is_smaller():
-    from edgekd.distill.recipes import POOL_BYTES, RECIPES, for_images
+    from edgekd.distill.recipebook import RECIPES
+    from edgekd.distill.recipes import POOL_BYTES, for_images
 
     recipe = RECIPES["pool"]
     assert for_images(recipe, (3, 32, 32)) == recipe
     large = for_images(recipe, (3, 224, 224))
-    assert large.pool_batches * large.batch * 3 * 224 * 224 <= POOL_BYTES
+    assert large.memory.batches * large.memory.entry * 3 * 224 * 224 <= POOL_BYTES

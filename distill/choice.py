@@ -1,0 +1,115 @@
+"""Which recipe a run uses, in which form, and why."""
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+from edgekd.distill.features import has_attention, has_features
+from edgekd.distill.real import RealImages
+from edgekd.distill.recipebook import FAITHFUL, RECIPES
+from edgekd.distill.recipes import Recipe, for_batch, for_images, for_teacher
+from edgekd.distill.teacher import Teacher
+from edgekd.errors import UsageError
+
+AUTO: Final = "auto"
+REAL_SHARE: Final = 0.25  # of a batch, for recipes that do not say it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    recipe: Recipe
+    reason: str  # for people
+    notes: tuple[str, ...]
+    steps: int | None  # of the paper's settings
+
+
+def choose(
+    name: str,
+    teacher: Teacher,
+    *,
+    real: RealImages | None,
+    faithful: bool = False,
+    batch: int | None = None,
+) -> Chosen:
+    """A recipe as it is used for a teacher and what else was given.
+
+    Args:
+        name: of the book, or "auto".
+        teacher: loaded.
+        real: condensed or few real images.
+        faithful: the paper's settings instead of the budgeted ones.
+        batch: images at once, of source and student; None: as the recipe has it.
+
+    Raises:
+        UsageError: no such recipe, or it needs what is not there.
+    """
+    reason = "as asked"
+    if name == AUTO:
+        name, reason = _auto(teacher, real)
+    if name not in RECIPES:
+        raise UsageError(
+            f"unknown recipe {name!r}. There is: auto, {', '.join(RECIPES)}. See `edgekd recipes list`."
+        )
+    if faithful and name not in FAITHFUL:
+        raise UsageError(
+            f"recipe {name} has no paper's settings of its own. --faithful takes: {', '.join(FAITHFUL)}."
+        )
+    recipe = FAITHFUL[name].recipe if faithful else RECIPES[name]
+    steps = FAITHFUL[name].steps if faithful else None
+    info = teacher.info
+    notes: list[str] = []
+    recipe = _with_real(recipe, real, notes)
+    weights = recipe.source.weights
+    if (weights.asks_features or weights.alignment) and not has_features(
+        teacher.module, classes=info.classes
+    ):
+        raise UsageError(
+            f"recipe {name} reads the teacher's penultimate features, and none were found in this file. Take "
+            "another one (pool, fast, nayer), or give the network with --arch and its weights."
+        )
+    if not faithful:
+        attention = has_attention(teacher.module)
+        recipe = for_teacher(recipe, batch_norm=info.batch_norm_trained, attention=attention)
+    if weights.batch_norm and not info.batch_norm_trained:
+        notes.append(
+            "weaker: the recipe matches batch-norm statistics, and the teacher has none that are trained; "
+            + ("it runs without them" if faithful else "class balance and image priors stand in")
+        )
+    if batch is not None:
+        recipe = for_batch(recipe, batch)
+    return Chosen(
+        recipe=for_images(recipe, info.input.shape),
+        reason=reason,
+        notes=tuple(notes),
+        steps=steps,
+    )
+
+
+def _auto(teacher: Teacher, real: RealImages | None) -> tuple[str, str]:
+    info = teacher.info
+    if real is not None and has_features(teacher.module, classes=info.classes):
+        return "condensed-expansion", f"there are {real.kind} images to come close to"
+    if info.batch_norm_trained:
+        return "pool", f"the teacher has {info.batch_norm_layers} batch-norm layers to match"
+    return "plain", "the teacher has no trained batch-norm to match"
+
+
+def _with_real(recipe: Recipe, real: RealImages | None, notes: list[str]) -> Recipe:
+    if real is None:
+        if recipe.source.weights.alignment:
+            raise UsageError(
+                f"recipe {recipe.name} comes close to real images and has none: give --condensed FILE (see "
+                "`edgekd condense`) or --samples DIR."
+            )
+        return recipe
+    if recipe.source.kind == "noise":
+        raise UsageError(
+            f"recipe {recipe.name} learns from nothing but noise: leave out --condensed and --samples, or take "
+            "condensed-expansion."
+        )
+    notes.extend(real.notes)
+    if recipe.learning.real:
+        return recipe
+    notes.append(
+        f"recipe {recipe.name} knows no real images; {REAL_SHARE:.0%} of what the student sees are of {real.name}"
+    )
+    return replace(recipe, learning=replace(recipe.learning, real=REAL_SHARE))

@@ -1,0 +1,135 @@
+"""What a student's step learns from: fresh, remembered and real images, augmented.
+
+N images, C channels, H x W pixels.
+"""
+
+from dataclasses import replace
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from edgekd.distill import augment
+from edgekd.distill.flowing import Noise, batch_statistics_teacher
+from edgekd.distill.memory import to_float
+from edgekd.distill.place import Place
+from edgekd.distill.production import Production
+from edgekd.distill.real import RealImages
+from edgekd.distill.recipes import Recipe
+
+AT_ONCE: Final = 256  # images, in one pass of the teacher
+
+
+class Lessons:
+    """Draws the batches of a run, all from one generator."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        production: Production,
+        teacher: nn.Module,
+        *,
+        flip: bool,
+        real: RealImages | None,
+        place: Place,
+        generator: torch.Generator,
+    ) -> None:
+        """Nothing is drawn yet.
+
+        Args:
+            recipe: as it is used.
+            production: where images come from.
+            teacher: on the device.
+            flip: whether mirrored images keep their class.
+            real: condensed or few real images, `answered`.
+            place: where to compute.
+            generator: of all draws; its state is the caller's to keep.
+        """
+        self.recipe = recipe
+        self.production = production
+        self.teacher = teacher
+        self.flip = flip
+        self.real = real
+        self.place = place
+        self.generator = generator
+        noisy = recipe.source.kind == "noise" or recipe.learning.noise_start > 0
+        self.noise = Noise(production.teacher.info.input, device=place.device) if noisy else None
+        self.noise_teacher = batch_statistics_teacher(teacher) if noisy else None
+
+    def asked(self) -> nn.Module:
+        """The teacher whose answers count in the end: to a recipe of noise, one that normalises by it."""
+        if self.recipe.source.kind == "noise":
+            assert self.noise_teacher is not None
+            return self.noise_teacher
+        return self.teacher
+
+    def batch(self, progress: float) -> tuple[nn.Module, Tensor, Tensor]:
+        """The teacher to ask, new images and remembered ones, normalised (N, C, H, W); these may be none."""
+        recipe, draw = self.recipe, self.generator
+        learning = recipe.learning
+        count = learning.batch
+        if self.noise is not None and (
+            recipe.source.kind == "noise" or progress < learning.noise_start
+        ):
+            assert self.noise_teacher is not None
+            images = self.normalised(self.noise.fresh(count, generator=draw))
+            return self.noise_teacher, images, images[:0]
+        remembered = torch.empty(0, device=self.place.device)
+        parts: list[Tensor] = []
+        if self.real is not None and learning.real:
+            parts.append(self._real(max(1, round(learning.real * count))))
+            count -= len(parts[0])
+        if recipe.source.flows and self.production.ahead is None:
+            old = round(recipe.memory.share * count)
+            if old and len(self.production.pool):
+                remembered = self.augmented(self.production.remembered(old, generator=draw))
+            fresh = self.production.fresh(count - len(remembered), generator=draw)
+            parts.append(self.augmented(fresh))
+        else:
+            parts.append(self.augmented(self.production.pool.sample(count, generator=draw)))
+        new = torch.cat(parts) if len(parts) > 1 else parts[0]
+        return self.teacher, self._mixed(new), remembered
+
+    def augmented(self, images: Tensor, *, mixed: bool = False) -> Tensor:
+        """Images (N, C, H, W) as bytes or of 0..1, moved and normalised; mixed too, as often as a batch is."""
+        moved = self._moved(images)  # bytes are moved faster than floats
+        plain = self.normalised(to_float(moved) if moved.dtype == torch.uint8 else moved)
+        return self._mixed(plain) if mixed else plain
+
+    def normalised(self, images: Tensor) -> Tensor:  # 0..1 -> float32, (N, C, H, W)
+        # A copy always: with one channel either layout counts as the other, and is not changed.
+        return self.production.judge.normalised(images).clone(memory_format=self.place.layout)
+
+    def _mixed(self, images: Tensor) -> Tensor:
+        """Mixed with each other, in as many batches as the recipe says."""
+        share, draw = self.recipe.learning.mix, self.generator
+        if not share:
+            return images
+        lot = float(torch.rand((), generator=draw, device=draw.device))
+        return augment.mix(images, generator=draw) if lot < share else images
+
+    def _real(self, count: int) -> Tensor:
+        """Condensed or real images (count, C, H, W), normalised and moved."""
+        assert self.real is not None
+        images = self.real.images
+        chosen = torch.randint(
+            len(images), (count,), generator=self.generator, device=images.device
+        )
+        return self._moved(images[chosen])
+
+    def _moved(self, images: Tensor) -> Tensor:
+        share = self.recipe.learning.shift
+        images = augment.shift(images, share=share, generator=self.generator)
+        if self.flip and share:
+            images = augment.flip(images, generator=self.generator)
+        return images
+
+
+@torch.no_grad()
+def answered(real: RealImages, teacher: nn.Module, place: Place) -> RealImages:
+    """On the device, and with what the teacher decides where nobody said what they show."""
+    images = real.images.to(place.device).contiguous(memory_format=place.layout)
+    labels = real.labels
+    if labels is None:
+        labels = torch.cat([teacher(part).argmax(1) for part in torch.split(images, AT_ONCE)])
+    return replace(real, images=images, labels=labels.to(place.device))

@@ -1,0 +1,256 @@
+"""Several processes that compute one run (`torchrun`): what they exchange. Alone, all of it is free.
+
+Every call is made by all of them, in one order: what decides whether it is made has to be the same
+everywhere. Each has its own share of every batch; weights, optimizers and verdicts are the same.
+"""
+
+import contextlib
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+
+from edgekd.errors import DeviceError, UsageError
+
+# How long one waits for another that says nothing; a process that dies is noticed at once.
+PATIENCE_S: Final = 300.0
+# Between the draws of two ranks: far from the small numbers that seeds differ by. Not a power of
+# two, since the CPU's generator takes 32 bits of it.
+SEED_STRIDE: Final = 1_000_003
+PIECE_BYTES: Final = 1 << 26  # of a message
+
+
+@dataclass(frozen=True, kw_only=True)
+class Team:
+    """The processes of a run, as one of them sees it."""
+
+    rank: int = 0
+    ranks: int = 1
+
+    @property
+    def alone(self) -> bool:
+        return self.ranks == 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the one that shows, decides by the clock, and writes."""
+        return self.rank == 0
+
+    def seed(self, seed: int) -> int:
+        """Of draws that are to differ between ranks."""
+        return seed + SEED_STRIDE * self.rank
+
+    # --- numbers --------------------------------------------------------------------------------
+
+    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Give each parameter the mean of its gradients, in one exchange.
+
+        Losses are means over equal shares of a batch, so this is the gradient of the whole batch.
+        """
+        if not self.alone:
+            self.average([part.grad for part in parameters if part.grad is not None])
+
+    @torch.no_grad()
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        """Replace tensors of one device and type by their means, in one exchange."""
+        if self.alone or not tensors:
+            return
+        flat = _flat(tensors)
+        self._average(flat)
+        for tensor, part in zip(tensors, _parted(flat, tensors), strict=True):
+            tensor.copy_(part)
+
+    def mean(self, values: Tensor, *, alike: bool = False) -> Tensor:
+        """The mean over ranks, through which gradients reach the values of every rank.
+
+        They are those of the mean of all ranks' losses, times `ranks`: what averaged gradients of
+        weights make right again.
+
+        Args:
+            values: of one shape everywhere.
+            alike: what is computed of the mean is the same on every rank, so that the backward pass
+                has nothing to exchange.
+        """
+        if self.alone:
+            return values
+        found: Tensor = _Mean.apply(values, self, alike)
+        return found
+
+    def means(self, values: Sequence[Tensor]) -> Sequence[Tensor]:
+        """`mean` of each, in one exchange."""
+        return values if self.alone else _parted(self.mean(_flat(values)), values)
+
+    def total(self, counts: list[int]) -> list[int]:
+        """The sums over ranks."""
+        if self.alone:
+            return counts
+        found = torch.tensor(counts, dtype=torch.int64)
+        with _exchange():
+            dist.all_reduce(found)
+        return [int(count) for count in found]
+
+    def largest(self, number: int) -> int:
+        if self.alone:
+            return number
+        found = torch.tensor(number)
+        with _exchange():
+            dist.all_reduce(found, op=dist.ReduceOp.MAX)
+        return int(found)
+
+    def all(self, truth: bool) -> bool:
+        """Whether it is so on every rank."""
+        return not self.largest(int(not truth))
+
+    def told(self, number: float) -> float:
+        """Rank 0's."""
+        if self.alone:
+            return number
+        found = torch.tensor(number, dtype=torch.float64)
+        with _exchange():
+            dist.broadcast(found, 0)
+        return float(found)
+
+    def _average(self, values: Tensor) -> None:
+        with _exchange():
+            dist.all_reduce(values)
+        values.div_(self.ranks)
+
+    # --- files ----------------------------------------------------------------------------------
+
+    def announced(self, data: bytes) -> bytes:
+        """Rank 0's; what others pass is not looked at."""
+        if self.alone:
+            return data
+        if self.leads:
+            for rank in range(1, self.ranks):
+                self.send(data, to=rank)
+            return data
+        return self.received(of=0)
+
+    def send(self, data: bytes, *, to: int) -> None:
+        with _exchange():
+            dist.send(torch.tensor(len(data)), to)
+            for start in range(0, len(data), PIECE_BYTES):
+                piece = bytearray(data[start : start + PIECE_BYTES])  # writable, as torch wants it
+                dist.send(torch.frombuffer(piece, dtype=torch.uint8), to)
+
+    def received(self, *, of: int) -> bytes:
+        """What that rank sends."""
+        size = torch.tensor(0)
+        with _exchange():
+            dist.recv(size, of)
+            found = torch.empty(int(size), dtype=torch.uint8)
+            for start in range(0, len(found), PIECE_BYTES):
+                dist.recv(found[start : start + PIECE_BYTES], of)
+        return found.numpy().tobytes()
+
+    def side_by_side(self, tensor: Tensor) -> Tensor:  # (B, N, ...) -> (B, ranks N, ...)
+        """On rank 0 the tensors of all ranks, joined in their second dimension; elsewhere the own one."""
+        if self.alone:
+            return tensor
+        own = tensor.cpu().contiguous()
+        with _exchange():
+            if not self.leads:
+                for part in own:
+                    dist.send(part, 0)
+                return tensor
+            size = own.shape[1]
+            whole = own.new_empty(len(own), self.ranks * size, *own.shape[2:])
+            whole[:, :size] = own
+            for rank in range(1, self.ranks):
+                for number in range(len(own)):
+                    dist.recv(whole[number, rank * size : (rank + 1) * size], rank)
+        return whole.to(tensor.device)
+
+    def disband(self) -> None:
+        """Everybody is done with everybody; nothing of the above may be called after."""
+        if not self.alone:
+            self.told(0.0)  # so that nobody leaves while another still reads
+            dist.destroy_process_group()
+
+
+ALONE: Final = Team()
+
+
+def world_size() -> int:
+    """Processes that `torchrun` says there are; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def local_world_size() -> int:
+    """Of them, those on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def joined(*, on_cpu: bool) -> Team:
+    """Find the other processes that `torchrun` started, before accelerate looks for them.
+
+    Raises:
+        UsageError: the environment lacks what `torchrun` sets.
+        DeviceError: the others were not found.
+    """
+    if world_size() == 1:
+        return ALONE
+    try:
+        # Host tensors (verdicts, checkpoints) go through gloo in either case.
+        dist.init_process_group(
+            "gloo" if on_cpu else "cpu:gloo,cuda:nccl", timeout=timedelta(seconds=PATIENCE_S)
+        )
+    except ValueError as error:
+        raise UsageError(
+            f"WORLD_SIZE is {world_size()}, and the rest that torchrun sets is missing ({error}). Start with "
+            "torchrun --nproc-per-node N -m edgekd distill ..., or unset WORLD_SIZE."
+        ) from error
+    except RuntimeError as error:
+        raise DeviceError(
+            f"the other processes of this job were not found in {PATIENCE_S:.0f} s ({_in_short(error)})."
+        ) from error
+    return Team(rank=dist.get_rank(), ranks=dist.get_world_size())
+
+
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([tensor.flatten() for tensor in tensors])
+
+
+def _parted(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    parts = torch.split(flat, [each.numel() for each in like])
+    return [part.view(each.shape) for part, each in zip(parts, like, strict=True)]
+
+
+@contextlib.contextmanager
+def _exchange() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise DeviceError(
+            "another process of this job was lost, or was silent for too long "
+            f"({_in_short(error)}). The run stands as it was last saved; the same command continues."
+        ) from error
+
+
+def _in_short(error: Exception) -> str:
+    """What gloo or NCCL say, without the place in their sources before and the advice after it."""
+    first = (str(error).splitlines() or [type(error).__name__])[0]
+    return re.sub(r"^(\[[^\]]*\]\s*)+", "", first).partition(". ")[0].rstrip(".")
+
+
+class _Mean(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, team: Team, alike: bool) -> Tensor:  # noqa: ANN401
+        ctx.team, ctx.alike = team, alike
+        found = values.detach().clone(memory_format=torch.contiguous_format)
+        team._average(found)
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401
+        if not ctx.alike:
+            grad = grad.clone(memory_format=torch.contiguous_format)
+            ctx.team._average(grad)
+        return grad, None, None

@@ -1,0 +1,166 @@
+"""What `test_ranks.py` starts in two processes: `torchrun ... ranked.py FOLDER`, alone for comparison.
+
+Each rank leaves what it found in FOLDER/<number of ranks>-<rank>.pt.
+"""
+
+import contextlib
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from edgekd.distill import objectives
+from edgekd.distill.checkpoint import RunFolder
+from edgekd.distill.engine import Distillation
+from edgekd.distill.imagesets import Ahead
+from edgekd.distill.place import Place
+from edgekd.distill.ranks import joined
+from edgekd.distill.recipebook import RECIPES
+from edgekd.distill.said import TeacherOptions
+from edgekd.distill.schedule import RunBudget
+from edgekd.distill.statistics import watch_batch_norm
+from edgekd.distill.teacher import load_teacher
+from edgekd.distill.weights import state_digest
+from edgekd.records import Architecture
+
+MNIST = Path(__file__).parents[2] / "examples" / "mnist"
+TEACHER, DIGITS = MNIST / "teacher.pt", MNIST / "test-1000.npz"
+# One of each kind of source and memory, and a loss that goes through an inner step.
+KINDS = ("pool", "cmi", "nayer", "deep-inversion", "pseudo-replay", "memory-bank", "retaining")
+STUDENT = Architecture(
+    source="edgekd", name="resnet8-w8", channels=1, classes=10, height=28, width=28
+)
+BATCH = 16
+LEARNED_STEPS = 60
+
+
+def drawn(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def sized(name, *, inner):
+    """A recipe of the book with everything small."""
+    recipe = RECIPES["memory-bank" if name == "retaining" else name]
+    return replace(
+        recipe,
+        source=replace(
+            recipe.source, batch=BATCH, steps=min(recipe.source.steps, inner), latents=32, width=8
+        ),
+        memory=replace(recipe.memory, batches=40, entry=BATCH, latents=16, width=8),
+        learning=replace(
+            recipe.learning, batch=BATCH, steps=2, inner_rate=0.5 if name == "retaining" else 0.0
+        ),
+        first_batches=2,
+        held_out_every=2,
+    )
+
+
+def run_of(teacher, recipe, place, *, steps, ahead=None):
+    return Distillation(
+        teacher, STUDENT, recipe, budget=RunBudget(steps=steps), seed=0, place=place, ahead=ahead
+    )
+
+
+def of_digits(teacher, place):
+    """A student of real digits, which learns in seconds what of inverted ones takes minutes."""
+    digits = np.load(DIGITS)
+    images = torch.from_numpy(digits["images"]).permute(0, 3, 1, 2).contiguous()
+    classes = torch.from_numpy(digits["labels"]).long()
+    ahead = Ahead(
+        images=images[:744],
+        classes=classes[:744],
+        held_out=images[744:],
+        held_out_classes=classes[744:],
+    )
+    recipe = RECIPES["pool"]
+    learning = replace(
+        recipe.learning, batch=64, steps=20, optimizer="adam", rate=1e-2, weight_decay=0.0, mix=0.0
+    )
+    recipe = replace(recipe, learning=replace(learning, temperature=4.0, ema_span=0.05))
+    return run_of(teacher, recipe, place, steps=LEARNED_STEPS, ahead=ahead)
+
+
+def finished(run):
+    for _ in run.events():
+        pass
+    return run
+
+
+def all_digests(teacher, place):
+    """For each kind of recipe the weights of student, average and generators after two rounds."""
+    found = {}
+    for name in KINDS:
+        run = finished(run_of(teacher, sized(name, inner=2), place, steps=4))
+        parts = (run.student, run.average, *run.production.networks())
+        found[name] = [state_digest(part.state_dict()) for part in parts]
+    return found
+
+
+def gradients(teacher, team):
+    """Of the losses that look at a whole batch: to a weight that all share, and to the images."""
+    images = torch.rand(BATCH, 1, 28, 28, generator=drawn(1))
+    own = images.chunk(team.ranks)[team.rank].requires_grad_()
+    shared = torch.zeros(1, 28, 28, requires_grad=True)
+    with watch_batch_norm(teacher.module) as statistics:
+        logits = teacher.module((own + shared) * 3)
+    loss = statistics.distance(first=2.0, team=team) + objectives.class_balance(logits, team=team)
+    loss.backward()
+    team.average_gradients([shared])
+    # An image's own gradient is that of its rank's loss: a mean over fewer images.
+    return {"loss": loss.detach(), "shared": shared.grad, "images": own.grad / team.ranks}
+
+
+def continued(teacher, place, folder):
+    """Weights and images of a run that was saved after its first round, and of the whole one."""
+
+    def fresh():
+        return run_of(teacher, sized("cmi", inner=2), place, steps=6)
+
+    def digest(run):
+        images = {name: pool.images for name, pool in run.pools()}
+        return state_digest({**run.student.state_dict(), **images})
+
+    first, second, team = fresh(), fresh(), place.team
+    with RunFolder.opened(folder / "run", {}, restart=False, team=team) as saved:
+        next(first.events())
+        saved.save(first)
+    with RunFolder.opened(folder / "run", {}, restart=False, team=team) as saved:
+        assert saved.load(second)
+    return [digest(finished(run)) for run in (fresh(), second)]
+
+
+def main():
+    folder = Path(sys.argv[1])
+    torch.set_num_threads(1)
+    place = Place(
+        device=torch.device("cpu"),
+        precision="fp32",
+        autocast=contextlib.nullcontext,
+        backward=lambda loss: loss.backward(),
+        team=joined(on_cpu=True),
+    )
+    teacher = load_teacher(TEACHER, TeacherOptions(), generator=drawn(0))
+    learned = finished(of_digits(teacher, place))
+    found = {
+        "gradients": gradients(teacher, place.team),
+        "history": [point.agreement for point in learned.history],
+    }
+    if not place.team.alone:
+        found["digests"] = all_digests(teacher, place)
+        found["digests"]["digits"] = [state_digest(learned.student.state_dict())]
+        found["continued"] = continued(teacher, place, folder)
+    run = finished(run_of(teacher, sized("pool", inner=2), place, steps=4))
+    found["own images"] = run.pool.images
+    run.gather()
+    if place.leads:
+        found["images"] = run.pool.images
+        found["batches"] = [tuple(pool.images.shape[:2]) for _, pool in run.pools()]
+        learned.place = run.place
+        found["agreement"] = learned.agreement(learned.deliver())
+    torch.save(found, folder / f"{place.ranks}-{place.rank}.pt")
+
+
+if __name__ == "__main__":
+    main()
