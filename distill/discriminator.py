@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgekd.distill.features import watch_features
+from edgekd.distill.ranks import ALONE, Team
 from edgekd.errors import UsageError
 
 WIDTH: Final = 256
@@ -105,6 +106,7 @@ class Alignment:
         augment: Callable[[Tensor], Tensor],
         conditional: bool = True,
         generator: torch.Generator,
+        team: Team = ALONE,
     ) -> None:
         """Look at the features of the real images, and draw a discriminator for them.
 
@@ -116,6 +118,7 @@ class Alignment:
             augment: differentiable; the randomness in it is the caller's to keep.
             conditional: whether the discriminator knows the classes.
             generator: for the weights.
+            team: with whom the discriminator learns.
 
         Raises:
             UsageError: no images, or the teacher's features cannot be read.
@@ -125,6 +128,7 @@ class Alignment:
                 "feature alignment needs condensed or real images; one of each class is enough."
             )
         self.teacher = teacher
+        self.team = team
         self.augment = augment
         self.classes = classes
         order = labels.argsort(stable=True)
@@ -171,6 +175,7 @@ class Alignment:
         loss = functional.relu(1 - real).mean()
         loss = loss + self._mean(functional.relu(1 + synthetic), synthetic_classes)
         loss.backward()  # type: ignore[no-untyped-call]
+        self.team.average_gradients(self.discriminator.parameters())
         self.optimizer.step()
         self.optimizer.zero_grad()
         return float(loss.detach())
