@@ -24,15 +24,27 @@ _TEACHERS: Final = {
     "torchvision": "no teachers or students of torchvision (--arch torchvision:NAME)",
 }
 _FOLDERS: Final = {"pillow": "--eval takes no folders of images, only .npz and idx files"}
+_FOLDERS_AND_SAMPLES: Final = {
+    "pillow": "--eval and --samples take no folders of images, only .npz and idx files"
+}
 _EXPORT: Final = (*_PIPELINE, "onnxscript", "onnxruntime")
 # By command; a test compares this with what the commands import.
 NEEDS: Final[dict[str, Needs]] = {
-    "compress": Needs(libraries=(*_EXPORT, "accelerate"), optional=_TEACHERS | _FOLDERS),
-    "distill": Needs(libraries=(*_PIPELINE, "accelerate"), optional=_TEACHERS),
+    "compress": Needs(
+        libraries=(*_EXPORT, "accelerate"), optional=_TEACHERS | _FOLDERS_AND_SAMPLES
+    ),
+    "distill": Needs(
+        libraries=(*_PIPELINE, "accelerate"), optional=_TEACHERS | _FOLDERS_AND_SAMPLES
+    ),
     "synthesize": Needs(
         libraries=(*_PIPELINE, "accelerate", "pillow"),
         optional=_TEACHERS,
     ),
+    "condense": Needs(
+        libraries=("torch", "numpy", "accelerate"),
+        optional={"pillow": "no folders of images, only .npz and idx files"},
+    ),
+    "recipes": Needs(libraries=(), optional={}),
     "export": Needs(libraries=_EXPORT, optional=_TEACHERS),
     "bench": Needs(libraries=(*_PIPELINE, "onnxruntime"), optional={}),
     "eval": Needs(libraries=(*_PIPELINE, "onnxruntime"), optional=_TEACHERS | _FOLDERS),

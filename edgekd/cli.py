@@ -14,7 +14,13 @@ from typing import Annotated, Any
 import typer
 
 from edgekd import __version__, usage
-from edgekd.errors import EdgekdError, InterruptedRunError, MissingToolError, UsageError
+from edgekd.errors import (
+    CollapseError,
+    EdgekdError,
+    InterruptedRunError,
+    MissingToolError,
+    UsageError,
+)
 
 app = typer.Typer(
     help="Compress an image classifier for an edge board, without its training data.",
@@ -23,15 +29,23 @@ app = typer.Typer(
 )
 targets_app = typer.Typer(help="The boards that edgekd knows.", no_args_is_help=True)
 bundle_app = typer.Typer(help="What `compress` wrote.", no_args_is_help=True)
+recipes_app = typer.Typer(
+    help="How images are made and learned from, by paper.", no_args_is_help=True
+)
 teacher_app = typer.Typer(
     help="What a teacher file is, and whether it is fed rightly.", no_args_is_help=True
 )
 app.add_typer(teacher_app, name="teacher")
+app.add_typer(recipes_app, name="recipes")
 app.add_typer(targets_app, name="targets")
 app.add_typer(bundle_app, name="bundle")
 
+# Commands that the processes of `torchrun` can share; each would run by itself in every one of them.
+_IN_SEVERAL = ("distill", "compress")
+
 _RUN = "The run"
 _TEACHER = "The teacher, where its file does not say"
+_DATA = "Data, where there is some"
 _OUTPUT = "Output"
 
 TeacherFile = Annotated[
@@ -88,7 +102,10 @@ Device = Annotated[
     typer.Option(help="auto, cpu or cuda.", autocompletion=usage.devices, rich_help_panel=_RUN),
 ]
 Threads = Annotated[
-    int | None, typer.Option(help="CPU threads (default: all cores).", rich_help_panel=_RUN)
+    int | None,
+    typer.Option(
+        help="CPU threads (default: OMP_NUM_THREADS, or all cores).", rich_help_panel=_RUN
+    ),
 ]
 Restart = Annotated[
     bool, typer.Option("--restart", help="Throw away an unfinished run.", rich_help_panel=_RUN)
@@ -100,6 +117,73 @@ ImageSet = Annotated[
         metavar="SET",
         help="Learn from images that `synthesize` made; none are made then.",
         rich_help_panel=_RUN,
+    ),
+]
+Condensed = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="A condensed set to expand: of `condense`, or a .pt of DC, DSA, DM or MTT.",
+        rich_help_panel=_DATA,
+    ),
+]
+CondensedNumber = Annotated[
+    int, typer.Option(min=0, help="Which of several sets in it.", rich_help_panel=_DATA)
+]
+CondensedMean = Annotated[
+    str | None,
+    typer.Option(
+        metavar="M,...", help="That its images were normalised by.", rich_help_panel=_DATA
+    ),
+]
+CondensedStd = Annotated[
+    str | None, typer.Option(metavar="S,...", help="Likewise.", rich_help_panel=_DATA)
+]
+Samples = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="A few real images, in folders by class or without labels; .npz, idx.",
+        rich_help_panel=_DATA,
+    ),
+]
+Strict = Annotated[
+    bool,
+    typer.Option("--strict", help="Refuse files that cannot be read.", rich_help_panel=_DATA),
+]
+ClassEmbeddings = Annotated[
+    Path | None,
+    typer.Option(
+        "--embeddings",
+        metavar="FILE",
+        help="A vector for each class (.npy), for recipe nayer.",
+        rich_help_panel=_DATA,
+    ),
+]
+Faithful = Annotated[
+    bool,
+    typer.Option(
+        "--faithful", help="The paper's sizes and length; days on a CPU.", rich_help_panel=_RUN
+    ),
+]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        "--batch", min=4, help="Images at once (default: the recipe's).", rich_help_panel=_RUN
+    ),
+]
+Compiles = Annotated[
+    bool,
+    typer.Option(
+        "--compile",
+        help="Compile the passes of the student's steps; a minute or two before they are faster.",
+        rich_help_panel=_RUN,
+    ),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run", help="Say what it would do and cost; write nothing.", rich_help_panel=_RUN
     ),
 ]
 Arch = Annotated[
@@ -175,7 +259,12 @@ def _require(command: str) -> None:
 def _display() -> Any:  # noqa: ANN401
     from edgekd.progress import display_for
 
-    return display_for(sys.stderr.isatty())
+    return display_for(sys.stderr.isatty(), leads=_rank() == 0)
+
+
+def _rank() -> int:
+    """Which of the processes that `torchrun` started this is; 0 without it."""
+    return int(os.environ.get("RANK", "0"))
 
 
 def _said(local: dict[str, Any]) -> Any:  # noqa: ANN401
@@ -196,15 +285,15 @@ def _said(local: dict[str, Any]) -> Any:  # noqa: ANN401
 
 def _distil_options(local: dict[str, Any], *, out: Path) -> Any:  # noqa: ANN401
     """The options that `distill` and `compress` share, from the local variables of either."""
-    from edgekd import distilling, pipeline
+    from edgekd import pipeline, setting
     from edgekd.distill.schedule import run_budget
 
-    return distilling.DistilOptions(
+    return setting.DistilOptions(
         teacher=local["teacher"],
         said=_said(local),
         student=local["student"],
         recipe=local["recipe"],
-        budget=run_budget(local["steps"], local["minutes"]),
+        budget=run_budget(local["steps"], local["minutes"], default=not local["faithful"]),
         seed=local["seed"],
         device=local["device"],
         threads=local["threads"],
@@ -213,7 +302,27 @@ def _distil_options(local: dict[str, Any], *, out: Path) -> Any:  # noqa: ANN401
         restart=local["restart"],
         command=pipeline.command_line(),
         images=local["images"],
+        condensed=local["condensed"],
+        condensed_number=local["condensed_number"],
+        condensed_statistics=_statistics(local["condensed_mean"], local["condensed_std"]),
+        samples=local["samples"],
+        strict=local["strict"],
+        embeddings=local["embeddings"],
+        faithful=local["faithful"],
+        batch=local["batch"],
+        compiles=local["compiles"],
     )
+
+
+def _statistics(
+    mean: str | None, std: str | None
+) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    found = _values("--condensed-mean", mean), _values("--condensed-std", std)
+    if found[0] is None and found[1] is None:
+        return None
+    if found[0] is None or found[1] is None:
+        raise UsageError("--condensed-mean and --condensed-std belong together: give both.")
+    return found[0], found[1]
 
 
 @app.command()
@@ -222,7 +331,7 @@ def compress(
     target: TargetName,
     out: Out = None,
     student: StudentName = "auto",
-    recipe: RecipeName = "pool",
+    recipe: RecipeName = "auto",
     minutes: Minutes = None,
     steps: Steps = None,
     evaluation: Annotated[
@@ -255,6 +364,16 @@ def compress(
     trust_pickle: TrustPickle = False,
     flip: Flip = None,
     images: ImageSet = None,
+    condensed: Condensed = None,
+    condensed_number: CondensedNumber = 0,
+    condensed_mean: CondensedMean = None,
+    condensed_std: CondensedStd = None,
+    samples: Samples = None,
+    strict: Strict = False,
+    embeddings: ClassEmbeddings = None,
+    faithful: Faithful = False,
+    batch: BatchSize = None,
+    compiles: Compiles = False,
     keep_images: Annotated[
         bool,
         typer.Option(
@@ -288,6 +407,8 @@ def compress(
         bench=bench_it,
     )
     outcome = pipeline.compress(options, _display())
+    if outcome is None:  # another process of `torchrun` has it
+        return
     if as_json:
         _print_record(outcome, "outcome")
     pipeline.require_quality(outcome)
@@ -298,7 +419,7 @@ def distill(
     teacher: TeacherFile,
     out: Out = None,
     student: StudentName = "auto",
-    recipe: RecipeName = "pool",
+    recipe: RecipeName = "auto",
     minutes: Minutes = None,
     steps: Steps = None,
     seed: Seed = 0,
@@ -314,6 +435,25 @@ def distill(
     trust_pickle: TrustPickle = False,
     flip: Flip = None,
     images: ImageSet = None,
+    condensed: Condensed = None,
+    condensed_number: CondensedNumber = 0,
+    condensed_mean: CondensedMean = None,
+    condensed_std: CondensedStd = None,
+    samples: Samples = None,
+    strict: Strict = False,
+    embeddings: ClassEmbeddings = None,
+    faithful: Faithful = False,
+    batch: BatchSize = None,
+    compiles: Compiles = False,
+    evaluation: Annotated[
+        Path | None,
+        typer.Option(
+            "--eval",
+            help="Labelled images to look at along the way. They select nothing.",
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
+    dry_run: DryRun = False,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -322,9 +462,14 @@ def distill(
     _require("distill")
     from edgekd import distilling
 
-    folder = out or Path(f"{teacher.stem}-student")
-    found = distilling.distil(_distil_options(local, out=folder), _display())
-    if as_json:
+    options = _distil_options(local, out=out or Path(f"{teacher.stem}-student"))
+    if dry_run:
+        plan = distilling.plan(options, _display(), evaluation=evaluation)
+        if as_json:
+            _print_record(plan, "plan")
+        return
+    found = distilling.distil(options, _display(), evaluation=evaluation)
+    if as_json and found is not None:
         _print_record(found, "student")
 
 
@@ -377,6 +522,86 @@ def synthesize(
     found = synthesizing.synthesized(options, _display())
     if as_json:
         _print_record(found, "synthetic-set")
+
+
+@app.command()
+def condense(
+    data: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DATA", help="Labelled images: a folder of folders by class, .npz or idx."
+        ),
+    ],
+    per_class: Annotated[
+        int, typer.Option(min=1, help="Images of each class: 1, 10, 50.", rich_help_panel=_RUN)
+    ],
+    method: Annotated[
+        str,
+        typer.Option(
+            help="dm, dsa, herding or random.", autocompletion=usage.methods, rich_help_panel=_RUN
+        ),
+    ] = "dm",
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Of learning (default: 1000 dm, 100 dsa, 200 herding).",
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
+    input_shape: Annotated[
+        str | None,
+        typer.Option(
+            "--input",
+            metavar="CxHxW",
+            help="What the images are (default: as the first).",
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
+    flip: Annotated[
+        bool | None,
+        typer.Option(
+            "--flip/--no-flip",
+            help="Whether a mirrored image keeps its class (default: yes for colour).",
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="Refuse files that cannot be read.", rich_help_panel=_RUN),
+    ] = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+    threads: Threads = None,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="File to write.", rich_help_panel=_OUTPUT)
+    ] = Path("condensed.npz"),
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Labelled images to a few a class, for runs elsewhere."""
+    _require("condense")
+    from edgekd import condensing
+
+    options = condensing.CondenseOptions(
+        data=data,
+        per_class=per_class,
+        method=method,
+        input=_shape(input_shape),
+        steps=steps,
+        seed=seed,
+        flip=flip,
+        device=device,
+        threads=threads,
+        strict=strict,
+        out=out,
+        force=force,
+    )
+    found = condensing.condensed(options, _display())
+    if as_json:
+        _print_record(found, condensing.SCHEMA)
+    else:
+        print(condensing.text(found))
 
 
 @app.command()
@@ -583,6 +808,37 @@ def targets_show(
         print(f"  note: {note}")
 
 
+@recipes_app.command("list")
+def recipes_list(as_json: Json = False) -> None:
+    """One line a recipe."""
+    _require("recipes")
+    from edgekd import cookery
+
+    if as_json:
+        _print_json(cookery.listed())
+        return
+    print(cookery.table())
+
+
+@recipes_app.command("show")
+def recipes_show(
+    name: Annotated[
+        str, typer.Argument(metavar="RECIPE", autocompletion=usage.book, help="Its name.")
+    ],
+    faithful: Annotated[bool, typer.Option("--faithful", help="In the paper's settings.")] = False,
+    as_json: Json = False,
+) -> None:
+    """What a recipe is after, how sure that is, and its settings."""
+    _require("recipes")
+    from edgekd import cookery
+
+    found = cookery.shown(name, faithful=faithful)
+    if as_json:
+        _print_record(found, "recipe")
+        return
+    print(cookery.text(found))
+
+
 @bundle_app.command("verify")
 def bundle_verify(folder: BundleFolder, as_json: Json = False) -> None:
     """Check every file against the sums and the manifest."""
@@ -651,11 +907,18 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def _root(
+    context: typer.Context,
     _: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Compress an image classifier for an edge board, without its training data."""
+    command = context.invoked_subcommand
+    if command not in _IN_SEVERAL and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UsageError(
+            f"`edgekd {command}` runs in one process: start it without torchrun. Several can share "
+            f"{' and '.join(f'`{name}`' for name in _IN_SEVERAL)}."
+        )
 
 
 usage.add_examples(app)
@@ -678,6 +941,9 @@ def _print_json(value: object) -> None:
 
 def main() -> None:
     """Run the command line and exit with a documented code (docs/exit-codes.md)."""
+    # Before torch comes: where other work has a core, threads of OpenMP that wait by spinning slow
+    # each other five to tenfold (docs/log.md).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     sys.exit(run(lambda: app(standalone_mode=False, prog_name="edgekd")))
 
 
@@ -687,7 +953,7 @@ def run(command: Callable[[], object]) -> int:
         returned = command()
         sys.stdout.flush()
     except EdgekdError as error:
-        sys.stderr.write(f"edgekd: {error}\n")
+        _complain(error)
         return error.exit_code
     except KeyboardInterrupt:
         sys.stderr.write("edgekd: interrupted.\n")
@@ -710,6 +976,18 @@ def run(command: Callable[[], object]) -> int:
             return int(error.exit_code)
         return _fault(error)
     return returned if isinstance(returned, int) else 0
+
+
+def _complain(error: EdgekdError) -> None:
+    """Say what went wrong. Of several processes one is enough for what all of them meet."""
+    rank = _rank()
+    local = os.environ.get("LOCAL_RANK", "0")
+    everywhere = isinstance(error, (InterruptedRunError, CollapseError))
+    on_machine = isinstance(error, UsageError) and local != "0"
+    if rank == 0:
+        sys.stderr.write(f"edgekd: {error}\n")
+    elif not everywhere and not on_machine:
+        sys.stderr.write(f"edgekd (rank {rank}): {error}\n")
 
 
 def _fault(error: Exception) -> int:

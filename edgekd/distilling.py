@@ -1,5 +1,6 @@
 """Teacher to student: the run, its folder, and what it leaves for the stages after it."""
 
+import contextlib
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,35 +12,29 @@ import torch
 from safetensors.torch import save as safetensors_bytes
 from torch import nn
 
-from edgekd import __version__
-from edgekd.distill import architectures, imagesets, recipes
+from edgekd import __version__, stability
+from edgekd.distill import architectures
 from edgekd.distill.checkpoint import Resumable, RunFolder
 from edgekd.distill.data import normalised
-from edgekd.distill.engine import Distillation, Place
-from edgekd.distill.place import choose_place
-from edgekd.distill.preflight import (
-    MEASURED_PIXELS,
-    Forecast,
-    available_bytes,
-    forecast,
-    spoken,
-)
-from edgekd.distill.recipes import RECIPES, Recipe
-from edgekd.distill.said import TeacherOptions
-from edgekd.distill.schedule import RunBudget
+from edgekd.distill.engine import Distillation
+from edgekd.distill.ranks import Team
+from edgekd.distill.real import RealImages
+from edgekd.distill.recipes import Recipe, for_batch
 from edgekd.distill.statistics import watch_batch_norm
-from edgekd.distill.teacher import Teacher, load_teacher
-from edgekd.errors import UsageError
-from edgekd.files import check_writable, digest_of, new_folder
+from edgekd.distill.teacher import Teacher
+from edgekd.errors import InterruptedRunError, TerminatedRunError, UsageError
+from edgekd.files import digest_of, new_folder
 from edgekd.interrupts import Interrupts, caught
 from edgekd.progress import Display, duration
 from edgekd.records import (
     Coverage,
+    Plan,
     Student,
     SyntheticSet,
     TeacherInfo,
     to_json,
 )
+from edgekd.setting import DistilOptions, Setting, planned, setting_of
 
 CALIBRATION_IMAGES: Final = 512
 HELD_OUT_IMAGES: Final = 256
@@ -50,6 +45,8 @@ STUDENT_FILE: Final = "student.safetensors"
 CALIBRATION_FILE: Final = "calibration.npy"
 HELD_OUT_FILE: Final = "held-out.npy"
 AT_ONCE: Final = 128  # images, in one pass of the teacher
+HALVED: Final = "batch"  # noted in the folder of a run that starts over with half of its batch
+LEAST_BATCH: Final = 8
 REVEALING: Final = (
     "the bundle holds images that were inverted out of the teacher; they can reveal what it was "
     "trained on. --no-images leaves them out."
@@ -57,25 +54,6 @@ REVEALING: Final = (
 
 
 Pixels = npt.NDArray[np.uint8]  # (N, H, W, C)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DistilOptions:
-    """What `edgekd distill` and the first half of `edgekd compress` are told."""
-
-    teacher: Path
-    said: TeacherOptions
-    student: str
-    recipe: str
-    budget: RunBudget
-    seed: int
-    device: str
-    threads: int | None
-    out: Path
-    force: bool
-    restart: bool
-    command: tuple[str, ...]
-    images: Path | None = None  # a set that was made ahead
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +68,7 @@ class Distilled:
     calibration: Pixels
     held_out: Pixels
     ahead: SyntheticSet | None  # what was learned from, where it was made before
+    real: RealImages | None  # what else was
 
     @property
     def teacher(self) -> TeacherInfo:
@@ -99,14 +78,38 @@ class Distilled:
 # --- distill --------------------------------------------------------------------------------------
 
 
-def distil(options: DistilOptions, display: Display) -> Student:
-    """Teacher to student folder: weights, record, images for calibration."""
-    check_writable(options.out, force=options.force)
-    place = choose_place(options.device, threads=options.threads)
-    teacher = teacher_of(options, display)
-    found = image_set_of(options, teacher.info)
-    with caught() as interrupts, run_folder(options, teacher, place, found) as folder:
-        distilled = distilled_by(options, teacher, place, folder, found, interrupts, display)
+def plan(options: DistilOptions, display: Display, *, evaluation: Path | None = None) -> Plan:
+    """What a run would do and cost; nothing is written."""
+    setting = setting_of(options, display, evaluation=evaluation)
+    expected = planned(setting, setting.chosen.recipe, display)
+    return Plan(
+        recipe=setting.chosen.recipe.name,
+        because=setting.chosen.reason,
+        faithful=options.faithful,
+        student=setting.student.architecture,
+        steps=expected.steps,
+        images=expected.images,
+        image_batch_s=round(expected.image_batch_s, 4),
+        student_step_s=round(expected.student_step_s, 5),
+        duration_s=round(expected.duration_s, 1),
+        memory_bytes=expected.memory_bytes,
+        device=str(setting.place.device),
+        precision=setting.place.precision,
+    )
+
+
+def distil(
+    options: DistilOptions, display: Display, *, evaluation: Path | None = None
+) -> Student | None:
+    """Teacher to student folder: weights, record, images for calibration.
+
+    Of several processes the first one writes it; the others return None.
+    """
+    setting = setting_of(options, display, evaluation=evaluation)
+    with caught() as interrupts, run_folder(setting) as folder:
+        distilled = distilled_by(setting, folder, interrupts, display)
+        if distilled is None:
+            return None
         with new_folder(options.out, force=options.force) as temporary:
             student = write_student(distilled, temporary)
             synthetic = synthetic_set(distilled, temporary)
@@ -119,163 +122,104 @@ def distil(options: DistilOptions, display: Display) -> Student:
     return student
 
 
-def teacher_of(options: DistilOptions, display: Display) -> Teacher:
-    return teacher_said(options.teacher, options.said, seed=options.seed, display=display)
-
-
-def teacher_said(path: Path, said: TeacherOptions, *, seed: int, display: Display) -> Teacher:
-    """Load a teacher and say what was understood of it."""
-    teacher = load_teacher(
-        path,
-        said,
-        generator=torch.Generator().manual_seed(seed),
-        say=lambda text: display.warn(text),
-    )
-    info = teacher.info
-    display.say(
-        f"teacher  {info.file}: {info.architecture}, {info.parameters:,} parameters, {info.macs / 1e6:,.1f} M MACs, "
-        f"{info.classes} classes, input {'x'.join(map(str, info.input.shape))} (from {info.metadata_from})"
-    )
-    for note in info.notes:
-        display.say(f"         {note}")
-    if info.batch_norm_trained:
-        display.say(f"         {info.batch_norm_layers} batch-norm layers with trained statistics")
-    else:
-        kind = "untrained batch-norm statistics" if info.batch_norm_layers else "no batch-norm"
-        display.warn(f"{kind}: inversion loses its best signal, expect a weaker student")
-    noise = info.noise
-    display.say(
-        f"         to noise it answers {noise.distinct_classes} of {info.classes} classes, mean confidence "
-        f"{noise.mean_confidence:.2f}, logit deviation {noise.logit_std:.2g}"
-    )
-    return teacher
-
-
-def _recipe(options: DistilOptions, info: TeacherInfo) -> Recipe:
-    return recipe_for(options.recipe, info)
-
-
-def recipe_for(name: str, info: TeacherInfo) -> Recipe:
-    """A recipe by name, as it is used for this teacher.
-
-    Raises:
-        UsageError: no recipe is called so.
-    """
-    if name not in RECIPES:
-        raise UsageError(f"unknown recipe {name!r}. There is: {', '.join(RECIPES)}.")
-    adapted = recipes.for_teacher(RECIPES[name], batch_norm=info.batch_norm_trained)
-    return recipes.for_images(adapted, info.input.shape)
-
-
-def _choice(options: DistilOptions, info: TeacherInfo) -> architectures.Choice:
-    size = architectures.Size(parameters=info.parameters, macs=info.macs)
-    return architectures.choose_student(options.student, teacher=info.architecture, size=size)
-
-
-def image_set_of(options: DistilOptions, info: TeacherInfo) -> imagesets.ImageSet | None:
-    return image_set(options.images, info) if options.images is not None else None
-
-
-def image_set(path: Path, info: TeacherInfo) -> imagesets.ImageSet:
-    """A set of images of this teacher; see `imagesets.read_set`."""
-    return imagesets.read_set(
-        path, teacher_digest=info.state_digest, spec=info.input, classes=info.classes
-    )
-
-
-def run_folder(
-    options: DistilOptions, teacher: Teacher, place: Place, found: imagesets.ImageSet | None
-) -> Any:  # noqa: ANN401
+def run_folder(setting: Setting) -> Any:  # noqa: ANN401
     """The folder of the unfinished run beside the output, for what decides the result."""
-    info = teacher.info
+    options, info = setting.options, setting.teacher.info
     identity = {
         "edgekd": __version__,
         "teacher": info.state_digest,
         "input": asdict(info.input),
-        "flip": teacher.flip,
-        "student": str(_choice(options, info).architecture),
-        "recipe": asdict(_recipe(options, info)),
-        "budget": asdict(options.budget),
+        "flip": setting.teacher.flip,
+        "student": str(setting.student.architecture),
+        "recipe": asdict(setting.chosen.recipe),
+        "budget": asdict(setting.budget),
         "seed": options.seed,
-        "precision": place.precision,
-        "images": found.record.digest if found is not None else None,
+        "precision": setting.place.precision,
+        "compiled": options.compiles,
+        "images": setting.ahead.record.digest if setting.ahead is not None else None,
+        "real": setting.real.digest if setting.real is not None else None,
+        "embeddings": digest_of(options.embeddings) if options.embeddings is not None else None,
+        "ranks": setting.place.ranks if setting.place.ranks > 1 else None,
     }
     path = options.out.with_name(f"{options.out.name}.run")
-    return RunFolder.opened(path, identity, restart=options.restart)
+    return RunFolder.opened(path, identity, restart=options.restart, team=setting.place.team)
 
 
 def distilled_by(
-    options: DistilOptions,
-    teacher: Teacher,
-    place: Place,
-    folder: RunFolder,
-    found: imagesets.ImageSet | None,
-    interrupts: Interrupts,
-    display: Display,
-) -> Distilled:
-    info = teacher.info
-    choice, recipe = _choice(options, info), _recipe(options, info)
-    ahead = imagesets.parted(found, origin=str(options.images)) if found is not None else None
+    setting: Setting, folder: RunFolder, interrupts: Interrupts, display: Display
+) -> Distilled | None:
+    """Run to the end of the budget, from the start or from where it was.
 
-    def fresh(recipe: Recipe) -> Distillation:
-        return Distillation(
-            teacher,
-            choice.architecture,
-            recipe,
-            budget=options.budget,
-            seed=options.seed,
-            place=place,
-            ahead=ahead,
+    None on all of several processes but the first, which goes on alone.
+
+    Raises:
+        UsageError: the device's memory does not hold half of a batch either.
+        EdgekdError: see `Distillation.events`.
+    """
+    halved = folder.noted(HALVED) is not None
+    recipe = setting.chosen.recipe
+    if halved:
+        recipe = for_batch(recipe, recipe.source.batch // 2)
+    with contextlib.suppress(torch.OutOfMemoryError):
+        run = _ran(setting, recipe, folder, interrupts, display)
+        run.gather()
+        return _delivered(setting, run, display) if setting.place.leads else None
+    # Not in an except clause: the error would hold on to the memory that the next run needs.
+    half = recipe.source.batch // 2
+    # One of several processes cannot start over by itself.
+    if halved or half < LEAST_BATCH or setting.place.ranks > 1:
+        raise UsageError(
+            f"the device has too little memory for {recipe.source.batch} images at once. Set --batch {max(LEAST_BATCH, half)}, take a smaller --student, or --device cpu."
         )
-
-    run = fresh(recipe)
-    size = architectures.size_of(architectures.build(choice.architecture), shape=info.input.shape)
-    display.say(
-        f"student  {choice.architecture}: {size.parameters:,} parameters, {size.macs / 1e6:,.1f} M MACs ({choice.reason})"
+    display.warn(
+        f"out of memory with {recipe.source.batch} images at once: starts over with {half}, once"
     )
+    torch.cuda.empty_cache()
+    folder.forget()
+    folder.note(HALVED, str(half))
+    return distilled_by(setting, folder, interrupts, display)
+
+
+def _ran(
+    setting: Setting, recipe: Recipe, folder: RunFolder, interrupts: Interrupts, display: Display
+) -> Distillation:
+    run = setting.fresh(recipe)
     if folder.load(run):
         display.say(
             f"distil   goes on from step {run.step:,} ({run.progress:.0%}, {duration(run.elapsed_s)} spent)"
         )
     else:
-        expected = forecast(fresh, recipe, pixels=info.input.height * info.input.width)
-        display.say(
-            f"distil   recipe {recipe.name} on {place.device.type} in {place.precision}: {expected}"
-        )
-        _warn_of_size(expected, info, place, display)
+        planned(setting, recipe, display)
     _run(run, folder, interrupts, display)
-    teacher.unchanged()
+    return run
+
+
+def _delivered(setting: Setting, run: Distillation, display: Display) -> Distilled:
+    setting.teacher.unchanged()
+    for line in stability.spoken(run.history):
+        display.say(f"steady   {line}")
+    made = run.production
+    display.say(
+        f"         {duration(run.images_s)} of {duration(run.elapsed_s)} went into images; the memory holds "
+        f"{made.nbytes / 2**20:,.1f} MiB"
+    )
     module = run.deliver()
     calibration = torch.cat(run.pool.best_batches(-(-CALIBRATION_IMAGES // run.pool.batch)))
     held_out = run.held_out.images[: min(run.held_out.made, run.held_out.capacity)].flatten(0, 1)
-    delivered = module.to(place.device)
+    delivered = module.to(setting.place.device)
     agreed = run.agreement(delivered)
+    shape = setting.teacher.info.input.shape
     return Distilled(
         module=delivered.cpu(),
-        choice=choice,
-        size=size,
+        choice=setting.student,
+        size=architectures.size_of(architectures.build(setting.student.architecture), shape=shape),
         agreement=agreed,
         run=run,
         calibration=pixels_of(calibration[:CALIBRATION_IMAGES]),
         held_out=pixels_of(held_out[:HELD_OUT_IMAGES]),
-        ahead=found.record if found is not None else None,
+        ahead=setting.ahead.record if setting.ahead is not None else None,
+        real=setting.real,
     )
-
-
-def _warn_of_size(expected: Forecast, info: TeacherInfo, place: Place, display: Display) -> None:
-    """Large images: nothing of it was ever measured, and that is no reason to stop."""
-    if max(info.input.height, info.input.width) >= MEASURED_PIXELS:
-        display.warn(
-            f"images of {info.input.height} x {info.input.width} are outside of what was measured (32 pixels): as "
-            f"many steps as the CIFAR-10 benchmark made are about {spoken(expected.usual_s)} here and "
-            f"{expected.memory_bytes / 2**30:.1f} GiB; scaled from a part of a batch. Going on"
-        )
-    if place.device.type == "cpu" and not expected.fits:
-        display.warn(
-            f"about {expected.memory_bytes / 2**30:.1f} GiB of memory are wanted, and "
-            f"{(available_bytes() or 0) / 2**30:.1f} GiB are free: the run may be killed by the system. "
-            "It goes on from where it was when it is started again; --device cuda has memory of its own"
-        )
 
 
 def pixels_of(images: torch.Tensor) -> Pixels:  # (N, C, H, W) -> (N, H, W, C)
@@ -294,7 +238,8 @@ class Checkpoints:
     def after_step(self, *, at_once: bool) -> None:
         """Save if it is time to, or `at_once`."""
         started = time.monotonic()
-        if not at_once and started - self.saved_at < self.pause_s:
+        due = at_once or started - self.saved_at >= self.pause_s
+        if not self.folder.team.told(due):
             return
         self.folder.save(self.run)
         self.saved_at = time.monotonic()
@@ -312,9 +257,21 @@ def _run(run: Distillation, folder: RunFolder, interrupts: Interrupts, display: 
             show(event.point, event.progress, _left_s(run, event.progress, first))
             for warning in event.warnings:
                 display.warn(warning)
-            checkpoints.after_step(at_once=interrupts.pending is not None or event.progress >= 1.0)
-            if interrupts.pending is not None:
-                raise interrupts.pending
+            stop = _interrupted(interrupts, run.place.team)
+            checkpoints.after_step(at_once=stop is not None or event.progress >= 1.0)
+            if stop is not None:
+                raise stop
+
+
+def _interrupted(interrupts: Interrupts, team: Team) -> InterruptedRunError | None:
+    """What stops the run, the same on every rank after the same round: a signal may not reach all."""
+    pending = interrupts.pending
+    code = team.largest(0 if pending is None else pending.exit_code)
+    if pending is None and code:
+        interrupts.stop(
+            TerminatedRunError if code == TerminatedRunError.exit_code else InterruptedRunError
+        )
+    return interrupts.pending
 
 
 def _left_s(run: Distillation, progress: float, first: tuple[float, float]) -> float | None:

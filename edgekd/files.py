@@ -75,9 +75,26 @@ def check_writable(folder: Path, *, force: bool) -> None:
         raise OutputError(f"{folder} exists. Choose another --out, or replace it with --force.")
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} is a file; the output is a folder. Choose another --out.")
-    with explained(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        probe = folder.parent / f".{folder.name}{TEMPORARY}{os.getpid()}-probe"
+    _probe(folder)
+
+
+def check_writable_file(path: Path, *, force: bool) -> None:
+    """The same for an output that is one file.
+
+    Raises:
+        OutputError: it exists and `force` is false, it is a folder, or its parent cannot be written.
+    """
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder; the output is a file. Choose another --out.")
+    if (path.exists() or path.is_symlink()) and not force:
+        raise OutputError(f"{path} exists. Choose another --out, or replace it with --force.")
+    _probe(path)
+
+
+def _probe(path: Path) -> None:
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe = path.parent / f".{path.name}{TEMPORARY}{os.getpid()}-probe"
         try:
             # Access bits do not tell of read-only mounts, quotas or full disks; a write does.
             probe.write_bytes(b"\0" * 4096)

@@ -1,5 +1,6 @@
 """A bundle in words."""
 
+from edgekd import stability
 from edgekd.bench.report import report as bench_text
 from edgekd.manifest import Manifest, Report
 
@@ -21,6 +22,7 @@ def description(manifest: Manifest, report: Report) -> str:
         f"           {'passed' if gate.passed else 'FAILED'}: {gate.reason}"
         for gate in manifest.quality_gates
     ]
+    lines += [f"steady     {line}" for line in stability.spoken(report.history)]
     for model in manifest.models:
         lines.append(
             f"model      {model.path}: {model.precision}, opset {model.opset}, {model.size_bytes:,} bytes"

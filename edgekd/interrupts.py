@@ -11,16 +11,22 @@ from edgekd.errors import InterruptedRunError, TerminatedRunError
 class Interrupts:
     """Which signal came, and whether it may be raised where it arrives."""
 
-    def __init__(self) -> None:
+    def __init__(self, left: str) -> None:
+        self.left = left  # what the signal leaves behind
         self.pending: InterruptedRunError | None = None
         self.waiting = False
 
     def handle(self, number: int, _: FrameType | None) -> None:
         kind = TerminatedRunError if number == signal.SIGTERM else InterruptedRunError
         again = self.pending is not None
-        self.pending = kind("interrupted. Nothing is half written; the same command continues.")
+        stopped = self.stop(kind)
         if again or not self.waiting:
-            raise self.pending
+            raise stopped
+
+    def stop(self, kind: type[InterruptedRunError]) -> InterruptedRunError:
+        """As if the signal of that kind had come, without raising it."""
+        self.pending = kind(f"interrupted. {self.left}")
+        return self.pending
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
@@ -33,9 +39,11 @@ class Interrupts:
 
 
 @contextlib.contextmanager
-def caught() -> Iterator[Interrupts]:
+def caught(
+    left: str = "Nothing is half written; the same command continues.",
+) -> Iterator[Interrupts]:
     """Install handlers for the block; the main thread only, elsewhere signals stay as they are."""
-    interrupts = Interrupts()
+    interrupts = Interrupts(left)
     try:
         before = {
             number: signal.signal(number, interrupts.handle)

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from edgekd import bundle, charts
+from edgekd import bundle, charts, stability
 from edgekd.bench import statistics
 from edgekd.bench.report import format_bytes, format_quantity, place
 from edgekd.errors import OutputError
@@ -203,6 +203,7 @@ def _head(manifest: Manifest, report: Report) -> tuple[tuple[str, str], ...]:
             f"{_duration(report.elapsed_s)} on {report.device} in {report.precision}, "
             f"{report.threads} threads",
         ),
+        ("Steady over the run", "; ".join(stability.spoken(report.history)) or "not looked at"),
         ("Made with", manifest.made_with),
         ("Content digest", manifest.content_digest),
     )

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import torch
@@ -14,27 +14,23 @@ from edgekd.bench import local
 from edgekd.bench.report import brief, place
 from edgekd.distill.data import LabelledImages, load_labelled, normalised
 from edgekd.distill.engine import Distillation
-from edgekd.distill.place import choose_place
 from edgekd.distilling import (
     CALIBRATION_FILE,
     HELD_OUT_FILE,
     REVEALING,
     STUDENT_FILE,
     Distilled,
-    DistilOptions,
     distilled_by,
-    image_set_of,
     pixels_of,
     run_folder,
     synthetic_set,
-    teacher_of,
     write_student,
 )
 from edgekd.evaluation import module_logits
 from edgekd.export.parity import TOLERANCES, agreement, logits_of
 from edgekd.export.precision import layer_precision
 from edgekd.exporting import FP32_FILE, INT8_FILE, Exported, export_student, software_text
-from edgekd.files import check_writable, new_folder
+from edgekd.files import new_folder
 from edgekd.interrupts import caught
 from edgekd.manifest import (
     Accuracy,
@@ -54,6 +50,7 @@ from edgekd.records import (
     TeacherInfo,
     record,
 )
+from edgekd.setting import DistilOptions, setting_of
 from edgekd.targets.catalogue import load_target
 
 GOLDEN_IMAGES: Final = 16
@@ -85,14 +82,15 @@ def default_out(teacher: Path, target: Target) -> Path:
     return Path(f"{teacher.stem}-{target.board.name}")
 
 
-def compress(options: CompressOptions, display: Display) -> Outcome:
+def compress(options: CompressOptions, display: Display) -> Outcome | None:
     """Teacher to bundle. A failed quality gate is in the outcome: see `require_quality`.
+
+    Of several processes the first one makes it; the others return None when the student is done.
 
     Raises:
         EdgekdError: see each stage.
     """
     distil, target = options.distil, options.target
-    check_writable(distil.out, force=distil.force)
     if target.asked != target.id:
         display.say(
             f"target   {target.asked} is {target.id}: {target.board.title}, {software_text(target)}"
@@ -101,12 +99,12 @@ def compress(options: CompressOptions, display: Display) -> Outcome:
         display.say(f"target   {target.board.title}, {software_text(target)}")
     if options.keep_images:
         display.warn(REVEALING)
-    place = choose_place(distil.device, threads=distil.threads)
-    teacher = teacher_of(distil, display)
-    data = _evaluation_data(options.evaluation, teacher.info)
-    found = image_set_of(distil, teacher.info)
-    with caught() as interrupts, run_folder(distil, teacher, place, found) as folder:
-        distilled = distilled_by(distil, teacher, place, folder, found, interrupts, display)
+    setting = setting_of(distil, display, evaluation=options.evaluation)
+    data = _evaluation_data(options.evaluation, setting.teacher.info)
+    with caught() as interrupts, run_folder(setting) as folder:
+        distilled = distilled_by(setting, folder, interrupts, display)
+        if distilled is None:
+            return None
         with new_folder(distil.out, force=distil.force) as temporary:
             outcome = _bundled(options, distilled, data, temporary, display)
         folder.discard()
@@ -203,14 +201,21 @@ def _bundled(
 
 
 def _data_used(distilled: Distilled, *, evaluated: bool) -> DataUsed:
-    found = distilled.ahead
+    found, real = distilled.ahead, distilled.real
+    kind: Literal["none", "condensed", "few real"] = "none"
     statement = "none: the images were inverted out of the teacher"
+    digests = {}
     if found is not None:
         statement += f" ahead of the run, as a set of {found.count:,}"
+        digests[found.file] = found.digest
+    if real is not None:
+        kind = "condensed" if real.kind == "condensed" else "few real"
+        what = "condensed" if real.kind == "condensed" else "real"
+        statement = f"{len(real.images):,} {what} images ({real.name}), and images inverted out of the teacher"
+        digests[real.name] = real.digest
     if evaluated:
         statement += "; labelled images were evaluated on, and selected nothing"
-    digests = {found.file: found.digest} if found is not None else {}
-    return DataUsed(kind="none", statement=statement, digests=digests)
+    return DataUsed(kind=kind, statement=statement, digests=digests)
 
 
 _ROLES: Final[dict[str, Any]] = {

@@ -73,6 +73,24 @@ class PlainDisplay:
         yield show
 
 
+def _nothing(_: HistoryPoint, __: float, ___: float | None) -> None:
+    """Show nothing."""
+
+
+class SilentDisplay:
+    """For the processes of a run that are not the first: they would say the same."""
+
+    def say(self, text: str) -> None:
+        """Nothing."""
+
+    def warn(self, text: str) -> None:
+        """Nothing."""
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[Show]:
+        yield _nothing
+
+
 class TerminalDisplay:
     """For people who watch."""
 
@@ -111,5 +129,7 @@ class TerminalDisplay:
             yield show
 
 
-def display_for(stream_is_terminal: bool) -> Display:
+def display_for(stream_is_terminal: bool, *, leads: bool = True) -> Display:
+    if not leads:
+        return SilentDisplay()
     return TerminalDisplay() if stream_is_terminal else PlainDisplay()

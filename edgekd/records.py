@@ -149,6 +149,28 @@ class SyntheticSet:
 
 
 @record
+class CondensedSet:
+    """A few images a class that stand for a data set, in a `.npz`; this is its `about`."""
+
+    file: str
+    digest: Digest  # of images and labels, as arrays
+    count: Count
+    classes: Count
+    class_names: tuple[str, ...] | None
+    per_class: Count
+    input: InputSpec  # mean and std are those of the data
+    method: Literal["dm", "dsa", "herding", "random"]
+    steps: Count
+    seed: int
+    flip: bool  # whether mirrored images counted as the same
+    source: str  # name of the file or folder
+    source_digest: Digest  # of its images and labels, as arrays
+    source_images: Count
+    source_skipped: Count  # files that could not be read
+    made_with: str
+
+
+@record
 class DataUsed:
     """What a student learned from, besides the teacher."""
 
@@ -165,7 +187,32 @@ class HistoryPoint:
     images: Count
     elapsed_s: float
     losses: dict[str, float]
-    agreement: Share | None
+    agreement: (
+        Share | None
+    )  # of the averaged student with the teacher, on held-out synthetic images
+    raw_agreement: Share | None = None  # of the student without the average
+    accuracy: Share | None = (
+        None  # of the averaged student, on labelled images that were given to look at
+    )
+    raw_accuracy: Share | None = None
+
+
+@record
+class Plan:
+    """What a run would do and cost, from a few timed steps: for planning, not for comparing."""
+
+    recipe: str
+    because: str
+    faithful: bool  # in the paper's settings
+    student: Architecture
+    steps: Count  # of the student
+    images: Count
+    image_batch_s: float  # 0 where none are made
+    student_step_s: float
+    duration_s: float
+    memory_bytes: Count
+    device: str
+    precision: Literal["fp32", "bf16"]
 
 
 @record

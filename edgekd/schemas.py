@@ -6,18 +6,22 @@ from pathlib import Path
 from typing import Final
 
 from edgekd.checking import TeacherCheck
+from edgekd.cookery import Shown
 from edgekd.describing import Description
 from edgekd.evaluation import Comparison
 from edgekd.findings import Doctor
 from edgekd.manifest import Manifest, Report
-from edgekd.records import Student, SyntheticSet, json_schema
+from edgekd.records import CondensedSet, Plan, Student, SyntheticSet, json_schema
 
 # The name in a file's `schema` field, and the record it holds.
 SCHEMAS: Final[dict[str, type[object]]] = {
     "comparison": Comparison,
+    "condensed-set": CondensedSet,
     "doctor": Doctor,
     "manifest": Manifest,
     "report": Report,
+    "plan": Plan,
+    "recipe": Shown,
     "student": Student,
     "synthetic-set": SyntheticSet,
     "teacher-check": TeacherCheck,

@@ -9,26 +9,19 @@ import numpy.typing as npt
 
 from edgekd import __version__, pictures
 from edgekd.distill.checkpoint import RunFolder
-from edgekd.distill.engine import Place
 from edgekd.distill.imagesets import CLASSES, IMAGES, RECORD, ImageSet
-from edgekd.distill.place import choose_place
+from edgekd.distill.place import Place, choose_place
 from edgekd.distill.preflight import available_bytes, spoken
 from edgekd.distill.said import TeacherOptions
 from edgekd.distill.synthesis import STEPS, Synthesis
 from edgekd.distill.teacher import Teacher
-from edgekd.distilling import (
-    REVEALING,
-    Checkpoints,
-    coverage_of,
-    image_set,
-    recipe_for,
-    teacher_said,
-)
+from edgekd.distilling import REVEALING, Checkpoints, coverage_of
 from edgekd.errors import UsageError
 from edgekd.files import check_writable, digest_of, new_folder
 from edgekd.interrupts import Interrupts, caught
 from edgekd.progress import Display
 from edgekd.records import SyntheticSet, TeacherInfo, to_json
+from edgekd.setting import image_set, recipe_for, teacher_said
 
 PREVIEW: Final = "preview.png"
 PREVIEW_CLASSES: Final = 20
@@ -112,7 +105,7 @@ def _fresh(
 ) -> Synthesis:
     return Synthesis(
         teacher,
-        recipe_for(options.recipe, teacher.info),
+        recipe_for(options.recipe, teacher),
         count=options.count,
         there=there,
         # What is added must not be what is there.
@@ -129,15 +122,15 @@ def _forecast(scratch: Synthesis, display: Display) -> None:
         seconds.append(point.elapsed_s - sum(seconds))
     recipe = scratch.recipe
     batch_s = min(seconds) * STEPS
-    total_s = recipe.first_batches * min(seconds) + -(-count // recipe.batch) * batch_s
+    total_s = recipe.first_batches * min(seconds) + -(-count // recipe.source.batch) * batch_s
     image_bytes = shape[0] * shape[1] * shape[2]
     display.say(
         f"images   {count:,} by recipe {recipe.name} on {scratch.place.device.type} in {scratch.place.precision}: "
         f"about {spoken(total_s)} if every class comes as it is asked for, {batch_s:.1f} s a batch "
-        f"of {recipe.batch}; {count * image_bytes / 2**20:,.1f} MiB on the disk"
+        f"of {recipe.source.batch}; {count * image_bytes / 2**20:,.1f} MiB on the disk"
     )
     free = available_bytes()
-    most = scratch.batches * recipe.batch * image_bytes
+    most = scratch.batches * recipe.source.batch * image_bytes
     if free is not None and most > free:
         raise UsageError(
             f"--count {count}: up to {most / 2**30:.1f} GiB of images are held in memory, and {free / 2**30:.1f} "

@@ -22,10 +22,21 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
         "edgekd distill teacher.pt --minutes 15 --out student",
         "edgekd distill teacher.pt --student resnet8-w8 --steps 2600",
         "edgekd distill teacher.pt --images images --steps 2600",
+        "edgekd distill teacher.pt --condensed cifar10-10.npz --minutes 30",
+        "edgekd distill teacher.pt --recipe pseudo-replay --faithful --dry-run",
+    ),
+    "recipes list": ("edgekd recipes list",),
+    "recipes show": (
+        "edgekd recipes show pool",
+        "edgekd recipes show pseudo-replay --faithful --json",
     ),
     "synthesize": (
         "edgekd synthesize teacher.pt --count 5000 --out images",
         "edgekd synthesize teacher.pt --count 10000 --out images --extend",
+    ),
+    "condense": (
+        "edgekd condense cifar10 --per-class 10 --out cifar10-10.npz",
+        "edgekd condense data.npz --per-class 1 --method herding --json",
     ),
     "export": (
         "edgekd export student --target jetson --out models",
@@ -61,6 +72,9 @@ STUDENTS: Final[tuple[str, ...]] = (
     "vgg11",
     *(f"mobilenetv2-{factor}" for factor in ("0.25", "0.5", "0.75", "1.0")),
 )
+
+# `edgekd.distill.condensation.METHODS`, likewise.
+METHODS: Final[tuple[str, ...]] = ("dm", "dsa", "herding", "random")
 
 
 def add_examples(app: typer.Typer, *, above: str = "") -> None:
@@ -103,8 +117,13 @@ def targets(incomplete: str) -> list[str]:
 
 
 def recipes(incomplete: str) -> list[str]:
+    """Names of recipes, and auto."""
+    return _starting(incomplete, ["auto", *book(incomplete)])
+
+
+def book(incomplete: str) -> list[str]:
     """Names of recipes."""
-    from edgekd.distill.recipes import RECIPES
+    from edgekd.distill.recipebook import RECIPES
 
     return _starting(incomplete, RECIPES)
 
@@ -117,6 +136,11 @@ def students(incomplete: str) -> list[str]:
 def devices(incomplete: str) -> list[str]:
     """Where a run can be."""
     return _starting(incomplete, ("auto", "cpu", "cuda"))
+
+
+def methods(incomplete: str) -> list[str]:
+    """How a data set is condensed."""
+    return _starting(incomplete, METHODS)
 
 
 def _starting(incomplete: str, names: Iterable[str]) -> list[str]:

@@ -1,10 +1,13 @@
 """Markers that need something, and what many tests share."""
 
 import contextlib
+import os
 import shutil
 from pathlib import Path
 
 import pytest
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, before torch comes
 
 REPOSITORY = Path(__file__).parents[1]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
@@ -68,7 +71,7 @@ def place():
     """The CPU in float32, made without accelerate, which allows one precision a process."""
     import torch
 
-    from edgekd.distill.engine import Place
+    from edgekd.distill.place import Place
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

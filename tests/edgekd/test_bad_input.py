@@ -230,3 +230,24 @@ def test_an_evaluation_folder_and_idx_files_are_read(tmp_path):
         bytes([0, 0, 8, 1]) + np.array([20], ">u4").tobytes() + labels.tobytes()
     )
     np.testing.assert_array_equal(load_labelled(idx, spec=spec, classes=10).images, images)
+
+
+def test_a_teacher_that_answers_every_image_alike_is_refused(edgekd, tmp_path):
+    state = torch.load(TEACHER, weights_only=True)["state_dict"]
+    torch.save({name: torch.zeros_like(part) for name, part in state.items()}, tmp_path / "dead.pt")
+    code, _, err = edgekd(
+        *(
+            "distill",
+            tmp_path / "dead.pt",
+            "--arch",
+            "resnet14-w12",
+            "--input",
+            "1x28x28",
+            "--mean",
+            "0.1307",
+        ),
+        *("--std", "0.3081", "--steps", "4", "--device", "cpu", "--out", tmp_path / "student"),
+    )
+    assert code == 2
+    assert "answers every image alike" in err
+    assert not (tmp_path / "student").exists()

@@ -76,8 +76,9 @@ def test_the_version_is_printed(edgekd):
 
 def test_commands_and_options_in_the_readme_exist(edgekd):
     text = (REPOSITORY / "README.md").read_text()
-    named = set(re.findall(r"edgekd ((?:bundle |targets |teacher )?[a-z]+)", text)) - {
+    named = set(re.findall(r"edgekd ((?:bundle |targets |teacher |recipes )?[a-z]+)", text)) - {
         "bundle",
+        "recipes",
         "targets",
         "teacher",
     }
@@ -89,4 +90,6 @@ def test_commands_and_options_in_the_readme_exist(edgekd):
         assert code == 0, err
         known |= set(re.findall(r"--[a-z][a-z-]+", out))
     trtexec = {"--onnx", "--saveEngine", "--int"}
-    assert {option for option in options if option not in known} <= trtexec | {"--save", "--fp"}
+    assert {option for option in options if option not in known} <= trtexec | {"--save", "--fp"} | {
+        "--nproc-per-node"
+    }
