@@ -13,13 +13,13 @@ import argparse
 import csv
 import importlib.util
 import json
-import platform
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
+from machine import processor  # beside this file
 
 RESULTS = Path(__file__).parent / "results" / "cifar10.csv"
 NORMALISATION = ("--mean", "0.485,0.456,0.406", "--std", "0.229,0.224,0.225")
@@ -93,12 +93,6 @@ def row(outcome: dict, options: argparse.Namespace, code: int) -> dict[str, obje
         "exit_code": code,
         "note": options.note,
     }
-
-
-def processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def append(path: Path, found: dict[str, object]) -> None:

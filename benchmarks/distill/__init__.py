@@ -1,0 +1,1 @@
+"""Tables of recipes on real data: `python -m benchmarks.distill --help`."""

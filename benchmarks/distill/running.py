@@ -1,0 +1,166 @@
+"""One row: a run of the engine on a pair, measured on all of its real test images."""
+
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, is_dataclass, replace
+from pathlib import Path
+from statistics import fmean, pstdev
+from typing import Any
+
+import torch
+
+from benchmarks.distill.pairs import PAIRS, TOY_IMAGES, accuracy, rank_correlation, teacher_of
+from benchmarks.machine import processor
+from edgekd.distill.choice import choose
+from edgekd.distill.engine import Distillation, Watched
+from edgekd.distill.place import Place
+from edgekd.distill.real import RealImages
+from edgekd.distill.recipes import Recipe, for_batch
+from edgekd.distill.schedule import RunBudget
+from edgekd.records import HistoryPoint
+
+TOY_BATCH = 16
+WATCHED = 2000  # test images that are looked at along the way
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """What is run. `name` and `seed` identify it within its table."""
+
+    name: str
+    pair: str
+    recipe: str
+    minutes: float | None = None
+    steps: int | None = None
+    seed: int = 0
+    changes: dict[str, Any] = field(default_factory=dict)  # "source.weights.alignment": 0.0
+    real: str | None = None  # "condensed:10" or "samples:10": images a class
+
+
+def changed(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
+    """The recipe with other values, by their paths."""
+    for path, value in changes.items():
+        found = _with(recipe, path.split("."), value)
+        assert isinstance(found, Recipe)
+        recipe = found
+    return recipe
+
+
+def _with(record: object, path: list[str], value: object) -> object:
+    assert is_dataclass(record)
+    assert not isinstance(record, type)
+    assert hasattr(record, path[0]), f"no {path[0]} in {type(record).__name__}"
+    inner = value if len(path) == 1 else _with(getattr(record, path[0]), path[1:], value)
+    return replace(record, **{path[0]: inner})
+
+
+def run(
+    row: Row,
+    *,
+    shared: Path,
+    cache: Path,
+    place: Place,
+    say: Callable[[str], None],
+    real: Callable[[Row], RealImages | None],
+    show: bool = False,
+    toy: bool = False,
+) -> dict[str, object]:
+    """Distil, measure, and say under which conditions; a toy only shows that all of it runs."""
+    pair = PAIRS[row.pair]
+    teacher = teacher_of(pair, shared=shared, cache=cache, place=place, say=say, toy=toy)
+    images, labels = pair.data.tensors(shared, "test")
+    if toy:
+        images, labels = images[:TOY_IMAGES], labels[:TOY_IMAGES]
+    found = real(row)
+    recipe = changed(choose(row.recipe, teacher, real=found).recipe, row.changes)
+    if toy:
+        recipe = replace(for_batch(recipe, TOY_BATCH), first_batches=1)
+        recipe = replace(
+            recipe,
+            source=replace(recipe.source, steps=1),
+            learning=replace(recipe.learning, steps=4),
+        )
+    started = time.monotonic()
+    engine = Distillation(
+        teacher,
+        pair.architecture(pair.student),
+        recipe,
+        budget=RunBudget(steps=row.steps, minutes=row.minutes),
+        seed=row.seed,
+        place=place,
+        real=found,
+        watched=Watched(images=images[:WATCHED], labels=labels[:WATCHED]),
+    )
+    for event in engine.events():
+        if show and event.point.agreement is not None:
+            point = event.point
+            losses = " ".join(f"{name} {value:.3g}" for name, value in point.losses.items())
+            say(
+                f"  {event.progress:4.0%} step {point.step} acc {point.accuracy:.4f} raw {point.raw_accuracy:.4f} "
+                f"agreement {point.agreement:.3f} {losses}"
+            )
+    teacher.unchanged()
+    wall_s = time.monotonic() - started
+    reached = accuracy(engine.deliver(), images, labels)
+    return {
+        "name": row.name,
+        "pair": row.pair,
+        "recipe": recipe.name,
+        "seed": row.seed,
+        "minutes": row.minutes or "",
+        "steps": engine.step,
+        "images": engine.production.made,
+        "seconds": round(engine.elapsed_s, 1),
+        "seconds_images": round(engine.images_s, 1),
+        "seconds_wall": round(wall_s, 1),
+        "teacher_accuracy": f"{accuracy(teacher.module, images, labels):.4f}",
+        "accuracy": f"{reached:.4f}",
+        **stability(engine.history),
+        "agreement": f"{engine.agreement(engine.average):.4f}",
+        "memory_bytes": engine.production.nbytes,
+        "vae_keeps": _kept(engine),
+        "device": torch.cuda.get_device_name() if place.device.type == "cuda" else processor(),
+        "threads": torch.get_num_threads(),
+        "precision": place.precision,
+        "torch": torch.__version__,
+        "commit": commit(),
+        "changes": " ".join(f"{key}={value}" for key, value in row.changes.items()),
+    }
+
+
+def stability(history: list[HistoryPoint]) -> dict[str, str]:
+    """Of the watched images' accuracy over the run, for the student as it learns and its average."""
+    found: dict[str, str] = {}
+    for kind, values in (
+        ("raw", [point.raw_accuracy or 0.0 for point in history]),
+        ("delivered", [point.accuracy or 0.0 for point in history]),
+    ):
+        last = values[-max(2, len(values) // 5) :]
+        found |= {
+            f"{kind}_final": f"{values[-1]:.4f}",
+            f"{kind}_best": f"{max(values):.4f}",
+            f"{kind}_mean": f"{fmean(values):.4f}",
+            f"{kind}_sd": f"{pstdev(values):.4f}",
+            f"{kind}_last_fifth_sd": f"{pstdev(last):.4f}",
+        }
+    agreed = [point.agreement or 0.0 for point in history]
+    tracks = rank_correlation(agreed, [point.accuracy or 0.0 for point in history])
+    return {**found, "agreement_tracks": f"{tracks:.3f}"}
+
+
+def _kept(engine: Distillation) -> str:
+    """Share of the kept images whose class the replay gives back."""
+    replay = engine.production.replay
+    if replay is None:
+        return ""
+    kept = min(engine.pool.made, engine.pool.capacity)
+    images = engine.pool.images[:kept].flatten(0, 1).float() / 255
+    return f"{replay.kept(engine.production.judge, images):.4f}"
+
+
+def commit() -> str:
+    done = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip() or "unknown"

@@ -1,0 +1,128 @@
+"""Where the time of the default recipe goes: shares of teacher, student, generator and all else.
+
+    python benchmarks/shares.py --pair mnist-demo
+    python benchmarks/shares.py --pair cifar10 --shared ../shared
+
+Times whole rounds, then each network's passes by themselves, as often as a round has them. What the
+passes do not account for (losses, statistics, augmentation, optimizers, averages) is overhead.
+"""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, before torch comes
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import torch
+
+from benchmarks.distill.pairs import PAIRS, teacher_of
+from benchmarks.machine import processor
+from edgekd.distill.choice import choose
+from edgekd.distill.engine import Distillation
+from edgekd.distill.fitted import MetaGenerator
+from edgekd.distill.place import choose_place
+from edgekd.distill.schedule import RunBudget
+
+ROUNDS = 5
+PASSES = 7
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--pair", default="mnist-demo", choices=PAIRS)
+    parser.add_argument("--shared", type=Path, default=Path("../shared"))
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int)
+    options = parser.parse_args()
+    place = choose_place(options.device, threads=options.threads)
+    pair = PAIRS[options.pair]
+    teacher = teacher_of(
+        pair, shared=options.shared, cache=Path("out") / "benchmarks", place=place, say=print
+    )
+    recipe = choose("auto", teacher, real=None).recipe
+    run = Distillation(
+        teacher,
+        pair.architecture(pair.student),
+        recipe,
+        budget=RunBudget(steps=10**6),
+        seed=0,
+        place=place,
+    )
+    source, learning = run.production.source, recipe.learning
+    assert isinstance(source, MetaGenerator)
+    run.production.round(0.5, generator=run.generator)
+    run.student.train()
+    fit_s = timed(lambda: run.production.invert(generator=run.generator), ROUNDS, run)
+    step_s = timed(lambda: run.student_step(), PASSES, run)
+    latents = torch.randn(recipe.source.batch, recipe.source.latents, device=place.device)
+    with place.autocast():
+        images = source.network(latents).detach()
+    shown = run.production.judge.normalised(images)
+
+    def generator() -> None:
+        with place.autocast():
+            made = source.network(latents)
+        made.sum().backward()
+
+    def through(network: torch.nn.Module) -> Callable[[], None]:
+        """Forward, and backward to the images."""
+
+        def call() -> None:
+            seen = shown.clone().requires_grad_()
+            with place.autocast():
+                answers = network(seen)
+            answers.float().sum().backward()
+
+        return call
+
+    def asked() -> None:
+        with place.autocast(), torch.no_grad():
+            run.teacher_module(shown)
+
+    def learned() -> None:
+        with place.autocast():
+            answers = run.student(shown)
+        answers.float().sum().backward()
+
+    inner, steps = recipe.source.steps, learning.steps
+    parts = {
+        "generator": inner * timed(generator, PASSES, run),
+        "teacher, images": inner * timed(through(run.teacher_module), PASSES, run),
+        "student, images": inner * timed(through(run.student.eval()), PASSES, run),
+        "teacher, targets": steps * timed(asked, PASSES, run),
+        "student, learning": steps * timed(learned, PASSES, run),
+    }
+    whole = fit_s + steps * step_s
+    parts["overhead"] = whole - sum(parts.values())
+    print(
+        f"{options.pair}, recipe {recipe.name}, {processor()}, {torch.get_num_threads()} threads, {place.precision}"
+    )
+    print(
+        f"round {whole:.2f} s: images {fit_s:.2f} s, {steps} student steps of {1e3 * step_s:.1f} ms"
+    )
+    for name, seconds in parts.items():
+        print(f"  {name:18} {seconds:6.2f} s  {seconds / whole:4.0%}")
+
+
+def timed(call: Callable[[], object], times: int, run: Distillation) -> float:
+    """Median seconds, after one call that nobody counts."""
+    call()
+    found = []
+    for _ in range(times):
+        run.place.wait()
+        started = time.perf_counter()
+        call()
+        run.place.wait()
+        found.append(time.perf_counter() - started)
+    return median(found)
+
+
+if __name__ == "__main__":
+    main()

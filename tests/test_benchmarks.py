@@ -1,0 +1,81 @@
+"""What the benchmarks committed, and the arithmetic that they do."""
+
+import csv
+import math
+from dataclasses import replace
+
+import pytest
+
+from benchmarks.distill.page import PAGE, PUBLISHED, page
+from benchmarks.distill.pairs import PAIRS, rank_correlation
+from benchmarks.distill.running import changed, stability
+from benchmarks.distill.tables import TABLES
+from edgekd.distill.recipebook import RECIPES
+from edgekd.records import HistoryPoint
+from tests.conftest import REPOSITORY
+
+RESULTS = REPOSITORY / "benchmarks" / "results"
+COMMITTED = sorted(RESULTS.glob("distill-*.csv"))
+
+
+def test_the_page_of_results_is_what_the_csvs_say():
+    assert PAGE.read_text(encoding="utf-8") == page(RESULTS)
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
+def test_rows_that_were_run_belong_to_a_table_and_stand_once(path):
+    table = TABLES[path.stem.removeprefix("distill-")]
+    with path.open(newline="", encoding="utf-8") as stream:
+        rows = [(row["name"], row["seed"]) for row in csv.DictReader(stream)]
+    assert len(set(rows)) == len(rows)
+    assert {name for name, _ in rows} <= {row.name for row in table.rows}
+
+
+def test_every_row_names_a_pair_and_a_recipe_that_there_are():
+    for table in TABLES.values():
+        for row in table.rows:
+            assert row.pair in PAIRS
+            assert row.recipe in {"auto", *RECIPES}
+            changed(RECIPES["pool" if row.recipe == "auto" else row.recipe], row.changes)
+            assert (row.minutes is None) != (row.steps is None)
+        assert len({row.name for row in table.rows}) == len(table.rows)
+    assert set(PUBLISHED) <= set(TABLES)
+
+
+def test_the_first_seed_of_all_rows_comes_before_the_second_of_any():
+    seeds = [row.seed for row in TABLES["mnist"].in_order(None, toy=False)]
+    assert seeds == sorted(seeds)
+    assert len(seeds) == TABLES["mnist"].seeds * len(TABLES["mnist"].rows)
+
+
+def test_a_change_is_made_where_its_path_says_and_nowhere_else():
+    recipe = RECIPES["pool"]
+    found = changed(recipe, {"source.weights.one_hot": 7.0})
+    weights = replace(recipe.source.weights, one_hot=7.0)
+    assert found == replace(recipe, source=replace(recipe.source, weights=weights))
+    with pytest.raises(AssertionError, match="no nothing"):
+        changed(recipe, {"source.nothing": 1})
+
+
+def test_rank_correlation_asks_for_order_alone():
+    assert rank_correlation([1.0, 2.0, 3.0, 9.0], [0.1, 0.2, 0.3, 0.31]) == pytest.approx(1)
+    assert rank_correlation([1.0, 2.0, 3.0], [3.0, 2.0, 1.0]) == pytest.approx(-1)
+    assert rank_correlation([1.0, 1.0, 2.0, 3.0], [1.0, 1.0, 2.0, 3.0]) == pytest.approx(1)
+    assert math.isnan(rank_correlation([1.0, 1.0, 1.0], [1.0, 2.0, 3.0]))
+
+
+def test_steadiness_is_of_the_last_fifth():
+    values = [0.1, 0.5, 0.8, 0.8, 0.9, 0.8, 0.7, 0.8, 0.9, 0.7]
+    points = [
+        HistoryPoint(
+            step=number, images=0, elapsed_s=0.0, losses={}, agreement=value, accuracy=value,
+            raw_accuracy=value / 2,
+        )
+        for number, value in enumerate(values)
+    ]  # fmt: skip
+    found = stability(points)
+    assert found["delivered_final"] == "0.7000"
+    assert found["delivered_best"] == "0.9000"
+    assert found["delivered_last_fifth_sd"] == "0.1000"
+    assert found["raw_last_fifth_sd"] == "0.0500"
+    assert found["agreement_tracks"] == "1.000"
