@@ -67,6 +67,7 @@ _PLAIN: Final = Recipe(
     source=replace(
         _POOL_SOURCE,
         steps=5,
+        width=16,
         head="batch_norm",
         weights=Weights(
             one_hot=0.5,
@@ -81,9 +82,10 @@ _PLAIN: Final = Recipe(
     memory=replace(_POOL_MEMORY, batches=2000),
     learning=replace(
         _POOL_LEARNING,
+        batch=256,
         steps=40,
         optimizer="adam",
-        rate=2e-3,
+        rate=3e-3,
         weight_decay=0.0,
         kd="logit_distance",
     ),

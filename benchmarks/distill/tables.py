@@ -102,7 +102,7 @@ TABLES: Final[dict[str, Table]] = {
     "condensed": Table(
         about="CIFAR-10, ResNet-20 to ResNet-8: what condensed and real images add, at equal steps",
         seeds=2,
-        rows=(*_ablation("dm:10", 3000), *_ablation("dm:1", 3000), *_ablation("real:10", 3000)),
+        rows=(*_ablation("dm:10", 1000), *_ablation("dm:1", 1000), *_ablation("real:10", 1000)),
     ),
     "cifar10": Table(
         about="CIFAR-10, ResNet-20 to ResNet-8: auto for an hour",
