@@ -198,6 +198,10 @@ class _GeneratorSource(FittedSource):
         draw_weights(network, generator=drawing or self.generator)
         return network.to(self.device, memory_format=self.layout)  # type: ignore[call-overload, no-any-return]
 
+    def _due(self) -> bool:
+        """Whether it is time for a fresh generator."""
+        return 0 < self.settings.restart_every <= self.age
+
     def _latents(self, count: int, *, generator: torch.Generator) -> Tensor:
         shape = (count, self.settings.latents)
         return torch.randn(shape, generator=generator, device=self.device).requires_grad_()
@@ -220,6 +224,8 @@ class MetaGenerator(_GeneratorSource):
         self.clone = self.network
 
     def begin(self, classes: Tensor, *, learn: bool, generator: torch.Generator) -> Fit:
+        if learn and self._due():
+            self.prepare()
         latents = self._latents(len(classes), generator=generator)
         self.clone = clone = copy.deepcopy(self.network).train()
         groups: list[dict[str, Any]] = [
@@ -296,8 +302,7 @@ class NoisyLayerGenerator(_GeneratorSource):
         self.network = self._network()
 
     def begin(self, classes: Tensor, *, learn: bool, generator: torch.Generator) -> Fit:
-        due = self.settings.restart_every and self.age >= self.settings.restart_every
-        if learn and due:
+        if learn and self._due():
             self.prepare()
         network = self.network if learn else copy.deepcopy(self.network)
         network.train()

@@ -265,9 +265,9 @@ class Production:
         return losses
 
     def _weights(self) -> Weights:
-        weights = self.recipe.source.weights
-        young = self.progress < self.recipe.source.warm_up
-        return weights.without_student() if young else weights
+        source = self.recipe.source
+        young = self.progress < source.warm_up
+        return source.weights.against_student(0.0 if young else 1 - source.fading * self.progress)
 
     def _fit(self, source: FittedSource, *, generator: torch.Generator) -> dict[str, float]:
         wanted = self.recipe.first_batches if self.pool.made == 0 else 1
@@ -295,7 +295,7 @@ class Production:
         settings = self.recipe.source
         weights = self._weights()
         if held_out:
-            weights = weights.without_student()
+            weights = weights.against_student(0.0)
             weights = replace(weights, one_hot=HELD_OUT_ONE_HOT * weights.one_hot)
         wanted = balanced_classes(
             settings.batch * self.team.ranks,

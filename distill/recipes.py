@@ -61,9 +61,15 @@ class Weights:
     def asks_features(self) -> bool:
         return any((self.activation, self.contrastive))
 
-    def without_student(self) -> "Weights":
-        """The same, made against nobody."""
-        return replace(self, adversarial=0.0, disagreement=0.0, divergence=0.0, jensen_shannon=0.0)
+    def against_student(self, factor: float) -> "Weights":
+        """The same, with this much of the terms that ask the student; 0: made against nobody."""
+        return replace(
+            self,
+            adversarial=factor * self.adversarial,
+            disagreement=factor * self.disagreement,
+            divergence=factor * self.divergence,
+            jensen_shannon=factor * self.jensen_shannon,
+        )
 
 
 @record
@@ -85,6 +91,7 @@ class Source:
     momentum: Share = 0.0  # of an average of the generator that makes half of the images (MAD)
     jitter: Count = 0  # pixels
     warm_up: Share = 0.0  # of the budget, without the terms that ask the student
+    fading: Share = 0.0  # of the weight of those terms, what is gone when the budget is
     student_mode: Literal["eval", "train"] = "eval"  # while its answers are asked
     conditional: bool = True  # whether the discriminator of `alignment` knows the classes
 

@@ -86,7 +86,7 @@ class Synthesis:
                 f"recipe {recipe.name} makes no images to keep. `synthesize` takes: "
                 f"{', '.join(name for name, each in RECIPES.items() if _keeps(each))}."
             )
-        weights = recipe.source.weights.without_student()
+        weights = recipe.source.weights.against_student(0.0)
         weights = replace(weights, one_hot=ONE_HOT * weights.one_hot, alignment=0.0)
         self.recipe = replace(recipe, source=replace(recipe.source, weights=weights))
         self.place = place

@@ -258,7 +258,7 @@ def inversion():
 
     def invert(*, learn, steps):
         return source, source.invert(
-            judge, balanced_classes(16, 4, generator=drawn()), weights=settings.weights.without_student(),
+            judge, balanced_classes(16, 4, generator=drawn()), weights=settings.weights.against_student(0.0),
             steps=steps, learn=learn, generator=drawn(3),
         )  # fmt: skip
 

@@ -203,6 +203,17 @@ def test_warm_up_and_restart_are_shares_too(make):
     assert source.settings.restart_every == pytest.approx(10 / 300)
 
 
+def test_what_is_made_against_the_student_fades_over_the_run(make):
+    recipe = tiny(RECIPES["pool"])
+    run = make(replace(recipe, source=replace(recipe.source, fading=0.8)))
+    whole = recipe.source.weights
+    for progress, factor in ((0.05, 0.0), (0.5, 0.6), (1.0, 0.2)):
+        run.production.progress = progress
+        found = run.production._weights()
+        assert found.adversarial == pytest.approx(factor * whole.adversarial)
+        assert found.one_hot == whole.one_hot
+
+
 def test_for_teacher_takes_away_what_needs_statistics_and_nothing_else():
     for name, recipe in RECIPES.items():
         assert for_teacher(recipe, batch_norm=True) == recipe

@@ -69,7 +69,7 @@ def fitted(kind, *, seed=0, **settings):
 def inverted(source, judge, *, steps=2, learn=True, seed=1, count=8):
     generator = drawn(seed)
     classes = balanced_classes(count, CLASSES, generator=generator)
-    weights = source.settings.weights.without_student()
+    weights = source.settings.weights.against_student(0.0)
     return source.invert(
         judge, classes, weights=weights, steps=steps, learn=learn, generator=generator
     )
@@ -111,7 +111,7 @@ def test_the_score_is_that_of_the_images_that_are_kept(kind):
     source = fitted(kind, jitter=0)
     found = inverted(source, judge, steps=6)
     again = judge.judge(
-        found.images, found.classes, source.settings.weights.without_student(), generator=drawn()
+        found.images, found.classes, source.settings.weights.against_student(0.0), generator=drawn()
     )
     assert float(again.score()) == pytest.approx(found.score, rel=1e-4)
 
@@ -184,8 +184,9 @@ def test_a_generator_for_each_batch_starts_anew():
     )
 
 
-def test_a_noisy_layer_generator_starts_afresh_after_its_share_of_the_budget():
-    source = fitted("noisy_layer", restart_every=0.1)
+@pytest.mark.parametrize("kind", ["meta", "noisy_layer"])
+def test_a_generator_starts_afresh_after_its_share_of_the_budget(kind):
+    source = fitted(kind, restart_every=0.1)
     inverted(source, judge_of())
     old = source.network
     source.learned_over(0.09)
