@@ -1,0 +1,21 @@
+"""Every recipe learns: a short run of each reaches what recorded runs did, less three deviations."""
+
+import pytest
+
+from benchmarks.floors import CHANCE, floors, recorded, short_run
+from edgekd.distill.recipebook import RECIPES
+
+FLOORS = floors()
+# A batch of noise tells little about a teacher that does not normalise by it, as this one does not.
+WITHOUT = {"noise"}
+
+
+@pytest.mark.parametrize("name", sorted(set(RECIPES) - WITHOUT))
+def test_a_short_run_reaches_its_floor(name, place):
+    assert short_run(name, 0, place=place) >= FLOORS[name]
+
+
+def test_floors_come_from_five_runs_and_lie_above_chance():
+    assert set(FLOORS) == set(RECIPES)
+    assert all(len(values) >= 5 for values in recorded().values())
+    assert {name for name, lowest in FLOORS.items() if lowest <= CHANCE} <= WITHOUT
