@@ -62,7 +62,7 @@ _PLAIN: Final = Recipe(
         reconstructed="as pool",
         ours="for teachers without trained batch-norm: images of mean 0 and deviation 1 by the generator's last "
         "layer, class balance, total variation, patch entropy of transformers (PSAQ-ViT, 2022); L1 of logits; a "
-        "fresh generator after each tenth of the budget, against the student less and less. Weaker than pool is with batch-norm",
+        "fresh generator twenty times in a run, against the student less and less. Weaker than pool is with batch-norm",
     ),
     source=replace(
         _POOL_SOURCE,
@@ -70,7 +70,7 @@ _PLAIN: Final = Recipe(
         width=16,
         head="batch_norm",
         # One generator for a whole run drifts from what the teacher is sure of (docs/log.md).
-        restart_every=0.1,
+        restart_every=0.05,
         fading=0.5,
         weights=Weights(
             one_hot=0.5,
