@@ -1,8 +1,8 @@
 """Whether a board's software takes a graph, and if not, why. Works on any ONNX file.
 
-Written after onnx-tensorrt's `docs/operators.md` and from memory, not compared with it; TensorRT's
-documentation of quantised types and strong typing. Operators outside `operators.SINCE` are reported
-as unknown to this check, never passed.
+Written after onnx-tensorrt's `docs/operators.md` (see `operators`) and TensorRT's documentation of
+quantised types and strong typing. Operators that stand in none of its tables are reported as unknown
+to this check, never passed.
 """
 
 import re
@@ -47,6 +47,10 @@ def check_model(path: Path, software: Software) -> tuple[Violation, ...]:
         found += rules.operators(model, version)
         found += rules.opset(model, version)
         found += rules.inputs(model, version)
+        if all(
+            violation.rule != "checker" for violation in found
+        ):  # attributes are what they should be
+            found += rules.restrictions(model, version)
         found += rules.quantisation(model)
     elif not found:
         found += _runs(path)

@@ -14,9 +14,13 @@ import onnx
 from onnx import numpy_helper
 
 from edgekd.export.operators import (
+    CONTROL_FLOW,
+    CONVOLUTION_WEIGHTS_SINCE,
+    NEVER,
     OPERATORS,
     PAD_AXES_SINCE,
     REDUCTION_AXES_SINCE,
+    TOP_K_SINCE,
     Version,
     opsets_of,
 )
@@ -69,14 +73,23 @@ def operators(model: onnx.ModelProto, version: Version) -> Iterator[Violation]:
         if name in said or (since is not None and version >= since):
             continue
         said.add(name)
-        unknown = "is unknown to this check"
-        needs = unknown if since is None else f"needs TensorRT {since[0]}.{since[1]}"
         yield Violation(
             rule="operator",
             where=node.name or name,
-            message=f"{name} {needs}; the board has {version[0]}.{version[1]}",
-            advice="choose a student without it, or a target with newer software",
+            message=f"{name} {_lacking(name, since)}; the board has {version[0]}.{version[1]}",
+            advice="choose a student without it"
+            + ("" if since is None else ", or a target with newer software"),
         )
+
+
+def _lacking(name: str, since: Version | None) -> str:
+    if since is not None:
+        return f"needs TensorRT {since[0]}.{since[1]}"
+    if name in NEVER:
+        return "is read by no TensorRT"
+    if name in CONTROL_FLOW:
+        return "holds a graph of its own, which this check does not look into"
+    return "is unknown to this check"
 
 
 def opset(model: onnx.ModelProto, version: Version) -> Iterator[Violation]:
@@ -119,6 +132,64 @@ def inputs(model: onnx.ModelProto, version: Version) -> Iterator[Violation]:
                 message=f"{node.op_type} takes {', '.join(computed)} from the graph",
                 advice="fold constants, and export with a fixed batch",
             )
+
+
+def restrictions(model: onnx.ModelProto, version: Version) -> Iterator[Violation]:
+    """Forms of an operator that the tables leave out, though they have the operator."""
+    known = constants_of(model)
+    # Weights behind a Q/DQ pair are as good as constant.
+    paired = {e for n in model.graph.node if n.op_type == "DequantizeLinear" for e in n.output}
+    for node in model.graph.node:
+        if node.domain not in DEFAULT_DOMAIN:
+            continue
+        given = {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}
+        computed = {name for name in node.input[1:] if name} - set(known) - paired
+        for message, advice in _restricted(node, given, computed, version):
+            yield Violation(
+                rule="restriction",
+                where=node.name or node.op_type,
+                message=f"{node.op_type}: {message}",
+                advice=advice,
+            )
+
+
+def _restricted(
+    node: onnx.NodeProto, given: dict[str, Any], computed: set[str], version: Version
+) -> Iterator[tuple[str, str]]:
+    """What is not taken of one node, and what to do.
+
+    Args:
+        node: of the standard's own operators.
+        given: its attributes.
+        computed: its inputs after the first that are known only when the engine runs.
+        version: of TensorRT.
+    """
+    kind, others = node.op_type, "choose a student without it"
+    if kind in {"AveragePool", "MaxPool"} and len(given.get("kernel_shape", (0, 0))) not in {2, 3}:
+        yield "over two or three dimensions only", "add a dimension of size 1"
+    if kind in {"AveragePool", "MaxPool", "LpPool"} and set(given.get("dilations", ())) - {1}:
+        yield "no dilations", others
+    if kind in {"MaxPool", "LayerNormalization"} and any(node.output[1:]):
+        yield "only the first output", "leave the other outputs out"
+    if kind in {"Conv", "ConvTranspose"} and version < CONVOLUTION_WEIGHTS_SINCE and computed:
+        yield "weights that are computed need TensorRT 8.5", "fold constants"
+    if kind == "TopK" and version < TOP_K_SINCE and computed:
+        yield "a K that is computed needs TensorRT 8.6", "fold constants"
+    if kind == "CumSum" and computed:
+        yield "the axis is computed", "fold constants"
+    if kind == "ScatterND" and given.get("reduction", b"none") != b"none":
+        yield "no reduction", others
+    if kind == "Resize":
+        mode, policy = (
+            given.get(name, taken).decode(errors="replace")
+            for name, taken in (("mode", b"nearest"), ("keep_aspect_ratio_policy", b"stretch"))
+        )
+        if given.get("antialias"):
+            yield "no antialiasing", "resize without it"
+        if mode not in {"nearest", "linear"}:
+            yield f"no mode {mode}", "take nearest or linear"
+        if policy != "stretch":
+            yield f"no policy {policy}", "take stretch"
 
 
 def quantisation(model: onnx.ModelProto) -> Iterator[Violation]:

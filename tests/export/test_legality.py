@@ -1,7 +1,9 @@
 """One planted defect for each rule; the same graph without it is clean."""
 
 import contextlib
+import csv
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -13,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgekd.errors import IncompatibleError, InputFileError, UsageError
 from edgekd.export.legality import check_model, require_legal
+from edgekd.export.operators import CONTROL_FLOW, OPERATORS
 from edgekd.export.quantize import write_int8
 from edgekd.targets.catalogue import load_target
 
@@ -20,6 +23,7 @@ JP62 = load_target("jetson@jp6.2").software
 JP60 = load_target("jetson@jp6.0").software
 ORT = load_target("raspberry-pi-5").software
 JP51 = load_target("jetson@jp5.1").software
+JP46 = load_target("jetson-nano").software
 
 
 @pytest.fixture
@@ -170,7 +174,9 @@ def small(path, node, *, opset=20, initializers=(), extra=None, shape=(1, 4, 4, 
         ("Relu", 17, JP60, True),
         ("Gelu", 20, JP62, True),
         ("Gelu", 17, JP60, False),
-        ("Celu", 17, JP62, False),
+        ("Celu", 17, JP62, True),
+        ("Det", 17, JP62, False),
+        ("HardSwish", 16, JP51, True),
     ],
 )
 def test_operators_are_judged_by_version_and_unknown_ones_never_pass(
@@ -182,6 +188,86 @@ def test_operators_are_judged_by_version_and_unknown_ones_never_pass(
         opset=opset,
     )
     assert ("operator" in rules(path, software)) is not legal
+
+
+def published():
+    """(operator, version, whether onnx-tensorrt's table for that version has it); not where it says nothing."""
+    with (Path(__file__).parent / "onnx-tensorrt-operators.csv").open(encoding="utf-8") as stream:
+        for row in csv.DictReader(stream):
+            name = row.pop("operator")
+            for version, said in row.items():
+                if said and name not in CONTROL_FLOW:
+                    yield name, version, said == "Y"
+
+
+@pytest.mark.parametrize("version", ["8.4", "8.5", "9.2", "10.15"])
+def test_operators_are_those_of_the_published_tables(version):
+    major, minor = map(int, version.split("."))
+    found = {name: said for name, of, said in published() if of == version}
+    ours = {name: OPERATORS.get(name, (99, 0)) <= (major, minor) for name in found}
+    assert len(found) > 150
+    assert ours == found
+
+
+def test_what_no_tensorrt_reads_is_told_from_what_nobody_knows(tmp_path):
+    said = {}
+    for name in ("Det", "Swish"):
+        node = helper.make_node(name, ["images"], ["logits"], name="n")
+        path = small(tmp_path / f"{name}.onnx", node, opset=24)
+        said[name] = " ".join(map(str, check_model(path, JP62)))
+    assert "read by no TensorRT" in said["Det"]
+    assert "unknown to this check" in said["Swish"]
+
+
+def constant(name, values):
+    return numpy_helper.from_array(np.asarray(values), name)
+
+
+@pytest.mark.parametrize(
+    ("kind", "attributes", "legal"),
+    [
+        ("MaxPool", {"kernel_shape": [2, 2]}, True),
+        ("MaxPool", {"kernel_shape": [2, 2], "dilations": [1, 1]}, True),
+        ("MaxPool", {"kernel_shape": [2, 2], "dilations": [2, 2]}, False),
+        ("AveragePool", {"kernel_shape": [2]}, False),
+        ("LpPool", {"kernel_shape": [2, 2], "dilations": [2, 1]}, False),
+    ],
+)
+def test_pooling_is_plain_and_over_two_or_three_dimensions(tmp_path, kind, attributes, legal):
+    node = helper.make_node(kind, ["images"], ["logits"], name="n", **attributes)
+    found = rules(small(tmp_path / "m.onnx", node, opset=19))
+    assert ("restriction" in found) is not legal
+
+
+@pytest.mark.parametrize(
+    ("attributes", "legal"),
+    [
+        ({}, True),
+        ({"mode": "linear"}, True),
+        ({"mode": "cubic"}, False),
+        ({"mode": "linear", "antialias": 1}, False),
+        ({"keep_aspect_ratio_policy": "not_larger"}, False),
+    ],
+)
+def test_resizing_is_plain(tmp_path, attributes, legal):
+    scales = constant("scales", np.ones(4, np.float32))
+    node = helper.make_node("Resize", ["images", "", "scales"], ["logits"], name="n", **attributes)
+    found = rules(small(tmp_path / "m.onnx", node, opset=19, initializers=[scales]))
+    assert ("restriction" in found) is not legal
+
+
+def test_indices_of_pooling_are_not_read(tmp_path):
+    node = helper.make_node("MaxPool", ["images"], ["logits", "at"], name="n", kernel_shape=[1, 1])
+    assert "restriction" in rules(small(tmp_path / "m.onnx", node, opset=17))
+
+
+def test_weights_that_are_computed_need_tensorrt_8_5(tmp_path):
+    weight = constant("w", np.ones((4, 4, 1, 1), np.float32))
+    make = helper.make_node("Neg", ["w"], ["v"], name="m")
+    node = helper.make_node("Conv", ["images", "v"], ["logits"], name="n")
+    path = small(tmp_path / "m.onnx", node, opset=13, initializers=[weight], extra=[make])
+    assert "restriction" in rules(path, JP46)
+    assert "restriction" not in rules(path, JP51)
 
 
 def test_layer_normalisation_needs_tensorrt_8_6(tmp_path):
