@@ -127,7 +127,7 @@ def _external_data(model: onnx.ModelProto) -> Iterator[Violation]:
 
 def _standard(model: onnx.ModelProto) -> Iterator[Violation]:
     try:
-        onnx.checker.check_model(model, full_check=True)
+        onnx.checker.check_model(_undeprecated(model), full_check=True)
     except (
         onnx.checker.ValidationError,
         onnx.shape_inference.InferenceError,
@@ -143,6 +143,24 @@ def _standard(model: onnx.ModelProto) -> Iterator[Violation]:
             message=lines[0] if lines else "invalid model",
             advice="export again; is the file damaged?",
         )
+
+
+def _undeprecated(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model without group normalisations of opset 18, which the checker calls deprecated.
+
+    They are valid there and TensorRT reads them; under a domain of their own the checker lets them be.
+    """
+    valid = 18 <= rules.opset_of(model) < rules.GROUPS_BY_CHANNEL_SINCE
+    nodes = enumerate(model.graph.node)
+    old = [place for place, node in nodes if valid and node.op_type == "GroupNormalization"]
+    if not old:
+        return model
+    copied = onnx.ModelProto()
+    copied.CopyFrom(model)
+    for place in old:
+        copied.graph.node[place].domain = "deprecated"
+    copied.opset_import.append(onnx.helper.make_opsetid("deprecated", 1))
+    return copied
 
 
 def _input_shapes(model: onnx.ModelProto) -> Iterator[Violation]:

@@ -29,6 +29,7 @@ Constant = npt.NDArray[Any]
 QUANTISING: Final = ("QuantizeLinear", "DequantizeLinear")
 DEFAULT_DOMAIN: Final = ("", "ai.onnx")
 SMALLEST_SCALE: Final = 1e-10  # below, TensorRT warns of a dead scale and the tensor is lost
+GROUPS_BY_CHANNEL_SINCE: Final = 21  # the opset from which scale and bias are per channel
 FP16_SCALES_SINCE: Final = 19  # the opset from which QuantizeLinear takes FP16
 
 
@@ -144,7 +145,9 @@ def restrictions(model: onnx.ModelProto, version: Version) -> Iterator[Violation
             continue
         given = {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}
         computed = {name for name in node.input[1:] if name} - set(known) - paired
-        for message, advice in _restricted(node, given, computed, version):
+        for message, advice in _restricted(
+            node, given, computed, version=version, opset=opset_of(model)
+        ):
             yield Violation(
                 rule="restriction",
                 where=node.name or node.op_type,
@@ -154,7 +157,12 @@ def restrictions(model: onnx.ModelProto, version: Version) -> Iterator[Violation
 
 
 def _restricted(
-    node: onnx.NodeProto, given: dict[str, Any], computed: set[str], version: Version
+    node: onnx.NodeProto,
+    given: dict[str, Any],
+    computed: set[str],
+    *,
+    version: Version,
+    opset: int,
 ) -> Iterator[tuple[str, str]]:
     """What is not taken of one node, and what to do.
 
@@ -163,6 +171,7 @@ def _restricted(
         given: its attributes.
         computed: its inputs after the first that are known only when the engine runs.
         version: of TensorRT.
+        opset: of the file.
     """
     kind, others = node.op_type, "choose a student without it"
     if kind in {"AveragePool", "MaxPool"} and len(given.get("kernel_shape", (0, 0))) not in {2, 3}:
@@ -173,6 +182,12 @@ def _restricted(
         yield "only the first output", "leave the other outputs out"
     if kind in {"Conv", "ConvTranspose"} and version < CONVOLUTION_WEIGHTS_SINCE and computed:
         yield "weights that are computed need TensorRT 8.5", "fold constants"
+    if kind == "GroupNormalization":
+        # NVIDIA/TensorRT issues 4336 (10.7) and 4756 (10.16).
+        if opset >= GROUPS_BY_CHANNEL_SINCE:
+            yield "from opset 21 on it failed to build", "export at opset 20 or below"
+        if given.get("num_groups") == 1:
+            yield "one group was normalised channel by channel", "use LayerNorm's parts instead"
     if kind == "TopK" and version < TOP_K_SINCE and computed:
         yield "a K that is computed needs TensorRT 8.6", "fold constants"
     if kind == "CumSum" and computed:
