@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from edgekd import __version__, usage
 from edgekd.errors import (
@@ -22,7 +23,17 @@ from edgekd.errors import (
     UsageError,
 )
 
+
+class _Commands(TyperGroup):
+    """Takes two words for one command where one has such a name: `export STUDENT`, `export check MODEL`."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:  # noqa: ANN401
+        both = " ".join(args[:2])
+        return super().resolve_command(ctx, [both, *args[2:]] if both in self.commands else args)
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="Compress an image classifier for an edge board, without its training data.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -633,6 +644,32 @@ def export(
     )
     if as_json:
         _print_record(found, "models")
+
+
+@app.command("export check")
+def export_check(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Any ONNX file.")],
+    target: Annotated[
+        str | None,
+        typer.Option(
+            "--target",
+            "-t",
+            help="Exit with 8 where this one does not take it.",
+            autocompletion=usage.targets,
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """For which TensorRT an ONNX file is legal, and why not."""
+    from edgekd import judging, pipeline
+
+    chosen = None if target is None else pipeline.target_named(target)
+    found = judging.checked(model, target=chosen)
+    if as_json:
+        _print_record(found, judging.SCHEMA)
+    else:
+        print(judging.text(found))
+    judging.require(found)
 
 
 @app.command()

@@ -10,6 +10,7 @@ from edgekd.cookery import Shown
 from edgekd.describing import Description
 from edgekd.evaluation import Comparison
 from edgekd.findings import Doctor
+from edgekd.judging import GraphCheck
 from edgekd.manifest import Manifest, Report
 from edgekd.records import CondensedSet, Plan, Student, SyntheticSet, json_schema
 
@@ -18,6 +19,7 @@ SCHEMAS: Final[dict[str, type[object]]] = {
     "comparison": Comparison,
     "condensed-set": CondensedSet,
     "doctor": Doctor,
+    "graph-check": GraphCheck,
     "manifest": Manifest,
     "report": Report,
     "plan": Plan,

@@ -42,6 +42,10 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
         "edgekd export student --target jetson --out models",
         "edgekd export bundle -t raspberry-pi-5 --out models-pi",
     ),
+    "export check": (
+        "edgekd export check model.onnx",
+        "edgekd export check model.onnx --target jetson@jp5.1",
+    ),
     "bench": ("edgekd bench bundle/model-fp32.onnx", "edgekd bench bundle --json > bench.json"),
     "teacher describe": (
         "edgekd teacher describe teacher.pt",

@@ -37,6 +37,18 @@ def aliases() -> dict[str, str]:
     return {alias: name for name, file in sorted(_catalogue().items()) for alias in file.aliases}
 
 
+def tensorrts() -> list[Software]:
+    """Each TensorRT that some board here brings, oldest first, by the first software that has it."""
+    found: dict[tuple[int, ...], Software] = {}
+    for board in boards():
+        for software in board.software.values():
+            if software.tensorrt is not None:
+                version = tuple(int(part) for part in software.tensorrt.split("."))
+                known = found.setdefault(version, software)
+                found[version] = min(known, software, key=lambda each: each.name)
+    return [found[version] for version in sorted(found)]
+
+
 def load_target(spec: str) -> Target:
     """A board with its software, from what a user typed.
 

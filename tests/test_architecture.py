@@ -34,6 +34,7 @@ LAYERS = (
     {"edgekd.abilities"},
     {"edgekd.findings"},
     {"edgekd.checking"},
+    {"edgekd.judging"},
     {"edgekd.page", "edgekd.evaluation", "edgekd.describing"},
     {
         "edgekd.charts",

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
+from onnxruntime import quantization
 
 from edgekd.errors import IncompatibleError, InputFileError, UsageError
 from edgekd.export.legality import check_model, require_legal
@@ -59,6 +60,23 @@ def replace_constant(model, ending, value):
 
 def test_what_we_quantise_is_legal(quantised):
     assert check_model(quantised, JP62) == ()
+
+
+class Images(quantization.CalibrationDataReader):
+    """Batches of one."""
+
+    def __init__(self, images):
+        self.left = [image[None] for image in images]
+
+    def get_next(self):
+        return {"images": self.left.pop()} if self.left else None
+
+
+def test_what_onnx_runtime_quantises_by_itself_is_refused_with_reasons(fp32, images, tmp_path):
+    quantization.quantize_static(fp32, tmp_path / "m.onnx", Images(images(4)))
+    said = "\n".join(map(str, check_model(tmp_path / "m.onnx", JP62)))
+    assert "the zero point is not 0" in said
+    assert "int32: TensorRT takes INT8 only" in said
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,98 @@
+"""`edgekd export check`: a verdict for each TensorRT, and an exit code for one board."""
+
+import json
+
+import jsonschema
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from edgekd import judging
+from edgekd.schemas import schema_text
+from tests.conftest import REPOSITORY
+
+SHAPE = (1, 3, 8, 8)
+
+
+def saved(path, kinds, *, opset):
+    """A chain of operators of one input."""
+    names = ["images", *(f"t{place}" for place in range(1, len(kinds))), "logits"]
+    nodes = [
+        helper.make_node(kind, [names[place]], [names[place + 1]], name=f"n{place}")
+        for place, kind in enumerate(kinds)
+    ]
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, SHAPE)
+        for name in ("images", "logits")
+    ]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:])
+    opsets = [helper.make_opsetid("", opset)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
+    return path
+
+
+def test_every_tensorrt_gets_a_verdict_and_each_reason_stands_once(edgekd, tmp_path):
+    path = saved(tmp_path / "m.onnx", ["Relu", "HardSwish"], opset=14)
+    code, out, _ = edgekd("export", "check", path)
+    assert code == 0
+    lines = out.splitlines()
+    verdicts = {line.split()[2]: line.split(maxsplit=3)[3] for line in lines if line[:2] == "jp"}
+    assert verdicts["8.2.1"].startswith("refused")
+    assert verdicts["8.5.2"] == verdicts["10.3.0"] == "legal"
+    assert sum("HardSwish needs TensorRT 8.5" in line for line in lines) == 1
+
+
+def test_what_is_alike_is_said_once_with_its_places():
+    reasons = [
+        judging.Reason(rule="zero point", where=where, message=message, advice="again")
+        for where, message in (("a", "not 0"), ("b", "not 0"), ("b", "left out"))
+    ]
+    verdicts = [
+        judging.Verdict(software=name, tensorrt="8.5.2", legal=False, reasons=tuple(found))
+        for name, found in (("jp5.1", reasons[:2]), ("jp5.2", reasons))
+    ]
+    check = judging.GraphCheck(model="m", digest="0" * 64, target=None, verdicts=tuple(verdicts))
+    lines = judging.text(check).splitlines()
+    assert [line.partition("refused: ")[2] for line in lines[:2]] == ["1", "1, 2"]
+    assert lines[2].split() == "1. zero point (a and 1 more): not 0; again".split()
+    assert lines[3].split() == "2. zero point (b): left out; again".split()
+
+
+def test_a_target_decides_the_exit_code(edgekd, tmp_path):
+    path = saved(tmp_path / "m.onnx", ["Gelu"], opset=20)
+    code, out, err = edgekd("export", "check", path, "--target", "jetson@jp6.0")
+    assert code == 8
+    assert "Gelu needs TensorRT 10.0" in out
+    assert "not legal for" in err
+    assert edgekd("export", "check", path, "--target", "jetson@jp6.2")[0] == 0
+
+
+def test_the_record_fits_its_schema(edgekd, tmp_path):
+    path = saved(tmp_path / "m.onnx", ["Gelu"], opset=20)
+    found = json.loads(edgekd("export", "check", path, "-t", "raspberry-pi-5", "--json")[1])
+    jsonschema.validate(found, json.loads(schema_text("graph-check")))
+    assert found["verdicts"][0]["tensorrt"] is None
+    assert [each["tensorrt"] for each in found["verdicts"][1:]] == [
+        "8.2.1", "8.5.2", "8.6.2", "10.3.0", "10.13.3", "10.16.2", "11.4.1",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("words", [("missing.onnx",), ("m.onnx", "-t", "no-such-board")])
+def test_bad_use_is_explained(edgekd, tmp_path, words):
+    saved(tmp_path / "m.onnx", ["Relu"], opset=17)
+    code, out, err = edgekd("export", "check", tmp_path / words[0], *words[1:])
+    assert code == 2
+    assert err
+    assert not out
+
+
+def test_a_folder_of_that_name_can_still_be_exported(edgekd, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = edgekd("export", "./check", "--target", "jetson")
+    assert code == 2
+    assert "check/student.json" in err
+
+
+def test_the_published_schema_is_the_records():
+    published = REPOSITORY / "docs" / "schema" / "graph-check-1.schema.json"
+    assert published.read_text(encoding="utf-8") == schema_text("graph-check")
