@@ -66,11 +66,11 @@ def small_teacher(seed: int) -> Teacher:
         optimizer, max_lr=0.05, total_steps=EPOCHS * (TRAINING // 50)
     )
     for _ in range(EPOCHS):
-        for chosen in torch.randperm(TRAINING, generator=draw).split(50):
+        for chosen in torch.split(torch.randperm(TRAINING, generator=draw), 50):
             shown = augment.shift(images[chosen], share=0.07, generator=draw)
             loss = functional.cross_entropy(module(shown), labels[chosen])
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
     with tempfile.TemporaryDirectory() as folder:

@@ -62,7 +62,7 @@ def test_what_we_quantise_is_legal(quantised):
     assert check_model(quantised, JP62) == ()
 
 
-class Images(quantization.CalibrationDataReader):
+class Images(quantization.CalibrationDataReader):  # type: ignore[misc]
     """Batches of one."""
 
     def __init__(self, images):

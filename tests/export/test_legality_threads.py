@@ -24,9 +24,9 @@ def constant(name, values):
 
 @dataclass
 class Graph:
-    nodes: list
-    constants: list = field(default_factory=list)
-    shape: tuple = SHAPE
+    nodes: list[onnx.NodeProto]
+    constants: list[onnx.TensorProto] = field(default_factory=list)
+    shape: tuple[int, ...] = SHAPE
     opset: int = 17
 
 
