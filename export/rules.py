@@ -278,7 +278,10 @@ def _zero_point(
             advice="quantise to INT8, and leave biases in float",
         )
     elif bool((zero != 0).any()):
+        folded = bool((zero == np.iinfo(np.int8).min).all())
         message = "the zero point is not 0"
+        if folded:
+            message = "the zero point is -128: a range from 0 on, into which a ReLU was folded"
         yield Violation(rule="zero point", where=node.name, message=message, advice=symmetric)
 
 

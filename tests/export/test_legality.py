@@ -76,6 +76,7 @@ def test_what_onnx_runtime_quantises_by_itself_is_refused_with_reasons(fp32, ima
     quantization.quantize_static(fp32, tmp_path / "m.onnx", Images(images(4)))
     said = "\n".join(map(str, check_model(tmp_path / "m.onnx", JP62)))
     assert "the zero point is not 0" in said
+    assert "a ReLU was folded" in said
     assert "int32: TensorRT takes INT8 only" in said
 
 
