@@ -129,7 +129,7 @@ def _bytes(count: int) -> str:
 def _conditions(rows: list[dict[str, str]]) -> str:
     places = sorted(
         {
-            f"{r['device']}, {r['threads']} threads, {r['precision']}, torch {r['torch']}"
+            f"{r['device']}, {r['threads']} thread{'s' * (r['threads'] != '1')}, {r['precision']}, torch {r['torch']}"
             for r in rows
         }
     )
