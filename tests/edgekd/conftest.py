@@ -37,7 +37,10 @@ def edgekd_process(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
     )
 
 
-SHORT_RUN = ("--target", "jetson", "--steps", "40", "--min-agreement", "0", "--eval", str(IMAGES))
+SHORT_RUN = (
+    *("--target", "jetson", "--steps", "40", "--batch", "64"),
+    *("--min-agreement", "0", "--eval", str(IMAGES)),
+)
 
 
 @pytest.fixture(scope="session")

@@ -137,7 +137,7 @@ def test_the_unfinished_run_is_gone(made):
 
 def test_no_images_leaves_nothing_that_shows_them(tmp_path, edgekd):
     code, _, err = edgekd(
-        "compress", TEACHER, "-t", "jetson-nano", "--steps", "5", "--min-agreement", "0",
+        "compress", TEACHER, "-t", "jetson-nano", "--steps", "5", "--batch", "64", "--min-agreement", "0",
         "--no-images", "--no-bench", "--out", tmp_path / "b",
     )  # fmt: skip
     assert code == 0, err
@@ -154,7 +154,18 @@ def test_no_images_leaves_nothing_that_shows_them(tmp_path, edgekd):
 
 def test_a_student_that_learned_nothing_exits_4_with_a_bundle_marked_failed(tmp_path):
     process = edgekd_process(
-        "compress", TEACHER, "-t", "x86", "--steps", "3", "--no-bench", "--out", "b", cwd=tmp_path
+        "compress",
+        TEACHER,
+        "-t",
+        "x86",
+        "--steps",
+        "3",
+        "--batch",
+        "64",
+        "--no-bench",
+        "--out",
+        "b",
+        cwd=tmp_path,
     )
     _, err = process.communicate(timeout=200)
     assert process.returncode == 4, err
@@ -164,7 +175,9 @@ def test_a_student_that_learned_nothing_exits_4_with_a_bundle_marked_failed(tmp_
 
 
 def test_distill_then_export_gives_the_same_models_as_compress(tmp_path, edgekd, made):
-    code, _, err = edgekd("distill", TEACHER, "--steps", "40", "--out", tmp_path / "student")
+    code, _, err = edgekd(
+        "distill", TEACHER, "--steps", "40", "--batch", "64", "--out", tmp_path / "student"
+    )
     assert code == 0, err
     code, out, err = edgekd(
         "export", tmp_path / "student", "-t", "jetson", "--out", tmp_path / "models", "--json"

@@ -11,7 +11,10 @@ import pytest
 
 from tests.edgekd.conftest import TEACHER, edgekd_process
 
-RUN = ("compress", TEACHER, "-t", "jetson", "--min-agreement", "0", "--no-bench", "--out", "b")
+RUN = (
+    *("compress", TEACHER, "-t", "jetson", "--batch", "64"),
+    *("--min-agreement", "0", "--no-bench", "--out", "b"),
+)
 
 
 def content_digest(folder: Path) -> str:
@@ -36,7 +39,7 @@ def wait_for(path: Path, process, timeout_s: float = 120) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_killed_at_random_moments_and_run_again_it_ends_with_the_same_digest(tmp_path):
-    kill_and_compare(tmp_path, steps=300, kills=3, seed=20)
+    kill_and_compare(tmp_path, steps=150, kills=3, seed=20)
 
 
 @pytest.mark.soak
