@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from edgekd.errors import IncompatibleError
-from edgekd.export.legality import check_model
+from edgekd.export.legality import check_each
 from edgekd.export.rules import Violation
 from edgekd.files import digest_of
 from edgekd.records import Software, Target, record
@@ -52,12 +52,12 @@ def checked(path: Path, *, target: Target | None) -> GraphCheck:
     Raises:
         InputFileError: not an ONNX model.
     """
-    asked = () if target is None else (target.software,)
+    asked = [] if target is None else [target.software]
     known = catalogue.tensorrts()
     newest = replace(known[-1], name="newest", tensorrt=NEWEST)
     # INT8 is asked of the target's board alone: without one there is no board that could lack it.
-    others = (replace(software, int8=True) for software in (*known, newest))
-    verdicts = tuple(_verdict(path, software) for software in (*asked, *others))
+    judges = [*asked, *(replace(software, int8=True) for software in (*known, newest))]
+    verdicts = tuple(map(_verdict, judges, check_each(path, judges)))
     return GraphCheck(
         model=path.name,
         digest=digest_of(path),
@@ -66,8 +66,7 @@ def checked(path: Path, *, target: Target | None) -> GraphCheck:
     )
 
 
-def _verdict(path: Path, software: Software) -> Verdict:
-    found = check_model(path, software)
+def _verdict(software: Software, found: tuple[Violation, ...]) -> Verdict:
     return Verdict(
         software=software.name,
         tensorrt=software.tensorrt,

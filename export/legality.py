@@ -6,7 +6,7 @@ to this check, never passed.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -37,24 +37,40 @@ def check_model(path: Path, software: Software) -> tuple[Violation, ...]:
         InputFileError: not an ONNX model.
         UsageError: the software's TensorRT version makes no sense.
     """
+    return next(check_each(path, [software]))
+
+
+def check_each(path: Path, softwares: Iterable[Software]) -> Iterator[tuple[Violation, ...]]:
+    """The same for several, in their order; what no software decides is looked at once.
+
+    Raises:
+        InputFileError: not an ONNX model.
+        UsageError: a software's TensorRT version makes no sense.
+    """
     model = read(path)
-    found = list(_external_data(model))
-    if found:
-        return tuple(found)  # the values that other rules look at are elsewhere
-    found += [*_standard(model), *_input_shapes(model), *_paths(model), *_int8(model, software)]
-    if software.runtime == "tensorrt":
-        version = version_of(software)
-        found += rules.operators(model, version)
-        found += rules.opset(model, version)
-        found += rules.inputs(model, version)
-        if all(
-            violation.rule != "checker" for violation in found
-        ):  # attributes are what they should be
-            found += rules.restrictions(model, version)
-        found += rules.quantisation(model)
-    elif not found:
-        found += _runs(path)
-    return tuple(found)
+    elsewhere = tuple(_external_data(model))
+    # With the values elsewhere, the other rules have nothing to look at.
+    common = elsewhere or (*_standard(model), *_input_shapes(model), *_paths(model))
+    for software in softwares:
+        yield elsewhere or (*common, *_of_software(path, model, software, common))
+
+
+def _of_software(
+    path: Path, model: onnx.ModelProto, software: Software, common: tuple[Violation, ...]
+) -> Iterator[Violation]:
+    lacking = tuple(_int8(model, software))
+    yield from lacking
+    if software.runtime != "tensorrt":
+        if not common and not lacking:
+            yield from _runs(path)
+        return
+    version = version_of(software)
+    yield from rules.operators(model, version)
+    yield from rules.opset(model, version)
+    yield from rules.inputs(model, version)
+    if all(violation.rule != "checker" for violation in common):  # else attributes may be anything
+        yield from rules.restrictions(model, version)
+    yield from rules.quantisation(model)
 
 
 def require_legal(path: Path, software: Software) -> None:
