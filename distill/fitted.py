@@ -25,7 +25,7 @@ from edgekd.distill.generators import (
 from edgekd.distill.inversion import Inversion, Judged, frozen
 from edgekd.distill.ranks import ALONE, Team
 from edgekd.distill.recipes import Source, Weights
-from edgekd.distill.sources import Inverted
+from edgekd.distill.sources import Inverted, channel_statistics
 from edgekd.records import InputSpec
 
 BETAS = (0.5, 0.999)
@@ -340,8 +340,7 @@ class Pixels(FittedSource):
         del learn
         spec = self.spec
         shape = (len(classes), spec.channels, spec.height, spec.width)
-        mean = torch.tensor(spec.mean, device=self.device).view(1, -1, 1, 1)
-        std = torch.tensor(spec.std, device=self.device).view(1, -1, 1, 1)
+        mean, std = channel_statistics(spec, device=self.device)
         pixels = torch.randn(shape, generator=generator, device=self.device)
         pixels.clamp_(-mean / std, (1 - mean) / std).requires_grad_()
         optimizer = torch.optim.Adam([pixels], lr=self.settings.rate, betas=BETAS)

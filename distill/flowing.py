@@ -15,7 +15,7 @@ from edgekd.distill.inversion import Inversion, frozen
 from edgekd.distill.networks import follow
 from edgekd.distill.ranks import ALONE, Team
 from edgekd.distill.recipes import Source, Weights
-from edgekd.distill.sources import Inverted
+from edgekd.distill.sources import Inverted, channel_statistics
 from edgekd.distill.statistics import batch_norms
 from edgekd.records import InputSpec
 
@@ -139,8 +139,7 @@ class Noise(FlowingSource):
     def __init__(self, spec: InputSpec, *, device: torch.device) -> None:
         self.shape = (spec.channels, spec.height, spec.width)
         self.device = device
-        self.mean = torch.tensor(spec.mean, device=device).view(1, -1, 1, 1)
-        self.std = torch.tensor(spec.std, device=device).view(1, -1, 1, 1)
+        self.mean, self.std = channel_statistics(spec, device=device)
 
     def learn(
         self, judge: Inversion, *, weights: Weights, generator: torch.Generator

@@ -10,6 +10,7 @@ from typing import Final, Literal
 import torch
 from torch import Tensor, nn
 
+from edgekd.distill.sources import channel_statistics
 from edgekd.records import InputSpec
 
 START: Final = 8  # pixels of a side, about, before the first doubling
@@ -52,8 +53,8 @@ class Generator(nn.Module):
             ]
         self.body = nn.Sequential(*parts, nn.Conv2d(width, spec.channels, 3, padding=1))
         self.normal = nn.BatchNorm2d(spec.channels, affine=False) if head == "batch_norm" else None
-        self.register_buffer("mean", torch.tensor(spec.mean).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(spec.std).view(1, -1, 1, 1), persistent=False)
+        for name, values in zip(("mean", "std"), channel_statistics(spec), strict=True):
+            self.register_buffer(name, values, persistent=False)
 
     def forward(self, latents: Tensor) -> Tensor:
         x = self.first(latents).unflatten(1, (-1, *self.start))  # (N, 2W, H', W')

@@ -16,6 +16,7 @@ from edgekd.distill.discriminator import Alignment
 from edgekd.distill.features import watch_attention, watch_features
 from edgekd.distill.ranks import ALONE, Team
 from edgekd.distill.recipes import Weights
+from edgekd.distill.sources import channel_statistics
 from edgekd.distill.statistics import watch_batch_norm
 from edgekd.records import InputSpec
 
@@ -64,8 +65,7 @@ class Inversion:
     )  # features of earlier images, for `contrastive`
 
     def __post_init__(self) -> None:
-        self.mean = torch.tensor(self.spec.mean, device=self.device).view(1, -1, 1, 1)
-        self.std = torch.tensor(self.spec.std, device=self.device).view(1, -1, 1, 1)
+        self.mean, self.std = channel_statistics(self.spec, device=self.device)
 
     def normalised(self, images: Tensor) -> Tensor:  # (N, C, H, W) of 0..1
         return (images - self.mean) / self.std

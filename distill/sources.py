@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from edgekd.records import InputSpec
+
 
 @dataclass(frozen=True, kw_only=True)
 class Inverted:
@@ -21,6 +23,16 @@ class Inverted:
     logits: Tensor  # (N, K) of the teacher
     score: float  # how close to the teacher's view: lower is better; comparable within a run
     losses: dict[str, float]
+
+
+def channel_statistics(
+    spec: InputSpec, *, device: torch.device | None = None
+) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation that a network's input is normalised by, (1, C, 1, 1) each."""
+    mean, std = (
+        torch.tensor(each, device=device).view(1, -1, 1, 1) for each in (spec.mean, spec.std)
+    )
+    return mean, std
 
 
 def balanced_classes(
