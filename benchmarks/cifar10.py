@@ -10,16 +10,19 @@ data/load.py whose cifar10("test") gives uint8 images (N, 32, 32, 3) and labels.
 """
 
 import argparse
-import csv
-import importlib.util
 import json
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 import numpy as np
-from machine import processor  # beside this file
+
+from benchmarks.distill.pairs import CIFAR10
+from benchmarks.machine import processor
+from benchmarks.rows import append_row
 
 RESULTS = Path(__file__).parent / "results" / "cifar10.csv"
 NORMALISATION = ("--mean", "0.485,0.456,0.406", "--std", "0.229,0.224,0.225")
@@ -39,7 +42,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "cifar10-test.npz"
-        images, labels = load_test(options.shared)
+        images, labels = CIFAR10.load(options.shared, "test")
         np.savez(data, images=images, labels=labels)
         teacher = options.shared / "teachers" / "resnet20-12fca82f.th"
         command = [
@@ -51,17 +54,9 @@ def main() -> None:
         done = subprocess.run([sys.executable, "-m", *command], stdout=subprocess.PIPE, text=True)
     if done.returncode not in {0, 4}:
         sys.exit(done.returncode)
-    append(options.results, row(json.loads(done.stdout), options, done.returncode))
-
-
-def load_test(shared: Path) -> tuple[np.ndarray, np.ndarray]:
-    spec = importlib.util.spec_from_file_location("load", shared / "data" / "load.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    images, labels = module.cifar10("test")
-    return images, labels
+    found = row(json.loads(done.stdout), options, done.returncode)
+    append_row(options.results, found)
+    print(json.dumps(found, indent=1))
 
 
 def row(outcome: dict, options: argparse.Namespace, code: int) -> dict[str, object]:
@@ -93,17 +88,6 @@ def row(outcome: dict, options: argparse.Namespace, code: int) -> dict[str, obje
         "exit_code": code,
         "note": options.note,
     }
-
-
-def append(path: Path, found: dict[str, object]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, fieldnames=list(found))
-        if new:
-            writer.writeheader()
-        writer.writerow(found)
-    print(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ deviations.
 
 import argparse
 import contextlib
-import csv
 import math
 import os
 import sys
@@ -31,6 +30,7 @@ from torch.nn import functional
 from benchmarks.distill.pairs import EXAMPLES, MNIST, PAIRS, accuracy
 from benchmarks.distill.running import commit
 from benchmarks.machine import processor
+from benchmarks.rows import append_row, read_rows
 from edgekd.distill import architectures, augment, networks
 from edgekd.distill.choice import choose
 from edgekd.distill.engine import Distillation
@@ -127,10 +127,8 @@ def short_run(name: str, seed: int, *, place: Place) -> float:
 def recorded() -> dict[str, list[float]]:
     """Accuracy of every recorded run, by recipe."""
     found: dict[str, list[float]] = {}
-    if RESULTS.exists():
-        with RESULTS.open(newline="", encoding="utf-8") as stream:
-            for row in csv.DictReader(stream):
-                found.setdefault(row["recipe"], []).append(float(row["accuracy"]))
+    for row in read_rows(RESULTS):
+        found.setdefault(row["recipe"], []).append(float(row["accuracy"]))
     return found
 
 
@@ -162,19 +160,21 @@ def main() -> None:
         autocast=contextlib.nullcontext,
         backward=lambda loss: loss.backward(),  # type: ignore[no-untyped-call]
     )
-    new = not RESULTS.exists()
-    with RESULTS.open("a", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        if new:
-            writer.writerow(
-                ("recipe", "seed", "accuracy", "device", "precision", "torch", "commit")
+    for name in RECIPES:
+        for seed in range(len(recorded().get(name, [])), options.seeds):
+            reached = short_run(name, seed, place=place)
+            append_row(
+                RESULTS,
+                {
+                    "recipe": name,
+                    "seed": seed,
+                    "accuracy": f"{reached:.4f}",
+                    "device": processor(),
+                    "precision": place.precision,
+                    "torch": torch.__version__,
+                    "commit": commit(),
+                },
             )
-        for name in RECIPES:
-            for seed in range(len(recorded().get(name, [])), options.seeds):
-                reached = short_run(name, seed, place=place)
-                conditions = processor(), place.precision, torch.__version__, commit()
-                writer.writerow((name, seed, f"{reached:.4f}", *conditions))
-                stream.flush()
     lowest = floors()
     for name, values in recorded().items():
         print(f"{name:20} {len(values)} runs, mean {fmean(values):.2%}, floor {lowest[name]:.2%}")

@@ -1,6 +1,5 @@
 """What the benchmarks committed, and the arithmetic that they do."""
 
-import csv
 import math
 from dataclasses import replace
 
@@ -10,6 +9,7 @@ from benchmarks.distill.page import PAGE, PUBLISHED, page
 from benchmarks.distill.pairs import PAIRS, rank_correlation
 from benchmarks.distill.running import changed, stability
 from benchmarks.distill.tables import TABLES
+from benchmarks.rows import append_row, read_rows
 from edgekd.distill.recipebook import RECIPES
 from edgekd.records import HistoryPoint
 from tests.conftest import REPOSITORY
@@ -25,10 +25,17 @@ def test_the_page_of_results_is_what_the_csvs_say():
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
 def test_rows_that_were_run_belong_to_a_table_and_stand_once(path):
     table = TABLES[path.stem.removeprefix("distill-")]
-    with path.open(newline="", encoding="utf-8") as stream:
-        rows = [(row["name"], row["seed"]) for row in csv.DictReader(stream)]
+    rows = [(row["name"], row["seed"]) for row in read_rows(path)]
     assert len(set(rows)) == len(rows)
     assert {name for name, _ in rows} <= {row.name for row in table.rows}
+
+
+def test_rows_are_read_as_they_were_appended(tmp_path):
+    path = tmp_path / "new" / "rows.csv"
+    assert read_rows(path) == []
+    for number in range(2):
+        append_row(path, {"name": "a, b", "seed": number})
+    assert read_rows(path) == [{"name": "a, b", "seed": "0"}, {"name": "a, b", "seed": "1"}]
 
 
 def test_every_row_names_a_pair_and_a_recipe_that_there_are():

@@ -11,7 +11,6 @@ the second of any. `--try` prints a row and keeps nothing.
 
 import argparse
 import ast
-import csv
 import os
 import sys
 from pathlib import Path
@@ -22,6 +21,7 @@ from benchmarks.distill.page import PAGE, page
 from benchmarks.distill.running import Row, run
 from benchmarks.distill.sets import real_images
 from benchmarks.distill.tables import TABLES
+from benchmarks.rows import append_row, read_rows
 from edgekd.distill.place import choose_place
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -89,11 +89,13 @@ def main() -> None:
     for row in table.in_order(options.seeds, toy=options.toy):
         if options.only and options.only not in row.name:
             continue
-        if (row.name, str(row.seed)) in _done(file):
+        if (row.name, str(row.seed)) in {(done["name"], done["seed"]) for done in read_rows(file)}:
             continue
         say(f"{options.table}: {row.name}, seed {row.seed}")
-        append(
-            file, {**run(row, say=say, real=sets, toy=options.toy, **where), "note": options.note}
+        found = run(row, say=say, real=sets, toy=options.toy, **where)
+        append_row(file, {**found, "note": options.note})
+        say(
+            f"  accuracy {found['accuracy']} of {found['teacher_accuracy']} in {found['seconds']} s"
         )
 
 
@@ -103,24 +105,6 @@ def _change(text: str) -> tuple[str, object]:
         return path, ast.literal_eval(value)
     except (ValueError, SyntaxError):
         return path, value
-
-
-def _done(file: Path) -> set[tuple[str, str]]:
-    if not file.exists():
-        return set()
-    with file.open(newline="", encoding="utf-8") as stream:
-        return {(row["name"], row["seed"]) for row in csv.DictReader(stream)}
-
-
-def append(path: Path, found: dict[str, object]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, fieldnames=list(found))
-        if new:
-            writer.writeheader()
-        writer.writerow(found)
-    say(f"  accuracy {found['accuracy']} of {found['teacher_accuracy']} in {found['seconds']} s")
 
 
 def say(text: str) -> None:

@@ -1,10 +1,10 @@
 """docs/results.md from the committed CSVs: `python -m benchmarks.distill --page`."""
 
-import csv
 from pathlib import Path
 from statistics import fmean, stdev
 
 from benchmarks.distill.tables import TABLES
+from benchmarks.rows import read_rows
 
 PAGE = Path(__file__).parents[2] / "docs" / "results.md"
 
@@ -61,7 +61,7 @@ def page(results: Path) -> str:
     parts = [HEAD]
     for name, table in TABLES.items():
         parts.append(f"## {table.about}\n")
-        found = _rows(results / f"distill-{name}.csv")
+        found = read_rows(results / f"distill-{name}.csv")
         lines = [
             _line(row.name, [each for each in found if each["name"] == row.name])
             for row in table.rows
@@ -135,10 +135,3 @@ def _conditions(rows: list[dict[str, str]]) -> str:
     )
     noted = sorted({r["note"] for r in rows if r.get("note")})
     return f"On {'; '.join(places)}.{''.join(f' {note}.' for note in noted)}"
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    if not path.exists():
-        return []
-    with path.open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))

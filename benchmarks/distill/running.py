@@ -35,7 +35,7 @@ class Row:
     steps: int | None = None
     seed: int = 0
     changes: dict[str, Any] = field(default_factory=dict)  # "source.weights.alignment": 0.0
-    real: str | None = None  # "condensed:10" or "samples:10": images a class
+    real: str | None = None  # "dm:10" or "real:10": condensed or real images, of each class
 
 
 def changed(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
