@@ -8,11 +8,12 @@ WORKERS ?= 2
 # Where torch is already installed this saves the download: make test VENV_FLAGS=--system-site-packages
 VENV_FLAGS ?=
 
-.PHONY: help demo test check dist soak docs schemas options screenshots clean
+.PHONY: help demo test slow check dist soak docs schemas options screenshots clean
 
 help:
 	@echo "make demo    distil, export and bench the MNIST teacher in examples/ (about 5 minutes)"
 	@echo "make test    set up, ruff, mypy, the suite"
+	@echo "make slow    the tests that take minutes each: killed runs, the tutorial"
 	@echo "make check   ruff and mypy"
 	@echo "make dist    build the wheel and try it in a clean environment"
 	@echo "make soak    what is too long for CI"
@@ -48,7 +49,10 @@ check: $(VENV)/.dev
 	$(BIN)/mypy
 
 test: check
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not slow"
+
+slow: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist load -m slow
 
 soak: $(VENV)/.dev
 	$(BIN)/pytest --soak -m soak

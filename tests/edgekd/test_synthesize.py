@@ -65,6 +65,7 @@ def test_the_classes_are_what_the_teacher_says_of_the_stored_images(small_set):
     assert (logits.argmax(1).numpy() == classes).mean() > 0.99  # batches differ in the last bits
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_set(small_set, tmp_path):
     command = ("synthesize", TEACHER, "--count", 300, "--out", "s", *SMALL)
     process = edgekd_process(*command, cwd=tmp_path)
@@ -144,6 +145,7 @@ def test_int8_is_calibrated_on_a_set_when_it_is_told_to(edgekd, made, small_set,
     assert models[1]["calibration"]["held_out_images"] == held_out
 
 
+@pytest.mark.slow
 def test_a_run_from_a_set_gives_the_same_student_when_it_is_killed(small_set, tmp_path):
     def command(name):
         return (
