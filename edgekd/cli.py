@@ -81,6 +81,32 @@ TargetName = Annotated[
 Out = Annotated[
     Path | None, typer.Option("--out", "-o", help="Folder to write.", rich_help_panel=_OUTPUT)
 ]
+Embed = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PART",
+        help="Into the graph: preprocessing (uint8 NHWC in), bgr, softmax or top1. Repeatable.",
+        autocompletion=usage.embeddable,
+        rich_help_panel=_OUTPUT,
+    ),
+]
+KeepFp16 = Annotated[
+    float,
+    typer.Option(
+        metavar="SHARE",
+        help="Share (0..1) of the INT8 model that may stay in floating point.",
+        rich_help_panel=_OUTPUT,
+    ),
+]
+KeepBy = Annotated[
+    str,
+    typer.Option(
+        metavar="KIND",
+        help="What that share is of: macs or size.",
+        autocompletion=usage.kept_by,
+        rich_help_panel=_OUTPUT,
+    ),
+]
 Force = Annotated[
     bool, typer.Option("--force", help="Replace an output that exists.", rich_help_panel=_OUTPUT)
 ]
@@ -399,13 +425,16 @@ def compress(
             "--bench/--no-bench", help="Measure on this machine.", rich_help_panel=_OUTPUT
         ),
     ] = True,
+    embed: Embed = None,
+    keep_fp16: KeepFp16 = 0.0,
+    keep_by: KeepBy = "macs",
     force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Teacher to bundle: distil, export, bench, seal."""
     local = dict(locals())
     _require("compress")
-    from edgekd import pipeline
+    from edgekd import exporting, pipeline
 
     chosen = pipeline.target_named(target)
     folder = out or pipeline.default_out(teacher, chosen)
@@ -416,6 +445,7 @@ def compress(
         min_agreement=min_agreement,
         keep_images=keep_images,
         bench=bench_it,
+        export=exporting.export_options(embed or [], keep=keep_fp16, keep_by=keep_by),
     )
     outcome = pipeline.compress(options, _display())
     if outcome is None:  # another process of `torchrun` has it
@@ -630,17 +660,26 @@ def export(
             help="Calibrate INT8 on a set of `synthesize` instead of the student's own images.",
         ),
     ] = None,
+    embed: Embed = None,
+    keep_fp16: KeepFp16 = 0.0,
+    keep_by: KeepBy = "macs",
     out: Out = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Student folder to ONNX for a target, FP32 and INT8."""
+    """Student folder to ONNX for a target: FP32, FP16 where types are in the graph, INT8."""
     from edgekd import exporting, pipeline
 
     chosen = pipeline.target_named(target)
     folder = out or Path(f"{source.resolve().name}-{chosen.board.name}")
     found = exporting.export(
-        source, target=chosen, out=folder, force=force, display=_display(), images=images
+        source,
+        target=chosen,
+        out=folder,
+        force=force,
+        display=_display(),
+        images=images,
+        options=exporting.export_options(embed or [], keep=keep_fp16, keep_by=keep_by),
     )
     if as_json:
         _print_record(found, "models")

@@ -1,6 +1,7 @@
 """Teacher to student: the run, its folder, and what it leaves for the stages after it."""
 
 import contextlib
+import functools
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from edgekd.distill.recipes import Recipe, for_batch
 from edgekd.distill.statistics import watch_batch_norm
 from edgekd.distill.teacher import Teacher
 from edgekd.errors import InterruptedRunError, TerminatedRunError, UsageError
+from edgekd.evaluation import module_logits
 from edgekd.files import digest_of, new_folder
 from edgekd.interrupts import Interrupts, caught
 from edgekd.progress import Display, duration
@@ -44,6 +46,7 @@ CHECKPOINT_MOST_S: Final = 60.0
 STUDENT_FILE: Final = "student.safetensors"
 CALIBRATION_FILE: Final = "calibration.npy"
 HELD_OUT_FILE: Final = "held-out.npy"
+ANSWERS_FILE: Final = "held-out-teacher.npy"
 AT_ONCE: Final = 128  # images, in one pass of the teacher
 HALVED: Final = "batch"  # noted in the folder of a run that starts over with half of its batch
 LEAST_BATCH: Final = 8
@@ -69,6 +72,11 @@ class Distilled:
     held_out: Pixels
     ahead: SyntheticSet | None  # what was learned from, where it was made before
     real: RealImages | None  # what else was
+
+    @functools.cached_property
+    def answers(self) -> npt.NDArray[np.float32]:  # (M, K)
+        """The teacher's logits on the held-out images, which `export` chooses INT8's ranges by."""
+        return module_logits(self.run.teacher.module, normalised(self.held_out, self.teacher.input))
 
     @property
     def teacher(self) -> TeacherInfo:
@@ -314,6 +322,7 @@ def write_student(distilled: Distilled, folder: Path) -> Student:
 def synthetic_set(distilled: Distilled, folder: Path) -> SyntheticSet:
     np.save(folder / CALIBRATION_FILE, distilled.calibration)
     np.save(folder / HELD_OUT_FILE, distilled.held_out)
+    np.save(folder / ANSWERS_FILE, distilled.answers)
     info = distilled.teacher
     return SyntheticSet(
         file=CALIBRATION_FILE,

@@ -1,5 +1,7 @@
 """Student to ONNX for a target, and ONNX measured on this machine."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +15,7 @@ from edgekd.distill import architectures, imagesets
 from edgekd.distill.data import normalised
 from edgekd.distill.weights import read_weights
 from edgekd.distilling import (
+    ANSWERS_FILE,
     CALIBRATION_FILE,
     CALIBRATION_IMAGES,
     HELD_OUT_FILE,
@@ -20,11 +23,16 @@ from edgekd.distilling import (
     Pixels,
     pixels_of,
 )
-from edgekd.errors import InputFileError
+from edgekd.errors import InputFileError, UsageError
 from edgekd.export import models as exporting
+from edgekd.export.coverage import coverage
+from edgekd.export.embedding import Part, checked
+from edgekd.export.models import Keeping
+from edgekd.export.sensitivity import BY, By
 from edgekd.files import check_writable, digest_of, new_folder, read_text
 from edgekd.progress import Display
 from edgekd.records import (
+    GateResult,
     InputSpec,
     Measurements,
     OnnxModel,
@@ -36,7 +44,30 @@ from edgekd.records import (
 )
 
 FP32_FILE: Final = "model-fp32.onnx"
+FP16_FILE: Final = "model-fp16.onnx"
 INT8_FILE: Final = "model-int8.onnx"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """What is asked of the files beyond what the target decides."""
+
+    embed: tuple[Part, ...] = ()
+    keep: float = 0.0  # share of an INT8 network that may stay in floating point
+    keep_by: By = "macs"
+
+
+def export_options(embed: Sequence[str], *, keep: float, keep_by: str) -> ExportOptions:
+    """From what was typed.
+
+    Raises:
+        UsageError: an unknown part or kind, or no share.
+    """
+    if keep_by not in BY:
+        raise UsageError(f"--keep-by {keep_by}: choose from {', '.join(BY)}.")
+    if not 0 <= keep <= 1:
+        raise UsageError(f"--keep-fp16 {keep:g}: a share is between 0 and 1.")
+    return ExportOptions(embed=checked(tuple(embed)), keep=keep, keep_by=keep_by)
 
 
 @record
@@ -65,6 +96,7 @@ def export(
     force: bool,
     display: Display,
     images: Path | None = None,
+    options: ExportOptions = ExportOptions(),
 ) -> Exported:
     """Student folder (or bundle with images) to ONNX files for a target.
 
@@ -75,6 +107,7 @@ def export(
         force: replace it where it exists.
         display: what happens is said there.
         images: a set of the same teacher to calibrate and check on, instead of the folder's own.
+        options: what else is asked of the files.
 
     Raises:
         InputFileError: the folder lacks something, or its weights are not the recorded ones.
@@ -93,6 +126,7 @@ def export(
     module.load_state_dict(read_weights(weights).state)
     display.say(f"export   {student.architecture} for {target.id}, {software_text(target)}")
     calibration, held_out = _calibration(source, student, images)
+    answers = None if images else _answers(source, len(held_out), student.architecture.classes)
     with new_folder(out, force=force) as folder:
         exported = export_student(
             module.eval().requires_grad_(False),
@@ -101,11 +135,25 @@ def export(
             folder=folder,
             calibration=normalised(calibration, student.input),
             held_out=normalised(held_out, student.input),
+            options=options,
             display=display,
+            teacher=answers,
+        )
+        exported = embedded_models(
+            exported, folder, spec=student.input, target=target, options=options
         )
         (folder / "models.json").write_text(to_json(exported, schema="models"))
-    gate.require(tuple(gate.parity(model) for model in exported.models), bundle=str(out))
+    gate.require(gates(exported), bundle=str(out))
     return exported
+
+
+def gates(exported: Exported) -> tuple[GateResult, ...]:
+    """Verdicts on the files."""
+    return tuple(
+        verdict
+        for model in exported.models
+        for verdict in (gate.parity(model), *gate.coverage(model))
+    )
 
 
 def _calibration(source: Path, student: Student, images: Path | None) -> tuple[Pixels, Pixels]:
@@ -124,6 +172,26 @@ def _calibration(source: Path, student: Student, images: Path | None) -> tuple[P
         pixels_of(ahead.images[:CALIBRATION_IMAGES]),
         pixels_of(ahead.held_out[:HELD_OUT_IMAGES]),
     )
+
+
+def _answers(source: Path, images: int, classes: int) -> npt.NDArray[np.float32] | None:
+    """The teacher's logits (M, K) on the held-out images; None in folders that were written without."""
+    path = source / ANSWERS_FILE
+    if not path.exists():
+        return None
+    try:
+        found = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise InputFileError(f"{path}: not readable as numbers ({error}).") from error
+    if (
+        found.dtype != np.float32
+        or found.shape != (images, classes)
+        or not np.isfinite(found).all()
+    ):
+        raise InputFileError(
+            f"{path}: {found.dtype} of shape {found.shape}; expected finite float32 ({images}, {classes})."
+        )
+    return np.asarray(found, np.float32)
 
 
 def _existing(path: Path) -> Path:
@@ -154,7 +222,22 @@ def export_student(
     calibration: npt.NDArray[np.float32],
     held_out: npt.NDArray[np.float32],
     display: Display,
+    options: ExportOptions = ExportOptions(),
+    teacher: npt.NDArray[np.float32] | None = None,
 ) -> Exported:
+    """Every precision that the target runs.
+
+    Args:
+        module: the student, in evaluation mode, on the CPU.
+        student: its record.
+        target: what the files must be legal for.
+        folder: to write into.
+        calibration: normalised images (N, C, H, W).
+        held_out: others (M, C, H, W).
+        display: what happens is said there.
+        options: what else is asked of the files.
+        teacher: its logits (M, K) on `held_out`, where it is at hand.
+    """
     fp32 = exporting.export_fp32(
         module,
         spec=student.input,
@@ -167,23 +250,58 @@ def export_student(
         f"         {fp32.path}: opset {fp32.opset}, {fp32.size_bytes / 1024:,.0f} KiB, equal to PyTorch within "
         f"{fp32.parity.max_abs_error:.1e} of a logit"
     )
+    models = [fp32]
+    if target.software.typing == "strong":
+        fp16 = exporting.export_fp16(
+            folder / FP32_FILE,
+            target=target,
+            out=folder / FP16_FILE,
+            images=held_out,
+            made_from=fp32.digest,
+        )
+        display.say(
+            f"         {fp16.path}: {fp16.size_bytes / 1024:,.0f} KiB, equal to FP32 within "
+            f"{fp16.parity.max_abs_error:.1e} of a logit"
+        )
+        models.append(fp16)
+    left = models[-1].fp32_nodes
+    if left:
+        display.warn(f"FP16 cannot hold {len(left)} nodes, which stay FP32: {', '.join(left[:4])}")
     if not target.software.int8:
         reason = f"{target.board.title} runs no INT8 under {target.software.name}"
         display.warn(f"no INT8 model: {reason}")
-        return Exported(models=(fp32,), without={"int8": reason})
+        return Exported(models=tuple(models), without={"int8": reason})
     int8 = exporting.export_int8(
         folder / FP32_FILE,
         target=target,
         out=folder / INT8_FILE,
         calibration=calibration,
         held_out=held_out,
+        teacher=teacher,
+        outside=coverage(module, calibration),
+        keeping=Keeping(share=options.keep, by=options.keep_by) if options.keep else None,
     )
     assert int8.calibration is not None
     display.say(
         f"         {int8.path}: ranges by {int8.calibration.method} over {int8.calibration.images} synthetic images, "
         f"decides as FP32 on {int8.parity.top1_agreement:.1%} of {int8.parity.images} others"
     )
-    return Exported(models=(fp32, int8), without={})
+    if int8.calibration.kept:
+        display.say(f"         kept in floating point: {', '.join(int8.calibration.kept)}")
+    return Exported(models=(*models, int8), without={})
+
+
+def embedded_models(
+    exported: Exported, folder: Path, *, spec: InputSpec, target: Target, options: ExportOptions
+) -> Exported:
+    """The same files with preprocessing and head inside, where that was asked."""
+    if not options.embed:
+        return exported
+    models = tuple(
+        exporting.embed(folder / model.path, model, parts=options.embed, spec=spec, target=target)
+        for model in exported.models
+    )
+    return Exported(models=models, without=exported.without)
 
 
 def bench(path: Path, display: Display) -> tuple[Measurements, ...]:

@@ -258,13 +258,32 @@ class Parity:
 
 
 @record
+class LayerSensitivity:
+    """What INT8 in one layer alone does to the answers."""
+
+    layer: str
+    divergence: float  # mean KL(float || INT8) of the softmax outputs, in nats
+    macs_share: Share  # of the network's multiply-accumulates
+    size_share: Share  # of the weights of its layers
+
+
+@record
 class Calibration:
     """How the ranges of an INT8 graph were chosen."""
 
     method: str
     images: Count
     held_out_images: Count
-    agreement: dict[str, Share]  # of each method that was tried, with FP32, on held-out images
+    agreement: dict[str, Share]  # of each method that was tried, on held-out images
+    compared_with: str = "fp32"  # what agreement is with: "fp32" or "teacher"
+    saturated: dict[str, Share] = Field(
+        default_factory=dict
+    )  # of each tensor, what its range cuts off
+    # Of each batch-norm, the share of training's values that lie beyond what the images reach.
+    outside: dict[str, Share] = Field(default_factory=dict)
+    sensitivity: tuple[LayerSensitivity, ...] = ()
+    kept: tuple[str, ...] = ()  # layers that stay in floating point
+    tuned_steps: int = 0
 
 
 @record
@@ -282,6 +301,10 @@ class OnnxModel:
     parity: Parity
     legal_for: tuple[str, ...]  # targets whose legality checks it passed
     calibration: Calibration | None = None  # of INT8
+    # Nodes that FP16 could not hold: kept in FP32 where types are in the graph, and for the builder to keep where
+    # they are its choice.
+    fp32_nodes: tuple[str, ...] = ()
+    embedded: tuple[str, ...] = ()  # "preprocessing", "softmax": what else is in the graph
 
 
 @record

@@ -147,5 +147,19 @@ def methods(incomplete: str) -> list[str]:
     return _starting(incomplete, METHODS)
 
 
+def embeddable(incomplete: str) -> list[str]:
+    """What `--embed` puts into a graph."""
+    from edgekd.export.embedding import PARTS
+
+    return _starting(incomplete, PARTS)
+
+
+def kept_by(incomplete: str) -> list[str]:
+    """What a share of a network can be of."""
+    from edgekd.export.sensitivity import BY
+
+    return _starting(incomplete, BY)
+
+
 def _starting(incomplete: str, names: Iterable[str]) -> list[str]:
     return [name for name in names if name.startswith(incomplete)]

@@ -2,19 +2,24 @@
 
 import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import onnx
 import torch
 from torch import nn
 
-from edgekd.errors import IncompatibleError
-from edgekd.export import graph, legality, parity, quantize, rules
+from edgekd.errors import IncompatibleError, QualityError
+from edgekd.export import embedding, graph, half, legality, parity, quantize, rules, sensitivity
+from edgekd.export.embedding import Part
 from edgekd.export.parity import Array
 from edgekd.files import digest_of, write_atomically
 from edgekd.records import Calibration, InputSpec, OnnxModel, Parity, Precision, Target, TensorSpec
+
+_TRIED: Final = 32  # images that an embedded file is compared on
 
 
 def export_fp32(
@@ -53,20 +58,73 @@ def export_fp32(
         logits = parity.logits_of(draft, images)
         found = parity.compare(logits, reference, against="PyTorch", precision="fp32")
         parity.require(found, what=out.name)
-    return describe(out, "fp32", target=target, made_from=made_from, found=found)
+    # Where FP16 is the builder's choice, these are what it must be told to leave alone.
+    left = half.overflowing(legality.read(out), images) if target.software.typing == "weak" else ()
+    return describe(out, "fp32", target=target, made_from=made_from, found=found, fp32_nodes=left)
+
+
+def export_fp16(
+    fp32: Path, *, target: Target, out: Path, images: Array, made_from: str
+) -> OnnxModel:
+    """The FP32 file with its types halved, for a TensorRT that takes them from the graph.
+
+    Args:
+        fp32: what `export_fp32` wrote.
+        target: of strong typing.
+        out: the file to write; it appears only when it passed.
+        images: normalised (N, C, H, W): what they overflow stays in FP32, and they are compared on.
+        made_from: digest of the FP32 file.
+
+    Raises:
+        IncompatibleError: the graph is not legal for the target.
+        QualityError: it answers otherwise than FP32.
+    """
+    model = legality.read(fp32)
+    kept = half.overflowing(model, images)
+    found = _checked(half.to_half(model, keep=kept), target=target, out=out)
+    parted = parity.compare(
+        parity.logits_of(found, images),
+        parity.logits_of(fp32, images),
+        against=fp32.name,
+        precision="fp16",
+    )
+    parity.require(parted, what=out.name)
+    write_atomically(out, found)
+    return describe(out, "fp16", target=target, made_from=made_from, found=parted, fp32_nodes=kept)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keeping:
+    """How much of a network may stay in floating point, where that helps most."""
+
+    share: float
+    by: sensitivity.By
 
 
 def export_int8(
-    fp32: Path, *, target: Target, out: Path, calibration: Array, held_out: Array
+    fp32: Path,
+    *,
+    target: Target,
+    out: Path,
+    calibration: Array,
+    held_out: Array,
+    teacher: Array | None = None,
+    outside: Mapping[str, float] | None = None,
+    keeping: Keeping | None = None,
 ) -> OnnxModel:
     """Quantise an FP32 file for a target.
+
+    Where the board's TensorRT takes types from the graph, what stays in floating point is FP16.
 
     Args:
         fp32: what `export_fp32` wrote.
         target: must run INT8.
         out: the file to write; it appears only when it is legal.
         calibration: normalised images (N, C, H, W) that ranges are taken from.
-        held_out: others, for choosing the range method and for parity.
+        held_out: others (M, C, H, W): every second for choosing the method, the rest for parity.
+        teacher: its logits (M, K) on them, which the methods are compared by; None: those of the FP32 file.
+        outside: what `coverage` found, for the record.
+        keeping: layers may stay in floating point; None: none does.
 
     A parity that fails is in the record, not raised: the run that made the student may have taken
     hours, and its FP32 model stands. Whoever ships it must look (`gate.parity`).
@@ -78,9 +136,56 @@ def export_int8(
         raise IncompatibleError(
             f"{target.id} runs no INT8. Ship {fp32.name}, or choose another target."
         )
-    with _draft_of(out) as draft:
-        chosen = quantize.write_int8(fp32, out=draft, calibration=calibration, held_out=held_out)
-        legality.require_legal(draft, target.software)
+    model = legality.read(fp32)
+    seen, judged = held_out[::2], held_out[1::2] if len(held_out) > 1 else held_out
+    chosen = quantize.choose(
+        model,
+        calibration=calibration,
+        held_out=seen,
+        reference=None if teacher is None else teacher[::2],
+    )
+    ranked = () if keeping is None else sensitivity.sensitivities(model, chosen.limits, seen)
+    kept = () if keeping is None else sensitivity.worst(ranked, share=keeping.share, by=keeping.by)
+    record = Calibration(
+        method=chosen.method,
+        images=len(calibration),
+        held_out_images=len(seen),
+        agreement=chosen.agreement,
+        compared_with="fp32" if teacher is None else "teacher",
+        saturated=sensitivity.saturated(chosen.ranges, chosen.limits),
+        outside=dict(outside or {}),
+        sensitivity=ranked,
+        kept=kept,
+    )
+    return finish_int8(
+        quantize.with_pairs(model, chosen.limits, keep=kept),
+        fp32=fp32,
+        target=target,
+        out=out,
+        held_out=judged,
+        calibration=record,
+    )
+
+
+def finish_int8(
+    quantised: onnx.ModelProto,
+    *,
+    fp32: Path,
+    target: Target,
+    out: Path,
+    held_out: Array,
+    calibration: Calibration,
+) -> OnnxModel:
+    """Write a graph with Q/DQ pairs, typed as the target wants it, once it is legal.
+
+    Raises:
+        IncompatibleError: it is not.
+    """
+    kept: tuple[str, ...] = ()
+    if target.software.typing == "strong":
+        kept = half.overflowing(quantised, held_out)
+        quantised = half.to_half(quantised, keep=kept)
+    write_atomically(out, _checked(quantised, target=target, out=out))
     found = parity.compare(
         parity.logits_of(out, held_out),
         parity.logits_of(fp32, held_out),
@@ -88,17 +193,84 @@ def export_int8(
         precision="int8",
     )
     return describe(
-        out, "int8", target=target, made_from=digest_of(fp32), found=found, calibration=chosen
+        out,
+        "int8",
+        target=target,
+        made_from=digest_of(fp32),
+        found=found,
+        calibration=calibration,
+        fp32_nodes=kept,
     )
 
 
+def embed(
+    path: Path, model: OnnxModel, *, parts: tuple[Part, ...], spec: InputSpec, target: Target
+) -> OnnxModel:
+    """Put preprocessing and a head into a file that passed its checks, and check it again.
+
+    Args:
+        path: of the file, which is replaced.
+        model: its record.
+        parts: that were `embedding.checked`.
+        spec: of the network's input.
+        target: what it must be legal for.
+
+    Raises:
+        IncompatibleError: the target's software does not take what is added.
+        QualityError: it answers otherwise than the plain file with the same work done outside.
+    """
+    plain = legality.read(path)
+    draw = np.random.default_rng(0)
+    shape = (_TRIED, spec.height, spec.width, spec.channels)
+    pixels = draw.integers(0, 256, shape, np.uint8)
+    images = embedding.normalised(pixels, spec)
+    expected = embedding.answers_for(parts, parity.logits_of(path, images))
+    written = _checked(embedding.embedded(plain, parts, spec), target=target, out=path)
+    given = embedding.inputs_for(parts, pixels, images)
+    answers = np.concatenate([found[0] for _, found in parity.outputs_of(written, given)])
+    # The same arithmetic with the constants multiplied out: float32 rounds otherwise, and INT8 may then round
+    # to the next level.
+    limit = parity.TOLERANCES["fp16"].relative
+    assert limit is not None
+    worst = float(np.abs(answers.astype(np.float64) - expected).max())
+    off = float((answers != expected).mean()) if "top1" in parts else worst
+    allowed = 1 / _TRIED if "top1" in parts else limit * float(np.abs(expected).max())
+    if not off <= allowed:
+        raise QualityError(
+            f"{path.name} with {', '.join(parts)} inside answers otherwise: {off:.3g}, at most {allowed:.3g}."
+        )
+    write_atomically(path, written)
+    found = onnx.load_from_string(written)
+    return replace(
+        model,
+        digest=digest_of(path),
+        size_bytes=path.stat().st_size,
+        inputs=tuple(_tensor(entry) for entry in found.graph.input),
+        outputs=tuple(_tensor(entry) for entry in found.graph.output),
+        embedded=parts,
+    )
+
+
+def _checked(model: onnx.ModelProto, *, target: Target, out: Path) -> bytes:
+    """A graph as bytes, legal for its target.
+
+    Raises:
+        IncompatibleError: it is not.
+    """
+    with _draft_of(out, keep=False) as draft:
+        draft.write_bytes(model.SerializeToString(deterministic=True))
+        legality.require_legal(draft, target.software)
+        return draft.read_bytes()
+
+
 @contextlib.contextmanager
-def _draft_of(out: Path) -> Iterator[Path]:
-    """Where to write a file of that name, which replaces `out` when the block ends without error."""
+def _draft_of(out: Path, *, keep: bool = True) -> Iterator[Path]:
+    """Where to write a file of that name; to `keep` it replaces `out` when the block ends without error."""
     with tempfile.TemporaryDirectory(prefix="edgekd-") as folder:
         draft = Path(folder) / out.name
         yield draft
-        write_atomically(out, draft.read_bytes())
+        if keep:
+            write_atomically(out, draft.read_bytes())
 
 
 def describe(
@@ -109,6 +281,7 @@ def describe(
     made_from: str,
     found: Parity,
     calibration: Calibration | None = None,
+    fp32_nodes: tuple[str, ...] = (),
 ) -> OnnxModel:
     """The record of a file that passed its checks."""
     model = onnx.load(path)
@@ -126,6 +299,7 @@ def describe(
         parity=found,
         legal_for=(target.id,),
         calibration=calibration,
+        fp32_nodes=fp32_nodes,
     )
 
 

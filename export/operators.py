@@ -67,6 +67,7 @@ NEVER: Final = frozenset(_NEVER.split())
 # TensorRT reads these, and this check does not look at the graphs inside of them.
 CONTROL_FLOW: Final = frozenset({"If", "Loop", "Scan"})
 
+BYTES_SINCE: Final[Version] = (8, 5)  # uint8 inputs (release notes; NVIDIA/TensorRT#1503)
 CONVOLUTION_WEIGHTS_SINCE: Final[Version] = (8, 5)  # weights that are computed
 TOP_K_SINCE: Final[Version] = (8, 6)  # a K that is computed
 PAD_AXES_SINCE: Final[Version] = (10, 4)  # the fourth input of Pad, opset 18

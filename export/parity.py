@@ -96,7 +96,8 @@ def batches(images: Array, batch: int | str | None, *, name: str) -> Iterator[Ar
     if isinstance(batch, int) and len(images) % size:
         raise InputFileError(f"{name}: fixed batch {batch} does not divide {len(images)} images.")
     for start in range(0, len(images), size):
-        yield np.ascontiguousarray(images[start : start + size], np.float32)
+        part = np.ascontiguousarray(images[start : start + size])
+        yield part.astype(np.float32, copy=False) if part.dtype.kind == "f" else part
 
 
 def outputs_of(

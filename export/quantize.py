@@ -9,9 +9,9 @@ N images, C channels, H x W pixels.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
-from typing import Any, Final
+from collections.abc import Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -19,83 +19,92 @@ import onnx
 from onnx import helper, numpy_helper
 
 from edgekd.errors import IncompatibleError, QualityError
-from edgekd.export.legality import read
 from edgekd.export.parity import Array, agreement, logits_of, outputs_of
-from edgekd.files import write_atomically
-from edgekd.records import Calibration
+from edgekd.export.ranges import LEVELS, METHODS, SMALLEST_RANGE, Range
 
 WEIGHTED: Final = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-LEVELS: Final = 127
-BINS: Final = 4096
-SMALLEST_RANGE: Final = 1e-6  # far from where a scale dies (rules.SMALLEST_SCALE)
-# Largest value seen, and the value that this share lies below: synthetic images have outliers.
-METHODS: Final[dict[str, float]] = {
-    "max": 1.0,
-    "percentile-99.99": 0.9999,
-    "percentile-99.9": 0.999,
-}
+
+Weights: TypeAlias = npt.NDArray[np.float32]
 
 
-def write_int8(fp32: Path, *, out: Path, calibration: Array, held_out: Array) -> Calibration:
-    """Quantise a float graph; the range method is the one that agrees best with it.
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """A range for every activation, and how it was found."""
+
+    method: str
+    agreement: dict[str, float]  # of each method that was tried
+    limits: dict[str, float]
+    ranges: dict[str, Range]
+
+
+def choose(
+    model: onnx.ModelProto,
+    *,
+    calibration: Array,
+    held_out: Array,
+    reference: Array | None = None,
+    methods: Iterable[str] = METHODS,
+) -> Chosen:
+    """Ranges by the method whose INT8 graph decides most like the reference.
 
     Args:
-        fp32: ONNX with one input and one output.
-        out: where to write.
+        model: float graph with one input and one output.
         calibration: normalised images (N, C, H, W) for the ranges.
         held_out: others (M, C, H, W), on which the methods are compared.
+        reference: logits (M, K) of the teacher on `held_out`; None: those of the float graph.
+        methods: that are tried, of `ranges.METHODS`.
 
     Raises:
         IncompatibleError: there is nothing to quantise, or a batch-norm is left to fold.
-        InputFileError: not an ONNX model, or images of another shape.
+        InputFileError: images of another shape.
         QualityError: an activation is not finite on the calibration images.
         UsageError: an array without images.
     """
-    model = read(fp32)
     tensors = activations(model)
     if not tensors:
-        raise IncompatibleError(
-            f"{fp32.name}: no convolution or matrix product with constant weights."
-        )
-    _require_folded(model, name=fp32.name)
+        raise IncompatibleError("no convolution or matrix product with constant weights.")
+    _require_folded(model)
     ranges = observe(model, tensors, calibration)
-    reference = logits_of(fp32, held_out)
+    exact = logits_of(model.SerializeToString(), held_out)
     scores: dict[str, float] = {}
-    written: dict[str, bytes] = {}
-    for method, share in METHODS.items():
-        limits = {name: ranges[name].limit(share) for name in tensors}
-        written[method] = with_pairs(model, limits).SerializeToString(deterministic=True)
-        scores[method] = agreement(logits_of(written[method], held_out), reference)
-    best = max(
-        METHODS, key=lambda method: scores[method]
-    )  # the first of equals: "max" cuts nothing off
-    write_atomically(out, written[best])
-    return Calibration(
-        method=best, images=len(calibration), held_out_images=len(held_out), agreement=scores
-    )
+    errors: dict[str, float] = {}
+    limits: dict[str, dict[str, float]] = {}
+    for method in methods:
+        limits[method] = limits_of(model, ranges, method)
+        answers = logits_of(with_pairs(model, limits[method]).SerializeToString(), held_out)
+        scores[method] = agreement(answers, exact if reference is None else reference)
+        errors[method] = float(np.square(answers - exact).mean())
+    # Decisions come in steps of one image; of methods that decide alike, the one nearer to FP32 is better.
+    best = min(scores, key=lambda method: (-scores[method], errors[method]))
+    return Chosen(method=best, agreement=scores, limits=limits[best], ranges=ranges)
 
 
 # --- which tensors ----------------------------------------------------------------------------
 
 
-def activations(model: onnx.ModelProto) -> tuple[str, ...]:
-    """Names of the tensors that get a pair, in graph order."""
+def activations(model: onnx.ModelProto, *, keep: Container[str] = ()) -> tuple[str, ...]:
+    """Names of the tensors that get a pair, in graph order.
+
+    Args:
+        model: float graph.
+        keep: names of layers that stay in floating point.
+    """
     constants = {entry.name: len(entry.dims) for entry in model.graph.initializer}
     makers = {name: node for node in model.graph.node for name in node.output}
     chosen: dict[str, None] = {}
     for node in model.graph.node:
-        if _weighted(node, constants):
+        if weighted(node, constants) and node.name not in keep:
             chosen[node.input[0]] = None
     for node in model.graph.node:
         if node.op_type == "Add" and not any(name in constants for name in node.input):
-            branch = _residual_branch(node, chosen, makers)
+            branch = _residual_branch(node, chosen, makers, keep)
             if branch is not None:
                 chosen[branch] = None
     order = {name: place for place, name in enumerate(makers)}
     return tuple(sorted(chosen, key=lambda name: order.get(name, -1)))
 
 
-def _weighted(node: onnx.NodeProto, constants: Mapping[str, int]) -> bool:
+def weighted(node: onnx.NodeProto, constants: Mapping[str, int]) -> bool:
     """Whether a node has weights to quantise; `constants` are numbers of dimensions by name."""
     if node.op_type not in WEIGHTED or node.input[1] not in constants:
         return False
@@ -104,10 +113,17 @@ def _weighted(node: onnx.NodeProto, constants: Mapping[str, int]) -> bool:
 
 
 def _residual_branch(
-    node: onnx.NodeProto, chosen: Mapping[str, None], makers: Mapping[str, onnx.NodeProto]
+    node: onnx.NodeProto,
+    chosen: Mapping[str, None],
+    makers: Mapping[str, onnx.NodeProto],
+    keep: Container[str],
 ) -> str | None:
     """The branch that does not end in the convolution which the addition can be fused into."""
-    direct = [name for name in node.input if name in makers and makers[name].op_type in WEIGHTED]
+    direct = [
+        name
+        for name in node.input
+        if name in makers and makers[name].op_type in WEIGHTED and makers[name].name not in keep
+    ]
     if len(direct) == len(node.input):
         return str(node.input[-1])  # a projection: either will do, one must stay float
     if not direct:
@@ -116,7 +132,7 @@ def _residual_branch(
     return None if other in chosen else str(other)
 
 
-def _require_folded(model: onnx.ModelProto, *, name: str) -> None:
+def _require_folded(model: onnx.ModelProto) -> None:
     """Refuse a batch-norm that only a convolution feeds.
 
     TensorRT folds it before it takes the scales, so ranges would be those of another tensor.
@@ -127,36 +143,12 @@ def _require_folded(model: onnx.ModelProto, *, name: str) -> None:
         fed = node.input[0] if node.op_type == "BatchNormalization" else ""
         if makers.get(fed) in {"Conv", "ConvTranspose"} and uses[fed] == 1:
             raise IncompatibleError(
-                f"{name}: batch-norm {node.name} is not folded into its convolution. "
+                f"batch-norm {node.name} is not folded into its convolution. "
                 "Export the module in evaluation mode."
             )
 
 
 # --- ranges -------------------------------------------------------------------------------------
-
-
-class Range:
-    """Absolute values of one tensor: the largest, and a histogram once that is known."""
-
-    def __init__(self) -> None:
-        self.largest = 0.0
-        self.counts: npt.NDArray[np.int64] = np.zeros(BINS, np.int64)
-
-    def see(self, values: Array) -> None:
-        self.largest = max(self.largest, float(np.abs(values).max()))
-
-    def count(self, values: Array) -> None:
-        if self.largest > 0:
-            self.counts += np.histogram(np.abs(values), bins=BINS, range=(0.0, self.largest))[0]
-
-    def limit(self, share: float) -> float:
-        """The value that `share` of what was seen lies below; never 0."""
-        if self.largest < SMALLEST_RANGE:
-            return 1.0  # always zero, or as good as: any scale represents it
-        if share >= 1.0:
-            return self.largest
-        below = np.searchsorted(np.cumsum(self.counts), share * self.counts.sum())
-        return float(self.largest * min(BINS, below + 1) / BINS)
 
 
 def observe(model: onnx.ModelProto, tensors: tuple[str, ...], images: Array) -> dict[str, Range]:
@@ -172,6 +164,24 @@ def observe(model: onnx.ModelProto, tensors: tuple[str, ...], images: Array) -> 
     for name, values in _values(model, tensors, images):
         ranges[name].count(values)
     return ranges
+
+
+def limits_of(model: onnx.ModelProto, ranges: Mapping[str, Range], method: str) -> dict[str, float]:
+    """Of every tensor; those that a `Concat` joins share the widest, or TensorRT rescales between them."""
+    limits = {name: found.limit(method) for name, found in ranges.items()}
+    joints = [
+        [name for name in (*node.input, *node.output) if name in limits]
+        for node in model.graph.node
+        if node.op_type == "Concat"
+    ]
+    changing = True
+    while changing:  # what one joins, another may join to more
+        changing = False
+        for joined in joints:
+            widest = max((limits[name] for name in joined), default=0.0)
+            changing |= any(limits[name] < widest for name in joined)
+            limits |= dict.fromkeys(joined, widest)
+    return limits
 
 
 def _values(
@@ -197,16 +207,31 @@ def exposing(model: onnx.ModelProto, names: Iterable[str]) -> bytes:
 # --- the graph ------------------------------------------------------------------------------------
 
 
-def with_pairs(model: onnx.ModelProto, limits: Mapping[str, float]) -> onnx.ModelProto:
-    """A copy with a Q/DQ pair after each tensor of `limits` and on the weights that meet them."""
+def with_pairs(
+    model: onnx.ModelProto,
+    limits: Mapping[str, float],
+    *,
+    keep: Container[str] = (),
+    weight_scales: Mapping[str, Weights] | None = None,
+) -> onnx.ModelProto:
+    """A copy with a Q/DQ pair on the activations and the weights of every layer.
+
+    Args:
+        model: float graph.
+        limits: of each of its activations, the value that becomes the largest level.
+        keep: names of layers that stay in floating point.
+        weight_scales: of weights by name, a scale a channel; the others' come from their largest values.
+    """
     quantised = onnx.ModelProto()
     quantised.CopyFrom(model)
     graph = quantised.graph
     weights = {entry.name: numpy_helper.to_array(entry) for entry in model.graph.initializer}
     dimensions = {name: weight.ndim for name, weight in weights.items()}
     pairs: dict[str, list[onnx.NodeProto]] = {}
-    for name, limit in limits.items():
-        pairs[name] = _pair(graph, name, scale=np.full((), limit / LEVELS, np.float32), axis=None)
+    # With layers kept, another branch of an addition may be the one to quantise: it has no range, and stays.
+    for name in (each for each in activations(model, keep=keep) if each in limits):
+        scale = np.full((), limits[name] / LEVELS, np.float32)
+        pairs[name] = _pair(graph, name, scale=scale, axis=None)
     nodes: list[onnx.NodeProto] = []
     ready = {entry.name for entry in graph.input} & set(pairs)
     for name in sorted(ready):
@@ -214,11 +239,12 @@ def with_pairs(model: onnx.ModelProto, limits: Mapping[str, float]) -> onnx.Mode
     for node in model.graph.node:
         changed = onnx.NodeProto()
         changed.CopyFrom(node)
-        if _weighted(node, dimensions):
+        if weighted(node, dimensions) and node.name not in keep:
             weight = node.input[1]
             if weight not in pairs:
-                axis = _channel_axis(node)
-                scale = _weight_scale(weights[weight], axis)
+                axis = channel_axis(node)
+                told = (weight_scales or {}).get(weight)
+                scale = weight_scale(weights[weight], axis) if told is None else told
                 pairs[weight] = _pair(graph, weight, scale=scale, axis=axis)
                 nodes += pairs[weight]
             changed.input[0] = dequantised(node.input[0])
@@ -245,7 +271,7 @@ def _replace_branch(
             return
 
 
-def _channel_axis(node: onnx.NodeProto) -> int:
+def channel_axis(node: onnx.NodeProto) -> int:
     """Where a weight's output channels are."""
     if node.op_type == "Gemm":
         transposed = any(entry.name == "transB" and entry.i for entry in node.attribute)
@@ -253,7 +279,15 @@ def _channel_axis(node: onnx.NodeProto) -> int:
     return 0 if node.op_type == "Conv" else 1
 
 
-def _weight_scale(weight: npt.NDArray[np.float32], axis: int) -> npt.NDArray[np.float32]:
+def rounded_weight(weight: Weights, axis: int) -> Weights:
+    """A weight as its pair gives it back."""
+    shape = tuple(-1 if place == axis else 1 for place in range(weight.ndim))
+    scale = weight_scale(weight, axis).reshape(shape)
+    return np.asarray(np.clip(np.rint(weight / scale), -LEVELS - 1, LEVELS) * scale, np.float32)
+
+
+def weight_scale(weight: Weights, axis: int) -> Weights:
+    """Of each channel along an axis."""
     others = tuple(place for place in range(weight.ndim) if place != axis)
     largest = np.abs(weight).max(axis=others)
     # A channel of zeros, or so small that its scale would underflow, is represented by any scale.
@@ -266,7 +300,7 @@ def dequantised(name: str) -> str:
 
 
 def _pair(
-    graph: onnx.GraphProto, name: str, *, scale: npt.NDArray[np.float32], axis: int | None
+    graph: onnx.GraphProto, name: str, *, scale: Weights, axis: int | None
 ) -> list[onnx.NodeProto]:
     zero = np.zeros(scale.shape, np.int8)
     graph.initializer.append(numpy_helper.from_array(scale, f"{name}_scale"))

@@ -14,6 +14,7 @@ import onnx
 from onnx import numpy_helper
 
 from edgekd.export.operators import (
+    BYTES_SINCE,
     CONTROL_FLOW,
     CONVOLUTION_WEIGHTS_SINCE,
     NEVER,
@@ -107,6 +108,15 @@ def opset(model: onnx.ModelProto, version: Version) -> Iterator[Violation]:
 def inputs(model: onnx.ModelProto, version: Version) -> Iterator[Violation]:
     """Which inputs must be constants, and which are not read at all."""
     known = constants_of(model)
+    for entry in model.graph.input:
+        kind = entry.type.tensor_type.elem_type
+        if kind == onnx.TensorProto.UINT8 and version < BYTES_SINCE:
+            yield Violation(
+                rule="input type",
+                where=entry.name,
+                message="UINT8 inputs need TensorRT 8.5",
+                advice="leave preprocessing out of the graph",
+            )
     for node in model.graph.node:
         reduces = node.op_type.startswith("Reduce")
         computed = [name for name in node.input[1:] if name and name not in known]

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 
+from edgekd.files import digest_of
 from edgekd.schemas import SCHEMAS, schema_text
 from tests.edgekd.conftest import IMAGES, REPOSITORY, TEACHER, edgekd_process
 
@@ -142,7 +144,7 @@ def test_no_images_leaves_nothing_that_shows_them(tmp_path, edgekd):
     )  # fmt: skip
     assert code == 0, err
     names = {path.name for path in (tmp_path / "b").iterdir()}
-    assert names.isdisjoint({"calibration.npy", "held-out.npy"})
+    assert names.isdisjoint({"calibration.npy", "held-out.npy", "held-out-teacher.npy"})
     manifest = json.loads((tmp_path / "b" / "manifest.json").read_text())
     assert manifest["golden"]["made_of"] == "noise"
     assert manifest["calibration"] is None
@@ -194,3 +196,92 @@ def test_bench_measures_a_file(made, edgekd):
     (measured,) = json.loads(out)["measurements"]
     assert measured["precision"] == "int8"
     assert measured["energy"]["kind"] == "unmeasured" or measured["energy"]["gross"]
+
+
+# --- export's options -------------------------------------------------------------------------------
+
+
+def exported(edgekd, made, tmp_path, *options):
+    """Models and their records, of the short run's bundle."""
+    out = tmp_path / "o"
+    code, _, err = edgekd("export", made[0], *options, "--out", out)
+    assert code in {0, 4}, err  # so few steps: INT8 may not decide as FP32
+    return out, json.loads((out / "models.json").read_text())["models"], err
+
+
+def test_thor_gets_fp16_with_types_in_the_graph(edgekd, made, tmp_path):
+    out, models, _ = exported(edgekd, made, tmp_path, "--target", "jetson-thor-t5000")
+    assert [model["precision"] for model in models] == ["fp32", "fp16", "int8"]
+    assert models[1]["parity"]["passed"]
+    assert models[1]["size_bytes"] < 0.7 * models[0]["size_bytes"]
+    for name in ("model-fp16.onnx", "model-int8.onnx"):
+        graph = onnx.load(out / name).graph
+        scales = {node.input[1] for node in graph.node if node.op_type == "DequantizeLinear"}
+        kinds = {e.data_type for e in graph.initializer if not scales or e.name in scales}
+        assert onnx.TensorProto.FLOAT16 in kinds
+
+
+def test_a_camera_can_be_connected_and_a_class_read(edgekd, made, tmp_path):
+    out, models, _ = exported(
+        *(edgekd, made, tmp_path, "--target", "jetson", "--embed", "preprocessing"),
+        *("--embed", "top1"),
+    )
+    for model in models:
+        assert model["embedded"] == ["preprocessing", "top1"]
+        assert [(e["name"], e["dtype"]) for e in model["inputs"]] == [("pixels", "uint8")]
+        assert [(e["name"], e["dtype"]) for e in model["outputs"]] == [("top1", "int32")]
+        assert model["digest"] == digest_of(out / model["path"])
+
+
+def test_layers_are_kept_within_their_share(edgekd, made, tmp_path):
+    _, models, err = exported(edgekd, made, tmp_path, "--target", "jetson", "--keep-fp16", "0.2")
+    found = models[-1]["calibration"]
+    assert found["kept"]
+    shares = {each["layer"]: each["macs_share"] for each in found["sensitivity"]}
+    assert sum(shares[layer] for layer in found["kept"]) <= 0.2 + 1e-9
+    assert f"kept in floating point: {found['kept'][0]}" in err
+
+
+def test_the_record_says_how_well_the_images_reach(made):
+    manifest = json.loads((made[0] / "manifest.json").read_text())
+    found = manifest["models"][-1]["calibration"]
+    assert found["compared_with"] == "teacher"
+    assert len(found["outside"]) == 9  # batch-norms of resnet8
+    assert set(found["saturated"].values()) <= {0.0} or found["method"] != "max"
+    gates = {verdict["name"]: verdict for verdict in manifest["quality_gates"]}
+    assert gates["calibration int8"]["value"] == pytest.approx(1 - max(found["outside"].values()))
+
+
+def test_images_that_do_not_reach_fail_the_gate(edgekd, made, tmp_path):
+    bundle = tmp_path / "b"
+    shutil.copytree(made[0], bundle)
+    dark = np.load(bundle / "calibration.npy") // 16
+    np.save(bundle / "calibration.npy", dark)
+    code, _, err = edgekd("export", bundle, "-t", "jetson", "--out", tmp_path / "o")
+    assert code == 4
+    assert "calibration int8: the calibration images reach" in err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--embed", "resize"), "choose from preprocessing"),
+        (("--embed", "bgr"), "add --embed preprocessing"),
+        (("--keep-fp16", "2"), "between 0 and 1"),
+        (("--keep-by", "time"), "choose from macs, size"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused_at_once(edgekd, made, tmp_path, options, said):
+    code, _, err = edgekd("export", made[0], "-t", "jetson", "--out", tmp_path / "o", *options)
+    assert code == 2
+    assert said in " ".join(err.split())
+
+
+def test_bytes_are_refused_for_jetpack_4(edgekd, made, tmp_path):
+    code, _, err = edgekd(
+        *("export", made[0], "-t", "jetson-nano", "--embed", "preprocessing"),
+        *("--out", tmp_path / "o"),
+    )
+    assert code == 8
+    assert "UINT8 inputs need TensorRT 8.5" in err
+    assert not (tmp_path / "o").exists()

@@ -17,8 +17,8 @@ from onnxruntime import quantization
 from edgekd.errors import IncompatibleError, InputFileError, UsageError
 from edgekd.export.legality import check_model, require_legal
 from edgekd.export.operators import CONTROL_FLOW, OPERATORS
-from edgekd.export.quantize import write_int8
 from edgekd.targets.catalogue import load_target
+from tests.export.making import write_int8
 
 JP62 = load_target("jetson@jp6.2").software
 JP60 = load_target("jetson@jp6.0").software

@@ -5,7 +5,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgekd.errors import InputFileError, UsageError
 from edgekd.export.precision import MOST_DB, layer_precision
-from edgekd.export.quantize import LEVELS, activations, with_pairs, write_int8
+from edgekd.export.quantize import activations, with_pairs
+from edgekd.export.ranges import LEVELS
+from tests.export.making import write_int8
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,9 @@ from onnx import TensorProto, helper, numpy_helper
 from edgekd.errors import IncompatibleError, InputFileError, QualityError, UsageError
 from edgekd.export.graph import write_fp32
 from edgekd.export.legality import check_model
-from edgekd.export.quantize import write_int8
 from edgekd.export.rules import opset_of
 from edgekd.targets.catalogue import load_target
+from tests.export.making import write_int8
 
 
 @pytest.fixture(scope="module")

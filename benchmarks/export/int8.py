@@ -1,0 +1,220 @@
+"""INT8 against FP32 on the same real test images: ranges of every kind, and tuning on synthetic images."""
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import torch
+
+from benchmarks.distill.pairs import PAIRS, Pair
+from edgekd.distill import architectures, imagesets
+from edgekd.distill.place import Place
+from edgekd.distill.said import TeacherOptions
+from edgekd.distill.teacher import Teacher, load_teacher
+from edgekd.distill.tuning import Learned, Tuning, tune
+from edgekd.distill.weights import read_weights
+from edgekd.export import quantize
+from edgekd.export.equalisation import bias_corrected, equalised
+from edgekd.export.fakequant import FakeQuantised, with_constants
+from edgekd.export.graph import write_fp32
+from edgekd.export.parity import Array, logits_of
+from edgekd.export.ranges import METHODS
+from edgekd.records import Student, from_json
+from edgekd.targets.catalogue import load_target
+
+CALIBRATION: Final = 512
+EXAMPLES: Final = Path(__file__).parents[2] / "examples" / "mnist"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A network that is quantised, and all images that this may be done with."""
+
+    name: str
+    module: torch.nn.Module
+    teacher: Teacher
+    pair: Pair
+    images: imagesets.ImageSet  # synthetic
+    real: npt.NDArray[np.uint8]  # of training, (N, H, W, C)
+    test: Array  # normalised (N, C, H, W)
+    labels: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    method: str
+    images: str
+    weight_bits: int
+    right: npt.NDArray[np.bool_]  # of each test image
+
+
+def subjects(shared: Path, cache: Path, say: Callable[[str], None]) -> Iterator[Subject]:
+    """The demo's student and the CIFAR-10 teacher itself, with images of their teachers."""
+    for name, pair, flags in (
+        ("mnist demo student", PAIRS["mnist-demo"], []),
+        (
+            "cifar10 resnet20",
+            PAIRS["cifar10"],
+            ["--arch", "resnet20a", "--input", "3x32x32", "--classes", "10"],
+        ),
+    ):
+        data = pair.data
+        where, _, file = (pair.file or "").partition(":")
+        path = (EXAMPLES if where == "examples" else shared / "teachers") / file
+        if flags:
+            flags += [
+                "--mean",
+                ",".join(map(str, data.mean)),
+                "--std",
+                ",".join(map(str, data.std)),
+            ]
+        images = cache / f"{data.name}-images"
+        if not images.exists():
+            say(f"{name}: images")
+            _edgekd("synthesize", path, *flags, "--count", 2048, "--out", images)
+        said = TeacherOptions(
+            arch=pair.arch,
+            input=(data.channels, data.side, data.side),
+            mean=data.mean,
+            std=data.std,
+            classes=10,
+            flip=data.flip,
+        )
+        teacher = load_teacher(path, said, generator=torch.Generator().manual_seed(0), say=say)
+        module = teacher.module
+        if name.endswith("student"):
+            folder = cache / "mnist-demo-student"
+            if not folder.exists():
+                say(f"{name}: distil")
+                _edgekd("distill", path, "--steps", 2600, "--out", folder)
+            record = folder / "student.json"
+            student = from_json(Student, record.read_text(), origin=str(record), schema="student")
+            module = architectures.build(student.architecture)
+            module.load_state_dict(read_weights(folder / student.checkpoint).state)
+        test, labels = pair.data.tensors(shared, "test")
+        real, _ = pair.data.load(shared, "train")
+        yield Subject(
+            name=name,
+            module=module.eval().requires_grad_(False),
+            teacher=teacher,
+            pair=pair,
+            images=imagesets.read_set(
+                images,
+                teacher_digest=teacher.info.state_digest,
+                spec=teacher.info.input,
+                classes=10,
+            ),
+            real=real,
+            test=test.numpy(),
+            labels=labels.numpy(),
+        )
+
+
+def _edgekd(*arguments: object) -> None:
+    subprocess.run([sys.executable, "-m", "edgekd", *map(str, arguments)], check=True)
+
+
+def results(subject: Subject, place: Place, say: Callable[[str], None]) -> Iterator[Result]:
+    """Every way, one after the other; the first is FP32."""
+    spec = subject.teacher.info.input
+    ahead = imagesets.parted(subject.images, origin="the set")
+    synthetic = _floats(subject, ahead.images[:CALIBRATION])
+    held_out = _floats(subject, ahead.held_out)
+    draw = np.random.default_rng(0)
+    noise = draw.standard_normal((CALIBRATION, *spec.shape)).astype(np.float32)
+    taken = draw.choice(len(subject.real), CALIBRATION, replace=False)
+    real = _floats(
+        subject,
+        torch.from_numpy(np.ascontiguousarray(subject.real[np.sort(taken)])).permute(0, 3, 1, 2),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        fp32 = Path(folder) / "fp32.onnx"
+        write_fp32(
+            subject.module,
+            spec=spec,
+            software=load_target("jetson").software,
+            out=fp32,
+            dynamic_batch=True,
+        )
+        model = onnx.load(fp32)
+
+        def judged(method: str, images: str, graph: onnx.ModelProto, bits: int = 8) -> Result:
+            say(f"{subject.name}: {method}, {images}, {bits} bits")
+            return _judged(subject, method, images, graph, bits)
+
+        yield judged("float", "none", model, 32)
+        kinds = {"synthetic": synthetic, "noise": noise, "real": real}
+        for images, calibration in kinds.items():
+            limits = {each: _limits(model, calibration, each) for each in METHODS}
+            for each in METHODS if images != "noise" else ("max",):
+                yield judged(each, images, quantize.with_pairs(model, limits[each]))
+            if images == "synthetic":
+                found = quantize.choose(model, calibration=calibration, held_out=held_out)
+                yield judged(
+                    f"chosen: {found.method}", images, quantize.with_pairs(model, found.limits)
+                )
+            even = bias_corrected(equalised(model), calibration)
+            yield judged(
+                "equalisation, bias correction",
+                images,
+                quantize.with_pairs(even, _limits(even, calibration, "max")),
+            )
+        limits = found.limits
+        for bits in (8, 6, 4):
+            wrapped = FakeQuantised(
+                subject.module, model, limits, shape=spec.shape, weight_bits=bits
+            )
+            yield judged("static", "synthetic", _written(model, wrapped), bits)
+            _tuned(subject, wrapped, ahead.images, place)
+            yield judged("tuned", "synthetic", _written(model, wrapped), bits)
+
+
+def _floats(subject: Subject, images: torch.Tensor) -> Array:  # uint8 (N, C, H, W)
+    return np.ascontiguousarray(subject.pair.data.normalised(images).numpy())
+
+
+def _limits(model: onnx.ModelProto, images: Array, method: str) -> dict[str, float]:
+    ranges = quantize.observe(model, quantize.activations(model), images)
+    return quantize.limits_of(model, ranges, method)
+
+
+def _written(model: onnx.ModelProto, wrapped: FakeQuantised) -> onnx.ModelProto:
+    found = wrapped.tuned()
+    return quantize.with_pairs(
+        with_constants(model, found.constants), found.limits, weight_scales=found.weight_scales
+    )
+
+
+def _tuned(subject: Subject, wrapped: FakeQuantised, images: torch.Tensor, place: Place) -> None:
+    weights, scales = wrapped.learned()
+    tune(
+        wrapped,
+        subject.teacher.module,
+        images,
+        Tuning(),
+        learned=Learned(weights=weights, scales=scales),
+        normalised=lambda shown: subject.pair.data.normalised(shown * 255),
+        flip=subject.pair.data.flip,
+        place=place,
+        generator=torch.Generator().manual_seed(0),
+        told=lambda *_: None,
+    )
+
+
+def _judged(
+    subject: Subject, method: str, images: str, graph: onnx.ModelProto, bits: int
+) -> Result:
+    answers = logits_of(graph.SerializeToString(), subject.test)
+    return Result(
+        method=method,
+        images=images,
+        weight_bits=bits,
+        right=answers.argmax(1) == subject.labels,
+    )

@@ -1,0 +1,122 @@
+"""Ranges of activations: what was seen of a tensor, and where to cut it.
+
+Absolute values only, because what is made of them is symmetric.
+"""
+
+from collections.abc import Callable
+from typing import Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from edgekd.export.parity import Array
+
+Counts: TypeAlias = npt.NDArray[np.float64]
+
+LEVELS: Final = 127  # on either side of 0
+BINS: Final = 4096
+SMALLEST_RANGE: Final = 1e-6  # far from where a scale dies (rules.SMALLEST_SCALE)
+_STEP: Final = 32  # bins between two limits that are tried
+_FEWEST: Final = 128  # bins: with fewer than levels there is nothing to lose
+_LITTLE: Final = 1e-3  # counts
+
+
+class Range:
+    """Absolute values of one tensor: the largest, and a histogram once that is known."""
+
+    def __init__(self) -> None:
+        self.largest = 0.0
+        self.counts: npt.NDArray[np.int64] = np.zeros(BINS, np.int64)
+
+    def see(self, values: Array) -> None:
+        self.largest = max(self.largest, float(np.abs(values).max()))
+
+    def count(self, values: Array) -> None:
+        if self.largest > 0:
+            self.counts += np.histogram(np.abs(values), bins=BINS, range=(0.0, self.largest))[0]
+
+    def limit(self, method: str) -> float:
+        """The value that becomes the largest level; never 0.
+
+        Args:
+            method: one of METHODS.
+        """
+        if self.largest < SMALLEST_RANGE:
+            return 1.0  # always zero, or as good as: any scale represents it
+        return self.largest * METHODS[method](self.counts.astype(np.float64)) / BINS
+
+    def clipped(self, limit: float) -> float:
+        """Share of what was seen that lies beyond a limit."""
+        seen = int(self.counts.sum())
+        kept = int(np.ceil(limit / self.largest * BINS)) if self.largest > 0 else BINS
+        return float(self.counts[kept:].sum() / seen) if seen else 0.0
+
+
+# --- methods: a histogram to the number of bins that are kept ---------------------------------------
+
+
+def _all(_: Counts) -> int:
+    return BINS
+
+
+def _percentile(share: float) -> Callable[[Counts], int]:
+    """Synthetic images have outliers: the value that a share of all lies below."""
+
+    def bins(counts: Counts) -> int:
+        return min(BINS, int(np.searchsorted(np.cumsum(counts), share * counts.sum())) + 1)
+
+    return bins
+
+
+def _entropy(counts: Counts) -> int:
+    """Least divergence of what is kept from what it becomes at 128 levels (Migacz, GTC 2017).
+
+    The first bin, where a ReLU leaves its zeros, is left out: every limit represents it.
+    """
+    known = counts.copy()
+    known[0] = 0
+    return min(_tried(), key=lambda kept: _divergence(known, kept))
+
+
+def _divergence(counts: Counts, kept: int) -> float:
+    """KL(P || Q) in nats: P clipped to `kept` bins, Q the same at 128 levels, spread over P's bins."""
+    clipped = counts[:kept].copy()
+    levels = np.arange(kept) * _FEWEST // kept
+    filled = clipped > 0
+    # Q is made of what lies inside; what was cut off is in P alone, which is how cutting costs.
+    totals = np.bincount(levels, clipped, _FEWEST)
+    shares = np.bincount(levels, filled, _FEWEST)
+    spread = np.where(filled, (totals / np.maximum(shares, 1))[levels], 0.0)
+    clipped[-1] += counts[kept:].sum()
+    first, second = (_smooth(each) for each in (clipped, spread))
+    return float((first * np.log(first / second)).sum())
+
+
+def _smooth(counts: Counts) -> Counts:
+    """Shares, none of them 0: a bin that Q leaves empty would make every divergence infinite."""
+    return np.asarray((counts + _LITTLE) / (counts.sum() + _LITTLE * len(counts)))
+
+
+def _squares(counts: Counts) -> int:
+    """Least mean square of what rounding and cutting change."""
+    centres = np.arange(BINS) + 0.5
+
+    def error(kept: int) -> float:
+        scale = kept / LEVELS
+        rounded = np.minimum(np.rint(centres / scale), LEVELS) * scale
+        return float((counts * np.square(centres - rounded)).sum())
+
+    return min(_tried(), key=error)
+
+
+def _tried() -> range:
+    return range(BINS, _FEWEST - 1, -_STEP)  # of equals the widest
+
+
+METHODS: Final[dict[str, Callable[[Counts], int]]] = {
+    "max": _all,
+    "percentile-99.99": _percentile(0.9999),
+    "percentile-99.9": _percentile(0.999),
+    "mse": _squares,
+    "entropy": _entropy,
+}

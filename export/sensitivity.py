@@ -1,0 +1,113 @@
+"""What each layer costs in INT8, and which few to keep in floating point.
+
+N images, C channels, H x W pixels, K classes.
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Final, Literal
+
+import numpy as np
+import onnx
+from onnx import numpy_helper, shape_inference
+
+from edgekd.errors import UsageError
+from edgekd.export.parity import Array, logits_of
+from edgekd.export.quantize import weighted, with_pairs
+from edgekd.export.ranges import Range
+from edgekd.records import LayerSensitivity
+
+By = Literal["macs", "size"]
+BY: Final[tuple[By, ...]] = ("macs", "size")
+_MOST_IMAGES: Final = 64  # a layer is a session of its own
+
+
+def sensitivities(
+    model: onnx.ModelProto, limits: Mapping[str, float], images: Array
+) -> tuple[LayerSensitivity, ...]:
+    """Each weighted layer alone in INT8, in graph order.
+
+    Args:
+        model: float graph.
+        limits: of its activations, as `quantize.with_pairs` takes them.
+        images: normalised (N, C, H, W); the first 64 are used.
+
+    The error is the mean divergence KL(float || INT8) of the two softmax outputs, in nats.
+    """
+    shown = images[:_MOST_IMAGES]
+    exact = _log_softmax(logits_of(model.SerializeToString(), shown))
+    layers = {node.name: cost for node, cost in _costs(model)}
+    totals = [max(1, sum(cost[place] for cost in layers.values())) for place in (0, 1)]
+    found = []
+    for name, (products, size) in layers.items():
+        alone = with_pairs(model, limits, keep=layers.keys() - {name})
+        answer = _log_softmax(logits_of(alone.SerializeToString(), shown))
+        found.append(
+            LayerSensitivity(
+                layer=name,
+                divergence=float((np.exp(exact) * (exact - answer)).sum(1).mean()),
+                macs_share=products / totals[0],
+                size_share=size / totals[1],
+            )
+        )
+    return tuple(found)
+
+
+def worst(found: Iterable[LayerSensitivity], *, share: float, by: By) -> tuple[str, ...]:
+    """Layers to keep in floating point, the largest error for what they cost first.
+
+    Args:
+        found: of all layers.
+        share: of the multiply-accumulates or of the weights that may stay in floating point, 0 to 1.
+        by: which of the two.
+
+    Raises:
+        UsageError: the share is none.
+    """
+    if not 0 <= share <= 1:
+        raise UsageError(f"a share to keep in floating point is between 0 and 1, not {share}.")
+    left = share
+    chosen = []
+
+    def cost(layer: LayerSensitivity) -> float:
+        return layer.macs_share if by == "macs" else layer.size_share
+
+    for layer in sorted(found, key=lambda each: -each.divergence / max(cost(each), 1e-9)):
+        if cost(layer) <= left + 1e-9 and layer.divergence > 0:
+            chosen.append(layer.layer)
+            left -= cost(layer)
+    return tuple(chosen)
+
+
+def saturated(ranges: Mapping[str, Range], limits: Mapping[str, float]) -> dict[str, float]:
+    """Of each tensor, the share of what was seen that its limit cuts off."""
+    return {name: found.clipped(limits[name]) for name, found in ranges.items() if name in limits}
+
+
+def _costs(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, tuple[int, int]]]:
+    """Multiply-accumulates for one image and weights of every layer that INT8 would change."""
+    inferred = shape_inference.infer_shapes(model)
+    sizes = {
+        value.name: [d.dim_value or 1 for d in value.type.tensor_type.shape.dim]
+        for value in (*inferred.graph.value_info, *inferred.graph.output, *inferred.graph.input)
+    }
+    constants = {entry.name: numpy_helper.to_array(entry) for entry in model.graph.initializer}
+    dimensions = {name: value.ndim for name, value in constants.items()}
+    for node in model.graph.node:
+        if not weighted(node, dimensions):
+            continue
+        weight = constants[node.input[1]]
+        # A transposed convolution uses each weight once for every position that goes in.
+        met = node.input[0] if node.op_type == "ConvTranspose" else node.output[0]
+        positions = _positions(sizes.get(met, []), matrix=node.op_type in {"Gemm", "MatMul"})
+        yield node, (int(weight.size) * positions, int(weight.size))
+
+
+def _positions(shape: Collection[int], *, matrix: bool) -> int:
+    """How often each weight is used for an image: the places of a map, the rows of a product."""
+    inner = list(shape)[1:-1] if matrix else list(shape)[2:]
+    return int(np.prod(inner, dtype=np.int64)) if inner else 1
+
+
+def _log_softmax(logits: Array) -> Array:
+    shifted = logits - logits.max(1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(1, keepdims=True)), np.float32)

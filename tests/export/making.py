@@ -1,0 +1,14 @@
+"""An INT8 file in the shortest way, as tests need one."""
+
+import onnx
+
+from edgekd.export.legality import read
+from edgekd.export.quantize import Chosen, choose, with_pairs
+
+
+def write_int8(fp32, *, out, calibration, held_out) -> Chosen:
+    """Ranges by the best method, pairs, one file."""
+    model = read(fp32)
+    found = choose(model, calibration=calibration, held_out=held_out)
+    onnx.save(with_pairs(model, found.limits), out)
+    return found

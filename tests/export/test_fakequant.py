@@ -1,0 +1,111 @@
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from edgekd.errors import IncompatibleError
+from edgekd.export.fakequant import FakeQuantised, fake_quantised, with_constants
+from edgekd.export.graph import write_fp32
+from edgekd.export.parity import logits_of
+from edgekd.export.quantize import activations, limits_of, observe, with_pairs
+from edgekd.targets.catalogue import load_target
+
+
+def written(path, module, spec, images, target):
+    write_fp32(module, spec=spec, software=load_target(target).software, out=path)
+    model = onnx.load(path)
+    return model, limits_of(model, observe(model, activations(model), images), "max")
+
+
+def file_of(model, tuned):
+    return with_pairs(
+        with_constants(model, tuned.constants), tuned.limits, weight_scales=tuned.weight_scales
+    )
+
+
+@pytest.mark.parametrize("name", ["resnet8-w4", "resnet8a-w4", "lenet5", "mobilenetv2-0.25"])
+@pytest.mark.parametrize("target", ["jetson@jp5.1", "jetson@jp6.2", "jetson-thor-t5000@jp7.2"])
+def test_it_starts_as_the_file_that_min_max_gives(tmp_path, network, images, name, target):
+    module, spec = network(name)
+    shown = images(8)
+    model, limits = written(tmp_path / "f.onnx", module, spec, shown, target)
+    wrapped = FakeQuantised(module, model, limits, shape=spec.shape)
+    exact = logits_of(tmp_path / "f.onnx", shown)
+    static = logits_of(with_pairs(model, limits).SerializeToString(), shown)
+    ours = wrapped(torch.from_numpy(shown)).detach().numpy()
+    noise = np.abs(static - exact).max()
+    # Two runtimes add in other orders, and what lies between two levels may fall to either.
+    assert np.abs(ours - static).mean() <= 0.5 * noise + 1e-6
+    again = logits_of(file_of(model, wrapped.tuned()).SerializeToString(), shown)
+    np.testing.assert_allclose(again, static, atol=noise + 1e-6)
+
+
+def test_what_is_learned_is_what_the_file_computes(tmp_path, network, images):
+    module, spec = network("resnet8-w4")
+    shown = images(8)
+    model, limits = written(tmp_path / "f.onnx", module, spec, shown, "jetson")
+    wrapped = FakeQuantised(module, model, limits, shape=spec.shape)
+    with torch.no_grad():
+        draw = torch.Generator().manual_seed(0)
+        weights, scales = wrapped.learned()
+        for each in weights:
+            each.data += 0.05 * each.abs().mean() * torch.randn(each.shape, generator=draw)
+        for each in scales:
+            each.data += 0.2 * torch.randn(each.shape, generator=draw)
+    ours = wrapped(torch.from_numpy(shown)).detach().numpy()
+    theirs = logits_of(file_of(model, wrapped.tuned()).SerializeToString(), shown)
+    before = logits_of(tmp_path / "f.onnx", shown)
+    assert np.abs(ours - before).max() > 5 * np.abs(ours - theirs).max()
+
+
+def test_fewer_bits_have_fewer_values(tmp_path, network, images):
+    module, spec = network("resnet8-w4")
+    model, limits = written(tmp_path / "f.onnx", module, spec, images(8), "jetson")
+    wrapped = FakeQuantised(module, model, limits, shape=spec.shape, weight_bits=4)
+    for name, weight in wrapped.tuned().constants.items():
+        if weight.ndim == 4:
+            for channel in weight:
+                assert len(np.unique(channel)) <= 16, name
+
+
+def test_the_gradient_passes_rounding_and_stops_at_the_limits():
+    values = torch.tensor([0.3, -0.26, 5.0, -9.0], requires_grad=True)
+    scale = torch.tensor(0.1, requires_grad=True)
+    fake_quantised(values, scale, levels=7).sum().backward()
+    assert values.grad is not None
+    assert values.grad.tolist() == [1.0, 1.0, 0.0, 0.0]
+    # LSQ, equation 3: round(v / s) - v / s inside, the limit outside.
+    expected = (3 - 3.0) + (-3 + 2.6) + 7 - 8
+    assert float(scale.grad) == pytest.approx(expected, abs=1e-4)  # type: ignore[arg-type]
+
+
+def test_the_module_itself_stays_as_it_was(tmp_path, network, images):
+    module, spec = network("resnet8-w4")
+    model, limits = written(tmp_path / "f.onnx", module, spec, images(4), "jetson")
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    wrapped = FakeQuantised(module, model, limits, shape=spec.shape)
+    with torch.no_grad():
+        for each in wrapped.learned()[0]:
+            each.zero_()
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+
+
+def test_another_networks_graph_is_noticed(tmp_path, network, images):
+    module, spec = network("resnet8-w4")
+    other, _ = network("resnet14-w4")
+    model, limits = written(tmp_path / "f.onnx", module, spec, images(4), "jetson")
+    with pytest.raises(IncompatibleError, match="weighted layers"):
+        FakeQuantised(other, model, limits, shape=spec.shape)
+
+
+class Branching(nn.Module):
+    def forward(self, images):
+        return images.flatten(1) if images.sum() > 0 else -images.flatten(1)
+
+
+def test_what_cannot_be_traced_is_said(tmp_path, network, images):
+    module, spec = network("resnet8-w4")
+    model, limits = written(tmp_path / "f.onnx", module, spec, images(4), "jetson")
+    with pytest.raises(IncompatibleError, match="trace"):
+        FakeQuantised(Branching(), model, limits, shape=spec.shape)
