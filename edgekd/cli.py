@@ -428,6 +428,15 @@ def compress(
     embed: Embed = None,
     keep_fp16: KeepFp16 = 0.0,
     keep_by: KeepBy = "macs",
+    tune: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            metavar="STEPS",
+            help="Learn the INT8 model's weights and scales on the synthetic images; 0: calibrate only.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = 0,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -445,7 +454,7 @@ def compress(
         min_agreement=min_agreement,
         keep_images=keep_images,
         bench=bench_it,
-        export=exporting.export_options(embed or [], keep=keep_fp16, keep_by=keep_by),
+        export=exporting.export_options(embed or [], keep=keep_fp16, keep_by=keep_by, tune=tune),
     )
     outcome = pipeline.compress(options, _display())
     if outcome is None:  # another process of `torchrun` has it

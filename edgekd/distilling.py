@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -23,8 +24,10 @@ from edgekd.distill.real import RealImages
 from edgekd.distill.recipes import Recipe, for_batch
 from edgekd.distill.statistics import watch_batch_norm
 from edgekd.distill.teacher import Teacher
+from edgekd.distill.tuning import Learned, Tuning, tune
 from edgekd.errors import InterruptedRunError, TerminatedRunError, UsageError
 from edgekd.evaluation import module_logits
+from edgekd.export.fakequant import FakeQuantised
 from edgekd.files import digest_of, new_folder
 from edgekd.interrupts import Interrupts, caught
 from edgekd.progress import Display, duration
@@ -317,6 +320,35 @@ def write_student(distilled: Distilled, folder: Path) -> Student:
     # The log holds seconds, which no two runs share; the report has it.
     (folder / "student.json").write_text(to_json(replace(student, history=()), schema="student"))
     return student
+
+
+def tuner(distilled: Distilled, steps: int, display: Display) -> Callable[[FakeQuantised], None]:
+    """What tunes the wrapped student: against its teacher, on the images of its memory."""
+    run = distilled.run
+    pool, teacher = run.pool, run.teacher
+    images = pool.images[: min(pool.made, pool.capacity)].flatten(0, 1)
+    device = next(teacher.module.parameters()).device
+    plan = Tuning(steps=steps)
+
+    def tuned(wrapped: FakeQuantised) -> None:
+        display.say(f"tune     INT8 against the teacher: {steps:,} steps, {len(images):,} images")
+        module = wrapped.to(device)
+        weights, scales = module.learned()
+        tune(
+            module,
+            teacher.module,
+            images,
+            plan,
+            learned=Learned(weights=weights, scales=scales),
+            normalised=run.production.judge.normalised,
+            flip=run.lessons.flip,
+            place=run.place,
+            generator=torch.Generator(device).manual_seed(run.seed),
+            told=lambda *_: None,
+        )
+        wrapped.cpu()  # where files are made
+
+    return tuned
 
 
 def synthetic_set(distilled: Distilled, folder: Path) -> SyntheticSet:

@@ -1,6 +1,6 @@
 """Student to ONNX for a target, and ONNX measured on this machine."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -27,7 +27,8 @@ from edgekd.errors import InputFileError, UsageError
 from edgekd.export import models as exporting
 from edgekd.export.coverage import coverage
 from edgekd.export.embedding import Part, checked
-from edgekd.export.models import Keeping
+from edgekd.export.fakequant import FakeQuantised
+from edgekd.export.models import TUNED, Keeping, TuningOf
 from edgekd.export.sensitivity import BY, By
 from edgekd.files import check_writable, digest_of, new_folder, read_text
 from edgekd.progress import Display
@@ -55,9 +56,12 @@ class ExportOptions:
     embed: tuple[Part, ...] = ()
     keep: float = 0.0  # share of an INT8 network that may stay in floating point
     keep_by: By = "macs"
+    tune: int = 0  # steps
 
 
-def export_options(embed: Sequence[str], *, keep: float, keep_by: str) -> ExportOptions:
+def export_options(
+    embed: Sequence[str], *, keep: float, keep_by: str, tune: int = 0
+) -> ExportOptions:
     """From what was typed.
 
     Raises:
@@ -67,7 +71,9 @@ def export_options(embed: Sequence[str], *, keep: float, keep_by: str) -> Export
         raise UsageError(f"--keep-by {keep_by}: choose from {', '.join(BY)}.")
     if not 0 <= keep <= 1:
         raise UsageError(f"--keep-fp16 {keep:g}: a share is between 0 and 1.")
-    return ExportOptions(embed=checked(tuple(embed)), keep=keep, keep_by=keep_by)
+    if tune and keep:
+        raise UsageError("--tune learns all layers in INT8: leave out --keep-fp16.")
+    return ExportOptions(embed=checked(tuple(embed)), keep=keep, keep_by=keep_by, tune=tune)
 
 
 @record
@@ -224,6 +230,7 @@ def export_student(
     display: Display,
     options: ExportOptions = ExportOptions(),
     teacher: npt.NDArray[np.float32] | None = None,
+    tune: Callable[[FakeQuantised], None] | None = None,
 ) -> Exported:
     """Every precision that the target runs.
 
@@ -237,6 +244,7 @@ def export_student(
         display: what happens is said there.
         options: what else is asked of the files.
         teacher: its logits (M, K) on `held_out`, where it is at hand.
+        tune: learns what an INT8 file is made of, in `options.tune` steps.
     """
     fp32 = exporting.export_fp32(
         module,
@@ -280,12 +288,15 @@ def export_student(
         teacher=teacher,
         outside=coverage(module, calibration),
         keeping=Keeping(share=options.keep, by=options.keep_by) if options.keep else None,
+        tuning=TuningOf(module=module, tune=tune, steps=options.tune) if tune else None,
     )
     assert int8.calibration is not None
     display.say(
         f"         {int8.path}: ranges by {int8.calibration.method} over {int8.calibration.images} synthetic images, "
         f"decides as FP32 on {int8.parity.top1_agreement:.1%} of {int8.parity.images} others"
     )
+    if tune and int8.calibration.method != TUNED:
+        display.warn("tuned weights decide less like the teacher, and were given up")
     if int8.calibration.kept:
         display.say(f"         kept in floating point: {', '.join(int8.calibration.kept)}")
     return Exported(models=(*models, int8), without={})

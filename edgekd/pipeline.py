@@ -25,6 +25,7 @@ from edgekd.distilling import (
     pixels_of,
     run_folder,
     synthetic_set,
+    tuner,
     write_student,
 )
 from edgekd.evaluation import module_logits
@@ -162,6 +163,7 @@ def _bundled(
         display=display,
         options=options.export,
         teacher=distilled.answers,
+        tune=tuner(distilled, options.export.tune, display) if options.export.tune else None,
     )
     # Both look at the plain files: at normalised images, logits and inner tensors.
     evaluation = _evaluated(data, distilled, exported, folder, display)

@@ -2,7 +2,7 @@
 
 import contextlib
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -15,10 +15,12 @@ from torch import nn
 from edgekd.errors import IncompatibleError, QualityError
 from edgekd.export import embedding, graph, half, legality, parity, quantize, rules, sensitivity
 from edgekd.export.embedding import Part
+from edgekd.export.fakequant import FakeQuantised, with_constants
 from edgekd.export.parity import Array
 from edgekd.files import digest_of, write_atomically
 from edgekd.records import Calibration, InputSpec, OnnxModel, Parity, Precision, Target, TensorSpec
 
+TUNED: Final = "tuned"
 _TRIED: Final = 32  # images that an embedded file is compared on
 
 
@@ -101,6 +103,15 @@ class Keeping:
     by: sensitivity.By
 
 
+@dataclass(frozen=True, kw_only=True)
+class TuningOf:
+    """What an INT8 file is tuned from, and by whom: the loop is the caller's."""
+
+    module: nn.Module  # that the FP32 file was made of
+    tune: Callable[[FakeQuantised], None]
+    steps: int
+
+
 def export_int8(
     fp32: Path,
     *,
@@ -111,6 +122,7 @@ def export_int8(
     teacher: Array | None = None,
     outside: Mapping[str, float] | None = None,
     keeping: Keeping | None = None,
+    tuning: TuningOf | None = None,
 ) -> OnnxModel:
     """Quantise an FP32 file for a target.
 
@@ -125,6 +137,7 @@ def export_int8(
         teacher: its logits (M, K) on them, which the methods are compared by; None: those of the FP32 file.
         outside: what `coverage` found, for the record.
         keeping: layers may stay in floating point; None: none does.
+        tuning: weights and scales are learned, and taken where they decide no less like the reference.
 
     A parity that fails is in the record, not raised: the run that made the student may have taken
     hours, and its FP32 model stands. Whoever ships it must look (`gate.parity`).
@@ -146,11 +159,21 @@ def export_int8(
     )
     ranked = () if keeping is None else sensitivity.sensitivities(model, chosen.limits, seen)
     kept = () if keeping is None else sensitivity.worst(ranked, share=keeping.share, by=keeping.by)
+    quantised = quantize.with_pairs(model, chosen.limits, keep=kept)
+    method, scores, steps = chosen.method, dict(chosen.agreement), 0
+    if tuning is not None:
+        tuned = _tuned(model, chosen.limits, tuning, shape=seen.shape[1:])
+        reference = parity.logits_of(fp32, seen) if teacher is None else teacher[::2]
+        answers = parity.logits_of(tuned.SerializeToString(), seen)
+        scores[TUNED] = parity.agreement(answers, reference)
+        if scores[TUNED] >= scores[method]:
+            quantised, method, steps = tuned, TUNED, tuning.steps
     record = Calibration(
-        method=chosen.method,
+        method=method,
         images=len(calibration),
         held_out_images=len(seen),
-        agreement=chosen.agreement,
+        agreement=scores,
+        tuned_steps=steps,
         compared_with="fp32" if teacher is None else "teacher",
         saturated=sensitivity.saturated(chosen.ranges, chosen.limits),
         outside=dict(outside or {}),
@@ -158,12 +181,27 @@ def export_int8(
         kept=kept,
     )
     return finish_int8(
-        quantize.with_pairs(model, chosen.limits, keep=kept),
+        quantised,
         fp32=fp32,
         target=target,
         out=out,
         held_out=judged,
         calibration=record,
+    )
+
+
+def _tuned(
+    model: onnx.ModelProto,
+    limits: Mapping[str, float],
+    tuning: TuningOf,
+    *,
+    shape: tuple[int, int, int],
+) -> onnx.ModelProto:
+    wrapped = FakeQuantised(tuning.module, model, limits, shape=shape)
+    tuning.tune(wrapped)
+    found = wrapped.tuned()
+    return quantize.with_pairs(
+        with_constants(model, found.constants), found.limits, weight_scales=found.weight_scales
     )
 
 

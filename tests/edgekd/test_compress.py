@@ -285,3 +285,26 @@ def test_bytes_are_refused_for_jetpack_4(edgekd, made, tmp_path):
     assert code == 8
     assert "UINT8 inputs need TensorRT 8.5" in err
     assert not (tmp_path / "o").exists()
+
+
+def test_int8_is_tuned_on_the_images_of_the_run(edgekd, tmp_path):
+    bundle = tmp_path / "b"
+    code, out, err = edgekd(
+        *("compress", TEACHER, "--target", "jetson", "--steps", "20", "--batch", "64"),
+        *("--min-agreement", "0", "--no-bench", "--tune", "5", "--out", bundle, "--json"),
+    )
+    assert code in {0, 4}, err
+    assert "tune     INT8 against the teacher: 5 steps" in err
+    found = json.loads(out)["manifest"]["models"][-1]["calibration"]
+    best = max(value for name, value in found["agreement"].items() if name != "tuned")
+    assert (found["method"] == "tuned") == (found["agreement"]["tuned"] >= best)
+    assert found["tuned_steps"] == (5 if found["method"] == "tuned" else 0)
+
+
+def test_tuning_and_keeping_exclude_each_other(edgekd, tmp_path):
+    code, _, err = edgekd(
+        *("compress", TEACHER, "-t", "jetson", "--tune", "5", "--keep-fp16", "0.1"),
+        *("--out", tmp_path / "b"),
+    )
+    assert code == 2
+    assert "leave out --keep-fp16" in " ".join(err.split())
