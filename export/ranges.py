@@ -19,6 +19,7 @@ SMALLEST_RANGE: Final = 1e-6  # far from where a scale dies (rules.SMALLEST_SCAL
 _STEP: Final = 32  # bins between two limits that are tried
 _FEWEST: Final = 128  # bins: with fewer than levels there is nothing to lose
 _LITTLE: Final = 1e-3  # counts
+_MOST_KEPT: Final = 0.999  # of what was seen, by entropy
 
 
 class Range:
@@ -71,11 +72,14 @@ def _percentile(share: float) -> Callable[[Counts], int]:
 def _entropy(counts: Counts) -> int:
     """Least divergence of what is kept from what it becomes at 128 levels (Migacz, GTC 2017).
 
-    The first bin, where a ReLU leaves its zeros, is left out: every limit represents it.
+    The first bin, where a ReLU leaves its zeros, is left out: every limit represents it. A thousandth is cut
+    off at most: a background of one value, which a level shares with nothing, looks worth any cut otherwise.
     """
     known = counts.copy()
     known[0] = 0
-    return min(_tried(), key=lambda kept: _divergence(known, kept))
+    least = _percentile(_MOST_KEPT)(counts)
+    tried = [kept for kept in _tried() if kept >= least]
+    return min(tried or [BINS], key=lambda kept: _divergence(known, kept))
 
 
 def _divergence(counts: Counts, kept: int) -> float:

@@ -52,6 +52,14 @@ def test_mse_is_the_least_of_all_limits(with_outliers):
         assert best <= 1.05 * square_error(with_outliers, found.largest * bins / BINS)
 
 
+def test_entropy_does_not_give_everything_up_for_a_background_of_one_value():
+    draw = np.random.default_rng(0)
+    values = np.full(100_000, 0.4242, np.float32)
+    values[:20_000] = draw.uniform(0, 2.8, 20_000)
+    found = seen(values)
+    assert found.clipped(found.limit("entropy")) <= 1e-3
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_tensor_of_zeros_gets_a_scale_all_the_same(method):
     assert seen(np.zeros(10, np.float32)).limit(method) == 1.0
