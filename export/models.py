@@ -13,10 +13,21 @@ import torch
 from torch import nn
 
 from edgekd.errors import IncompatibleError, QualityError
-from edgekd.export import embedding, graph, half, legality, parity, quantize, rules, sensitivity
+from edgekd.export import (
+    cpu,
+    embedding,
+    graph,
+    half,
+    legality,
+    parity,
+    quantize,
+    rules,
+    sensitivity,
+)
 from edgekd.export.embedding import Part
 from edgekd.export.fakequant import FakeQuantised, with_constants
 from edgekd.export.parity import Array
+from edgekd.export.ranges import METHODS
 from edgekd.files import digest_of, write_atomically
 from edgekd.records import Calibration, InputSpec, OnnxModel, Parity, Precision, Target, TensorSpec
 
@@ -156,11 +167,20 @@ def export_int8(
         calibration=calibration,
         held_out=seen,
         reference=None if teacher is None else teacher[::2],
+        methods=(cpu.METHOD,) if cpu.wanted(target.software) else METHODS,
     )
     ranked = () if keeping is None else sensitivity.sensitivities(model, chosen.limits, seen)
     kept = () if keeping is None else sensitivity.worst(ranked, share=keeping.share, by=keeping.by)
-    quantised = quantize.with_pairs(model, chosen.limits, keep=kept)
     method, scores, steps = chosen.method, dict(chosen.agreement), 0
+    if cpu.wanted(target.software):
+        if tuning is not None:
+            raise IncompatibleError(
+                f"--tune learns INT8 as TensorRT computes it, and {target.id} runs ONNX Runtime. Leave it out."
+            )
+        arm = target.board.family == "raspberry-pi"
+        quantised = cpu.with_cpu_pairs(model, calibration, arm=arm, keep=kept)
+    else:
+        quantised = quantize.with_pairs(model, chosen.limits, keep=kept)
     if tuning is not None:
         tuned = _tuned(model, chosen.limits, tuning, shape=seen.shape[1:])
         reference = parity.logits_of(fp32, seen) if teacher is None else teacher[::2]

@@ -12,7 +12,7 @@ import onnx
 
 from edgekd.export.legality import read
 from edgekd.export.parity import Array, outputs_of
-from edgekd.export.quantize import activations, dequantised, exposing
+from edgekd.export.quantize import activations, exposing
 from edgekd.records import LayerPrecision
 
 # Beyond this float32 cannot tell two tensors apart: it stands for "equal" and, negative, for
@@ -37,10 +37,10 @@ def layer_precision(fp32: Path, int8: Path, *, images: Array) -> tuple[LayerPrec
         UsageError: there are no images.
     """
     plain, quantised = read(fp32), read(int8)
-    given = {name for node in quantised.graph.node for name in node.output}
-    inner = [name for name in activations(plain) if dequantised(name) in given]
+    given = _pairs(quantised)
     outputs = [entry.name for entry in plain.graph.output]
-    pairs = {name: dequantised(name) for name in inner} | {name: name for name in outputs}
+    inner = [name for name in activations(plain) if name in given and name not in outputs]
+    pairs = {name: given[name] for name in inner} | {name: name for name in outputs}
     inputs = {entry.name for entry in plain.graph.input}
     wanted = [name for name in pairs if name not in inputs]
     exact = outputs_of(
@@ -60,6 +60,13 @@ def layer_precision(fp32: Path, int8: Path, *, images: Array) -> tuple[LayerPrec
         LayerPrecision(tensor=name, made_by=makers.get(name, "input"), sqnr_db=_decibels(*power))
         for name, power in powers.items()
     )
+
+
+def _pairs(model: onnx.ModelProto) -> dict[str, str]:
+    """Of each tensor that goes through a pair, the name of what it gives."""
+    rounded = {n.input[0]: n.output[0] for n in model.graph.node if n.op_type == "QuantizeLinear"}
+    back = {n.input[0]: n.output[0] for n in model.graph.node if n.op_type == "DequantizeLinear"}
+    return {name: back[level] for name, level in rounded.items() if level in back}
 
 
 def _makers(model: onnx.ModelProto) -> dict[str, str]:

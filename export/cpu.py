@@ -1,0 +1,90 @@
+"""INT8 as ONNX Runtime's CPU kernels want it: another form of Q/DQ than TensorRT's.
+
+Every tensor between layers has a pair, zero points are where the range is, biases are INT32: so
+a layer with its pairs becomes one integer kernel. Written by ONNX Runtime's own quantiser.
+
+N images, C channels, H x W pixels.
+"""
+
+import contextlib
+import logging
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import onnx
+
+from edgekd.export.parity import Array, batches
+from edgekd.records import Software
+
+METHOD: Final = "max"
+_PRODUCER: Final = "edgekd"
+
+
+def with_cpu_pairs(
+    model: onnx.ModelProto, calibration: Array, *, arm: bool, keep: Sequence[str] = ()
+) -> onnx.ModelProto:
+    """A copy of a float graph with the pairs that ONNX Runtime fuses.
+
+    Weights are INT8 and per channel. Activations are UINT8 on x86, whose dot products multiply unsigned by
+    signed bytes, and INT8 on ARM, whose multiply signed ones (ONNX Runtime, "Quantize ONNX models", data
+    type selection). x86 processors without VNNI add such products in 16 bits, which overflow: weights
+    have 7 bits there, as nobody knows which processor it will be.
+
+    Args:
+        model: FP32, with one input.
+        calibration: normalised images (N, C, H, W), whose smallest and largest values are the ranges.
+        arm: what the board's processor is.
+        keep: names of layers that stay in floating point.
+    """
+    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+
+    name = model.graph.input[0].name
+    first = model.graph.input[0].type.tensor_type.shape.dim[0]
+    size = first.dim_value if first.HasField("dim_value") else None
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.parts = batches(calibration, size, name="calibration")
+
+        def get_next(self) -> dict[str, Any] | None:
+            part = next(self.parts, None)
+            return None if part is None else {name: part}
+
+    with _quietly(), tempfile.TemporaryDirectory(prefix="edgekd-") as folder:
+        before, out = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
+        onnx.save(model, before)  # a model in memory is changed by it
+        quantize_static(
+            before,
+            out,
+            Reader(),
+            per_channel=True,
+            reduce_range=not arm,
+            activation_type=QuantType.QInt8 if arm else QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            nodes_to_exclude=list(keep),
+        )
+        quantised = onnx.load(out)
+    quantised.producer_name, quantised.producer_version = _PRODUCER, ""
+    del quantised.metadata_props[:]
+    del quantised.graph.value_info[:]
+    quantised.graph.name = _PRODUCER
+    return quantised
+
+
+def wanted(software: Software) -> bool:
+    """Whether a target is for this form."""
+    return software.runtime == "onnxruntime"
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Its advice goes to the root logger: to preprocess the model, which export did."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
