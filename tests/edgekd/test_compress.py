@@ -248,18 +248,15 @@ def test_the_record_says_how_well_the_images_reach(made):
     assert found["compared_with"] == "teacher"
     assert len(found["outside"]) == 9  # batch-norms of resnet8
     assert set(found["saturated"].values()) <= {0.0} or found["method"] != "max"
-    gates = {verdict["name"]: verdict for verdict in manifest["quality_gates"]}
-    assert gates["calibration int8"]["value"] == pytest.approx(1 - max(found["outside"].values()))
 
 
-def test_images_that_do_not_reach_fail_the_gate(edgekd, made, tmp_path):
+def test_images_that_do_not_reach_what_was_seen_in_training_are_named(edgekd, made, tmp_path):
     bundle = tmp_path / "b"
     shutil.copytree(made[0], bundle)
     dark = np.load(bundle / "calibration.npy") // 16
     np.save(bundle / "calibration.npy", dark)
-    code, _, err = edgekd("export", bundle, "-t", "jetson", "--out", tmp_path / "o")
-    assert code == 4
-    assert "calibration int8: the calibration images reach" in err
+    _, _, err = edgekd("export", bundle, "-t", "jetson", "--out", tmp_path / "o")
+    assert "the calibration images do not reach" in " ".join(err.split())
 
 
 @pytest.mark.parametrize(
