@@ -4,7 +4,7 @@ N images, C channels, H x W pixels.
 """
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,22 +80,83 @@ def watch_batch_norm(module: nn.Module) -> Iterator[Watched]:
     Statistics are taken in float32 whatever the autocast says: variances of half-precision
     inputs overflow.
     """
-    watched = Watched()
+    watched = Watched(stored=_stored(module))
+
+    def record(name: str, values: Tensor) -> None:
+        watched.seen[name] = batch_statistics(values)
+
+    with _told_of_inputs(module, record):
+        yield watched
+
+
+@dataclass
+class Reached:
+    """The smallest and largest input of each channel of every batch-norm layer, over all passes."""
+
+    stored: dict[str, tuple[Tensor, Tensor]]
+    least: dict[str, float]  # variance, by layer, above which a channel says anything
+    lowest: dict[str, Tensor] = field(default_factory=dict)
+    highest: dict[str, Tensor] = field(default_factory=dict)
+
+    def outside(self) -> dict[str, float]:
+        """Of each layer, the share of training's values that lie beyond what was reached.
+
+        Those of a channel are taken as normal, with the running mean and variance; averaged over channels.
+        """
+        return {name: self._outside(name) for name in self.lowest}
+
+    def _outside(self, name: str) -> float:
+        mean, variance = self.stored[name]
+        # A channel that hardly changed in training has no tails: what came before it is dead.
+        varied = variance > self.least[name]
+        deviation = torch.where(varied, variance, 1.0).sqrt()
+        below = torch.special.ndtr((self.lowest[name] - mean) / deviation)
+        above = torch.special.ndtr((mean - self.highest[name]) / deviation)
+        return min(1.0, float(torch.where(varied, below + above, 0.0).mean()))
+
+
+@contextlib.contextmanager
+def watch_reach(module: nn.Module) -> Iterator[Reached]:
+    """Record how far the inputs of every batch-norm layer reach, in all passes inside the block."""
+    reached = Reached(
+        stored=_stored(module),
+        least={name: layer.eps for name, layer in batch_norms(module).items()},
+    )
+
+    def record(name: str, values: Tensor) -> None:
+        channels = values.detach().float().transpose(0, 1).flatten(1)  # (C, N x H x W)
+        low, high = channels.amin(1), channels.amax(1)
+        reached.lowest[name] = torch.minimum(reached.lowest.get(name, low), low)
+        reached.highest[name] = torch.maximum(reached.highest.get(name, high), high)
+
+    with _told_of_inputs(module, record):
+        yield reached
+
+
+def _stored(module: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
+    """Running means and variances by layer."""
+    found = {}
+    for name, layer in batch_norms(module).items():
+        assert layer.running_mean is not None
+        assert layer.running_var is not None
+        found[name] = (layer.running_mean, layer.running_var)
+    return found
+
+
+@contextlib.contextmanager
+def _told_of_inputs(module: nn.Module, record: Callable[[str, Tensor], None]) -> Iterator[None]:
+    """Call `record` with each batch-norm layer's name and input, for passes inside the block."""
     handles = []
 
     def hook(name: str, layer: _BatchNorm) -> torch.utils.hooks.RemovableHandle:
-        assert layer.running_mean is not None
-        assert layer.running_var is not None
-        watched.stored[name] = (layer.running_mean, layer.running_var)
+        def told(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            record(name, inputs[0])
 
-        def record(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            watched.seen[name] = batch_statistics(inputs[0])
-
-        return layer.register_forward_pre_hook(record)
+        return layer.register_forward_pre_hook(told)
 
     try:
         handles += [hook(name, layer) for name, layer in batch_norms(module).items()]
-        yield watched
+        yield
     finally:
         for handle in handles:
             handle.remove()

@@ -22,7 +22,7 @@ from edgekd.distill.engine import Distillation
 from edgekd.distill.ranks import Team
 from edgekd.distill.real import RealImages
 from edgekd.distill.recipes import Recipe, for_batch
-from edgekd.distill.statistics import watch_batch_norm
+from edgekd.distill.statistics import watch_batch_norm, watch_reach
 from edgekd.distill.teacher import Teacher
 from edgekd.distill.tuning import Learned, Tuning, tune
 from edgekd.errors import InterruptedRunError, TerminatedRunError, UsageError
@@ -80,6 +80,11 @@ class Distilled:
     def answers(self) -> npt.NDArray[np.float32]:  # (M, K)
         """The teacher's logits on the held-out images, which `export` chooses INT8's ranges by."""
         return module_logits(self.run.teacher.module, normalised(self.held_out, self.teacher.input))
+
+    @functools.cached_property
+    def coverage(self) -> Coverage:
+        """How the calibration images lie in the teacher's view."""
+        return coverage_of(self.run.teacher, self.calibration)
 
     @property
     def teacher(self) -> TeacherInfo:
@@ -363,7 +368,7 @@ def synthetic_set(distilled: Distilled, folder: Path) -> SyntheticSet:
         input=info.input,
         teacher_digest=info.state_digest,
         seed=distilled.run.seed,
-        coverage=coverage_of(distilled.run.teacher, distilled.calibration),
+        coverage=distilled.coverage,
     )
 
 
@@ -381,17 +386,19 @@ def coverage_of(
     info = teacher.info
     decided: list[npt.NDArray[np.int64]] = []
     confidence, distances, layers = 0.0, 0.0, 0
-    for start in range(0, len(images), AT_ONCE):  # as floats, all of them can be large
-        part = images[start : start + AT_ONCE]
-        with watch_batch_norm(teacher.module) as statistics:
-            logits = teacher.module(torch.from_numpy(normalised(part, info.input)))
-        confidence += float(logits.softmax(1).max(1).values.sum())
-        decided.append(logits.argmax(1).numpy())
-        layers = len(statistics.seen)
-        distances += float(statistics.distance()) * len(part) if layers else 0.0
+    with watch_reach(teacher.module) as reached:
+        for start in range(0, len(images), AT_ONCE):  # as floats, all of them can be large
+            part = images[start : start + AT_ONCE]
+            with watch_batch_norm(teacher.module) as statistics:
+                logits = teacher.module(torch.from_numpy(normalised(part, info.input)))
+            confidence += float(logits.softmax(1).max(1).values.sum())
+            decided.append(logits.argmax(1).numpy())
+            layers = len(statistics.seen)
+            distances += float(statistics.distance()) * len(part) if layers else 0.0
     found = np.concatenate(decided) if classes is None else classes
     return Coverage(
         class_histogram=tuple(np.bincount(found, minlength=info.classes).tolist()),
         mean_confidence=round(min(1.0, confidence / len(images)), 4),
         batch_norm_distance=round(distances / len(images) / layers, 4) if layers else None,
+        outside={name: round(share, 4) for name, share in reached.outside().items()},
     )

@@ -1,7 +1,7 @@
 """Student to ONNX for a target, and ONNX measured on this machine."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -23,22 +23,21 @@ from edgekd.distilling import (
     Pixels,
     pixels_of,
 )
-from edgekd.errors import InputFileError, UsageError
+from edgekd.errors import InputFileError, IntegrityError, UsageError
 from edgekd.export import models as exporting
-from edgekd.export.coverage import coverage
 from edgekd.export.embedding import Part, checked
 from edgekd.export.fakequant import FakeQuantised
 from edgekd.export.models import TUNED, Keeping, TuningOf
-from edgekd.export.sensitivity import BY, By
+from edgekd.export.sensitivity import BY
 from edgekd.files import check_writable, digest_of, new_folder, read_text
 from edgekd.progress import Display
 from edgekd.records import (
-    Calibration,
     GateResult,
     InputSpec,
     Measurements,
     OnnxModel,
     Student,
+    SyntheticSet,
     Target,
     from_json,
     record,
@@ -46,10 +45,9 @@ from edgekd.records import (
 )
 
 FP32_FILE: Final = "model-fp32.onnx"
-# In the worst layer: 0.5 to 5 % for images that INT8 is well calibrated on, 9 % and more for others (docs/log.md).
-MOST_OUTSIDE: Final = 0.08
 FP16_FILE: Final = "model-fp16.onnx"
 INT8_FILE: Final = "model-int8.onnx"
+COMPARED: Final = 32  # images, of a file with everything inside and the plain one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +55,7 @@ class ExportOptions:
     """What is asked of the files beyond what the target decides."""
 
     embed: tuple[Part, ...] = ()
-    keep: float = 0.0  # share of an INT8 network that may stay in floating point
-    keep_by: By = "macs"
+    keeping: Keeping | None = None  # layers of an INT8 network may stay in floating point
     tune: int = 0  # steps
 
 
@@ -76,7 +73,8 @@ def export_options(
         raise UsageError(f"--keep-fp16 {keep:g}: a share is between 0 and 1.")
     if tune and keep:
         raise UsageError("--tune learns all layers in INT8: leave out --keep-fp16.")
-    return ExportOptions(embed=checked(tuple(embed)), keep=keep, keep_by=keep_by, tune=tune)
+    keeping = Keeping(share=keep, by=keep_by) if keep else None
+    return ExportOptions(embed=checked(tuple(embed)), keeping=keeping, tune=tune)
 
 
 @record
@@ -134,22 +132,27 @@ def export(
     module = architectures.build(student.architecture)
     module.load_state_dict(read_weights(weights).state)
     display.say(f"export   {student.architecture} for {target.id}, {software_text(target)}")
-    calibration, held_out = _calibration(source, student, images)
-    answers = None if images else _answers(source, len(held_out), student.architecture.classes)
+    brought = _brought(source, student, images)
     with new_folder(out, force=force) as folder:
         exported = export_student(
             module.eval().requires_grad_(False),
             student,
             target=target,
             folder=folder,
-            calibration=normalised(calibration, student.input),
-            held_out=normalised(held_out, student.input),
+            calibration=normalised(brought.calibration, student.input),
+            held_out=normalised(brought.held_out, student.input),
             options=options,
             display=display,
-            teacher=answers,
+            teacher=brought.answers,
+            outside=brought.outside,
         )
         exported = embedded_models(
-            exported, folder, spec=student.input, target=target, options=options
+            exported,
+            folder,
+            spec=student.input,
+            target=target,
+            options=options,
+            held_out=brought.held_out,
         )
         (folder / "models.json").write_text(to_json(exported, schema="models"))
     gate.require(gates(exported), bundle=str(out))
@@ -158,25 +161,61 @@ def export(
 
 def gates(exported: Exported) -> tuple[GateResult, ...]:
     """Verdicts on the files."""
-    return tuple(map(gate.parity, exported.models))
+    return tuple(
+        verdict
+        for model in exported.models
+        for verdict in (gate.parity(model), *gate.coverage(model))
+    )
 
 
-def _calibration(source: Path, student: Student, images: Path | None) -> tuple[Pixels, Pixels]:
-    """Images to calibrate on, and others to check on."""
-    if images is None:
-        spec = student.input
-        return _images(source / CALIBRATION_FILE, spec), _images(source / HELD_OUT_FILE, spec)
-    found = imagesets.read_set(
-        images,
-        teacher_digest=student.teacher_digest,
-        spec=student.input,
-        classes=student.architecture.classes,
+@dataclass(frozen=True, kw_only=True)
+class _Brought:
+    """What INT8 is made with, where the teacher is not at hand."""
+
+    calibration: Pixels
+    held_out: Pixels
+    answers: npt.NDArray[np.float32] | None  # the teacher's on `held_out`
+    outside: Mapping[str, float]  # of its batch-norms, what `calibration` does not reach
+
+
+def _brought(source: Path, student: Student, images: Path | None) -> _Brought:
+    """From a set that was made ahead, or what `distill` and `compress` left in the folder."""
+    spec, classes = student.input, student.architecture.classes
+    if images is not None:
+        found = imagesets.read_set(
+            images, teacher_digest=student.teacher_digest, spec=spec, classes=classes
+        )
+        ahead = imagesets.parted(found, origin=str(images))
+        return _Brought(
+            calibration=pixels_of(ahead.images[:CALIBRATION_IMAGES]),
+            held_out=pixels_of(ahead.held_out[:HELD_OUT_IMAGES]),
+            answers=None,
+            outside=found.record.coverage.outside,
+        )
+    calibration, held_out = (
+        _images(source / name, spec) for name in (CALIBRATION_FILE, HELD_OUT_FILE)
     )
-    ahead = imagesets.parted(found, origin=str(images))
-    return (
-        pixels_of(ahead.images[:CALIBRATION_IMAGES]),
-        pixels_of(ahead.held_out[:HELD_OUT_IMAGES]),
+    recorded = _recorded(source)
+    if recorded is not None and digest_of(source / CALIBRATION_FILE) != recorded.digest:
+        raise IntegrityError(
+            f"{source / CALIBRATION_FILE}: not the images that were recorded. Copy the folder again."
+        )
+    return _Brought(
+        calibration=calibration,
+        held_out=held_out,
+        answers=_answers(source, len(held_out), classes),
+        outside={} if recorded is None else recorded.coverage.outside,
     )
+
+
+def _recorded(source: Path) -> SyntheticSet | None:
+    """What a student folder, or a bundle, says of its calibration images."""
+    if (source / "synthetic.json").is_file():
+        path = source / "synthetic.json"
+        return from_json(SyntheticSet, read_text(path), origin=str(path), schema="synthetic-set")
+    if (source / bundle.MANIFEST).is_file():
+        return bundle.read_manifest(source).calibration
+    return None
 
 
 def _answers(source: Path, images: int, classes: int) -> npt.NDArray[np.float32] | None:
@@ -229,6 +268,7 @@ def export_student(
     display: Display,
     options: ExportOptions = ExportOptions(),
     teacher: npt.NDArray[np.float32] | None = None,
+    outside: Mapping[str, float] | None = None,
     tune: Callable[[FakeQuantised], None] | None = None,
 ) -> Exported:
     """Every precision that the target runs.
@@ -243,6 +283,7 @@ def export_student(
         display: what happens is said there.
         options: what else is asked of the files.
         teacher: its logits (M, K) on `held_out`, where it is at hand.
+        outside: of its batch-norms, what the calibration images do not reach.
         tune: learns what an INT8 file is made of, in `options.tune` steps.
     """
     fp32 = exporting.export_fp32(
@@ -264,7 +305,6 @@ def export_student(
             target=target,
             out=folder / FP16_FILE,
             images=held_out,
-            made_from=fp32.digest,
         )
         display.say(
             f"         {fp16.path}: {fp16.size_bytes / 1024:,.0f} KiB, equal to FP32 within "
@@ -285,8 +325,8 @@ def export_student(
         calibration=calibration,
         held_out=held_out,
         teacher=teacher,
-        outside=coverage(module, calibration),
-        keeping=Keeping(share=options.keep, by=options.keep_by) if options.keep else None,
+        outside=outside,
+        keeping=options.keeping,
         tuning=TuningOf(module=module, tune=tune, steps=options.tune) if tune else None,
     )
     assert int8.calibration is not None
@@ -294,7 +334,6 @@ def export_student(
         f"         {int8.path}: ranges by {int8.calibration.method} over {int8.calibration.images} synthetic images, "
         f"decides as FP32 on {int8.parity.top1_agreement:.1%} of {int8.parity.images} others"
     )
-    _warn_of_reach(int8.calibration, display)
     if tune and int8.calibration.method != TUNED:
         display.warn("tuned weights decide less like the teacher, and were given up")
     if int8.calibration.kept:
@@ -302,27 +341,35 @@ def export_student(
     return Exported(models=(*models, int8), without={})
 
 
-def _warn_of_reach(calibration: Calibration, display: Display) -> None:
-    outside = calibration.outside
-    worst = max(outside, key=lambda layer: outside[layer], default="")
-    if worst and outside[worst] > MOST_OUTSIDE:
-        display.warn(
-            f"the calibration images do not reach {outside[worst]:.0%} of what {worst} saw in training (8 % at most is "
-            "usual): INT8 may cut off what real images cause. Make more of them, or of this teacher"
-        )
-
-
 def embedded_models(
-    exported: Exported, folder: Path, *, spec: InputSpec, target: Target, options: ExportOptions
+    exported: Exported,
+    folder: Path,
+    *,
+    spec: InputSpec,
+    target: Target,
+    options: ExportOptions,
+    held_out: Pixels,
 ) -> Exported:
-    """The same files with preprocessing and head inside, where that was asked."""
+    """The same files with preprocessing and head inside, where that was asked; compared on some images."""
     if not options.embed:
         return exported
-    models = tuple(
-        exporting.embed(folder / model.path, model, parts=options.embed, spec=spec, target=target)
+    pixels = held_out[:COMPARED]
+    models = [
+        exporting.embed(
+            folder / model.path,
+            model,
+            parts=options.embed,
+            spec=spec,
+            target=target,
+            pixels=pixels,
+            images=normalised(pixels, spec),
+        )
         for model in exported.models
-    )
-    return Exported(models=models, without=exported.without)
+    ]
+    # The plain FP32 file that the others were made from is no more.
+    fp32 = models[0]
+    others = [replace(model, made_from=fp32.digest) for model in models[1:]]
+    return replace(exported, models=(fp32, *others))
 
 
 def bench(path: Path, display: Display) -> tuple[Measurements, ...]:

@@ -163,12 +163,20 @@ def _bundled(
         display=display,
         options=options.export,
         teacher=distilled.answers,
+        outside=distilled.coverage.outside,
         tune=tuner(distilled, options.export.tune, display) if options.export.tune else None,
     )
     # Both look at the plain files: at normalised images, logits and inner tensors.
     evaluation = _evaluated(data, distilled, exported, folder, display)
     precision = _layer_precision(distilled, exported, folder)
-    exported = embedded_models(exported, folder, spec=spec, target=target, options=options.export)
+    exported = embedded_models(
+        exported,
+        folder,
+        spec=spec,
+        target=target,
+        options=options.export,
+        held_out=distilled.held_out,
+    )
     golden = _golden(folder, exported, distilled, options)
     calibration = synthetic_set(distilled, folder) if options.keep_images else None
     gates = (

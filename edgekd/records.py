@@ -128,6 +128,8 @@ class Coverage:
     class_histogram: tuple[int, ...]
     mean_confidence: Share
     batch_norm_distance: float | None  # mean over layers; None for a teacher without batch-norm
+    # Of each of its batch-norms, the share of training's values that lie beyond what the images cause there.
+    outside: dict[str, Share] = Field(default_factory=dict)
 
 
 @record
@@ -279,7 +281,7 @@ class Calibration:
     saturated: dict[str, Share] = Field(
         default_factory=dict
     )  # of each tensor, what its range cuts off
-    # Of each batch-norm, the share of training's values that lie beyond what the images reach.
+    # Of each of the teacher's batch-norms, the share of training's values that lie beyond what the images cause there.
     outside: dict[str, Share] = Field(default_factory=dict)
     sensitivity: tuple[LayerSensitivity, ...] = ()
     kept: tuple[str, ...] = ()  # layers that stay in floating point

@@ -16,7 +16,6 @@ from typing import Any, Final
 import onnx
 
 from edgekd.export.parity import Array, batches
-from edgekd.records import Software
 
 METHOD: Final = "max"
 _PRODUCER: Final = "edgekd"
@@ -71,11 +70,6 @@ def with_cpu_pairs(
     del quantised.graph.value_info[:]
     quantised.graph.name = _PRODUCER
     return quantised
-
-
-def wanted(software: Software) -> bool:
-    """Whether a target is for this form."""
-    return software.runtime == "onnxruntime"
 
 
 @contextlib.contextmanager

@@ -114,13 +114,6 @@ def _head(model: onnx.ModelProto, parts: tuple[Part, ...]) -> list[onnx.NodeProt
     return []
 
 
-def normalised(pixels: npt.NDArray[np.uint8], spec: InputSpec) -> Array:
-    """What preprocessing makes of RGB bytes (N, H, W, C): float32 (N, C, H, W)."""
-    mean, std = (np.asarray(each, np.float32) for each in (spec.mean, spec.std))
-    scaled = (pixels.astype(np.float32) / 255 - mean) / std
-    return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
-
-
 def inputs_for(
     parts: tuple[Part, ...], pixels: npt.NDArray[np.uint8], images: Array
 ) -> npt.NDArray[Any]:

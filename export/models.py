@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import torch
 from torch import nn
@@ -27,12 +28,19 @@ from edgekd.export import (
 from edgekd.export.embedding import Part
 from edgekd.export.fakequant import FakeQuantised, with_constants
 from edgekd.export.parity import Array
-from edgekd.export.ranges import METHODS
 from edgekd.files import digest_of, write_atomically
-from edgekd.records import Calibration, InputSpec, OnnxModel, Parity, Precision, Target, TensorSpec
+from edgekd.records import (
+    Calibration,
+    InputSpec,
+    LayerSensitivity,
+    OnnxModel,
+    Parity,
+    Precision,
+    Target,
+    TensorSpec,
+)
 
 TUNED: Final = "tuned"
-_TRIED: Final = 32  # images that an embedded file is compared on
 
 
 def export_fp32(
@@ -76,9 +84,7 @@ def export_fp32(
     return describe(out, "fp32", target=target, made_from=made_from, found=found, fp32_nodes=left)
 
 
-def export_fp16(
-    fp32: Path, *, target: Target, out: Path, images: Array, made_from: str
-) -> OnnxModel:
+def export_fp16(fp32: Path, *, target: Target, out: Path, images: Array) -> OnnxModel:
     """The FP32 file with its types halved, for a TensorRT that takes them from the graph.
 
     Args:
@@ -86,7 +92,6 @@ def export_fp16(
         target: of strong typing.
         out: the file to write; it appears only when it passed.
         images: normalised (N, C, H, W): what they overflow stays in FP32, and they are compared on.
-        made_from: digest of the FP32 file.
 
     Raises:
         IncompatibleError: the graph is not legal for the target.
@@ -103,7 +108,9 @@ def export_fp16(
     )
     parity.require(parted, what=out.name)
     write_atomically(out, found)
-    return describe(out, "fp16", target=target, made_from=made_from, found=parted, fp32_nodes=kept)
+    return describe(
+        out, "fp16", target=target, made_from=digest_of(fp32), found=parted, fp32_nodes=kept
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +153,7 @@ def export_int8(
         calibration: normalised images (N, C, H, W) that ranges are taken from.
         held_out: others (M, C, H, W): every second for choosing the method, the rest for parity.
         teacher: its logits (M, K) on them, which the methods are compared by; None: those of the FP32 file.
-        outside: what `coverage` found, for the record.
+        outside: of the teacher's batch-norms, what the calibration images do not reach; for the record.
         keeping: layers may stay in floating point; None: none does.
         tuning: weights and scales are learned, and taken where they decide no less like the reference.
 
@@ -162,52 +169,113 @@ def export_int8(
         )
     model = legality.read(fp32)
     seen, judged = held_out[::2], held_out[1::2] if len(held_out) > 1 else held_out
-    chosen = quantize.choose(
-        model,
+    shown = _Shown(
         calibration=calibration,
-        held_out=seen,
-        reference=None if teacher is None else teacher[::2],
-        methods=(cpu.METHOD,) if cpu.wanted(target.software) else METHODS,
+        seen=seen,
+        reference=parity.logits_of(fp32, seen) if teacher is None else teacher[::2],
     )
-    ranked = () if keeping is None else sensitivity.sensitivities(model, chosen.limits, seen)
-    kept = () if keeping is None else sensitivity.worst(ranked, share=keeping.share, by=keeping.by)
-    method, scores, steps = chosen.method, dict(chosen.agreement), 0
-    if cpu.wanted(target.software):
+    if target.software.runtime == "onnxruntime":
         if tuning is not None:
             raise IncompatibleError(
                 f"--tune learns INT8 as TensorRT computes it, and {target.id} runs ONNX Runtime. Leave it out."
             )
         arm = target.board.family == "raspberry-pi"
-        quantised = cpu.with_cpu_pairs(model, calibration, arm=arm, keep=kept)
+        quantised, record = _for_cpu(model, shown, arm=arm, keeping=keeping)
     else:
-        quantised = quantize.with_pairs(model, chosen.limits, keep=kept)
-    if tuning is not None:
-        tuned = _tuned(model, chosen.limits, tuning, shape=seen.shape[1:])
-        reference = parity.logits_of(fp32, seen) if teacher is None else teacher[::2]
-        answers = parity.logits_of(tuned.SerializeToString(), seen)
-        scores[TUNED] = parity.agreement(answers, reference)
-        if scores[TUNED] >= scores[method]:
-            quantised, method, steps = tuned, TUNED, tuning.steps
-    record = Calibration(
-        method=method,
-        images=len(calibration),
-        held_out_images=len(seen),
-        agreement=scores,
-        tuned_steps=steps,
-        compared_with="fp32" if teacher is None else "teacher",
-        saturated=sensitivity.saturated(chosen.ranges, chosen.limits),
-        outside=dict(outside or {}),
-        sensitivity=ranked,
-        kept=kept,
-    )
-    return finish_int8(
+        quantised, record = _for_tensorrt(model, shown, keeping=keeping, tuning=tuning)
+    return _finished(
         quantised,
         fp32=fp32,
         target=target,
         out=out,
         held_out=judged,
-        calibration=record,
+        calibration=replace(
+            record,
+            compared_with="fp32" if teacher is None else "teacher",
+            outside=dict(outside or {}),
+        ),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Shown:
+    """Normalised images, and what those that choose should be decided as."""
+
+    calibration: Array  # (N, C, H, W)
+    seen: Array  # (M, C, H, W)
+    reference: Array  # (M, K), logits
+
+    def agreement(self, model: onnx.ModelProto) -> float:
+        return parity.agreement(
+            parity.logits_of(model.SerializeToString(), self.seen), self.reference
+        )
+
+    def record(
+        self,
+        method: str,
+        scores: Mapping[str, float],
+        ranked: tuple[LayerSensitivity, ...],
+        kept: tuple[str, ...],
+    ) -> Calibration:
+        return Calibration(
+            method=method,
+            images=len(self.calibration),
+            held_out_images=len(self.seen),
+            agreement=dict(scores),
+            sensitivity=ranked,
+            kept=kept,
+        )
+
+
+def _for_cpu(
+    model: onnx.ModelProto, shown: _Shown, *, arm: bool, keeping: Keeping | None
+) -> tuple[onnx.ModelProto, Calibration]:
+    ranked: tuple[LayerSensitivity, ...] = ()
+    kept: tuple[str, ...] = ()
+    if keeping is not None:
+        # By TensorRT's pairs: which layer INT8 hurts is a matter of its values, not of the form.
+        ranges = quantize.observe(model, quantize.activations(model), shown.calibration)
+        limits = quantize.limits_of(model, ranges, cpu.METHOD)
+        ranked, kept = _kept(model, limits, shown, keeping)
+    quantised = cpu.with_cpu_pairs(model, shown.calibration, arm=arm, keep=kept)
+    scores = {cpu.METHOD: shown.agreement(quantised)}
+    return quantised, shown.record(cpu.METHOD, scores, ranked, kept)
+
+
+def _for_tensorrt(
+    model: onnx.ModelProto, shown: _Shown, *, keeping: Keeping | None, tuning: TuningOf | None
+) -> tuple[onnx.ModelProto, Calibration]:
+    chosen = quantize.choose(
+        model,
+        calibration=shown.calibration,
+        held_out=shown.seen,
+        reference=shown.reference,
+    )
+    ranked: tuple[LayerSensitivity, ...] = ()
+    kept: tuple[str, ...] = ()
+    if keeping is not None:
+        ranked, kept = _kept(model, chosen.limits, shown, keeping)
+    quantised = quantize.with_pairs(model, chosen.limits, keep=kept)
+    record = replace(
+        shown.record(chosen.method, chosen.agreement, ranked, kept), saturated=chosen.saturated()
+    )
+    if tuning is None:
+        return quantised, record
+    tuned = _tuned(model, chosen.limits, tuning, shape=shown.seen.shape[1:])
+    scores = record.agreement | {TUNED: shown.agreement(tuned)}
+    record = replace(record, agreement=scores)
+    if scores[TUNED] < scores[chosen.method]:
+        return quantised, record
+    # What its learned ranges cut off was not counted.
+    return tuned, replace(record, method=TUNED, tuned_steps=tuning.steps, saturated={})
+
+
+def _kept(
+    model: onnx.ModelProto, limits: Mapping[str, float], shown: _Shown, keeping: Keeping
+) -> tuple[tuple[LayerSensitivity, ...], tuple[str, ...]]:
+    """What each layer costs, and which stay in floating point."""
+    ranked = sensitivity.sensitivities(model, limits, shown.seen)
+    return ranked, sensitivity.worst(ranked, share=keeping.share, by=keeping.by)
 
 
 def _tuned(
@@ -225,7 +293,7 @@ def _tuned(
     )
 
 
-def finish_int8(
+def _finished(
     quantised: onnx.ModelProto,
     *,
     fp32: Path,
@@ -262,7 +330,14 @@ def finish_int8(
 
 
 def embed(
-    path: Path, model: OnnxModel, *, parts: tuple[Part, ...], spec: InputSpec, target: Target
+    path: Path,
+    model: OnnxModel,
+    *,
+    parts: tuple[Part, ...],
+    spec: InputSpec,
+    target: Target,
+    pixels: npt.NDArray[np.uint8],
+    images: Array,
 ) -> OnnxModel:
     """Put preprocessing and a head into a file that passed its checks, and check it again.
 
@@ -272,16 +347,14 @@ def embed(
         parts: that were `embedding.checked`.
         spec: of the network's input.
         target: what it must be legal for.
+        pixels: RGB bytes (N, H, W, C), on which the files are compared.
+        images: the same, normalised (N, C, H, W).
 
     Raises:
         IncompatibleError: the target's software does not take what is added.
         QualityError: it answers otherwise than the plain file with the same work done outside.
     """
     plain = legality.read(path)
-    draw = np.random.default_rng(0)
-    shape = (_TRIED, spec.height, spec.width, spec.channels)
-    pixels = draw.integers(0, 256, shape, np.uint8)
-    images = embedding.normalised(pixels, spec)
     expected = embedding.answers_for(parts, parity.logits_of(path, images))
     written = _checked(embedding.embedded(plain, parts, spec), target=target, out=path)
     given = embedding.inputs_for(parts, pixels, images)
@@ -292,7 +365,7 @@ def embed(
     assert limit is not None
     worst = float(np.abs(answers.astype(np.float64) - expected).max())
     off = float((answers != expected).mean()) if "top1" in parts else worst
-    allowed = 1 / _TRIED if "top1" in parts else limit * float(np.abs(expected).max())
+    allowed = 1 / len(images) if "top1" in parts else limit * float(np.abs(expected).max())
     if not off <= allowed:
         raise QualityError(
             f"{path.name} with {', '.join(parts)} inside answers otherwise: {off:.3g}, at most {allowed:.3g}."

@@ -21,14 +21,14 @@ MOST_DB: Final = 120.0
 
 
 def layer_precision(fp32: Path, int8: Path, *, images: Array) -> tuple[LayerPrecision, ...]:
-    """The ratio of signal to quantisation noise of every tensor that `write_int8` gave a pair.
+    """The ratio of signal to quantisation noise of every tensor that went through a pair.
 
     A tensor is taken after its pair, so its noise is its own rounding and what the layers before
     it handed on; the outputs, which have no pair, come last.
 
     Args:
         fp32: the float graph.
-        int8: what `write_int8` made of it.
+        int8: what was made of it, in either form, with what is not INT8 in FP32 or FP16.
         images: normalised (N, C, H, W), none that the ranges were taken from.
 
     Raises:
@@ -64,7 +64,13 @@ def layer_precision(fp32: Path, int8: Path, *, images: Array) -> tuple[LayerPrec
 
 def _pairs(model: onnx.ModelProto) -> dict[str, str]:
     """Of each tensor that goes through a pair, the name of what it gives."""
-    rounded = {n.input[0]: n.output[0] for n in model.graph.node if n.op_type == "QuantizeLinear"}
+    # In a typed graph an FP32 tensor is cast before its pair.
+    cast = {n.output[0]: n.input[0] for n in model.graph.node if n.op_type == "Cast"}
+    rounded = {
+        cast.get(n.input[0], n.input[0]): n.output[0]
+        for n in model.graph.node
+        if n.op_type == "QuantizeLinear"
+    }
     back = {n.input[0]: n.output[0] for n in model.graph.node if n.op_type == "DequantizeLinear"}
     return {name: back[level] for name, level in rounded.items() if level in back}
 

@@ -36,6 +36,10 @@ class Chosen:
     limits: dict[str, float]
     ranges: dict[str, Range]
 
+    def saturated(self) -> dict[str, float]:
+        """Of each tensor, the share of what was seen that its limit cuts off."""
+        return {name: found.clipped(self.limits[name]) for name, found in self.ranges.items()}
+
 
 def choose(
     model: onnx.ModelProto,
@@ -195,12 +199,10 @@ def _values(
 
 
 def exposing(model: onnx.ModelProto, names: Iterable[str]) -> bytes:
-    """The model with inner float tensors among its outputs, to be run in memory."""
+    """The model with inner tensors among its outputs, of whatever type, to be run in memory."""
     opened = onnx.ModelProto()
     opened.CopyFrom(model)
-    opened.graph.output.extend(
-        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names
-    )
+    opened.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     return bytes(opened.SerializeToString())
 
 

@@ -10,10 +10,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper, shape_inference
 
-from edgekd.errors import UsageError
 from edgekd.export.parity import Array, logits_of
 from edgekd.export.quantize import weighted, with_pairs
-from edgekd.export.ranges import Range
 from edgekd.records import LayerSensitivity
 
 By = Literal["macs", "size"]
@@ -59,12 +57,7 @@ def worst(found: Iterable[LayerSensitivity], *, share: float, by: By) -> tuple[s
         found: of all layers.
         share: of the multiply-accumulates or of the weights that may stay in floating point, 0 to 1.
         by: which of the two.
-
-    Raises:
-        UsageError: the share is none.
     """
-    if not 0 <= share <= 1:
-        raise UsageError(f"a share to keep in floating point is between 0 and 1, not {share}.")
     left = share
     chosen = []
 
@@ -76,11 +69,6 @@ def worst(found: Iterable[LayerSensitivity], *, share: float, by: By) -> tuple[s
             chosen.append(layer.layer)
             left -= cost(layer)
     return tuple(chosen)
-
-
-def saturated(ranges: Mapping[str, Range], limits: Mapping[str, float]) -> dict[str, float]:
-    """Of each tensor, the share of what was seen that its limit cuts off."""
-    return {name: found.clipped(limits[name]) for name, found in ranges.items() if name in limits}
 
 
 def _costs(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, tuple[int, int]]]:

@@ -5,13 +5,16 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import jsonschema
 import numpy as np
 import onnx
 import pytest
 
+from edgekd import gate
 from edgekd.files import digest_of
+from edgekd.records import OnnxModel, from_json
 from edgekd.schemas import SCHEMAS, schema_text
 from tests.edgekd.conftest import IMAGES, REPOSITORY, TEACHER, edgekd_process
 
@@ -246,17 +249,54 @@ def test_the_record_says_how_well_the_images_reach(made):
     manifest = json.loads((made[0] / "manifest.json").read_text())
     found = manifest["models"][-1]["calibration"]
     assert found["compared_with"] == "teacher"
-    assert len(found["outside"]) == 9  # batch-norms of resnet8
-    assert set(found["saturated"].values()) <= {0.0} or found["method"] != "max"
+    assert len(found["outside"]) == manifest["teacher"]["batch_norm_layers"]
+    assert found["outside"] == manifest["calibration"]["coverage"]["outside"]
+    gates = {verdict["name"]: verdict for verdict in manifest["quality_gates"]}
+    assert gates["calibration int8"]["value"] == pytest.approx(1 - max(found["outside"].values()))
 
 
-def test_images_that_do_not_reach_what_was_seen_in_training_are_named(edgekd, made, tmp_path):
+def test_images_that_do_not_reach_fail_the_gate(made):
+    (int8,) = (
+        from_json(OnnxModel, json.dumps(model), origin="manifest")
+        for model in json.loads((made[0] / "manifest.json").read_text())["models"]
+        if model["precision"] == "int8"
+    )
+    assert int8.calibration is not None
+    for share, passed in ((0.07, True), (0.09, False)):
+        found = replace(int8.calibration, outside={"bn1": 0.01, "bn2": share})
+        (verdict,) = gate.coverage(replace(int8, calibration=found))
+        assert verdict.passed == passed
+        assert "bn2" in verdict.reason
+    assert gate.coverage(replace(int8, calibration=replace(int8.calibration, outside={}))) == ()
+
+
+def test_other_calibration_images_than_the_recorded_are_refused(edgekd, made, tmp_path):
     bundle = tmp_path / "b"
     shutil.copytree(made[0], bundle)
-    dark = np.load(bundle / "calibration.npy") // 16
-    np.save(bundle / "calibration.npy", dark)
-    _, _, err = edgekd("export", bundle, "-t", "jetson", "--out", tmp_path / "o")
-    assert "the calibration images do not reach" in " ".join(err.split())
+    np.save(bundle / "calibration.npy", np.load(bundle / "calibration.npy") // 16)
+    code, _, err = edgekd("export", bundle, "-t", "jetson", "--out", tmp_path / "o")
+    assert code == 7
+    assert "not the images that were recorded" in err
+
+
+def test_compress_for_thor_has_every_precision_and_its_figures(edgekd, tmp_path):
+    bundle = tmp_path / "b"
+    code, out, err = edgekd(
+        *("compress", TEACHER, "--target", "jetson-thor-t5000", "--steps", "20", "--batch", "64"),
+        *("--min-agreement", "0", "--no-bench", "--eval", IMAGES, "--embed", "preprocessing"),
+        *("--out", bundle, "--json"),
+    )
+    assert code in {0, 4}, err
+    outcome = json.loads(out)
+    results = {each["model"] for each in outcome["report"]["evaluation"]["results"]}
+    assert {"fp32", "fp16", "int8"} < results
+    layers = [each["tensor"] for each in outcome["report"]["layer_precision"]]
+    assert layers[0] == "images"
+    assert len(layers) > 10
+    fp32, *others = outcome["manifest"]["models"]
+    assert {model["made_from"] for model in others} == {fp32["digest"]}
+    inputs = np.load(bundle / "golden-inputs.npy")
+    assert (inputs.dtype, inputs.shape) == (np.uint8, (16, 28, 28, 1))
 
 
 @pytest.mark.parametrize(

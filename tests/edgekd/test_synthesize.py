@@ -142,7 +142,7 @@ def test_int8_is_calibrated_on_a_set_when_it_is_told_to(edgekd, made, small_set,
     assert code in {0, 4}, err  # so few steps: INT8 may not decide as FP32
     models = json.loads((tmp_path / "o" / "models.json").read_text())["models"]
     held_out = len(np.load(small_set[0] / "images.npy")) - models[1]["calibration"]["images"]
-    assert models[1]["calibration"]["held_out_images"] == held_out
+    assert models[1]["calibration"]["held_out_images"] == (held_out + 1) // 2  # the others judge
 
 
 @pytest.mark.slow

@@ -2,13 +2,13 @@ import numpy as np
 import onnx
 import pytest
 
+from edgekd.distill.data import normalised
 from edgekd.errors import UsageError
 from edgekd.export.embedding import (
     answers_for,
     checked,
     embedded,
     inputs_for,
-    normalised,
 )
 from edgekd.export.graph import write_fp32
 from edgekd.export.legality import check_model
