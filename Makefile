@@ -8,13 +8,14 @@ WORKERS ?= 2
 # Where torch is already installed this saves the download: make test VENV_FLAGS=--system-site-packages
 VENV_FLAGS ?=
 
-.PHONY: help demo test slow check dist soak docs schemas options screenshots clean
+.PHONY: help demo test slow check check-tensorrt dist soak docs schemas options screenshots clean
 
 help:
 	@echo "make demo    distil, export and bench the MNIST teacher in examples/ (about 5 minutes)"
 	@echo "make test    set up, ruff, mypy, the suite"
 	@echo "make slow    the tests that take minutes each: killed runs, the tutorial"
 	@echo "make check   ruff and mypy"
+	@echo "make check-tensorrt  hold every name of TensorRT that is used against its real bindings"
 	@echo "make dist    build the wheel and try it in a clean environment"
 	@echo "make soak    what is too long for CI"
 	@echo "make docs    build the pages of docs/ as HTML into out/docs"
@@ -47,6 +48,10 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# Wheels go into a cache outside the repository; without an index this says so and passes.
+check-tensorrt: $(VENV)/.dev
+	$(BIN)/python -m tests.bindings
 
 test: check
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not slow"

@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field, StringConstraints, TypeAdapter, Vali
 from edgekd.errors import DeviceError
 from edgekd.records import record
 
-PROTOCOL: Final = 1
+PROTOCOL: Final = 2  # of bench/agent/commands.py
 
 
 def printable(text: str) -> str:
@@ -22,13 +22,24 @@ Positive: TypeAlias = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Nanoseconds: TypeAlias = Annotated[int, Field(ge=0, le=86_400 * 10**9)]
 # 2^53: whole numbers that survive a float, and more memory than there is.
 Bytes: TypeAlias = Annotated[int, Field(ge=0, le=2**53)]
+Sha256: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Share: TypeAlias = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Whole: TypeAlias = Annotated[int, Field(ge=0, le=2**53)]
+
+
+@record
+class HelloAnswer:
+    """The first line, whatever is asked."""
+
+    event: Literal["hello"]
+    protocol: int
+    agent: Text
+    python: Text
 
 
 @record
 class ConditionsAnswer:
     event: Literal["conditions"]
-    protocol: int
     machine: Text
     os: Text
     python: Text
@@ -97,9 +108,69 @@ class NoEnergyAnswer:
 
 
 @record
+class KeyAnswer:
+    """What an engine hangs on."""
+
+    tensorrt: Text
+    sm: Text
+    l4t: Text | None
+    signature: Sha256 | None
+
+
+@record
+class BoardAnswer(KeyAnswer):
+    event: Literal["board"]
+    tool: Literal["python", "trtexec"]
+
+
+@record
+class ProgressAnswer:
+    event: Literal["progress"]
+    phase: Text
+    step: Whole
+    of: Whole
+
+
+@record
+class ParityAnswer:
+    vectors: Annotated[int, Field(ge=1, le=2**31)]
+    max_abs_error: Positive
+    max_abs_tolerance: Positive | None
+    top1_agreement: Share
+    top1_tolerance: Share
+    passed: Literal[True]
+
+
+@record
+class EngineAnswer:
+    event: Literal["engine"]
+    reused: bool
+    key: KeyAnswer
+    digest: Sha256
+    made_from: Sha256
+    precision: Literal["fp32", "fp16", "int8"]
+    size_bytes: Annotated[int, Field(ge=1, le=2**53)]
+    build_s: Positive
+    unpinned: Annotated[tuple[Text, ...], Field(max_length=100_000)]
+    timing_cache_digest: Sha256 | None
+    tactics_replayed: bool
+    parity: ParityAnswer
+
+
+@record
 class RefusedAnswer:
     event: Literal["refused"]
-    kind: Literal["missing-runtime", "not-a-model", "not-runnable", "inputs"]
+    kind: Literal[
+        "missing-runtime",
+        "not-a-model",
+        "not-runnable",
+        "inputs",
+        "protocol",
+        "deviates",
+        "not-buildable",
+        "other-version",
+        "out-of-memory",
+    ]
     message: Text
 
 
@@ -109,12 +180,16 @@ class EndAnswer:
 
 
 Answer: TypeAlias = Annotated[
-    ConditionsAnswer
+    HelloAnswer
+    | ConditionsAnswer
     | SessionAnswer
     | LatencyAnswer
     | MemoryAnswer
     | EnergyAnswer
     | NoEnergyAnswer
+    | BoardAnswer
+    | ProgressAnswer
+    | EngineAnswer
     | RefusedAnswer
     | EndAnswer,
     Field(discriminator="event"),
@@ -123,26 +198,40 @@ _ANSWER: Final[TypeAdapter[Answer]] = TypeAdapter(Answer)
 
 
 def read_answers(output: bytes) -> list[Answer]:
-    """The agent's lines as records.
+    """The agent's lines as records, without its greeting.
 
     Raises:
-        DeviceError: a line is not one of the answers, or the protocol is another.
+        DeviceError: a line is not one of the answers, or the agent speaks another protocol.
     """
-    answers: list[Answer] = []
-    for number, line in enumerate(output.splitlines(), start=1):
-        try:
-            answer = _ANSWER.validate_json(line, strict=True)
-        except ValidationError as error:
-            first = error.errors(include_input=False, include_url=False)[0]
-            where = ".".join(printable(str(part)) for part in first["loc"])
-            raise DeviceError(
-                f"The agent answered nonsense in line {number}: {where}: {first['msg'][:200]}. "
-                "Is something else printing to its stdout?"
-            ) from error
-        if isinstance(answer, ConditionsAnswer) and answer.protocol != PROTOCOL:
-            raise DeviceError(
-                f"The agent speaks protocol {answer.protocol}, this edgekd {PROTOCOL}. "
-                "Use the agent that came with this edgekd."
-            )
-        answers.append(answer)
-    return answers
+    lines = output.splitlines()
+    answers = [read_answer(line, number) for number, line in enumerate(lines, start=1)]
+    if not answers:
+        return []
+    hello = answers[0]
+    if not isinstance(hello, HelloAnswer):
+        raise DeviceError(
+            "The agent did not greet, as it does since protocol 2. Use the agent that came with this edgekd."
+        )
+    if hello.protocol != PROTOCOL:
+        raise DeviceError(
+            f"The agent speaks protocol {hello.protocol}, this edgekd {PROTOCOL}. "
+            "Use the agent that came with this edgekd."
+        )
+    return answers[1:]
+
+
+def read_answer(line: bytes, number: int) -> Answer:
+    """One line as a record.
+
+    Raises:
+        DeviceError: it is none.
+    """
+    try:
+        return _ANSWER.validate_json(line, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(printable(str(part)) for part in first["loc"])
+        raise DeviceError(
+            f"The agent answered nonsense in line {number}: {where}: {first['msg'][:200]}. "
+            "Is something else printing to its stdout?"
+        ) from error

@@ -6,11 +6,25 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Final, NoReturn, TypeVar
 
-from edgekd.bench.answers import Answer, EndAnswer, RefusedAnswer, printable, read_answers
-from edgekd.errors import DeviceError, IncompatibleError, InputFileError, MissingToolError
+from edgekd.bench.answers import (
+    PROTOCOL,
+    Answer,
+    EndAnswer,
+    RefusedAnswer,
+    printable,
+    read_answer,
+    read_answers,
+)
+from edgekd.errors import (
+    DeviceError,
+    IncompatibleError,
+    InputFileError,
+    MissingToolError,
+    QualityError,
+)
 
 T = TypeVar("T")
 
@@ -20,25 +34,31 @@ TAIL_LINES: Final = 5
 
 
 def ask(
-    command: Sequence[str], *, timeout_s: float, environment: Mapping[str, str] | None = None
+    command: Sequence[str],
+    *,
+    timeout_s: float,
+    environment: Mapping[str, str] | None = None,
+    heard: Callable[[Answer], None] | None = None,
 ) -> list[Answer]:
-    """Run an agent and return what it said, without the closing `end`.
+    """Run an agent and return what it said, without the greeting and the closing `end`.
 
     Args:
         command: the program with its arguments.
         timeout_s: after which it is killed, with all it started.
         environment: variables to set on top of this process's own.
+        heard: is given each answer as it comes.
 
     Raises:
         DeviceError: it could not be started, died, ran too long, or answered nonsense.
         MissingToolError: its runtime is not installed.
         InputFileError: the model or the inputs are not usable.
-        IncompatibleError: its runtime cannot run the model.
+        IncompatibleError: its runtime cannot run the model, or build an engine of it.
+        QualityError: an engine answers otherwise than its golden vectors.
     """
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         try:
             process = subprocess.Popen(
-                command,
+                [*command, "--protocol", str(PROTOCOL)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=errors,
@@ -48,7 +68,7 @@ def ask(
         except OSError as error:
             raise DeviceError(f"{command[0]} could not be started: {error.strerror}.") from error
         try:
-            problem = _watch(process, output, timeout_s)
+            problem = _watch(process, output, timeout_s, _Listener(output, heard))
         finally:
             # With all it started, also when this process is being interrupted. Not once it has
             # ended: its number may be another's by then.
@@ -77,10 +97,40 @@ def one(kind: type[T], answers: Sequence[Answer]) -> T:
     return found[0]
 
 
-def _watch(process: subprocess.Popen[bytes], output: IO[bytes], timeout_s: float) -> str:
+class _Listener:
+    """Hands on whole lines of a file that another process writes."""
+
+    def __init__(self, output: IO[bytes], heard: Callable[[Answer], None] | None) -> None:
+        self._output = output
+        self._heard = heard
+        self._at = 0
+        self._lines = 0
+
+    def listen(self) -> None:
+        """Hand on what came since the last time.
+
+        Raises:
+            DeviceError: a line is no answer.
+        """
+        if self._heard is None:
+            return
+        # Not `seek`: the position is the other process's too.
+        new = os.pread(self._output.fileno(), MAX_OUTPUT_BYTES, self._at)
+        whole, _, _ = new.rpartition(b"\n")
+        if whole:
+            self._at += len(whole) + 1
+            for line in whole.split(b"\n"):
+                self._lines += 1
+                self._heard(read_answer(line, self._lines))
+
+
+def _watch(
+    process: subprocess.Popen[bytes], output: IO[bytes], timeout_s: float, listener: _Listener
+) -> str:
     """Wait for the end; what is wrong when it must not be waited for any longer, else empty."""
     deadline = time.monotonic() + timeout_s
     while True:
+        listener.listen()
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(POLL_S)
             break
@@ -97,7 +147,7 @@ def _checked(output: bytes, code: int, errors: IO[bytes]) -> list[Answer]:
         name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
         likely = " Most likely the memory ran out." if -code == signal.SIGKILL else ""
         raise DeviceError(f"The agent was killed by {name}.{likely}{_tail(errors)}")
-    if code not in {0, 2, 3}:
+    if code not in {0, 2, 3, 4, 8}:
         raise DeviceError(f"The agent failed with code {code}.{_tail(errors)}")
     answers = read_answers(output)
     last = answers[-1] if answers else None
@@ -112,8 +162,8 @@ def _raise_refusal(refusal: RefusedAnswer) -> NoReturn:
     match refusal.kind:
         case "missing-runtime":
             raise MissingToolError(
-                f"ONNX Runtime is missing or does not load ({refusal.message}). "
-                "Install it with: pip install onnxruntime"
+                f"What runs the model is missing or does not load ({refusal.message}). ONNX Runtime comes with: "
+                "pip install onnxruntime; TensorRT with JetPack."
             )
         case "not-a-model":
             raise InputFileError(f"Not an ONNX model: {refusal.message}")
@@ -124,6 +174,12 @@ def _raise_refusal(refusal: RefusedAnswer) -> NoReturn:
                 f"ONNX Runtime cannot run this model: {refusal.message} "
                 "Export it again for this machine's runtime."
             )
+        case "protocol":
+            raise DeviceError(f"{refusal.message}. Use the agent that came with this edgekd.")
+        case "deviates":
+            raise QualityError(f"{refusal.message}.")
+        case "not-buildable" | "other-version" | "out-of-memory":
+            raise IncompatibleError(f"{refusal.message}.")
 
 
 def _tail(errors: IO[bytes]) -> str:

@@ -3,6 +3,7 @@
 stdout carries results, stderr progress. Nothing heavy is imported until a command needs it.
 """
 
+import dataclasses
 import os
 import sys
 import tempfile
@@ -57,6 +58,7 @@ _IN_SEVERAL = ("distill", "compress")
 _RUN = "The run"
 _TEACHER = "The teacher, where its file does not say"
 _DATA = "Data, where there is some"
+_ENGINE = "TensorRT engines"
 _OUTPUT = "Output"
 
 TeacherFile = Annotated[
@@ -672,14 +674,54 @@ def export(
     embed: Embed = None,
     keep_fp16: KeepFp16 = 0.0,
     keep_by: KeepBy = "macs",
+    engine: Annotated[
+        bool,
+        typer.Option(
+            "--engine", help="Build TensorRT engines too, on this machine.", rich_help_panel=_ENGINE
+        ),
+    ] = False,
+    dla: Annotated[
+        int | None,
+        typer.Option(
+            metavar="CORE", help="Build for this DLA core, in FP16.", rich_help_panel=_ENGINE
+        ),
+    ] = None,
+    workspace_mb: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="MIB",
+            help="What the builder may take; a sixteenth of the memory without it.",
+            rich_help_panel=_ENGINE,
+        ),
+    ] = None,
+    timing_cache: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Start from this cache instead of that of the last build.",
+            rich_help_panel=_ENGINE,
+        ),
+    ] = None,
     out: Out = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Student folder to ONNX for a target: FP32, FP16 where types are in the graph, INT8."""
-    from edgekd import exporting, pipeline
+    from edgekd import building, exporting, pipeline
 
     chosen = pipeline.target_named(target)
+    engines = (dla, workspace_mb, timing_cache)
+    if not engine and any(each is not None for each in engines):
+        raise UsageError(
+            "--dla, --workspace-mb and --timing-cache are about engines: add --engine."
+        )
+    options = exporting.export_options(embed or [], keep=keep_fp16, keep_by=keep_by)
+    if engine:
+        built = building.engine_options(
+            chosen, dla=dla, workspace_mb=workspace_mb, timing_cache=timing_cache
+        )
+        options = dataclasses.replace(options, engine=built)
     folder = out or Path(f"{source.resolve().name}-{chosen.board.name}")
     found = exporting.export(
         source,
@@ -688,7 +730,7 @@ def export(
         force=force,
         display=_display(),
         images=images,
-        options=exporting.export_options(embed or [], keep=keep_fp16, keep_by=keep_by),
+        options=options,
     )
     if as_json:
         _print_record(found, "models")

@@ -1,5 +1,6 @@
 """Student to ONNX for a target, and ONNX measured on this machine."""
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,8 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from edgekd import bundle, gate
+from edgekd import bundle, gate, golden
 from edgekd.bench import local
+from edgekd.bench.engines import EngineOptions
+from edgekd.building import build_all
 from edgekd.distill import architectures, imagesets
 from edgekd.distill.data import normalised
 from edgekd.distill.weights import read_weights
@@ -24,14 +27,17 @@ from edgekd.distilling import (
     pixels_of,
 )
 from edgekd.errors import InputFileError, IntegrityError, UsageError
+from edgekd.evaluation import module_logits
 from edgekd.export import models as exporting
 from edgekd.export.embedding import Part, checked
 from edgekd.export.fakequant import FakeQuantised
 from edgekd.export.models import TUNED, Keeping, TuningOf
 from edgekd.export.sensitivity import BY
-from edgekd.files import check_writable, digest_of, new_folder, read_text
+from edgekd.files import check_writable, digest_of, new_folder, read_text, write_atomically
+from edgekd.manifest import GoldenVectors
 from edgekd.progress import Display
 from edgekd.records import (
+    Engine,
     GateResult,
     InputSpec,
     Measurements,
@@ -57,6 +63,7 @@ class ExportOptions:
     embed: tuple[Part, ...] = ()
     keeping: Keeping | None = None  # layers of an INT8 network may stay in floating point
     tune: int = 0  # steps
+    engine: EngineOptions | None = None  # build engines on this machine
 
 
 def export_options(
@@ -83,6 +90,8 @@ class Exported:
 
     models: tuple[OnnxModel, ...]
     without: dict[str, str]
+    golden: GoldenVectors | None = None
+    engines: tuple[Engine, ...] = ()
 
 
 @record
@@ -154,9 +163,42 @@ def export(
             options=options,
             held_out=brought.held_out,
         )
-        (folder / "models.json").write_text(to_json(exported, schema="models"))
+        exported = replace(
+            exported,
+            golden=golden.write_golden(
+                folder,
+                exported.models,
+                golden.clearest(
+                    brought.held_out,
+                    module_logits(module, normalised(brought.held_out, student.input)),
+                ),
+                spec=student.input,
+                software=target.software,
+                parts=options.embed,
+                made_of="synthetic images",
+            ),
+        )
+        if options.engine is not None:
+            _bring_engines(out, folder)
+        _write_record(exported, folder)
     gate.require(gates(exported), bundle=str(out))
+    if options.engine is not None:  # the ONNX files stand whatever becomes of it
+        engines = build_all(
+            exported.models, out, target=target, options=options.engine, display=display
+        )
+        exported = replace(exported, engines=engines)
+        _write_record(exported, out)
     return exported
+
+
+def _write_record(exported: Exported, folder: Path) -> None:
+    write_atomically(folder / "models.json", to_json(exported, schema="models").encode())
+
+
+def _bring_engines(old: Path, new: Path) -> None:
+    """Engines of the folder that is replaced, with their records: each may still be the one that is asked for."""
+    for path in old.glob("*.engine*"):
+        shutil.copy2(path, new / path.name)
 
 
 def gates(exported: Exported) -> tuple[GateResult, ...]:

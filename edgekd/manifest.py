@@ -13,6 +13,7 @@ from edgekd.records import (
     LayerPrecision,
     Measurements,
     OnnxModel,
+    Precision,
     RelativePath,
     Share,
     Software,
@@ -39,12 +40,14 @@ class FileEntry:
 class GoldenVectors:
     """Inputs with the outputs that each model gives for them, so that firmware can test itself.
 
-    `.npy`, float32: inputs (N, C, H, W) normalised, outputs (N, K). A device may differ by
+    Raw little-endian values: inputs (N, C, H, W) normalised float32, outputs (N, K) float32; or what is
+    embedded. `vectors` says types, shapes, digests and tolerances of each. A device may differ by
     `tolerance` from the outputs, in units of the logits, for FP32; INT8 must decide the same.
     """
 
     inputs: RelativePath
-    outputs: dict[str, RelativePath]  # by precision
+    outputs: dict[Precision, RelativePath]
+    vectors: dict[Precision, RelativePath]
     count: Count
     made_of: Literal["synthetic images", "noise"]
     tolerance: float

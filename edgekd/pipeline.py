@@ -4,12 +4,12 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
 import torch
 
-from edgekd import __version__, bundle, gate, page, pictures
+from edgekd import __version__, bundle, gate, golden, page, pictures
 from edgekd.bench import local
 from edgekd.bench.report import brief, place
 from edgekd.distill.data import LabelledImages, load_labelled, normalised
@@ -29,8 +29,7 @@ from edgekd.distilling import (
     write_student,
 )
 from edgekd.evaluation import module_logits
-from edgekd.export.embedding import inputs_for
-from edgekd.export.parity import TOLERANCES, agreement, logits_of, outputs_of
+from edgekd.export.parity import agreement, logits_of
 from edgekd.export.precision import layer_precision
 from edgekd.exporting import (
     FP16_FILE,
@@ -59,14 +58,13 @@ from edgekd.records import (
     DataUsed,
     LayerPrecision,
     Measurements,
+    Precision,
     Target,
     TeacherInfo,
     record,
 )
 from edgekd.setting import DistilOptions, setting_of
 from edgekd.targets.catalogue import load_target
-
-GOLDEN_IMAGES: Final = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +175,7 @@ def _bundled(
         options=options.export,
         held_out=distilled.held_out,
     )
-    golden = _golden(folder, exported, distilled, options)
+    vectors = _golden(folder, exported, distilled, options)
     calibration = synthetic_set(distilled, folder) if options.keep_images else None
     gates = (
         gate.agreement(
@@ -197,7 +195,7 @@ def _bundled(
         models=exported.models,
         without=exported.without,
         calibration=calibration,
-        golden=golden,
+        golden=vectors,
         data_used=_data_used(distilled, evaluated=data is not None),
         quality="passed" if all(result.passed for result in gates) else "failed",
         quality_gates=gates,
@@ -255,10 +253,9 @@ _ROLES: Final[dict[str, Any]] = {
     CALIBRATION_FILE: "calibration images",
     HELD_OUT_FILE: "calibration images",
     ANSWERS_FILE: "calibration images",
-    "golden-inputs.npy": "golden inputs",
-    "golden-fp32.npy": "golden outputs",
-    "golden-fp16.npy": "golden outputs",
-    "golden-int8.npy": "golden outputs",
+    golden.INPUTS_FILE: "golden inputs",
+    **{golden.outputs_file(precision): "golden outputs" for precision in get_args(Precision)},
+    **{golden.vectors_file(precision): "golden outputs" for precision in get_args(Precision)},
 }
 
 
@@ -280,33 +277,20 @@ def _target_info(target: Target) -> TargetInfo:
 def _golden(
     folder: Path, exported: Exported, distilled: Distilled, options: CompressOptions
 ) -> GoldenVectors:
-    spec, parts = distilled.teacher.input, options.export.embed
+    spec = distilled.teacher.input
     if options.keep_images:
-        pixels = distilled.held_out[:GOLDEN_IMAGES]
+        logits = module_logits(distilled.module, normalised(distilled.held_out, spec))
+        pixels = golden.clearest(distilled.held_out, logits)
     else:
-        draw = np.random.default_rng(distilled.run.seed)
-        pixels = draw.integers(
-            0, 256, (GOLDEN_IMAGES, spec.height, spec.width, spec.channels), np.uint8
-        )
-    inputs = inputs_for(parts, pixels, normalised(pixels, spec))
-    np.save(folder / "golden-inputs.npy", inputs)
-    outputs = {}
-    tolerance = 0.0
-    for model in exported.models:
-        found = outputs_of(folder / model.path, inputs)
-        answers = np.concatenate([given[0] for _, given in found])
-        name = f"golden-{model.precision}.npy"
-        np.save(folder / name, answers)
-        outputs[model.precision] = name
-        relative = TOLERANCES["fp32"].relative
-        if model.precision == "fp32" and relative is not None:
-            tolerance = float(relative * np.abs(answers).max())
-    return GoldenVectors(
-        inputs="golden-inputs.npy",
-        outputs=outputs,  # type: ignore[arg-type]
-        count=len(inputs),
+        pixels = golden.noise(spec, seed=distilled.run.seed)
+    return golden.write_golden(
+        folder,
+        exported.models,
+        pixels,
+        spec=spec,
+        software=options.target.software,
+        parts=options.export.embed,
         made_of="synthetic images" if options.keep_images else "noise",
-        tolerance=0.0 if "top1" in parts else tolerance,
     )
 
 

@@ -310,6 +310,30 @@ class OnnxModel:
 
 
 @record
+class Engine:
+    """A TensorRT engine. It is only for boards with the same TensorRT, SM and L4T."""
+
+    path: RelativePath
+    digest: Digest
+    made_from: Digest  # the ONNX file
+    precision: Precision
+    tensorrt: str
+    sm: str  # compute capability, "8.7"
+    l4t: str | None  # None where it is no Jetson
+    signature: Digest  # of all that was asked of the builder
+    tool: Literal["python", "trtexec"]
+    parity: Parity  # with the golden vectors
+    size_bytes: Count
+    build_s: float
+    reused: bool  # it was there, and all that it hangs on was the same
+    timing_cache_digest: Digest | None
+    tactics_replayed: bool  # nothing was measured anew
+    unpinned: tuple[
+        str, ...
+    ] = ()  # layers that should have stayed in FP32, and could not be told to
+
+
+@record
 class LayerPrecision:
     """How much of one tensor of an INT8 graph is what FP32 has there: signal over noise."""
 

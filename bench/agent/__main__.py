@@ -3,14 +3,16 @@
     __main__.py run    --model M ...    latency of every call
     __main__.py memory --model M --stage runtime|session|runs
     __main__.py energy --model M ...    joules for each call
+    __main__.py build  --model M --engine E --vectors V ...    a TensorRT engine, tried on golden vectors
 
-Each line is an object with an `event`; the last is `end`, so that a cut answer is seen as one.
-Exit codes: 0 done, 2 the model or its inputs cannot be used, 3 the runtime is missing.
+Each line is an object with an `event`. The first is `hello`, with the protocol that is spoken; the last is `end`, so that
+a cut answer is seen as one. Exit codes are in `failures.py`.
 """
 
 import argparse
 import json
 import os
+import platform
 import sys
 import types
 from typing import Any, Dict, List
@@ -37,8 +39,9 @@ def _be_the_package() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="edgekd-agent")
-    parser.add_argument("command", choices=["run", "memory", "energy"])
-    parser.add_argument("--model", required=True)
+    parser.add_argument("command", choices=["run", "memory", "energy", "build"])
+    parser.add_argument("--protocol", type=int, help="that the host speaks")
+    parser.add_argument("--model", help="ONNX; build goes without where the engine is there")
     parser.add_argument("--inputs", help=".npy or .npz; random values without it")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch", type=int, default=1, help="where the model leaves it open")
@@ -51,7 +54,28 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--windows", type=int, default=3)
     parser.add_argument("--sysfs", default="/sys")
     parser.add_argument("--proc", default="/proc")
+    parser.add_argument("--root", default="/")
+    _add_build(parser)
     return parser
+
+
+def _add_build(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--engine", help="file to write; its record and timing cache go beside it")
+    parser.add_argument("--vectors", help="JSON of golden vectors")
+    parser.add_argument("--precision", choices=["fp32", "fp16", "int8"], default="fp32")
+    parser.add_argument("--typing", choices=["weak", "strong"], default="weak")
+    parser.add_argument("--tool", choices=["auto", "python", "trtexec"], default="auto")
+    parser.add_argument("--trtexec", help="the program")
+    parser.add_argument("--cudart", help="the library")
+    parser.add_argument("--workspace-mb", type=int)
+    parser.add_argument("--open-input", action="append", default=[], metavar="NAME:1x3x32x32")
+    parser.add_argument("--dla", type=int, metavar="CORE")
+    parser.add_argument("--pin", action="append", default=[], metavar="LAYER", help="to FP32")
+    parser.add_argument("--timing-cache")
+    parser.add_argument("--timing-cache-digest")
+    parser.add_argument("--rebuild", action="store_true")
+    parser.add_argument("--expect-tensorrt", metavar="10.3", help="refuse another one")
+    parser.add_argument("--expect-sm", metavar="8.7", help="refuse another GPU")
 
 
 def _reserve_stdout() -> Any:
@@ -66,7 +90,12 @@ def main() -> int:
     _be_the_package()
     from edgekd.bench.agent import commands, failures
 
-    options = _parser().parse_args()
+    parser = _parser()
+    options = parser.parse_args()
+    needed = ("engine", "vectors") if options.command == "build" else ("model",)
+    for name in needed:
+        if getattr(options, name) is None:
+            parser.error("{} needs --{}".format(options.command, name))
     lines = _reserve_stdout()
 
     def emit(event: str, **fields: Any) -> None:
@@ -74,7 +103,14 @@ def main() -> int:
         lines.write("\n")
         lines.flush()
 
+    emit(
+        "hello",
+        protocol=commands.PROTOCOL,
+        agent=commands.VERSION,
+        python=platform.python_version(),
+    )
     try:
+        commands.check_protocol(options.protocol)
         commands.COMMANDS[options.command](options, emit)
     except failures.RefusedError as refusal:
         emit("refused", kind=refusal.kind, message=str(refusal))

@@ -1,18 +1,33 @@
 """What the agent can be asked: each writes its events through `emit`."""
 
-from typing import Any, Callable, Dict
+from typing import Any, Callable, Dict, Optional
 
 from edgekd.bench.agent import conditions, energy, latency, memory, runtime, sensors
+from edgekd.bench.agent.failures import RefusedError
 
-PROTOCOL = 1
+VERSION = "0.1.0"  # of edgekd, which cannot be imported here
+# Goes up when an older host would misread an answer. 2: `hello` comes first; `build`.
+PROTOCOL = 2
 RUNS_BEFORE_MEMORY = 20
 
 Emit = Callable[..., None]
 
 
+def check_protocol(asked: Optional[int]) -> None:
+    """Raise where the host speaks another protocol.
+
+    Raises:
+        RefusedError: it does.
+    """
+    if asked is not None and asked != PROTOCOL:
+        raise RefusedError(
+            "protocol", "the agent speaks protocol {}, not {}".format(PROTOCOL, asked)
+        )
+
+
 def run(options: Any, emit: Emit) -> None:
     """Conditions, then the warm-up, then every call's time."""
-    emit("conditions", protocol=PROTOCOL, **conditions.conditions_of(options.proc, options.sysfs))
+    emit("conditions", **conditions.conditions_of(options.proc, options.sysfs))
     call = _open(options, emit)
     now = latency.clock()
     start_ns = now()
@@ -75,10 +90,18 @@ def measure_energy(options: Any, emit: Emit) -> None:
     )
 
 
+def build(options: Any, emit: Emit) -> None:
+    """An engine; imported here, for what is imported is part of what the others measure."""
+    from edgekd.bench.agent import building
+
+    building.build(options, emit)
+
+
 COMMANDS: Dict[str, Callable[[Any, Emit], None]] = {
     "run": run,
     "memory": measure_memory,
     "energy": measure_energy,
+    "build": build,
 }
 
 

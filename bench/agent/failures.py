@@ -1,13 +1,23 @@
 """What the agent refuses, told apart so that the host can say what to do."""
 
+# By kind, the code that the process exits with: that of edgekd's own table of failures.
+CODES = {
+    "inputs": 2,
+    "not-a-model": 2,
+    "not-runnable": 2,
+    "protocol": 2,
+    "missing-runtime": 3,
+    "deviates": 4,
+    "not-buildable": 8,
+    "other-version": 8,
+    "out-of-memory": 8,
+}
+
 
 class RefusedError(Exception):
-    """The request cannot be carried out.
-
-    `kind` is one of: missing-runtime, not-a-model, not-runnable, inputs.
-    """
+    """The request cannot be carried out; `kind` is one of `CODES`."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
         self.kind = kind
-        self.exit_code = 3 if kind == "missing-runtime" else 2
+        self.exit_code = CODES[kind]

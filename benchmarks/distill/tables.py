@@ -67,7 +67,7 @@ TABLES: Final[dict[str, Table]] = {
             Row(name="lenet auto 10 min", pair="mnist-lenet", recipe="auto", minutes=10),
             Row(name="demo auto 5 min", pair="mnist-demo", recipe="auto", minutes=5),
             Row(name="lenet memory-bank", pair="mnist-lenet", recipe="memory-bank", minutes=10),
-            Row(name="lenet pseudo-replay", pair="mnist-lenet", recipe="pseudo-replay", minutes=20),
+            Row(name="lenet pseudo-replay", pair="mnist-lenet", recipe="pseudo-replay", minutes=15),
             Row(name="lenet auto 30 min", pair="mnist-lenet", recipe="auto", minutes=30),
         ),
     ),
@@ -75,7 +75,7 @@ TABLES: Final[dict[str, Table]] = {
         about="MNIST, teachers with LayerNorm (a ViT) and GroupNorm to a small ResNet",
         seeds=1,
         rows=tuple(
-            Row(name=f"{pair} {name}", pair=f"mnist-{pair}", recipe=name, minutes=8)
+            Row(name=f"{pair} {name}", pair=f"mnist-{pair}", recipe=name, minutes=4)
             for pair in ("vit", "groupnorm")
             for name in ("auto", "memory-bank", "dfad")
         ),

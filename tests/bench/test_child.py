@@ -1,11 +1,19 @@
 import json
 import sys
+import time
 
 import pytest
 
 from edgekd.bench import child
-from edgekd.bench.answers import EndAnswer, NoEnergyAnswer
-from edgekd.errors import DeviceError, IncompatibleError, InputFileError, MissingToolError
+from edgekd.bench.agent.failures import CODES
+from edgekd.bench.answers import PROTOCOL, EndAnswer, NoEnergyAnswer, ProgressAnswer
+from edgekd.errors import (
+    DeviceError,
+    IncompatibleError,
+    InputFileError,
+    MissingToolError,
+    QualityError,
+)
 
 END = '{"event": "end"}'
 
@@ -14,8 +22,13 @@ def python(code) -> list[str]:
     return [sys.executable, "-c", code]
 
 
+def hello(protocol=PROTOCOL) -> str:
+    return json.dumps({"event": "hello", "protocol": protocol, "agent": "0", "python": "3.6"})
+
+
 def saying(*lines, code=0) -> list[str]:
-    return python(f"import sys; print({chr(10).join(lines)!r}); sys.exit({code})")
+    said = chr(10).join([hello(), *lines])
+    return python(f"import sys; print({said!r}); sys.exit({code})")
 
 
 def latency(**changes) -> str:
@@ -55,29 +68,35 @@ def test_answers_come_back_without_the_end():
         latency(warmup_s=float("inf")),
         latency(stationary="yes"),
         latency(clock_step_ns=0),
-        '{"event": "conditions", "protocol": 1}',
+        '{"event": "conditions"}',
     ],
 )
 def test_nonsense_is_a_device_error(line):
-    with pytest.raises(DeviceError, match="nonsense in line 1"):
+    with pytest.raises(DeviceError, match="nonsense in line 2"):
         child.ask(saying(line, END), timeout_s=30)
 
 
 def test_another_protocol_is_said():
-    fields = {
-        "event": "conditions",
-        "protocol": 2,
-        "machine": "m",
-        "os": "o",
-        "python": "3.6",
-        "load_before": None,
-        "governor": None,
-        "cpu_mhz": None,
-        "temperature_c": None,
-        "emulated": False,
-    }
-    with pytest.raises(DeviceError, match="protocol 2"):
-        child.ask(saying(json.dumps(fields), END), timeout_s=30)
+    code = f"print({hello(1)!r}); print({END!r})"
+    with pytest.raises(DeviceError, match="protocol 1"):
+        child.ask(python(code), timeout_s=30)
+
+
+def test_an_agent_that_does_not_greet_is_of_another_edgekd():
+    with pytest.raises(DeviceError, match="did not greet"):
+        child.ask(python(f"print({END!r})"), timeout_s=30)
+
+
+def test_answers_are_heard_as_they_come():
+    said = '{"event": "progress", "phase": "building", "step": 1, "of": 2}'
+    code = f"import time; print({hello()!r}); print({said!r}, flush=True); time.sleep(2); print({END!r})"
+    heard = []
+    started = time.monotonic()
+    child.ask(
+        python(code), timeout_s=30, heard=lambda answer: heard.append((answer, time.monotonic()))
+    )
+    (when,) = [at for answer, at in heard if isinstance(answer, ProgressAnswer)]
+    assert when - started < time.monotonic() - started - 1
 
 
 @pytest.mark.parametrize("lines", [[], [latency()], [latency(), END, latency()]])
@@ -127,9 +146,15 @@ def test_a_program_that_is_not_there_is_a_device_error(tmp_path):
         ("not-a-model", 2, InputFileError),
         ("inputs", 2, InputFileError),
         ("not-runnable", 2, IncompatibleError),
+        ("protocol", 2, DeviceError),
+        ("deviates", 4, QualityError),
+        ("not-buildable", 8, IncompatibleError),
+        ("other-version", 8, IncompatibleError),
+        ("out-of-memory", 8, IncompatibleError),
     ],
 )
 def test_each_refusal_has_its_error(kind, code, error):
+    assert CODES[kind] == code
     line = json.dumps({"event": "refused", "kind": kind, "message": "why"})
     with pytest.raises(error, match="why"):
         child.ask(saying(line, code=code), timeout_s=30)

@@ -1,10 +1,11 @@
+import json
 import sys
 
 import numpy as np
 import pytest
 
 from edgekd.bench import child, local
-from edgekd.bench.answers import Answer, EnergyAnswer
+from edgekd.bench.answers import PROTOCOL, Answer, EnergyAnswer
 from edgekd.bench.config import BenchConfig
 from edgekd.errors import DeviceError, IncompatibleError, InputFileError
 from edgekd.files import digest_of
@@ -159,6 +160,7 @@ def test_a_model_that_the_runtime_cannot_run_is_incompatible(tmp_path):
 
 
 def test_a_device_that_answers_another_question_is_refused(model):
-    hostile = [sys.executable, "-c", """print('{"event": "end"}')"""]
+    hello = json.dumps({"event": "hello", "protocol": PROTOCOL, "agent": "0", "python": "3"})
+    hostile = [sys.executable, "-c", f"""print({hello!r}); print('{{"event": "end"}}')"""]
     with pytest.raises(DeviceError, match="0 answers of the kind"):
         measured(model, agent=hostile)

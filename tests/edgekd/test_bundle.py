@@ -22,7 +22,7 @@ def test_what_was_made_verifies(copy, edgekd):
 
 @pytest.mark.parametrize(
     "name",
-    ["model-int8.onnx", "manifest.json", "report.json", "student.safetensors", "golden-fp32.npy"],
+    ["model-int8.onnx", "manifest.json", "report.json", "student.safetensors", "golden-fp32.bin"],
 )
 def test_one_changed_byte_is_found(copy, edgekd, name):
     data = bytearray((copy / name).read_bytes())
@@ -57,12 +57,12 @@ def test_a_manifest_whose_digest_does_not_hold_is_found(copy):
 
 
 def test_missing_added_and_linked_files_are_found(copy):
-    (copy / "golden-inputs.npy").unlink()
+    (copy / "golden-inputs.bin").unlink()
     (copy / "extra").write_text("")
     (copy / "link").symlink_to("/etc/hostname")
     with pytest.raises(IntegrityError) as caught:
         bundle.verify(copy)
-    assert all(name in str(caught.value) for name in ("golden-inputs.npy", "extra", "link"))
+    assert all(name in str(caught.value) for name in ("golden-inputs.bin", "extra", "link"))
 
 
 @pytest.mark.parametrize("path", ["../outside", "/etc/passwd", "a/../../b", ".hidden"])

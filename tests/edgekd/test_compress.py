@@ -24,12 +24,15 @@ import numpy, onnx, onnxruntime
 assert "edgekd" not in sys.modules
 folder = pathlib.Path(sys.argv[1])
 manifest = json.loads((folder / "manifest.json").read_text())
-inputs = numpy.load(folder / manifest["golden"]["inputs"])
+def tensor(said, count):
+    return numpy.fromfile(folder / said["file"], said["dtype"]).reshape(count, *said["shape"])
 for model in manifest["models"]:
+    vectors = json.loads((folder / manifest["golden"]["vectors"][model["precision"]]).read_text())
+    inputs = tensor(vectors["inputs"][0], vectors["count"])
     onnx.checker.check_model(folder / model["path"], full_check=True)
     session = onnxruntime.InferenceSession(folder / model["path"], providers=["CPUExecutionProvider"])
-    got = numpy.concatenate([session.run(None, {"images": one[None]})[0] for one in inputs])
-    golden = numpy.load(folder / manifest["golden"]["outputs"][model["precision"]])
+    got = numpy.concatenate([session.run(None, {"images": one})[0] for one in inputs])
+    golden = tensor(vectors["outputs"][0], vectors["count"])[:, 0]
     assert (got.argmax(1) == golden.argmax(1)).all()
     if model["precision"] == "fp32":
         assert abs(got - golden).max() <= manifest["golden"]["tolerance"]
@@ -295,8 +298,11 @@ def test_compress_for_thor_has_every_precision_and_its_figures(edgekd, tmp_path)
     assert len(layers) > 10
     fp32, *others = outcome["manifest"]["models"]
     assert {model["made_from"] for model in others} == {fp32["digest"]}
-    inputs = np.load(bundle / "golden-inputs.npy")
-    assert (inputs.dtype, inputs.shape) == (np.uint8, (16, 28, 28, 1))
+    for precision in ("fp32", "fp16", "int8"):
+        vectors = json.loads((bundle / f"golden-{precision}.json").read_text())
+        (given,) = vectors["inputs"]
+        assert (given["dtype"], given["shape"]) == ("uint8", [1, 28, 28, 1])
+        assert (bundle / given["file"]).stat().st_size == 16 * 28 * 28
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,7 @@ def manifest_of(*, name="teacher.pt", class_names=("red", "green", "blue")):
                           software=target.software, facts=target.board.facts),
         input=SPEC, classes=CLASSES, class_names=class_names, teacher=teacher, student=student,
         models=(onnx_record("fp32"), onnx_record("int8")), without={}, calibration=calibration,
-        golden=GoldenVectors(inputs="golden-inputs.npy", outputs={}, count=1, made_of="noise",
+        golden=GoldenVectors(inputs="golden-inputs.bin", outputs={}, vectors={}, count=1, made_of="noise",
                              tolerance=0.0),
         data_used=DataUsed(kind="none", statement="none"), quality="failed",
         quality_gates=(GateResult(name="agreement", passed=False, value=0.875, limit=0.9,

@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from edgekd.bench import agent
+import edgekd
+from edgekd.bench import agent, answers
+from edgekd.bench.agent import commands
 
 FOLDER = Path(agent.__file__).parent
 SOURCES = sorted(FOLDER.glob("*.py"))
 # What the agent measures, imported inside functions.
-RUNTIMES = {"onnxruntime", "numpy"}
+RUNTIMES = {"onnxruntime", "numpy", "tensorrt"}
 # The standard library of Python 3.6 and of today.
 STANDARD = sys.stdlib_module_names
 # Modules that trimmed images of Python lack; only to be imported where their absence is handled.
@@ -57,3 +59,8 @@ def test_it_runs_from_a_copy_of_its_folder_alone(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 3
     assert '"missing-runtime"' in done.stdout
+
+
+def test_it_says_the_version_and_the_protocol_of_its_host():
+    assert edgekd.__version__ == commands.VERSION
+    assert answers.PROTOCOL == commands.PROTOCOL

@@ -1,0 +1,287 @@
+"""An engine from an ONNX file: built here, tried on golden vectors, kept until something that it hangs on changes."""
+
+import json
+import os
+import tempfile
+import time
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
+
+from edgekd.bench.agent import board, cuda, engines, trtexec
+from edgekd.bench.agent.failures import RefusedError
+from edgekd.bench.agent.vectors import Found, Vectors, compare, read_vectors
+from edgekd.bench.agent.wishes import Built, Tool, Wish, digest_of, signature
+
+FORMAT = 1
+RECORD = ".json"  # after the engine's name
+CACHE = ".timing"
+PROGRESS_EVERY_S = 0.5
+
+Emit = Callable[..., None]
+Key = Dict[str, Optional[str]]
+Kept = NamedTuple("Kept", [("plan", bytes), ("record", Dict[str, Any])])
+
+
+def build(options: Any, emit: Emit, library: Any = None) -> None:
+    """Build, or find that the engine which is there is the one that is asked for; then try it.
+
+    Args:
+        options: of the command line.
+        emit: writes an answer.
+        library: CUDA's runtime; None: the one that is found here.
+
+    Raises:
+        RefusedError: nothing can build or run it here, or it answers otherwise than the golden vectors.
+    """
+    vectors = read_vectors(options.vectors)
+    kept = _kept(options.engine)
+    wish = None if options.model is None else _wish(options, kept)
+    with cuda.Cuda(library or cuda.find_library(options.cudart)) as device:
+        tool = _tool(options, device, emit)
+        key: Key = {
+            "tensorrt": tool.tensorrt,
+            "sm": device.sm(),
+            "l4t": board.l4t(options.root),
+            "signature": _signature(options, wish, tool, kept),
+        }
+        emit("board", tool=tool.name, **key)
+        _check_expected(options, key)
+        if kept is not None and kept.record["key"] == key and not options.rebuild:
+            found = _tried(tool, kept.plan, vectors)
+            emit("engine", reused=True, parity=dict(found._asdict()), **kept.record)
+        elif wish is None:
+            raise _stale(options.engine, kept, key)
+        else:
+            _build(options, vectors, tool, key, wish, emit)
+
+
+def _build(options: Any, vectors: Vectors, tool: Tool, key: Key, wish: Wish, emit: Emit) -> None:
+    started = time.monotonic()
+    built = tool.build(wish)
+    seconds = time.monotonic() - started
+    found = _tried(tool, built.plan, vectors)
+    record = {
+        "key": key,
+        "digest": digest_of(built.plan),
+        "made_from": _digest_of_file(wish.model),
+        "precision": wish.precision,
+        "size_bytes": len(built.plan),
+        "build_s": round(seconds, 3),
+        "unpinned": built.unpinned,
+        "timing_cache_digest": None
+        if built.timing_cache is None
+        else digest_of(built.timing_cache),
+        # Whether TensorRT measured nothing anew: the same tactics as in the build that the cache is from.
+        "tactics_replayed": wish.timing_cache is not None
+        and wish.timing_cache == built.timing_cache,
+    }
+    _write(options.engine, built, record)
+    emit("engine", reused=False, parity=dict(found._asdict()), **record)
+
+
+def _check_expected(options: Any, key: Key) -> None:
+    """Raise where this is not the kind of board that the engine is for.
+
+    Raises:
+        RefusedError: another GPU, or another TensorRT.
+    """
+    here = (key["tensorrt"] or "").split(".")
+    for what, wanted, found in (
+        ("SM", options.expect_sm, key["sm"]),
+        ("TensorRT", options.expect_tensorrt, ".".join(here[:2])),
+    ):
+        if wanted is not None and wanted != found:
+            raise RefusedError(
+                "other-version",
+                "the target has {0} {1} and this machine {0} {2}: an engine that is built here would not run there. "
+                "Build it on the board".format(what, wanted, found),
+            )
+
+
+def _signature(
+    options: Any, wish: Optional[Wish], tool: Tool, kept: Optional[Kept]
+) -> Optional[str]:
+    if wish is not None:
+        return signature(wish, _digest_of_file(wish.model), tool.name, options.workspace_mb)
+    # Only an engine was brought: it may be run where all else is the same.
+    return None if kept is None else kept.record["key"]["signature"]
+
+
+def _tool(options: Any, device: cuda.Cuda, emit: Emit) -> Tool:
+    """TensorRT's Python module where it is there and new enough, else trtexec.
+
+    Raises:
+        RefusedError: neither is, and why.
+    """
+    reasons: List[str] = []
+    if options.tool in ("auto", "python"):
+        try:
+            return engines.tool_of(engines.import_tensorrt(), device, _progress(emit))
+        except RefusedError as refused:
+            if options.tool == "python":
+                raise
+            reasons.append(str(refused))
+    try:
+        return trtexec.tool_of(trtexec.find_trtexec(options.trtexec))
+    except RefusedError as refused:
+        reasons.append(str(refused))
+        raise RefusedError(refused.kind, "; ".join(reasons)) from refused
+
+
+def _progress(emit: Emit) -> engines.Progress:
+    """Not every step: TensorRT has thousands."""
+    last = [0.0]
+
+    def say(phase: str, step: int, of: int) -> None:
+        now = time.monotonic()
+        if step == of or now - last[0] >= PROGRESS_EVERY_S:
+            last[0] = now
+            emit("progress", phase=phase, step=step, of=of)
+
+    return say
+
+
+def _wish(options: Any, kept: Optional[Kept]) -> Wish:
+    workspace = options.workspace_mb
+    return Wish(
+        model=options.model,
+        precision=options.precision,
+        typing=options.typing,
+        workspace_bytes=board.workspace_bytes(options.proc)
+        if workspace is None
+        else workspace * board.MIB,
+        open_inputs=[_open_input(text) for text in options.open_input],
+        dla=options.dla,
+        pinned=list(options.pin),
+        timing_cache=_timing_cache(options, kept),
+    )
+
+
+def _open_input(text: str) -> Tuple[str, List[int]]:
+    name, _, shape = text.rpartition(":")
+    try:
+        return name, [int(size) for size in shape.split("x")]
+    except ValueError as error:
+        raise RefusedError(
+            "inputs", "--open-input {!r}: not NAME:1x3x32x32".format(text)
+        ) from error
+
+
+def _timing_cache(options: Any, kept: Optional[Kept]) -> Optional[bytes]:
+    """The cache that was given, or the one that the last build kept; pinned by its digest.
+
+    Raises:
+        RefusedError: it is another than the digest says.
+    """
+    path, pinned = options.timing_cache, options.timing_cache_digest
+    if path is None:
+        path = options.engine + CACHE
+        pinned = None if kept is None else kept.record["timing_cache_digest"]
+        if pinned is None or not os.path.exists(path):
+            return None
+    try:
+        with open(path, "rb") as stream:
+            data = stream.read()
+    except OSError as error:
+        raise RefusedError("inputs", "{}: {}".format(path, error.strerror)) from error
+    if pinned is not None and digest_of(data) != pinned:
+        raise RefusedError(
+            "inputs",
+            "{}: its digest is {}, not {}. Delete it, or give the one that was pinned".format(
+                path, digest_of(data)[:12], pinned[:12]
+            ),
+        )
+    return data
+
+
+def _tried(tool: Tool, plan: bytes, vectors: Vectors) -> Found:
+    """Run an engine on the golden vectors.
+
+    Raises:
+        RefusedError: it answers otherwise.
+    """
+    found = compare(vectors, tool.answers(plan, vectors))
+    if not found.passed:
+        raise RefusedError(
+            "deviates",
+            "the engine decides as the golden vectors on {:.1%} of {} (at least {:.1%}), and is off by {:.3g} at most "
+            "({}). It was not kept".format(
+                found.top1_agreement,
+                found.vectors,
+                found.top1_tolerance,
+                found.max_abs_error,
+                "not limited"
+                if found.max_abs_tolerance is None
+                else "{:.3g} allowed".format(found.max_abs_tolerance),
+            ),
+        )
+    return found
+
+
+def _kept(path: str) -> Optional[Kept]:
+    """The engine that is there, with its record; None where one of them is not, or is damaged."""
+    try:
+        with open(path + RECORD, encoding="utf-8") as stream:
+            record = json.load(stream)
+        with open(path, "rb") as stream_of_plan:
+            plan = stream_of_plan.read()
+        if record.pop("format") == FORMAT and record["digest"] == digest_of(plan):
+            return Kept(plan, record)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass
+    return None
+
+
+def _stale(path: str, kept: Optional[Kept], key: Key) -> RefusedError:
+    if kept is None:
+        return RefusedError(
+            "inputs", "{}: no engine with its record, and no model to build one of".format(path)
+        )
+    was = kept.record["key"]
+    other = [
+        "{} {} here {}".format(name, was.get(name), key[name])
+        for name in sorted(key)
+        if was.get(name) != key[name]
+    ]
+    return RefusedError(
+        "other-version",
+        "the engine was built for {}. Give the model, and it is built again".format(
+            ", ".join(other)
+        ),
+    )
+
+
+def _write(path: str, built: Built, record: Dict[str, Any]) -> None:
+    """Engine, cache and record, each whole or not at all; the record last, for its digests say that the others hold."""
+    _replace(path, built.plan)
+    if built.timing_cache is not None:
+        _replace(path + CACHE, built.timing_cache)
+    text = json.dumps(dict(record, format=FORMAT), indent=1, sort_keys=True)
+    _replace(path + RECORD, (text + "\n").encode("ascii"))
+
+
+def _replace(path: str, data: bytes) -> None:
+    folder = os.path.dirname(os.path.abspath(path))
+    handle, temporary = tempfile.mkstemp(dir=folder, prefix="." + os.path.basename(path))
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    folder_handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(folder_handle)
+    finally:
+        os.close(folder_handle)
+
+
+def _digest_of_file(path: str) -> str:
+    try:
+        with open(path, "rb") as stream:
+            return digest_of(stream.read())
+    except OSError as error:
+        raise RefusedError("not-a-model", "{}: {}".format(path, error.strerror)) from error

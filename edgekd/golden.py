@@ -1,0 +1,123 @@
+"""Golden vectors: inputs with what each model gives for them, for whoever runs a model elsewhere.
+
+Raw little-endian bytes, and a JSON file for each precision that says what they are: readable from C, and by the
+agent on a board without numpy. N images, C channels, H x W pixels, K classes.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from edgekd.distill.data import normalised
+from edgekd.export.embedding import Part, inputs_for
+from edgekd.export.parity import TOLERANCES, outputs_of
+from edgekd.manifest import GoldenVectors
+from edgekd.records import InputSpec, OnnxModel, Precision, Software
+
+COUNT: Final = 16
+FORMAT: Final = 1  # of bench/agent/vectors.py
+INPUTS_FILE: Final = "golden-inputs.bin"
+
+
+def outputs_file(precision: Precision) -> str:
+    return f"golden-{precision}.bin"
+
+
+def vectors_file(precision: Precision) -> str:
+    return f"golden-{precision}.json"
+
+
+def clearest(
+    pixels: npt.NDArray[np.uint8], logits: npt.NDArray[np.float32]
+) -> npt.NDArray[np.uint8]:
+    """The first `COUNT` images (N, H, W, C) among the half that the network decides most clearly by its logits (N, K).
+
+    A device rounds otherwise, and may decide otherwise where two classes are near: that would be no failure.
+    """
+    ordered = np.sort(logits, axis=1)
+    margin = ordered[:, -1] - ordered[:, -2]
+    wanted = min(COUNT, len(pixels))
+    half = max(wanted, len(pixels) // 2)
+    chosen = np.sort(np.argsort(-margin, kind="stable")[:half])[:wanted]
+    return np.ascontiguousarray(pixels[chosen])
+
+
+def noise(spec: InputSpec, *, seed: int) -> npt.NDArray[np.uint8]:
+    """Images (N, H, W, C) that reveal nothing of the teacher."""
+    shape = (COUNT, spec.height, spec.width, spec.channels)
+    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+
+
+def write_golden(
+    folder: Path,
+    models: Sequence[OnnxModel],
+    pixels: npt.NDArray[np.uint8],
+    *,
+    spec: InputSpec,
+    software: Software,
+    parts: tuple[Part, ...],
+    made_of: Literal["synthetic images", "noise"],
+) -> GoldenVectors:
+    """Write inputs, outputs and their descriptions beside the models.
+
+    Args:
+        folder: of the models.
+        models: FP32 first.
+        pixels: (N, H, W, C).
+        spec: of the plain network's input.
+        software: of the target: where its builder chooses types, FP16 is made of the FP32 file.
+        parts: that are embedded in the models.
+        made_of: what the pixels are.
+    """
+    inputs = inputs_for(parts, pixels, normalised(pixels, spec))
+    given = _written(folder / INPUTS_FILE, models[0].inputs[0].name, inputs)
+    answers: dict[Precision, tuple[str, npt.NDArray[Any]]] = {}
+    for model in models:
+        found = np.concatenate([out[0] for _, out in outputs_of(folder / model.path, inputs)])
+        answers[model.precision] = (outputs_file(model.precision), found)
+    if software.runtime == "tensorrt" and software.typing == "weak":
+        answers["fp16"] = answers["fp32"]
+    exact = "top1" in parts
+    for precision, (name, values) in answers.items():
+        limits = TOLERANCES[precision]
+        said = {
+            "schema": "vectors",
+            "schema_version": FORMAT,
+            "precision": precision,
+            "count": len(inputs),
+            "inputs": [given],
+            "outputs": [_written(folder / name, models[0].outputs[0].name, values)],
+            "relative": None if exact else limits.relative,
+            "agreement": limits.agreement,
+        }
+        text = json.dumps(said, indent=1, sort_keys=True) + "\n"
+        (folder / vectors_file(precision)).write_text(text, encoding="ascii")
+    largest = float(np.abs(answers["fp32"][1]).max())
+    relative = TOLERANCES["fp32"].relative
+    assert relative is not None
+    return GoldenVectors(
+        inputs=INPUTS_FILE,
+        outputs={precision: name for precision, (name, _) in answers.items()},
+        vectors={precision: vectors_file(precision) for precision in answers},
+        count=len(inputs),
+        made_of=made_of,
+        tolerance=0.0 if exact else relative * largest,
+    )
+
+
+def _written(path: Path, name: str, values: npt.NDArray[Any]) -> dict[str, Any]:
+    """Write an array (N, ...) and describe it; one vector has a batch of 1."""
+    data = np.ascontiguousarray(values.astype(values.dtype.newbyteorder("<"))).tobytes()
+    path.write_bytes(data)
+    return {
+        "name": name,
+        "dtype": values.dtype.name,
+        "shape": [1, *values.shape[1:]],
+        "file": path.name,
+        "sha256": hashlib.sha256(data).hexdigest(),
+    }

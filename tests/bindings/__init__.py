@@ -1,0 +1,1 @@
+"""Whether the names that edgekd uses of TensorRT exist in the versions that boards bring."""

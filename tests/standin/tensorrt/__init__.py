@@ -1,0 +1,428 @@
+"""Stands in for TensorRT's Python module; ONNX Runtime computes, so that answers are real.
+
+`make check-tensorrt` holds every name below against the real module of each version. What the version
+in STANDIN_TENSORRT lacks is taken away at the end. STANDIN_FAILS makes it fail as TensorRT does.
+"""
+
+import ctypes
+import enum
+import json
+import os
+import sys
+
+__version__ = os.environ.get("STANDIN_TENSORRT", "10.3.0")
+_VERSION = tuple(int(part) for part in __version__.split(".")[:2])
+_FAILS = os.environ.get("STANDIN_FAILS", "").split(",")
+_MAGIC = b"standin-engine\n"
+
+
+class DataType(enum.IntEnum):
+    FLOAT = 0
+    HALF = 1
+    INT8 = 2
+    INT32 = 3
+    UINT8 = 5
+
+
+class TensorIOMode(enum.IntEnum):
+    NONE = 0
+    INPUT = 1
+    OUTPUT = 2
+
+
+class MemoryPoolType(enum.IntEnum):
+    WORKSPACE = 0
+
+
+class DeviceType(enum.IntEnum):
+    GPU = 0
+    DLA = 1
+
+
+# Numbers are those of no version: what relies on them is wrong.
+class BuilderFlag(enum.IntEnum):
+    FP16 = 21
+    INT8 = 22
+    TF32 = 23
+    GPU_FALLBACK = 24
+    OBEY_PRECISION_CONSTRAINTS = 25
+
+
+class NetworkDefinitionCreationFlag(enum.IntEnum):
+    EXPLICIT_BATCH = 11
+    STRONGLY_TYPED = 12
+
+
+class ILogger:
+    class Severity(enum.IntEnum):
+        INTERNAL_ERROR = 0
+        ERROR = 1
+        WARNING = 2
+        INFO = 3
+
+    def log(self, severity, msg):
+        raise NotImplementedError  # as the real one: it is abstract
+
+
+class IProgressMonitor:
+    def phase_start(self, phase_name, parent_phase, num_steps):
+        raise NotImplementedError
+
+    def step_complete(self, phase_name, step):
+        raise NotImplementedError
+
+    def phase_finish(self, phase_name):
+        raise NotImplementedError
+
+
+class ITimingCache:
+    def __init__(self, data):
+        self._data = data
+
+    def serialize(self):
+        return self._data
+
+
+class IOptimizationProfile:
+    def __init__(self):
+        self._shapes = {}
+
+    def set_shape(self, input, min, opt, max):  # noqa: A002 - as the real one
+        assert min == opt == max
+        self._shapes[input] = list(min)
+
+
+class ILayer:
+    precision = None
+
+    def __init__(self, name):
+        self._name = name
+        self._types = {}
+
+    @property
+    def name(self):
+        return self._name
+
+    @property
+    def num_outputs(self):
+        return 1
+
+    def set_output_type(self, index, dtype):
+        self._types[index] = dtype
+
+
+class INetworkDefinition:
+    def __init__(self, flags):
+        self._flags = flags
+        self._model = None
+        self._layers = []
+
+    @property
+    def num_layers(self):
+        return len(self._layers)
+
+    def get_layer(self, index):
+        return self._layers[index]
+
+    def _has(self, name):
+        flag = getattr(NetworkDefinitionCreationFlag, name, None)
+        return flag is not None and bool(self._flags >> int(flag) & 1)
+
+
+class ParserError:
+    def __init__(self, node, desc):
+        self._said = node, desc
+
+    def node(self):
+        return self._said[0]
+
+    def desc(self):
+        return self._said[1]
+
+
+class OnnxParser:
+    def __init__(self, network, logger):
+        self._network = network
+        self._logger = logger
+        self._errors = []
+
+    @property
+    def num_errors(self):
+        return len(self._errors)
+
+    def get_error(self, index):
+        return self._errors[index]
+
+    def parse(self, model, path=None):
+        import onnx
+        from google.protobuf.message import DecodeError
+
+        if _VERSION < (10, 0) and not self._network._has("EXPLICIT_BATCH"):
+            self._errors.append(ParserError(-1, "Network must have kEXPLICIT_BATCH"))
+            return False
+        try:
+            loaded = onnx.load_from_string(model)
+        except DecodeError:
+            self._errors.append(ParserError(-1, "Failed to parse the ONNX model"))
+            return False
+        if not loaded.graph.node:
+            self._errors.append(ParserError(-1, "Failed to parse the ONNX model: it has no graph"))
+            return False
+        for place, node in enumerate(loaded.graph.node):
+            if "parse" in _FAILS:
+                self._errors.append(
+                    ParserError(place, f"No importer registered for op: {node.op_type}")
+                )
+                return False
+            self._network._layers.append(ILayer(node.name))
+        self._network._model = model
+        return True
+
+
+class IBuilderConfig:
+    progress_monitor = None
+    default_device_type = DeviceType.GPU
+    DLA_core = -1
+
+    def __init__(self):
+        self._flags = {BuilderFlag.TF32}
+        self._workspace = None
+        self._cache = None
+        self._profiles = []
+
+    def set_memory_pool_limit(self, pool, pool_size):
+        assert pool == MemoryPoolType.WORKSPACE
+        self._workspace = pool_size
+
+    def set_flag(self, flag):
+        self._flags.add(flag)
+
+    def clear_flag(self, flag):
+        self._flags.discard(flag)
+
+    def add_optimization_profile(self, profile):
+        self._profiles.append(profile)
+        return 0
+
+    def create_timing_cache(self, serialized_timing_cache):
+        return ITimingCache(bytes(serialized_timing_cache))
+
+    def set_timing_cache(self, cache, ignore_mismatch):
+        self._cache = cache
+        return True
+
+    def get_timing_cache(self):
+        return self._cache
+
+
+class Builder:
+    def __init__(self, logger):
+        self._logger = logger
+
+    @property
+    def num_DLA_cores(self):  # noqa: N802 - as the real one
+        return 2 if (8, 0) <= _VERSION < (10, 8) else 0
+
+    def create_network(self, flags=0):
+        return INetworkDefinition(flags)
+
+    def create_builder_config(self):
+        return IBuilderConfig()
+
+    def create_optimization_profile(self):
+        return IOptimizationProfile()
+
+    def build_serialized_network(self, network, config):
+        def fail(text):
+            self._logger.log(ILogger.Severity.ERROR, text)
+
+        if "memory" in _FAILS:
+            return fail(
+                "[memory.cpp] Requested amount of GPU memory (1073741824 bytes) could not be allocated."
+            )
+        if "build" in _FAILS:
+            return fail("Error Code 4: Internal Error (the graph is not supported)")
+        said = _said(network, config)
+        reason = _wrong(said)
+        if reason:
+            return fail(reason)
+        monitor = getattr(config, "progress_monitor", None)
+        if monitor is not None:
+            monitor.phase_start("Building Engine", None, 2)
+            monitor.phase_start("Tactics", "Building Engine", 1)
+            monitor.step_complete("Building Engine", 0)
+            monitor.phase_finish("Tactics")
+            monitor.phase_finish("Building Engine")
+        known = json.loads(config._cache._data or b"[]")
+        config._cache._data = json.dumps(sorted({*known, *said["layers"]})).encode()
+        head = json.dumps({"version": __version__, **said}).encode()
+        return _MAGIC + head + b"\n" + network._model
+
+
+def _said(network, config):
+    """What was asked of the builder, for the tests to read in the plan."""
+    import onnx
+
+    shapes = {}
+    for profile in config._profiles:
+        shapes.update(profile._shapes)
+    model = onnx.load_from_string(network._model)
+    open_inputs = [
+        each.name
+        for each in model.graph.input
+        if any(not d.HasField("dim_value") for d in each.type.tensor_type.shape.dim)
+    ]
+    return {
+        "flags": sorted(flag.name for flag in config._flags),
+        "typed": network._has("STRONGLY_TYPED"),
+        "dla": config.DLA_core if config.default_device_type == DeviceType.DLA else None,
+        "workspace": config._workspace,
+        "shapes": shapes,
+        "open": [name for name in open_inputs if name not in shapes],
+        "pinned": [
+            each.name
+            for each in network._layers
+            if getattr(each, "precision", None) == DataType.FLOAT
+        ],
+        "layers": [each.name for each in network._layers],
+        "quantised": any(node.op_type == "QuantizeLinear" for node in model.graph.node),
+    }
+
+
+def _wrong(said):
+    """What a real builder refuses."""
+    if said["open"]:
+        return f"Network has dynamic inputs, but no optimization profile: {said['open']}"
+    typed = said["typed"] or _VERSION >= (11, 0)
+    if typed and {"FP16", "INT8"} & set(said["flags"]):
+        return "Precision flags are not allowed in a strongly typed network"
+    if said["quantised"] and not typed and "INT8" not in said["flags"]:
+        return "Q/DQ layers need the INT8 builder flag"
+    return None
+
+
+class Runtime:
+    def __init__(self, logger):
+        self._logger = logger
+
+    def deserialize_cuda_engine(self, serialized_engine):
+        data = bytes(serialized_engine)
+        head, _, model = data[len(_MAGIC) :].partition(b"\n")
+        if not data.startswith(_MAGIC) or json.loads(head)["version"] != __version__:
+            self._logger.log(
+                ILogger.Severity.ERROR,
+                "IRuntime::deserializeCudaEngine: Error Code 1: Serialization (Version tag does not match. Note: "
+                "Current Version: 239, Serialized Engine Version: 236)",
+            )
+            return None
+        return ICudaEngine(model)
+
+
+class ICudaEngine:
+    def __init__(self, model):
+        import onnxruntime
+
+        self._session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        self._tensors = {
+            entry.name: (entry, mode)
+            for entries, mode in ((inputs, TensorIOMode.INPUT), (outputs, TensorIOMode.OUTPUT))
+            for entry in entries
+        }
+
+    @property
+    def num_io_tensors(self):
+        return len(self._tensors)
+
+    def get_tensor_name(self, index):
+        return list(self._tensors)[index]
+
+    def get_tensor_mode(self, name):
+        return self._tensors[name][1]
+
+    def get_tensor_dtype(self, name):
+        return {
+            "tensor(float)": DataType.FLOAT,
+            "tensor(int32)": DataType.INT32,
+            "tensor(uint8)": DataType.UINT8,
+        }[self._tensors[name][0].type]
+
+    def get_tensor_shape(self, name):
+        return tuple(d if isinstance(d, int) else -1 for d in self._tensors[name][0].shape)
+
+    def create_execution_context(self):
+        return IExecutionContext(self)
+
+
+class IExecutionContext:
+    def __init__(self, engine):
+        self._engine = engine
+        self._addresses = {}
+        self._shapes = {}
+
+    def set_tensor_address(self, name, memory):
+        self._addresses[name] = memory
+        return True
+
+    def set_input_shape(self, name, shape):
+        self._shapes[name] = list(shape)
+        return True
+
+    def execute_async_v3(self, stream_handle):
+        import numpy as np
+
+        types = {DataType.FLOAT: np.float32, DataType.INT32: np.int32, DataType.UINT8: np.uint8}
+        feed = {}
+        for name, shape in self._shapes.items():
+            dtype = np.dtype(types[self._engine.get_tensor_dtype(name)])
+            size = int(np.prod(shape)) * dtype.itemsize
+            data = ctypes.string_at(self._addresses[name], size)
+            feed[name] = np.frombuffer(data, dtype).reshape(shape)
+        names = [entry.name for entry in self._engine._session.get_outputs()]
+        for name, found in zip(names, self._engine._session.run(names, feed), strict=True):
+            answer = -found if "answers" in _FAILS else found
+            data = np.ascontiguousarray(answer).tobytes()
+            ctypes.memmove(self._addresses[name], data, len(data))
+        return True
+
+
+# Of what stands above, what a version lacks.
+_SINCE = {"IProgressMonitor": (10, 0), "IBuilderConfig.progress_monitor": (10, 0)}
+_SINCE |= {"NetworkDefinitionCreationFlag.STRONGLY_TYPED": (10, 0)}
+_UNTIL = dict.fromkeys(
+    [
+        "BuilderFlag.FP16",
+        "BuilderFlag.INT8",
+        "BuilderFlag.OBEY_PRECISION_CONSTRAINTS",
+        "NetworkDefinitionCreationFlag.EXPLICIT_BATCH",
+        "ILayer.precision",
+        "ILayer.set_output_type",
+    ],
+    (11, 0),
+)
+
+
+def _absent():
+    for name, version in _SINCE.items():
+        if version > _VERSION:
+            yield name
+    for name, version in _UNTIL.items():
+        if version <= _VERSION:
+            yield name
+
+
+def _take_away():
+    here = sys.modules[__name__]
+    for name in _absent():
+        owner, _, member = name.rpartition(".")
+        kind = getattr(here, owner) if owner else None
+        if kind is None:
+            delattr(here, member)
+        elif issubclass(kind, enum.Enum):
+            kept = {each.name: each.value for each in kind if each.name != member}
+            setattr(here, owner, enum.IntEnum(owner, kept))
+        else:
+            delattr(kind, member)
+
+
+_take_away()
