@@ -171,6 +171,11 @@ class Distillation:
     def held_out(self) -> ImagePool:
         return self.production.held_out
 
+    @property
+    def nbytes(self) -> int:
+        """Of all images, or of what makes them again."""
+        return self.production.nbytes + self.lessons.nbytes
+
     def pools(self) -> tuple[tuple[str, ImagePool], ...]:
         """The pools by the names of their shards; every rank reads images made ahead by itself."""
         if self.ahead is not None and not self.place.leads:
@@ -232,6 +237,7 @@ class Distillation:
         said = len(self.warnings)
         if self.compiles:
             self._compile()
+        self.prepare()
         while self.progress < 1.0:
             started = self.clock()
             losses = self.production.round(self.progress, generator=self.generator)
@@ -242,6 +248,15 @@ class Distillation:
             event = self._event(losses, said)
             said = len(self.warnings)
             yield event
+
+    def prepare(self) -> None:
+        """Draw the gallery of structured noise, where the recipe has one; its time counts."""
+        if not self.recipe.learning.structured:
+            return
+        started = self.clock()
+        self.lessons.prepare(seed=self.place.team.seed(self.seed + 4))
+        self.images_s += self.clock() - started
+        self.elapsed_s += self.place.team.told(self.clock() - started)
 
     def _compile(self) -> None:
         """Compile the passes of a step; the time that it takes is not the budget's."""

@@ -16,6 +16,7 @@ from edgekd.distill.place import Place
 from edgekd.distill.production import Production
 from edgekd.distill.real import RealImages
 from edgekd.distill.recipes import Recipe
+from edgekd.distill.structured import Gallery
 
 AT_ONCE: Final = 256  # images, in one pass of the teacher
 
@@ -55,6 +56,26 @@ class Lessons:
         noisy = recipe.source.kind == "noise" or recipe.learning.noise_start > 0
         self.noise = Noise(production.teacher.info.input, device=place.device) if noisy else None
         self.noise_teacher = batch_statistics_teacher(teacher) if noisy else None
+        self.gallery: Gallery | None = None
+
+    def prepare(self, *, seed: int) -> None:
+        """Draw what is drawn once: the same for the same seed, so that no checkpoint holds it."""
+        if not self.recipe.learning.structured or self.gallery is not None:
+            return
+        info = self.production.teacher.info
+        with self.place.autocast():
+            self.gallery = Gallery(
+                self.teacher,
+                info.input,
+                info.classes,
+                normalised=self.normalised,
+                generator=torch.Generator(self.place.device).manual_seed(seed),
+            )
+
+    @property
+    def nbytes(self) -> int:
+        """Of what is kept beside the pool."""
+        return 0 if self.gallery is None else self.gallery.nbytes
 
     def asked(self) -> nn.Module:
         """The teacher whose answers count in the end: to a recipe of noise, one that normalises by it."""
@@ -76,19 +97,25 @@ class Lessons:
             return self.noise_teacher, images, images[:0]
         remembered = torch.empty(0, device=self.place.device)
         parts: list[Tensor] = []
+        shown: list[Tensor] = []  # as it is: a mixture of two drawings is neither
         if self.real is not None and learning.real:
             parts.append(self._real(max(1, round(learning.real * count))))
             count -= len(parts[0])
+        if self.gallery is not None:
+            drawn = self.gallery.sample(round(learning.structured * count), generator=draw)
+            shown.append(self.augmented(drawn))
+            count -= len(drawn)
         if recipe.source.flows and self.production.ahead is None:
             old = round(recipe.memory.share * count)
             if old and len(self.production.pool):
                 remembered = self.augmented(self.production.remembered(old, generator=draw))
             fresh = self.production.fresh(count - len(remembered), generator=draw)
             parts.append(self.augmented(fresh))
-        else:
+        elif count:
             parts.append(self.augmented(self.production.pool.sample(count, generator=draw)))
-        new = torch.cat(parts) if len(parts) > 1 else parts[0]
-        return self.teacher, self._mixed(new), remembered
+        if parts:
+            shown.append(self._mixed(torch.cat(parts) if len(parts) > 1 else parts[0]))
+        return self.teacher, torch.cat(shown) if len(shown) > 1 else shown[0], remembered
 
     def augmented(self, images: Tensor, *, mixed: bool = False) -> Tensor:
         """Images (N, C, H, W) as bytes or of 0..1, moved and normalised; mixed too, as often as a batch is."""

@@ -83,6 +83,7 @@ def forecast(fresh: Callable[[Recipe], Distillation], recipe: Recipe, *, pixels:
     if scratch.ahead is None:
         scratch.place.wait()
         image_batch_s = (time.perf_counter() - started) * share
+    scratch.prepare()
     scratch.student.train()
     seconds = []
     for _ in range(TIMED_STUDENT_STEPS):

@@ -133,6 +133,9 @@ class Learning:
     mix: Share = 0.0  # of batches that are convex mixtures of two images
     ema_span: Positive = 0.01  # of the budget, over which the delivered weights are averaged
     shift: Share = 0.0  # augmentation: random translation, as a share of the side
+    structured: Share = (
+        0.0  # of a batch from structured noise, evenly over what the teacher sees in it
+    )
     real: Share = 0.0  # of a batch from condensed or real images, where there are any
     noise_start: Share = 0.0  # of the budget, on plain noise
     inner_rate: Weight = 0.0  # of a step on new images before the loss on remembered ones (LRA)

@@ -214,10 +214,9 @@ def _delivered(setting: Setting, run: Distillation, display: Display) -> Distill
     setting.teacher.unchanged()
     for line in stability.spoken(run.history):
         display.say(f"steady   {line}")
-    made = run.production
     display.say(
         f"         {duration(run.images_s)} of {duration(run.elapsed_s)} went into images; the memory holds "
-        f"{made.nbytes / 2**20:,.1f} MiB"
+        f"{run.nbytes / 2**20:,.1f} MiB"
     )
     module = run.deliver()
     calibration = torch.cat(run.pool.best_batches(-(-CALIBRATION_IMAGES // run.pool.batch)))

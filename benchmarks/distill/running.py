@@ -118,7 +118,7 @@ def run(
         "accuracy": f"{reached:.4f}",
         **stability(engine.history),
         "agreement": f"{engine.agreement(engine.average):.4f}",
-        "memory_bytes": engine.production.nbytes,
+        "memory_bytes": engine.nbytes,
         "vae_keeps": _kept(engine),
         "device": torch.cuda.get_device_name() if place.device.type == "cuda" else processor(),
         "threads": torch.get_num_threads(),
