@@ -11,12 +11,14 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 
 from edgekd.errors import IncompatibleError, InputFileError, QualityError, UsageError
 from edgekd.records import Parity, Precision
 
 Array = npt.NDArray[np.float32]
 DYNAMIC_BATCH: Final = 32  # images at a time where the file leaves it open
+MOST_BYTES: Final = 2**31 - 1  # of a protobuf message, which an ONNX file is
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,16 +49,19 @@ def session(model: Path | bytes) -> Any:  # noqa: ANN401
         model: the file, or a model in memory.
 
     Raises:
-        InputFileError: the file is no model.
+        InputFileError: the file is no model, or lacks its weights.
         IncompatibleError: ONNX Runtime does not take it.
     """
     import onnxruntime
+
+    if isinstance(model, Path):
+        require_size(model)
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.use_deterministic_compute = True
     options.log_severity_level = 4  # nothing but the end of the process: errors are raised
-    with _explained(name_of(model)):
+    with _explained(model):
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
@@ -65,10 +70,48 @@ def name_of(model: Path | bytes) -> str:
     return model.name if isinstance(model, Path) else "the model"
 
 
+def require_size(path: Path) -> None:
+    """Refuse a file that is too large to be a model, before it is read into memory.
+
+    Raises:
+        InputFileError: it is.
+    """
+    size = path.stat().st_size if path.is_file() else 0
+    if size > MOST_BYTES:
+        raise InputFileError(
+            f"{path}: {size / 2**30:.1f} GiB; an ONNX file holds at most 2 GiB, so this is none that can be read. "
+            "Take a smaller network."
+        )
+
+
+def missing_data(model: onnx.ModelProto, folder: Path) -> str | None:
+    """The name of a file beside a model that should hold weights of it, and is not there."""
+    attributes = (entry.t for node in model.graph.node for entry in node.attribute)
+    for tensor in (*model.graph.initializer, *attributes):
+        for entry in tensor.external_data:
+            if entry.key == "location" and not (folder / entry.value).is_file():
+                return str(entry.value)
+    return None
+
+
+def require_data(model: onnx.ModelProto, path: Path) -> None:
+    """Refuse a model whose weights should be beside it, and are not.
+
+    Raises:
+        InputFileError: it names the file that is missing.
+    """
+    lacking = missing_data(model, path.parent)
+    if lacking is not None:
+        raise InputFileError(
+            f"{path}: {lacking}, which holds its weights, is not beside it. Copy it too."
+        )
+
+
 @contextlib.contextmanager
-def _explained(name: str) -> Iterator[None]:
+def _explained(model: Path | bytes) -> Iterator[None]:
     from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
+    name = name_of(model)
     try:
         yield
     except (errors.InvalidProtobuf, errors.NoSuchFile, errors.NoModel) as error:
@@ -80,6 +123,8 @@ def _explained(name: str) -> Iterator[None]:
         errors.NotImplemented,
         errors.RuntimeException,
     ) as error:
+        if isinstance(model, Path):
+            require_data(onnx.load(model, load_external_data=False), model)
         raise IncompatibleError(f"{name}: ONNX Runtime refuses it: {error}") from error
 
 
@@ -121,7 +166,7 @@ def outputs_of(
             f"{name} takes {[entry.shape for entry in takes]}; the images are {images.shape}."
         )
     for part in batches(images, shape[0], name=name):
-        with _explained(name):
+        with _explained(model):
             yield part, running.run(list(names) or None, {takes[0].name: part})
 
 
