@@ -25,6 +25,7 @@ from edgekd.distilling import (
 )
 from edgekd.errors import InputFileError, IntegrityError, UsageError
 from edgekd.export import models as exporting
+from edgekd.export.described import precision_of
 from edgekd.export.embedding import Part, checked
 from edgekd.export.fakequant import FakeQuantised
 from edgekd.export.models import TUNED, Keeping, TuningOf
@@ -378,7 +379,7 @@ def bench(path: Path, display: Display) -> tuple[Measurements, ...]:
         manifest = bundle.read_manifest(path)
         files = [(path / model.path, model.precision) for model in manifest.models]
     else:
-        files = [(_existing(path), exporting.precision_of(path))]
+        files = [(_existing(path), precision_of(path))]
     taken = []
     for file, precision in files:
         display.say(f"bench    {file.name}")

@@ -9,7 +9,6 @@ import inspect
 import io
 import logging
 import os
-import tempfile
 import warnings
 from collections.abc import Iterator
 from itertools import chain
@@ -26,7 +25,6 @@ from torch.jit._trace import TracerWarning
 from edgekd.errors import EdgekdError, IncompatibleError, MissingToolError
 from edgekd.export import attention, refusals
 from edgekd.export.parity import MOST_BYTES
-from edgekd.export.rules import opset_of
 from edgekd.files import write_atomically
 from edgekd.records import InputSpec, Software
 
@@ -52,6 +50,14 @@ def write_fp32(
     out: Path,
     dynamic_batch: bool = False,
 ) -> None:
+    """Export a module to a file; see `fp32_model`."""
+    model = fp32_model(module, spec=spec, software=software, dynamic_batch=dynamic_batch)
+    write_atomically(out, model.SerializeToString(deterministic=True))
+
+
+def fp32_model(
+    module: nn.Module, *, spec: InputSpec, software: Software, dynamic_batch: bool = False
+) -> onnx.ModelProto:
     """Export a module (evaluation mode, on the CPU) the way the board's software reads it.
 
     TensorRT 8 gets the TorchScript exporter: the other one writes opset 18 where it cannot go
@@ -68,14 +74,12 @@ def write_fp32(
             f"{size / 2**30:.1f} GiB of weights, and an ONNX file in one piece holds at most 2 GiB. "
             "Choose a smaller student."
         )
-    model = _exported(module, spec=spec, software=software, dynamic_batch=dynamic_batch)
-    data = tidied(model).SerializeToString(deterministic=True)
-    write_atomically(out, data)
+    return _tidied(_exported(module, spec=spec, software=software, dynamic_batch=dynamic_batch))
 
 
 def _exported(
     module: nn.Module, *, spec: InputSpec, software: Software, dynamic_batch: bool
-) -> onnx.ModelProto:
+) -> onnx_ir.Model:
     # Of an open batch, torch.export takes 0 and 1 for constants; 2 is the first that stays open.
     sample = torch.zeros(2 if dynamic_batch else 1, *spec.shape)
     write = _by_torchscript if software.exporter == "torchscript" else _by_dynamo
@@ -90,7 +94,7 @@ def _exported(
         with torch.no_grad():
             module(sample)  # a fault of the network's own shows itself here again, as what it is
         raise refusals.refused(error, software) from error
-    written = opset_of(model)
+    written = model.graph.opset_imports.get("", 0)
     if written != software.opset:
         raise IncompatibleError(
             f"the exporter wrote opset {written}, not {software.opset}, which {software.name} needs. "
@@ -101,33 +105,30 @@ def _exported(
 
 def _by_torchscript(
     module: nn.Module, sample: torch.Tensor, software: Software, *, dynamic_batch: bool
-) -> onnx.ModelProto:
+) -> onnx_ir.Model:
     if "dynamo" not in inspect.signature(torch.onnx.export).parameters:
         raise MissingToolError(
             f"torch {torch.__version__} has no TorchScript exporter, which {software.name} needs "
             "(opset 17 and below). Install an older torch: pip install 'torch<2.16'."
         )
-    with (
-        tempfile.TemporaryDirectory(prefix="edgekd-") as folder,
-        attention.written_for(software.opset),
-    ):
-        written_to = Path(folder) / "exported.onnx"
+    written = io.BytesIO()
+    with attention.written_for(software.opset):
         torch.onnx.export(
             module,
             (sample,),
-            written_to,
+            written,  # type: ignore[arg-type] - typed for the other exporter
             dynamo=False,
             opset_version=software.opset,
             input_names=[INPUT],
             output_names=[OUTPUT],
             dynamic_axes={INPUT: {0: BATCH}, OUTPUT: {0: BATCH}} if dynamic_batch else None,
         )
-        return onnx.load(written_to)
+    return onnx_ir.serde.deserialize_model(onnx.load_from_string(written.getvalue()))
 
 
 def _by_dynamo(
     module: nn.Module, sample: torch.Tensor, software: Software, *, dynamic_batch: bool
-) -> onnx.ModelProto:
+) -> onnx_ir.Model:
     program = torch.onnx.export(
         module,
         (sample,),
@@ -140,15 +141,14 @@ def _by_dynamo(
         verbose=False,
     )
     assert program is not None  # with dynamo=True
-    return program.model_proto
+    return program.model
 
 
-def tidied(model: onnx.ModelProto) -> onnx.ModelProto:
+def _tidied(graph: onnx_ir.Model) -> onnx.ModelProto:
     """Constants folded, identities and leftovers gone, names plain, nothing of this machine inside."""
     from onnxscript import optimizer
 
     with _quietly():
-        graph = onnx_ir.serde.deserialize_model(model)
         # Padding exports as a computation on shapes, which no board needs to do.
         optimizer.optimize_ir(
             graph, should_fold=lambda node: True if node.op_type == "ConstantOfShape" else None

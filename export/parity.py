@@ -178,13 +178,20 @@ def logits_of(model: Path | bytes, images: Array) -> Array:  # (N, C, H, W) norm
         IncompatibleError: ONNX Runtime refuses or fails to run it.
         UsageError: there are no images.
     """
-    parts: list[Array] = []
-    for _, found in outputs_of(model, images):
-        if len(found) != 1 or found[0].ndim != 2:
-            shapes = [np.shape(each) for each in found]
-            raise InputFileError(f"{name_of(model)} gives {shapes}; expected one (N, K).")
-        parts.append(found[0])
-    return np.concatenate(parts)
+    name = name_of(model)
+    return np.concatenate([one_answer(found, name=name) for _, found in outputs_of(model, images)])
+
+
+def one_answer(found: Sequence[Array], *, name: str) -> Array:  # (N, K)
+    """The one output of a classifier.
+
+    Raises:
+        InputFileError: there are others, or it has another shape.
+    """
+    if len(found) != 1 or found[0].ndim != 2:
+        shapes = [np.shape(each) for each in found]
+        raise InputFileError(f"{name} gives {shapes}; expected one (N, K).")
+    return found[0]
 
 
 def agreement(first: Array, second: Array) -> float:  # (N, K), (N, K) -> 0..1
