@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgekd.errors import IncompatibleError, QualityError
 from edgekd.export.outline import inferred
 from edgekd.export.parity import Array, outputs_of
-from edgekd.export.quantize import exposing
+from edgekd.export.quantize import WEIGHTED, exposing
 from edgekd.export.rules import FP16_SCALES_SINCE, QUANTISING, opset_of
 
 LARGEST: Final = float(np.finfo(np.float16).max)
@@ -124,12 +124,37 @@ def watched(
     constants = {e.name: numpy_helper.to_array(e) for e in model.graph.initializer}
     for name in floats & constants.keys():
         reached[name] = float(np.abs(constants[name]).max()) if constants[name].size else 0.0
-    kept = tuple(
-        node.name
-        for node in model.graph.node
-        if _too_far(node, reached, sizes) or _too_near(node, constants)
+    kept = _with_pairs(
+        model,
+        {
+            node.name
+            for node in model.graph.node
+            if _too_far(node, reached, sizes) or _too_near(node, constants)
+        },
     )
     return kept, [np.concatenate(parts) for parts in answers.values()]
+
+
+def _with_pairs(model: onnx.ModelProto, kept: set[str]) -> tuple[str, ...]:
+    """Layers and the Q/DQ pairs that feed them have one type: a cast between them would part the pair from its layer."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    groups = []
+    for node in model.graph.node:
+        if node.op_type not in WEIGHTED:
+            continue
+        back = [makers.get(name) for name in node.input[:2]]
+        pairs = [each for each in back if each is not None and each.op_type == "DequantizeLinear"]
+        before = [makers[each.input[0]] for each in pairs if each.input[0] in makers]
+        if pairs:
+            groups.append({node.name, *(each.name for each in (*pairs, *before))})
+    growing = True
+    while growing:  # a pair can feed several layers
+        growing = False
+        for group in groups:
+            if group & kept and not group <= kept:
+                kept = kept | group
+                growing = True
+    return tuple(node.name for node in model.graph.node if node.name in kept)
 
 
 def _too_far(node: onnx.NodeProto, reached: Mapping[str, float], sizes: Mapping[str, int]) -> bool:
