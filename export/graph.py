@@ -23,7 +23,7 @@ from torch import nn
 from torch.jit._trace import TracerWarning
 
 from edgekd.errors import EdgekdError, IncompatibleError, MissingToolError
-from edgekd.export import attention, refusals
+from edgekd.export import parts, refusals
 from edgekd.export.parity import MOST_BYTES
 from edgekd.files import write_atomically
 from edgekd.records import InputSpec, Software
@@ -112,7 +112,7 @@ def _by_torchscript(
             "(opset 17 and below). Install an older torch: pip install 'torch<2.16'."
         )
     written = io.BytesIO()
-    with attention.written_for(software.opset):
+    with parts.InParts(software.opset):
         torch.onnx.export(
             module,
             (sample,),
@@ -149,10 +149,9 @@ def _tidied(graph: onnx_ir.Model) -> onnx.ModelProto:
     from onnxscript import optimizer
 
     with _quietly():
-        # Padding exports as a computation on shapes, which no board needs to do.
-        optimizer.optimize_ir(
-            graph, should_fold=lambda node: True if node.op_type == "ConstantOfShape" else None
-        )
+        # Paddings and weights export as computations on constants, which no board needs to do; by itself the optimiser
+        # leaves large ones alone.
+        optimizer.optimize_ir(graph, output_size_limit=MOST_BYTES, should_fold=lambda _: True)
         onnx_ir.passes.Sequential(
             passes.IdentityEliminationPass(),
             passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),

@@ -15,6 +15,8 @@ _ESCAPES: Final = re.compile(r"\x1b\[[0-9;]*m")  # the exporter colours its mess
 _OPERATOR: Final = re.compile(
     r"(?:No ONNX function found for <OpOverload\(op='|Exporting the operator ')([\w:.]+)"
 )
+# "Unsupported: ONNX export of operator adaptive_avg_pool2d, output size that are not factor of input size. Please …"
+_FORM: Final = re.compile(r"ONNX export of operator (\w+),? ?(.*?)\.(?:\s|$)")
 _SINCE: Final = re.compile(r"Support for this operator was added in version (\d+)")
 _BRANCHES: Final = re.compile(
     r"data-dependent|dynamic control flow|control flow op|vmap over calling \.item", re.IGNORECASE
@@ -29,7 +31,7 @@ def refused(error: BaseException, software: Software) -> IncompatibleError:
     """What to tell of an exporter that failed on a network which runs in PyTorch."""
     return IncompatibleError(
         f"torch's {software.exporter} exporter cannot write this network at opset {software.opset}, "
-        f"which {software.name} needs: {_reason(error, software)}"
+        f"which {_called(software)} needs: {_reason(error, software)}"
     )
 
 
@@ -56,16 +58,26 @@ def require_one_path(
         if _branches(error):
             raise refused(error, software) from error
         raise IncompatibleError(
-            f"the tracer of torch's {software.exporter} exporter, which {software.name} needs, doubts its own "
+            f"the tracer of torch's {software.exporter} exporter, which {_called(software)} needs, doubts its own "
             f"graph ({_first_line(doubts[0])}), and torch.export cannot settle it: {_first_line(str(error))}. "
             "Choose another student, or a target with newer software."
         ) from error
+
+
+def _called(software: Software) -> str:
+    return software.name + (f" (TensorRT {software.tensorrt})" if software.tensorrt else "")
 
 
 def _reason(error: BaseException, software: Software) -> str:
     texts = [str(each) for each in _chain(error)]
     if _branches(error):
         return _ONE_PATH
+    form = next(filter(None, map(_FORM.search, texts)), None)
+    if form is not None:
+        return (
+            f"torch's operator {form[1]} has no ONNX form there ({form[2]}). "
+            "Choose a student without it, or a target with newer software."
+        )
     operator = next(filter(None, map(_OPERATOR.search, texts)), None)
     if operator is None:
         # The innermost error is the cause; what is around it says at which step.

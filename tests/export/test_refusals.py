@@ -69,6 +69,14 @@ def test_an_operator_without_an_onnx_form_is_named(tmp_path, target, capfd):
     assert capfd.readouterr() == ("", "")  # torch would show the whole graph
 
 
+def test_a_form_of_an_operator_that_cannot_be_written_is_named_with_the_board_s_software(tmp_path):
+    network = nn.Sequential(nn.AdaptiveAvgPool2d(3), nn.Flatten())
+    with pytest.raises(IncompatibleError, match=r"torch's operator adaptive_avg_pool2d") as caught:
+        written(network, "jetson@jp5.1", tmp_path)
+    assert "TensorRT 8.5.2" in str(caught.value)
+    assert "Please feel free" not in str(caught.value)
+
+
 class Determined(nn.Module):
     def forward(self, x):
         return torch.linalg.det(x) @ torch.ones(1, 4)
