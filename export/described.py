@@ -5,7 +5,8 @@ from pathlib import Path
 
 import onnx
 
-from edgekd.export import legality, parity, rules
+from edgekd.export import legality, rules
+from edgekd.export.beside import require_data
 from edgekd.files import digest_of
 from edgekd.records import Calibration, OnnxModel, Parity, Precision, Target, TensorSpec
 
@@ -61,7 +62,7 @@ def precision_of(path: Path) -> Precision:
         InputFileError: not an ONNX model, or its weights are not there.
     """
     model = legality.read(path)
-    parity.require_data(model, path)
+    require_data(path)
     if any(node.op_type == "QuantizeLinear" for node in model.graph.node):
         return "int8"
     half = onnx.TensorProto.FLOAT16

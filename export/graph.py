@@ -116,7 +116,7 @@ def _by_torchscript(
         torch.onnx.export(
             module,
             (sample,),
-            written,  # type: ignore[arg-type] - typed for the other exporter
+            written,  # type: ignore[arg-type]  # which is typed for the other exporter
             dynamo=False,
             opset_version=software.opset,
             input_names=[INPUT],

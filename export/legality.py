@@ -15,9 +15,10 @@ from google.protobuf.message import DecodeError
 
 from edgekd.errors import EdgekdError, IncompatibleError, InputFileError
 from edgekd.export import rules
+from edgekd.export.beside import missing_data
 from edgekd.export.operators import version_of
 from edgekd.export.outline import is_large, is_whole, outline
-from edgekd.export.parity import missing_data, require_size, session
+from edgekd.export.parity import require_size, session
 from edgekd.export.rules import QUANTISING, Violation
 from edgekd.records import Software
 

@@ -36,7 +36,7 @@ def is_whole(tensor: onnx.TensorProto) -> bool:
         width = helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
     except (KeyError, TypeError, ValueError):
         return False
-    return len(tensor.raw_data) == prod(tensor.dims) * width and min(tensor.dims) > 0
+    return bool(min(tensor.dims) > 0 and len(tensor.raw_data) == prod(tensor.dims) * width)
 
 
 def inferred(model: onnx.ModelProto) -> onnx.GraphProto:

@@ -11,7 +11,6 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 
 from edgekd.errors import IncompatibleError, InputFileError, QualityError, UsageError
 from edgekd.records import Parity, Precision
@@ -84,29 +83,6 @@ def require_size(path: Path) -> None:
         )
 
 
-def missing_data(model: onnx.ModelProto, folder: Path) -> str | None:
-    """The name of a file beside a model that should hold weights of it, and is not there."""
-    attributes = (entry.t for node in model.graph.node for entry in node.attribute)
-    for tensor in (*model.graph.initializer, *attributes):
-        for entry in tensor.external_data:
-            if entry.key == "location" and not (folder / entry.value).is_file():
-                return str(entry.value)
-    return None
-
-
-def require_data(model: onnx.ModelProto, path: Path) -> None:
-    """Refuse a model whose weights should be beside it, and are not.
-
-    Raises:
-        InputFileError: it names the file that is missing.
-    """
-    lacking = missing_data(model, path.parent)
-    if lacking is not None:
-        raise InputFileError(
-            f"{path}: {lacking}, which holds its weights, is not beside it. Copy it too."
-        )
-
-
 @contextlib.contextmanager
 def _explained(model: Path | bytes) -> Iterator[None]:
     from onnxruntime.capi import onnxruntime_pybind11_state as errors
@@ -124,7 +100,9 @@ def _explained(model: Path | bytes) -> Iterator[None]:
         errors.RuntimeException,
     ) as error:
         if isinstance(model, Path):
-            require_data(onnx.load(model, load_external_data=False), model)
+            from edgekd.export import beside  # brings onnx, which nothing else here needs
+
+            beside.require_data(model)
         raise IncompatibleError(f"{name}: ONNX Runtime refuses it: {error}") from error
 
 
