@@ -118,7 +118,7 @@ def made(network: Network) -> nn.Module:
     draw = torch.Generator().manual_seed(0)
     with torch.random.fork_rng(devices=[]):
         torch.set_rng_state(draw.get_state())
-        module = timm.create_model(
+        module: nn.Module = timm.create_model(
             network.name, pretrained=False, num_classes=CLASSES, **network.options
         )
     for parameter in module.parameters():
