@@ -27,37 +27,36 @@ AT_ONCE = 1000
 
 def fields(count: int, side: tuple[int, int], *, generator: torch.Generator) -> Tensor:
     """Shapes and lines of 0..1, (count, H, W): level sets of smooth random fields."""
-    draw = {"generator": generator, "device": generator.device}
-    cells = torch.randint(LEAST_CELLS, MOST_CELLS + 1, (count,), **draw)
-    field = torch.empty(count, *side, device=generator.device)
+    device = generator.device
+    cells = torch.randint(LEAST_CELLS, MOST_CELLS + 1, (count,), generator=generator, device=device)
+    field = torch.empty(count, *side, device=device)
     for size in range(LEAST_CELLS, MOST_CELLS + 1):
         chosen = (cells == size).nonzero().flatten()
         if len(chosen):
-            grid = torch.randn(len(chosen), 1, size, size, **draw)
+            grid = _normal(len(chosen), 1, size, size, generator=generator)
             smooth = functional.interpolate(grid, size=side, mode="bicubic", align_corners=False)
             field[chosen] = smooth[:, 0]
     field /= field.flatten(1).std(1).clamp_min(1e-3).view(-1, 1, 1)
-    level = 0.7 * torch.randn(count, 1, 1, **draw)
-    width = 0.1 + 0.5 * torch.rand(count, 1, 1, **draw)
-    steep = 2 + 18 * torch.rand(count, 1, 1, **draw)
+    level = 0.7 * _normal(count, 1, 1, generator=generator)
+    width = 0.1 + 0.5 * _uniform(count, 1, 1, generator=generator)
+    steep = 2 + 18 * _uniform(count, 1, 1, generator=generator)
     lines = torch.exp(-2 * ((field - level) / width).square())
     regions = torch.sigmoid(steep * (field - level - 0.8))
-    drawn = torch.where(torch.rand(count, 1, 1, **draw) < 0.5, lines, regions)
+    drawn = torch.where(_uniform(count, 1, 1, generator=generator) < 0.5, lines, regions)
     # Half of them through a window: data sets of objects show one thing, near the middle.
-    lone = torch.rand(count, 1, 1, **draw) < 0.5
+    lone = _uniform(count, 1, 1, generator=generator) < 0.5
     return torch.where(lone, drawn * _windows(count, side, generator=generator), drawn)
 
 
 def _windows(count: int, side: tuple[int, int], *, generator: torch.Generator) -> Tensor:
     """Soft ellipses of 0..1 about the middle, (count, H, W)."""
-    draw = {"generator": generator, "device": generator.device}
     distance = torch.zeros(count, 1, 1, device=generator.device)
     for axis, size in ((1, side[0]), (2, side[1])):
         shape = [1, 1, 1]
         shape[axis] = size
         places = torch.linspace(-1, 1, size, device=generator.device).view(shape)
-        centre = 0.25 * torch.randn(count, 1, 1, **draw)
-        radius = 0.35 + 0.5 * torch.rand(count, 1, 1, **draw)
+        centre = 0.25 * _normal(count, 1, 1, generator=generator)
+        radius = 0.35 + 0.5 * _uniform(count, 1, 1, generator=generator)
         distance = distance + ((places - centre) / radius).square()
     return torch.sigmoid(6 * (1 - distance))
 
@@ -84,14 +83,22 @@ def _signs(count: int, spec: InputSpec, *, generator: torch.Generator) -> Tensor
         return torch.ones(count, device=generator.device)
     if 1 - mean < std:
         return -torch.ones(count, device=generator.device)
-    lot = torch.rand(count, generator=generator, device=generator.device)
+    lot = _uniform(count, generator=generator)
     return torch.where(lot < 0.5, 1.0, -1.0)
 
 
 def _tints(count: int, channels: int, *, generator: torch.Generator) -> Tensor:  # -> (N, C, 1, 1)
     """How far each channel goes along: mostly as far as the others, as in photographs."""
-    drawn = torch.randn(count, channels, generator=generator, device=generator.device)
+    drawn = _normal(count, channels, generator=generator)
     return (1 + 0.5 * drawn).view(count, channels, 1, 1)
+
+
+def _uniform(*shape: int, generator: torch.Generator) -> Tensor:
+    return torch.rand(*shape, generator=generator, device=generator.device)
+
+
+def _normal(*shape: int, generator: torch.Generator) -> Tensor:
+    return torch.randn(*shape, generator=generator, device=generator.device)
 
 
 class Gallery:

@@ -445,7 +445,7 @@ def compress(
     """Teacher to bundle: distil, export, bench, seal."""
     local = dict(locals())
     _require("compress")
-    from edgekd import exporting, pipeline
+    from edgekd import export_options, pipeline
 
     chosen = pipeline.target_named(target)
     folder = out or pipeline.default_out(teacher, chosen)
@@ -456,7 +456,7 @@ def compress(
         min_agreement=min_agreement,
         keep_images=keep_images,
         bench=bench_it,
-        export=exporting.export_options(embed or [], keep=keep_fp16, keep_by=keep_by, tune=tune),
+        export=export_options.said(embed or [], keep=keep_fp16, keep_by=keep_by, tune=tune),
     )
     outcome = pipeline.compress(options, _display())
     if outcome is None:  # another process of `torchrun` has it
@@ -658,11 +658,18 @@ def condense(
 
 @app.command()
 def export(
-    source: Annotated[
-        Path,
-        typer.Argument(metavar="STUDENT", help="What `distill` wrote, or a bundle with images."),
-    ],
     target: TargetName,
+    source: Annotated[
+        Path | None,
+        typer.Argument(metavar="[STUDENT]", help="What `distill` wrote, or a bundle with images."),
+    ] = None,
+    teacher: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="TEACHER",
+            help="Export this teacher itself instead of a student; needs --images.",
+        ),
+    ] = None,
     images: Annotated[
         Path | None,
         typer.Option(
@@ -671,6 +678,13 @@ def export(
             help="Calibrate INT8 on a set of `synthesize` instead of the student's own images.",
         ),
     ] = None,
+    arch: Arch = None,
+    input_shape: Input = None,
+    mean: Mean = None,
+    std: Std = None,
+    classes: Classes = None,
+    weights: Weights = None,
+    trust_pickle: TrustPickle = False,
     embed: Embed = None,
     keep_fp16: KeepFp16 = 0.0,
     keep_by: KeepBy = "macs",
@@ -707,33 +721,51 @@ def export(
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Student folder to ONNX for a target: FP32, FP16 where types are in the graph, INT8."""
-    from edgekd import building, exporting, pipeline
+    """Student folder, or a teacher, to ONNX for a target: FP32, FP16 where types are in the graph, INT8."""
+    local = dict(locals())
+    _require("export")
+    from edgekd import building, export_options, exporting, pipeline
 
     chosen = pipeline.target_named(target)
-    engines = (dla, workspace_mb, timing_cache)
-    if not engine and any(each is not None for each in engines):
+    if not engine and any(each is not None for each in (dla, workspace_mb, timing_cache)):
         raise UsageError(
             "--dla, --workspace-mb and --timing-cache are about engines: add --engine."
         )
-    options = exporting.export_options(embed or [], keep=keep_fp16, keep_by=keep_by)
+    options = export_options.said(embed or [], keep=keep_fp16, keep_by=keep_by)
     if engine:
         built = building.engine_options(
             chosen, dla=dla, workspace_mb=workspace_mb, timing_cache=timing_cache
         )
         options = dataclasses.replace(options, engine=built)
-    folder = out or Path(f"{source.resolve().name}-{chosen.board.name}")
-    found = exporting.export(
-        source,
-        target=chosen,
-        out=folder,
-        force=force,
-        display=_display(),
-        images=images,
-        options=options,
-    )
+    common: dict[str, Any] = {
+        "target": chosen,
+        "force": force,
+        "display": _display(),
+        "images": images,
+        "options": options,
+    }
+    if teacher is not None and source is None:
+        folder = out or pipeline.default_out(teacher, chosen)
+        found = exporting.export_teacher(teacher, _said(local), out=folder, **common)
+    elif source is not None and teacher is None:
+        _refuse_of_teacher(local)
+        folder = out or Path(f"{source.resolve().name}-{chosen.board.name}")
+        found = exporting.export(source, out=folder, **common)
+    else:
+        raise UsageError(
+            "name what to export: a student folder, or --teacher TEACHER, and not both."
+        )
     if as_json:
         _print_record(found, "models")
+
+
+def _refuse_of_teacher(local: dict[str, Any]) -> None:
+    """Options that describe a teacher, where there is none: a student's record says all of it."""
+    names = ("arch", "input_shape", "mean", "std", "classes", "weights", "trust_pickle")
+    given = [name for name in names if local[name]]
+    if given:
+        option = given[0].removesuffix("_shape").replace("_", "-")
+        raise UsageError(f"--{option} describes a teacher: it goes with --teacher TEACHER.")
 
 
 @app.command("export check")

@@ -1,7 +1,7 @@
-"""Student to ONNX for a target, and ONNX measured on this machine."""
+"""Student or teacher to ONNX for a target, and ONNX measured on this machine."""
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -12,27 +12,29 @@ from torch import nn
 
 from edgekd import bundle, gate, golden
 from edgekd.bench import local
-from edgekd.bench.engines import EngineOptions
 from edgekd.building import build_all
-from edgekd.distill import architectures, imagesets
+from edgekd.calibrating import Brought, existing, of_student, of_teacher
+from edgekd.distill import architectures
 from edgekd.distill.data import normalised
+from edgekd.distill.said import TeacherOptions
 from edgekd.distill.weights import read_weights
-from edgekd.distilling import (
-    ANSWERS_FILE,
-    CALIBRATION_FILE,
-    CALIBRATION_IMAGES,
-    HELD_OUT_FILE,
-    HELD_OUT_IMAGES,
-    Pixels,
-    pixels_of,
-)
-from edgekd.errors import InputFileError, IntegrityError, UsageError
+from edgekd.distilling import Pixels
+from edgekd.errors import InputFileError, UsageError
 from edgekd.evaluation import module_logits
 from edgekd.export import models as exporting
-from edgekd.export.embedding import Part, checked
+from edgekd.export.described import precision_of
 from edgekd.export.fakequant import FakeQuantised
-from edgekd.export.models import TUNED, Keeping, TuningOf
-from edgekd.export.sensitivity import BY
+from edgekd.export.models import TUNED, TuningOf
+from edgekd.export_options import (
+    FP16_FILE,
+    FP32_FILE,
+    INT8_FILE,
+    PLAIN,
+    ExportOptions,
+    fp16_of,
+    require_possible,
+    without_int8,
+)
 from edgekd.files import check_writable, digest_of, new_folder, read_text, write_atomically
 from edgekd.manifest import GoldenVectors
 from edgekd.progress import Display
@@ -43,45 +45,24 @@ from edgekd.records import (
     Measurements,
     OnnxModel,
     Student,
-    SyntheticSet,
     Target,
     from_json,
     record,
     to_json,
 )
+from edgekd.setting import teacher_said
 
-FP32_FILE: Final = "model-fp32.onnx"
-FP16_FILE: Final = "model-fp16.onnx"
-INT8_FILE: Final = "model-int8.onnx"
+SET_IMAGES: Final = 768  # of a set that a teacher is exported with: 512 to calibrate on, a tenth apart, and to spare
 COMPARED: Final = 32  # images, of a file with everything inside and the plain one
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportOptions:
-    """What is asked of the files beyond what the target decides."""
+class Network:
+    """What is exported. Not a record."""
 
-    embed: tuple[Part, ...] = ()
-    keeping: Keeping | None = None  # layers of an INT8 network may stay in floating point
-    tune: int = 0  # steps
-    engine: EngineOptions | None = None  # build engines on this machine
-
-
-def export_options(
-    embed: Sequence[str], *, keep: float, keep_by: str, tune: int = 0
-) -> ExportOptions:
-    """From what was typed.
-
-    Raises:
-        UsageError: an unknown part or kind, or no share.
-    """
-    if keep_by not in BY:
-        raise UsageError(f"--keep-by {keep_by}: choose from {', '.join(BY)}.")
-    if not 0 <= keep <= 1:
-        raise UsageError(f"--keep-fp16 {keep:g}: a share is between 0 and 1.")
-    if tune and keep:
-        raise UsageError("--tune learns all layers in INT8: leave out --keep-fp16.")
-    keeping = Keeping(share=keep, by=keep_by) if keep else None
-    return ExportOptions(embed=checked(tuple(embed)), keeping=keeping, tune=tune)
+    module: nn.Module  # in evaluation mode, on the CPU
+    spec: InputSpec
+    digest: str  # of its weights
 
 
 @record
@@ -112,7 +93,7 @@ def export(
     force: bool,
     display: Display,
     images: Path | None = None,
-    options: ExportOptions = ExportOptions(),
+    options: ExportOptions = PLAIN,
 ) -> Exported:
     """Student folder (or bundle with images) to ONNX files for a target.
 
@@ -127,7 +108,10 @@ def export(
 
     Raises:
         InputFileError: the folder lacks something, or its weights are not the recorded ones.
+        IncompatibleError: the target cannot take what is asked of it.
+        QualityError: a file answers otherwise; those of INT8 are kept.
     """
+    require_possible(options, target)
     check_writable(out, force=force)
     student = from_json(
         Student,
@@ -136,20 +120,92 @@ def export(
         schema="student",
     )
     weights = source / student.checkpoint
-    if digest_of(_existing(weights)) != student.digest:
+    if digest_of(existing(weights)) != student.digest:
         raise InputFileError(f"{weights}: not the weights that student.json names.")
     module = architectures.build(student.architecture)
     module.load_state_dict(read_weights(weights).state)
     display.say(f"export   {student.architecture} for {target.id}, {software_text(target)}")
-    brought = _brought(source, student, images)
+    return _written(
+        Network(
+            module=module.eval().requires_grad_(False), spec=student.input, digest=student.digest
+        ),
+        of_student(source, student, images),
+        target=target,
+        out=out,
+        force=force,
+        options=options,
+        display=display,
+    )
+
+
+def export_teacher(
+    path: Path,
+    said: TeacherOptions,
+    *,
+    target: Target,
+    out: Path,
+    force: bool,
+    display: Display,
+    images: Path | None,
+    options: ExportOptions = PLAIN,
+) -> Exported:
+    """The teacher itself to ONNX files for a target, calibrated on images that were inverted out of it.
+
+    Args:
+        path: of the teacher.
+        said: of it, where its file does not say.
+        target: what the files must be legal for.
+        out: folder to write.
+        force: replace it where it exists.
+        display: what happens is said there.
+        images: a set of this teacher.
+        options: what else is asked of the files.
+
+    Raises:
+        UsageError: there are no images.
+        InputFileError: the teacher or the images cannot be used, or are not of one another.
+        IncompatibleError: the target cannot take the teacher, or what is asked of it.
+        QualityError: a file answers otherwise, or the images do not reach what the teacher saw; INT8 is kept.
+    """
+    if images is None:
+        raise UsageError(
+            "--teacher has no images of its own to check and calibrate on. Make some, and give them with --images SET: "
+            f"edgekd synthesize {path} -n {SET_IMAGES} --out SET"
+        )
+    require_possible(options, target)
+    check_writable(out, force=force)
+    teacher = teacher_said(path, said, seed=0, display=display)
+    info = teacher.info
+    display.say(f"export   the teacher, for {target.id}, {software_text(target)}")
+    return _written(
+        Network(module=teacher.module, spec=info.input, digest=info.state_digest),
+        of_teacher(teacher, images),
+        target=target,
+        out=out,
+        force=force,
+        options=options,
+        display=display,
+    )
+
+
+def _written(
+    network: Network,
+    brought: Brought,
+    *,
+    target: Target,
+    out: Path,
+    force: bool,
+    options: ExportOptions,
+    display: Display,
+) -> Exported:
+    """A folder of files that passed, with their record."""
     with new_folder(out, force=force) as folder:
-        exported = export_student(
-            module.eval().requires_grad_(False),
-            student,
+        exported = export_network(
+            network,
             target=target,
             folder=folder,
-            calibration=normalised(brought.calibration, student.input),
-            held_out=normalised(brought.held_out, student.input),
+            calibration=normalised(brought.calibration, network.spec),
+            held_out=normalised(brought.held_out, network.spec),
             options=options,
             display=display,
             teacher=brought.answers,
@@ -158,7 +214,7 @@ def export(
         exported = embedded_models(
             exported,
             folder,
-            spec=student.input,
+            spec=network.spec,
             target=target,
             options=options,
             held_out=brought.held_out,
@@ -170,9 +226,9 @@ def export(
                 exported.models,
                 golden.clearest(
                     brought.held_out,
-                    module_logits(module, normalised(brought.held_out, student.input)),
+                    module_logits(network.module, normalised(brought.held_out, network.spec)),
                 ),
-                spec=student.input,
+                spec=network.spec,
                 software=target.software,
                 parts=options.embed,
                 made_of="synthetic images",
@@ -210,105 +266,15 @@ def gates(exported: Exported) -> tuple[GateResult, ...]:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Brought:
-    """What INT8 is made with, where the teacher is not at hand."""
-
-    calibration: Pixels
-    held_out: Pixels
-    answers: npt.NDArray[np.float32] | None  # the teacher's on `held_out`
-    outside: Mapping[str, float]  # of its batch-norms, what `calibration` does not reach
-
-
-def _brought(source: Path, student: Student, images: Path | None) -> _Brought:
-    """From a set that was made ahead, or what `distill` and `compress` left in the folder."""
-    spec, classes = student.input, student.architecture.classes
-    if images is not None:
-        found = imagesets.read_set(
-            images, teacher_digest=student.teacher_digest, spec=spec, classes=classes
-        )
-        ahead = imagesets.parted(found, origin=str(images))
-        return _Brought(
-            calibration=pixels_of(ahead.images[:CALIBRATION_IMAGES]),
-            held_out=pixels_of(ahead.held_out[:HELD_OUT_IMAGES]),
-            answers=None,
-            outside=found.record.coverage.outside,
-        )
-    calibration, held_out = (
-        _images(source / name, spec) for name in (CALIBRATION_FILE, HELD_OUT_FILE)
-    )
-    recorded = _recorded(source)
-    if recorded is not None and digest_of(source / CALIBRATION_FILE) != recorded.digest:
-        raise IntegrityError(
-            f"{source / CALIBRATION_FILE}: not the images that were recorded. Copy the folder again."
-        )
-    return _Brought(
-        calibration=calibration,
-        held_out=held_out,
-        answers=_answers(source, len(held_out), classes),
-        outside={} if recorded is None else recorded.coverage.outside,
-    )
-
-
-def _recorded(source: Path) -> SyntheticSet | None:
-    """What a student folder, or a bundle, says of its calibration images."""
-    if (source / "synthetic.json").is_file():
-        path = source / "synthetic.json"
-        return from_json(SyntheticSet, read_text(path), origin=str(path), schema="synthetic-set")
-    if (source / bundle.MANIFEST).is_file():
-        return bundle.read_manifest(source).calibration
-    return None
-
-
-def _answers(source: Path, images: int, classes: int) -> npt.NDArray[np.float32] | None:
-    """The teacher's logits (M, K) on the held-out images; None in folders that were written without."""
-    path = source / ANSWERS_FILE
-    if not path.exists():
-        return None
-    try:
-        found = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise InputFileError(f"{path}: not readable as numbers ({error}).") from error
-    if (
-        found.dtype != np.float32
-        or found.shape != (images, classes)
-        or not np.isfinite(found).all()
-    ):
-        raise InputFileError(
-            f"{path}: {found.dtype} of shape {found.shape}; expected finite float32 ({images}, {classes})."
-        )
-    return np.asarray(found, np.float32)
-
-
-def _existing(path: Path) -> Path:
-    if not path.is_file():
-        raise InputFileError(f"{path}: no such file.")
-    return path
-
-
-def _images(path: Path, spec: InputSpec) -> Pixels:
-    try:
-        images = np.load(_existing(path), allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise InputFileError(f"{path}: not readable as images ({error}).") from error
-    shape = (spec.height, spec.width, spec.channels)
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != shape or not len(images):
-        raise InputFileError(
-            f"{path}: {images.dtype} of shape {images.shape}; expected uint8 (N, *{shape})."
-        )
-    return np.asarray(images, np.uint8)
-
-
-def export_student(
-    module: nn.Module,
-    student: Student,
+def export_network(
+    network: Network,
     *,
     target: Target,
     folder: Path,
     calibration: npt.NDArray[np.float32],
     held_out: npt.NDArray[np.float32],
     display: Display,
-    options: ExportOptions = ExportOptions(),
+    options: ExportOptions = PLAIN,
     teacher: npt.NDArray[np.float32] | None = None,
     outside: Mapping[str, float] | None = None,
     tune: Callable[[FakeQuantised], None] | None = None,
@@ -316,8 +282,7 @@ def export_student(
     """Every precision that the target runs.
 
     Args:
-        module: the student, in evaluation mode, on the CPU.
-        student: its record.
+        network: a student, or a teacher.
         target: what the files must be legal for.
         folder: to write into.
         calibration: normalised images (N, C, H, W).
@@ -329,12 +294,12 @@ def export_student(
         tune: learns what an INT8 file is made of, in `options.tune` steps.
     """
     fp32 = exporting.export_fp32(
-        module,
-        spec=student.input,
+        network.module,
+        spec=network.spec,
         target=target,
         out=folder / FP32_FILE,
         images=held_out,
-        made_from=student.digest,
+        made_from=network.digest,
     )
     display.say(
         f"         {fp32.path}: opset {fp32.opset}, {fp32.size_bytes / 1024:,.0f} KiB, equal to PyTorch within "
@@ -357,8 +322,8 @@ def export_student(
     if left:
         display.warn(f"FP16 cannot hold {len(left)} nodes, which stay FP32: {', '.join(left[:4])}")
     if not target.software.int8:
-        reason = f"{target.board.title} runs no INT8 under {target.software.name}"
-        display.warn(f"no INT8 model: {reason}")
+        reason = without_int8(target)
+        display.warn(f"no INT8 model: {reason}. {fp16_of(target)}")
         return Exported(models=tuple(models), without={"int8": reason})
     int8 = exporting.export_int8(
         folder / FP32_FILE,
@@ -369,7 +334,7 @@ def export_student(
         teacher=teacher,
         outside=outside,
         keeping=options.keeping,
-        tuning=TuningOf(module=module, tune=tune, steps=options.tune) if tune else None,
+        tuning=TuningOf(module=network.module, tune=tune, steps=options.tune) if tune else None,
     )
     assert int8.calibration is not None
     display.say(
@@ -420,7 +385,7 @@ def bench(path: Path, display: Display) -> tuple[Measurements, ...]:
         manifest = bundle.read_manifest(path)
         files = [(path / model.path, model.precision) for model in manifest.models]
     else:
-        files = [(_existing(path), exporting.precision_of(path))]
+        files = [(existing(path), precision_of(path))]
     taken = []
     for file, precision in files:
         display.say(f"bench    {file.name}")

@@ -31,14 +31,18 @@ from edgekd.distilling import (
 from edgekd.evaluation import module_logits
 from edgekd.export.parity import agreement, logits_of
 from edgekd.export.precision import layer_precision
-from edgekd.exporting import (
+from edgekd.export_options import (
     FP16_FILE,
     FP32_FILE,
     INT8_FILE,
-    Exported,
     ExportOptions,
+    require_possible,
+)
+from edgekd.exporting import (
+    Exported,
+    Network,
     embedded_models,
-    export_student,
+    export_network,
     software_text,
 )
 from edgekd.exporting import gates as export_gates
@@ -103,6 +107,7 @@ def compress(options: CompressOptions, display: Display) -> Outcome | None:
         EdgekdError: see each stage.
     """
     distil, target = options.distil, options.target
+    require_possible(options.export, target)
     if target.asked != target.id:
         display.say(
             f"target   {target.asked} is {target.id}: {target.board.title}, {software_text(target)}"
@@ -151,9 +156,8 @@ def _bundled(
     student = write_student(distilled, folder)
     display.say("export   ONNX for " + target.id)
     spec = distilled.teacher.input
-    exported = export_student(
-        distilled.module,
-        student,
+    exported = export_network(
+        Network(module=distilled.module, spec=spec, digest=student.digest),
         target=target,
         folder=folder,
         calibration=normalised(distilled.calibration, spec),

@@ -41,6 +41,7 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "export": (
         "edgekd export student --target jetson --out models",
         "edgekd export bundle -t raspberry-pi-5 --out models-pi",
+        "edgekd export --teacher teacher.pt --images images -t jetson",
     ),
     "export check": (
         "edgekd export check model.onnx",

@@ -13,11 +13,12 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import TensorProto, helper, numpy_helper, shape_inference
+from onnx import TensorProto, helper, numpy_helper
 
 from edgekd.errors import IncompatibleError, QualityError
+from edgekd.export.outline import inferred
 from edgekd.export.parity import Array, outputs_of
-from edgekd.export.quantize import exposing
+from edgekd.export.quantize import WEIGHTED, exposing
 from edgekd.export.rules import FP16_SCALES_SINCE, QUANTISING, opset_of
 
 LARGEST: Final = float(np.finfo(np.float16).max)
@@ -86,31 +87,74 @@ def overflowing(model: onnx.ModelProto, images: Array) -> tuple[str, ...]:
         QualityError: a tensor is not finite in FP32 either.
         InputFileError: the model takes other images.
     """
+    return watched(model, images, data=model.SerializeToString())[0]
+
+
+def watched(
+    model: onnx.ModelProto, images: Array, *, data: bytes
+) -> tuple[tuple[str, ...], list[Array]]:
+    """`overflowing`, and what the graph gives in the same pass, a list for each of its outputs joined.
+
+    Args:
+        model: see there.
+        images: likewise.
+        data: the model as bytes.
+    """
     floats = _floats(model)
     inputs = {entry.name for entry in model.graph.input}
-    outputs = {entry.name for entry in model.graph.output}
+    outputs = [entry.name for entry in model.graph.output]
     made = [name for node in model.graph.node for name in node.output if name in floats]
     inner = [name for name in made if name not in outputs]
     reached = dict.fromkeys(floats, 0.0)
     sizes: dict[str, int] = {}
-    for part, found in outputs_of(exposing(model, inner), images, made):
+    answers: dict[str, list[Array]] = {name: [] for name in outputs}
+    wanted = [*inner, *outputs]
+    for part, found in outputs_of(exposing(data, inner), images, wanted):
         for name, values in (
-            *zip(made, found, strict=True),
+            *zip(wanted, found, strict=True),
             *((name, part) for name in inputs & floats),
         ):
+            if name in answers:
+                answers[name].append(values)
             largest = float(np.abs(values).max()) if values.size else 0.0
             if not np.isfinite(largest):
                 raise QualityError(f"{name} is not finite in FP32. Look at the weights.")
-            reached[name] = max(reached[name], largest)
+            reached[name] = max(reached.get(name, 0.0), largest)
             sizes[name] = values.size // len(part)
     constants = {e.name: numpy_helper.to_array(e) for e in model.graph.initializer}
     for name in floats & constants.keys():
         reached[name] = float(np.abs(constants[name]).max()) if constants[name].size else 0.0
-    return tuple(
-        node.name
-        for node in model.graph.node
-        if _too_far(node, reached, sizes) or _too_near(node, constants)
+    kept = _with_pairs(
+        model,
+        {
+            node.name
+            for node in model.graph.node
+            if _too_far(node, reached, sizes) or _too_near(node, constants)
+        },
     )
+    return kept, [np.concatenate(parts) for parts in answers.values()]
+
+
+def _with_pairs(model: onnx.ModelProto, kept: set[str]) -> tuple[str, ...]:
+    """Layers and the Q/DQ pairs that feed them have one type: a cast between them would part the pair from its layer."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    groups = []
+    for node in model.graph.node:
+        if node.op_type not in WEIGHTED:
+            continue
+        back = [makers.get(name) for name in node.input[:2]]
+        pairs = [each for each in back if each is not None and each.op_type == "DequantizeLinear"]
+        before = [makers[each.input[0]] for each in pairs if each.input[0] in makers]
+        if pairs:
+            groups.append({node.name, *(each.name for each in (*pairs, *before))})
+    growing = True
+    while growing:  # a pair can feed several layers
+        growing = False
+        for group in groups:
+            if group & kept and not group <= kept:
+                kept = kept | group
+                growing = True
+    return tuple(node.name for node in model.graph.node if node.name in kept)
 
 
 def _too_far(node: onnx.NodeProto, reached: Mapping[str, float], sizes: Mapping[str, int]) -> bool:
@@ -201,8 +245,8 @@ def _rewritten(node: onnx.NodeProto, writing: _Writing, outputs: Collection[str]
 
 def _floats(model: onnx.ModelProto) -> frozenset[str]:
     """Names of all FP32 tensors."""
-    inferred = shape_inference.infer_shapes(model)
-    values = (*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output)
+    graph = inferred(model)
+    values = (*graph.value_info, *graph.input, *graph.output)
     return frozenset(_named(values)) | {
         entry.name for entry in model.graph.initializer if entry.data_type == _FLOAT
     }

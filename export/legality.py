@@ -15,8 +15,10 @@ from google.protobuf.message import DecodeError
 
 from edgekd.errors import EdgekdError, IncompatibleError, InputFileError
 from edgekd.export import rules
+from edgekd.export.beside import missing_data
 from edgekd.export.operators import version_of
-from edgekd.export.parity import session
+from edgekd.export.outline import is_large, is_whole, outline
+from edgekd.export.parity import require_size, session
 from edgekd.export.rules import QUANTISING, Violation
 from edgekd.records import Software
 
@@ -31,7 +33,7 @@ _PATH_ANYWHERE: Final = re.compile(
 
 
 def check_model(path: Path, software: Software) -> tuple[Violation, ...]:
-    """All reasons why `software` would refuse or misread this file; empty when there is none.
+    """All reasons why `software` would refuse or misread this file, and what harms it; empty when there is none.
 
     Raises:
         InputFileError: not an ONNX model.
@@ -47,22 +49,31 @@ def check_each(path: Path, softwares: Iterable[Software]) -> Iterator[tuple[Viol
         InputFileError: not an ONNX model.
         UsageError: a software's TensorRT version makes no sense.
     """
-    model = read(path)
-    elsewhere = tuple(_external_data(model))
+    yield from _judged(read(path), path, softwares)
+
+
+def _judged(
+    model: onnx.ModelProto, source: Path | bytes, softwares: Iterable[Software]
+) -> Iterator[tuple[Violation, ...]]:
+    folder = source.parent if isinstance(source, Path) else Path()
+    elsewhere = tuple(_external_data(model, folder))
     # With the values elsewhere, the other rules have nothing to look at.
     common = elsewhere or (*_standard(model), *_input_shapes(model), *_paths(model))
     for software in softwares:
-        yield elsewhere or (*common, *_of_software(path, model, software, common))
+        yield elsewhere or (*common, *_of_software(source, model, software, common))
 
 
 def _of_software(
-    path: Path, model: onnx.ModelProto, software: Software, common: tuple[Violation, ...]
+    source: Path | bytes,
+    model: onnx.ModelProto,
+    software: Software,
+    common: tuple[Violation, ...],
 ) -> Iterator[Violation]:
     lacking = tuple(_int8(model, software))
     yield from lacking
     if software.runtime != "tensorrt":
         if not common and not lacking:
-            yield from _runs(path)
+            yield from _runs(source)
         return
     version = version_of(software)
     yield from rules.operators(model, version)
@@ -80,18 +91,40 @@ def require_legal(path: Path, software: Software) -> None:
         InputFileError: not an ONNX model.
         IncompatibleError: with every reason.
     """
-    found = check_model(path, software)
-    if found:
-        reasons = "\n  ".join(str(violation) for violation in found)
-        raise IncompatibleError(f"{path.name} is not legal for {software.name}:\n  {reasons}")
+    _require(check_model(path, software), software, name=path.name)
+
+
+def require_legal_model(
+    model: onnx.ModelProto, software: Software, *, data: bytes, name: str
+) -> None:
+    """The same for a model in memory.
+
+    Args:
+        model: that was just made.
+        software: that must take it.
+        data: the model as bytes.
+        name: what messages call it.
+
+    Raises:
+        IncompatibleError: with every reason.
+    """
+    _require(next(_judged(model, data, [software])), software, name=name)
+
+
+def _require(found: tuple[Violation, ...], software: Software, *, name: str) -> None:
+    refusing = [violation for violation in found if violation.refuses]
+    if refusing:
+        reasons = "\n  ".join(str(violation) for violation in refusing)
+        raise IncompatibleError(f"{name} is not legal for {software.name}:\n  {reasons}")
 
 
 def read(path: Path) -> onnx.ModelProto:
     """An ONNX model whose weights may lie elsewhere.
 
     Raises:
-        InputFileError: it cannot be read, is empty, or its names are no text.
+        InputFileError: it cannot be read, is empty or too large, or its names are no text.
     """
+    require_size(path)
     try:
         model = onnx.load(path, load_external_data=False)
     except (DecodeError, OSError) as error:
@@ -128,22 +161,27 @@ def _annotations(model: onnx.ModelProto) -> Iterator[str]:
     yield from (model.producer_name, model.producer_version)
 
 
-def _external_data(model: onnx.ModelProto) -> Iterator[Violation]:
+def _external_data(model: onnx.ModelProto, folder: Path) -> Iterator[Violation]:
+    lacking = missing_data(model, folder)
     attributes = (entry.t for node in model.graph.node for entry in node.attribute)
     for tensor in (*model.graph.initializer, *attributes):
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             yield Violation(
                 rule="external data",
                 where=tensor.name,
-                message="the weights are in another file",
+                message="the weights are in another file"
+                + ("" if lacking is None else f", {lacking}, which is not beside it"),
                 advice="save with external_data=False",
             )
             return
 
 
 def _standard(model: onnx.ModelProto) -> Iterator[Violation]:
+    large = filter(is_large, model.graph.initializer)
+    # The checker counts the bytes of weights, and copies all of them to do so.
+    seen = outline(model) if all(map(is_whole, large)) else model
     try:
-        onnx.checker.check_model(_undeprecated(model), full_check=True)
+        onnx.checker.check_model(_undeprecated(seen), full_check=True)
     except (
         onnx.checker.ValidationError,
         onnx.shape_inference.InferenceError,
@@ -198,8 +236,7 @@ def _input_shapes(model: onnx.ModelProto) -> Iterator[Violation]:
 
 
 def _paths(model: onnx.ModelProto) -> Iterator[Violation]:
-    bare = onnx.ModelProto()
-    bare.CopyFrom(model)
+    bare = outline(model)
     del bare.graph.initializer[:]  # weights may look like anything
     anywhere = _PATH_ANYWHERE.search(bare.SerializeToString())
     in_text = next(filter(None, map(_PATH_IN_TEXT.search, _annotations(model))), None)
@@ -227,9 +264,9 @@ def _int8(model: onnx.ModelProto, software: Software) -> Iterator[Violation]:
             return
 
 
-def _runs(path: Path) -> Iterator[Violation]:
+def _runs(source: Path | bytes) -> Iterator[Violation]:
     try:
-        session(path)
+        session(source)
     except EdgekdError as error:
         yield Violation(
             rule="session",

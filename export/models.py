@@ -1,8 +1,6 @@
 """Making a model: exported or quantised, legal for its target, and equal to what it was made from."""
 
-import contextlib
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -22,9 +20,9 @@ from edgekd.export import (
     legality,
     parity,
     quantize,
-    rules,
     sensitivity,
 )
+from edgekd.export.described import describe, tensors_of
 from edgekd.export.embedding import Part
 from edgekd.export.fakequant import FakeQuantised, with_constants
 from edgekd.export.parity import Array
@@ -34,10 +32,7 @@ from edgekd.records import (
     InputSpec,
     LayerSensitivity,
     OnnxModel,
-    Parity,
-    Precision,
     Target,
-    TensorSpec,
 )
 
 TUNED: Final = "tuned"
@@ -71,17 +66,36 @@ def export_fp32(
     with torch.no_grad():
         parts = parity.batches(images, None, name="the module")
         reference = np.concatenate([module(torch.from_numpy(part)).numpy() for part in parts])
-    with _draft_of(out) as draft:
-        graph.write_fp32(
-            module, spec=spec, software=target.software, out=draft, dynamic_batch=dynamic_batch
-        )
-        legality.require_legal(draft, target.software)
-        logits = parity.logits_of(draft, images)
-        found = parity.compare(logits, reference, against="PyTorch", precision="fp32")
-        parity.require(found, what=out.name)
-    # Where FP16 is the builder's choice, these are what it must be told to leave alone.
-    left = half.overflowing(legality.read(out), images) if target.software.typing == "weak" else ()
-    return describe(out, "fp32", target=target, made_from=made_from, found=found, fp32_nodes=left)
+    software = target.software
+    model = graph.fp32_model(module, spec=spec, software=software, dynamic_batch=dynamic_batch)
+    data = model.SerializeToString(deterministic=True)
+    legality.require_legal_model(model, software, data=data, name=out.name)
+    left, logits = _answered(model, data, images, typing=software.typing)
+    found = parity.compare(logits, reference, against="PyTorch", precision="fp32")
+    parity.require(found, what=out.name)
+    write_atomically(out, data)
+    return describe(
+        out,
+        "fp32",
+        model=model,
+        target=target,
+        made_from=made_from,
+        found=found,
+        fp32_nodes=left,
+    )
+
+
+def _answered(
+    model: onnx.ModelProto, data: bytes, images: Array, *, typing: str
+) -> tuple[tuple[str, ...], Array]:
+    """What a graph answers, and the nodes that FP16 cannot hold where the builder is to be told of them.
+
+    Then one pass does for both: to start a session costs more than to run it.
+    """
+    if typing != "weak":
+        return (), parity.logits_of(data, images)
+    left, answers = half.watched(model, images, data=data)
+    return left, parity.one_answer(answers, name="the model")
 
 
 def export_fp16(fp32: Path, *, target: Target, out: Path, images: Array) -> OnnxModel:
@@ -165,7 +179,8 @@ def export_int8(
     """
     if not target.software.int8:
         raise IncompatibleError(
-            f"{target.id} runs no INT8. Ship {fp32.name}, or choose another target."
+            f"{target.board.title} runs no INT8 under {target.software.name}. Ship {fp32.name}, which "
+            "its builder makes FP16 of (trtexec --fp16), or choose another target."
         )
     model = legality.read(fp32)
     seen, judged = held_out[::2], held_out[1::2] if len(held_out) > 1 else held_out
@@ -376,8 +391,8 @@ def embed(
         model,
         digest=digest_of(path),
         size_bytes=path.stat().st_size,
-        inputs=tuple(_tensor(entry) for entry in found.graph.input),
-        outputs=tuple(_tensor(entry) for entry in found.graph.output),
+        inputs=tensors_of(found.graph.input),
+        outputs=tensors_of(found.graph.output),
         embedded=parts,
     )
 
@@ -388,67 +403,6 @@ def _checked(model: onnx.ModelProto, *, target: Target, out: Path) -> bytes:
     Raises:
         IncompatibleError: it is not.
     """
-    with _draft_of(out, keep=False) as draft:
-        draft.write_bytes(model.SerializeToString(deterministic=True))
-        legality.require_legal(draft, target.software)
-        return draft.read_bytes()
-
-
-@contextlib.contextmanager
-def _draft_of(out: Path, *, keep: bool = True) -> Iterator[Path]:
-    """Where to write a file of that name; to `keep` it replaces `out` when the block ends without error."""
-    with tempfile.TemporaryDirectory(prefix="edgekd-") as folder:
-        draft = Path(folder) / out.name
-        yield draft
-        if keep:
-            write_atomically(out, draft.read_bytes())
-
-
-def describe(
-    path: Path,
-    precision: Precision,
-    *,
-    target: Target,
-    made_from: str,
-    found: Parity,
-    calibration: Calibration | None = None,
-    fp32_nodes: tuple[str, ...] = (),
-) -> OnnxModel:
-    """The record of a file that passed its checks."""
-    model = onnx.load(path)
-    return OnnxModel(
-        path=path.name,
-        digest=digest_of(path),
-        opset=rules.opset_of(model),
-        ir_version=model.ir_version,
-        precision=precision,
-        exporter=target.software.exporter,
-        inputs=tuple(_tensor(entry) for entry in model.graph.input),
-        outputs=tuple(_tensor(entry) for entry in model.graph.output),
-        size_bytes=path.stat().st_size,
-        made_from=made_from,
-        parity=found,
-        legal_for=(target.id,),
-        calibration=calibration,
-        fp32_nodes=fp32_nodes,
-    )
-
-
-def _tensor(entry: onnx.ValueInfoProto) -> TensorSpec:
-    kind = entry.type.tensor_type
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name
-    shape = tuple(d.dim_value if d.HasField("dim_value") else d.dim_param for d in kind.shape.dim)
-    return TensorSpec(name=entry.name, dtype=dtype, shape=shape)
-
-
-def precision_of(path: Path) -> Precision:
-    """INT8 when there are Q/DQ pairs, FP16 when the weights are, FP32 otherwise.
-
-    Raises:
-        InputFileError: not an ONNX model.
-    """
-    model = legality.read(path)
-    if any(node.op_type == "QuantizeLinear" for node in model.graph.node):
-        return "int8"
-    half = onnx.TensorProto.FLOAT16
-    return "fp16" if any(entry.data_type == half for entry in model.graph.initializer) else "fp32"
+    data = model.SerializeToString(deterministic=True)
+    legality.require_legal_model(model, target.software, data=data, name=out.name)
+    return bytes(data)

@@ -17,6 +17,7 @@ from edgekd.records import Parity, Precision
 
 Array = npt.NDArray[np.float32]
 DYNAMIC_BATCH: Final = 32  # images at a time where the file leaves it open
+MOST_BYTES: Final = 2**31 - 1  # of a protobuf message, which an ONNX file is
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,16 +48,19 @@ def session(model: Path | bytes) -> Any:  # noqa: ANN401
         model: the file, or a model in memory.
 
     Raises:
-        InputFileError: the file is no model.
+        InputFileError: the file is no model, or lacks its weights.
         IncompatibleError: ONNX Runtime does not take it.
     """
     import onnxruntime
+
+    if isinstance(model, Path):
+        require_size(model)
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.use_deterministic_compute = True
     options.log_severity_level = 4  # nothing but the end of the process: errors are raised
-    with _explained(name_of(model)):
+    with _explained(model):
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
@@ -65,10 +69,25 @@ def name_of(model: Path | bytes) -> str:
     return model.name if isinstance(model, Path) else "the model"
 
 
+def require_size(path: Path) -> None:
+    """Refuse a file that is too large to be a model, before it is read into memory.
+
+    Raises:
+        InputFileError: it is.
+    """
+    size = path.stat().st_size if path.is_file() else 0
+    if size > MOST_BYTES:
+        raise InputFileError(
+            f"{path}: {size / 2**30:.1f} GiB; an ONNX file holds at most 2 GiB, so this is none that can be read. "
+            "Take a smaller network."
+        )
+
+
 @contextlib.contextmanager
-def _explained(name: str) -> Iterator[None]:
+def _explained(model: Path | bytes) -> Iterator[None]:
     from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
+    name = name_of(model)
     try:
         yield
     except (errors.InvalidProtobuf, errors.NoSuchFile, errors.NoModel) as error:
@@ -80,6 +99,10 @@ def _explained(name: str) -> Iterator[None]:
         errors.NotImplemented,
         errors.RuntimeException,
     ) as error:
+        if isinstance(model, Path):
+            from edgekd.export import beside  # brings onnx, which nothing else here needs
+
+            beside.require_data(model)
         raise IncompatibleError(f"{name}: ONNX Runtime refuses it: {error}") from error
 
 
@@ -121,7 +144,7 @@ def outputs_of(
             f"{name} takes {[entry.shape for entry in takes]}; the images are {images.shape}."
         )
     for part in batches(images, shape[0], name=name):
-        with _explained(name):
+        with _explained(model):
             yield part, running.run(list(names) or None, {takes[0].name: part})
 
 
@@ -133,13 +156,20 @@ def logits_of(model: Path | bytes, images: Array) -> Array:  # (N, C, H, W) norm
         IncompatibleError: ONNX Runtime refuses or fails to run it.
         UsageError: there are no images.
     """
-    parts: list[Array] = []
-    for _, found in outputs_of(model, images):
-        if len(found) != 1 or found[0].ndim != 2:
-            shapes = [np.shape(each) for each in found]
-            raise InputFileError(f"{name_of(model)} gives {shapes}; expected one (N, K).")
-        parts.append(found[0])
-    return np.concatenate(parts)
+    name = name_of(model)
+    return np.concatenate([one_answer(found, name=name) for _, found in outputs_of(model, images)])
+
+
+def one_answer(found: Sequence[Array], *, name: str) -> Array:  # (N, K)
+    """The one output of a classifier.
+
+    Raises:
+        InputFileError: there are others, or it has another shape.
+    """
+    if len(found) != 1 or found[0].ndim != 2:
+        shapes = [np.shape(each) for each in found]
+        raise InputFileError(f"{name} gives {shapes}; expected one (N, K).")
+    return found[0]
 
 
 def agreement(first: Array, second: Array) -> float:  # (N, K), (N, K) -> 0..1

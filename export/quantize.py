@@ -198,12 +198,13 @@ def _values(
         yield from zip(inner, found, strict=False)  # without `inner`, what is found are the logits
 
 
-def exposing(model: onnx.ModelProto, names: Iterable[str]) -> bytes:
+def exposing(model: onnx.ModelProto | bytes, names: Iterable[str]) -> bytes:
     """The model with inner tensors among its outputs, of whatever type, to be run in memory."""
-    opened = onnx.ModelProto()
-    opened.CopyFrom(model)
-    opened.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    return bytes(opened.SerializeToString())
+    more = onnx.ModelProto()
+    more.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    data = model if isinstance(model, bytes) else model.SerializeToString()
+    # Messages of protobuf merge where their bytes are joined: the weights are not copied into a second model.
+    return bytes(data + more.SerializeToString())
 
 
 # --- the graph ------------------------------------------------------------------------------------

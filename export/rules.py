@@ -25,6 +25,7 @@ from edgekd.export.operators import (
     Version,
     opsets_of,
 )
+from edgekd.export.quantize import WEIGHTED, channel_axis
 
 Constant = npt.NDArray[Any]
 QUANTISING: Final = ("QuantizeLinear", "DequantizeLinear")
@@ -36,12 +37,13 @@ FP16_SCALES_SINCE: Final = 19  # the opset from which QuantizeLinear takes FP16
 
 @dataclass(frozen=True, kw_only=True)
 class Violation:
-    """One reason why a graph is not legal, and what to do."""
+    """One reason why a graph is not legal, and what to do; or what is legal and does harm."""
 
     rule: str
     where: str  # name of a node, tensor or input; "model" for all of it
     message: str
     advice: str
+    refuses: bool = True  # False: the graph is taken, and is worse for it
 
     def __str__(self) -> str:
         return f"{self.rule} ({self.where}): {self.message}; {self.advice}"
@@ -220,12 +222,13 @@ def _restricted(
 def quantisation(model: onnx.ModelProto) -> Iterator[Violation]:
     """Q/DQ pairs: symmetric INT8, constant scales, both sides of a product or neither."""
     known = constants_of(model)
+    yield from _coarse_weights(model, known)
     makers = {name: node.op_type for node in model.graph.node for name in node.output}
     for node in model.graph.node:
         if node.op_type in QUANTISING and len(node.input) > 1:
             yield from _scale(node, known, opset=opset_of(model))
             yield from _zero_point(node, known)
-        elif node.op_type in {"Conv", "ConvTranspose", "Gemm", "MatMul"}:
+        elif node.op_type in WEIGHTED:
             sides = [makers.get(name) == "DequantizeLinear" for name in node.input[:2]]
             if any(sides) and not all(sides):
                 yield Violation(
@@ -234,6 +237,30 @@ def quantisation(model: onnx.ModelProto) -> Iterator[Violation]:
                     message="one of data and weights comes from a Q/DQ pair, the other does not",
                     advice="quantise both, or neither",
                 )
+
+
+def _coarse_weights(
+    model: onnx.ModelProto, known: dict[str, onnx.TensorProto | None]
+) -> Iterator[Violation]:
+    """Weights of several channels with one scale: TensorRT takes them, and small channels lose their bits."""
+    pairs = [n for n in model.graph.node if n.op_type in QUANTISING and len(n.input) > 1]
+    before = {name: node for node in pairs for name in node.output}
+    for node in model.graph.node:
+        if node.op_type not in WEIGHTED or len(node.input) < 2 or node.input[1] not in before:
+            continue
+        last = before[node.input[1]]
+        first = before.get(last.input[0], last)
+        scale, weight = _value(known, last.input[1]), known.get(first.input[0])
+        if scale is None or scale.size != 1 or weight is None or len(weight.dims) < 2:
+            continue
+        if weight.dims[channel_axis(node)] > 1:
+            yield Violation(
+                rule="weights per tensor",
+                where=node.name,
+                message=f"one scale for weights {tuple(weight.dims)}; INT8 loses most where channels differ",
+                advice="quantise weights per output channel",
+                refuses=False,
+            )
 
 
 def _scale(

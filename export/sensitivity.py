@@ -8,8 +8,9 @@ from typing import Final, Literal
 
 import numpy as np
 import onnx
-from onnx import numpy_helper, shape_inference
+from onnx import numpy_helper
 
+from edgekd.export.outline import inferred
 from edgekd.export.parity import Array, logits_of
 from edgekd.export.quantize import weighted, with_pairs
 from edgekd.records import LayerSensitivity
@@ -73,10 +74,10 @@ def worst(found: Iterable[LayerSensitivity], *, share: float, by: By) -> tuple[s
 
 def _costs(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, tuple[int, int]]]:
     """Multiply-accumulates for one image and weights of every layer that INT8 would change."""
-    inferred = shape_inference.infer_shapes(model)
+    graph = inferred(model)
     sizes = {
         value.name: [d.dim_value or 1 for d in value.type.tensor_type.shape.dim]
-        for value in (*inferred.graph.value_info, *inferred.graph.output, *inferred.graph.input)
+        for value in (*graph.value_info, *graph.output, *graph.input)
     }
     constants = {entry.name: numpy_helper.to_array(entry) for entry in model.graph.initializer}
     dimensions = {name: value.ndim for name, value in constants.items()}

@@ -29,6 +29,7 @@ LAYERS = (
         "edgekd.doctor",
     },
     {"edgekd.exporting"},
+    {"edgekd.calibrating", "edgekd.export_options"},
     {"edgekd.building"},
     {"edgekd.distilling"},
     {"edgekd.setting"},

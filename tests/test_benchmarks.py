@@ -1,7 +1,10 @@
 """What the benchmarks committed, and the arithmetic that they do."""
 
 import math
+import re
 from dataclasses import replace
+from itertools import product
+from statistics import median
 
 import pytest
 
@@ -9,9 +12,11 @@ from benchmarks.distill.page import PAGE, PUBLISHED, page
 from benchmarks.distill.pairs import PAIRS, rank_correlation
 from benchmarks.distill.running import changed, stability
 from benchmarks.distill.tables import TABLES
+from benchmarks.export.graphs import NETWORKS
 from benchmarks.rows import append_row, read_rows
 from edgekd.distill.recipebook import RECIPES
 from edgekd.records import HistoryPoint
+from edgekd.targets.catalogue import boards
 from tests.conftest import REPOSITORY
 
 RESULTS = REPOSITORY / "benchmarks" / "results"
@@ -28,6 +33,44 @@ def test_rows_that_were_run_belong_to_a_table_and_stand_once(path):
     rows = [(row["name"], row["seed"]) for row in read_rows(path)]
     assert len(set(rows)) == len(rows)
     assert {name for name, _ in rows} <= {row.name for row in table.rows}
+
+
+def test_every_architecture_has_a_verdict_for_every_software_and_a_refusal_says_why():
+    rows = read_rows(RESULTS / "export-graphs.csv")
+    known = {name: each for board in boards() for name, each in board.software.items()}
+    names = {network.name for network in NETWORKS}
+    assert len(names) >= 20
+    assert sorted((row["architecture"], row["software"]) for row in rows) == sorted(
+        product(names, known)
+    )
+    for row in rows:
+        if row["verdict"] == "exported":
+            assert float(row["relative_error"]) <= 1e-4
+            continue
+        assert row["verdict"] == "refused"
+        assert re.search(r"operator \w+|^\w[\w ]+ \(\w+\): \w+", row["reason"])
+        assert f"TensorRT {known[row['software']].tensorrt}" in row["reason"]
+
+
+def test_the_time_of_an_export_was_taken_in_turn():
+    rows = read_rows(RESULTS / "export-time.csv")
+    for software in ("jp5.1", "jp6.2"):
+        taken = [row for row in rows if row["software"] == software]
+        assert [row["who"] for row in taken] == ["torch", "edgekd"] * 5
+        assert [row["repeat"] for row in taken] == [str(1 + place // 2) for place in range(10)]
+    ratio = {
+        software: median_of(rows, software, "edgekd") / median_of(rows, software, "torch")
+        for software in ("jp5.1", "jp6.2")
+    }
+    log = (REPOSITORY / "docs" / "log.md").read_text(encoding="utf-8")
+    assert f"| {ratio['jp6.2']:.2f} | 1.51 |" in log
+    assert f"| {ratio['jp5.1']:.2f} | 5.84 |" in log
+
+
+def median_of(rows, software, who):
+    return median(
+        float(row["cpu_s"]) for row in rows if (row["software"], row["who"]) == (software, who)
+    )
 
 
 def test_rows_are_read_as_they_were_appended(tmp_path):

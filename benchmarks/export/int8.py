@@ -1,5 +1,6 @@
 """INT8 against FP32 on the same real test images: ranges of every kind, and tuning on synthetic images."""
 
+import argparse
 import subprocess
 import sys
 import tempfile
@@ -14,6 +15,9 @@ import onnx
 import torch
 
 from benchmarks.distill.pairs import PAIRS, Pair
+from benchmarks.distill.running import commit
+from benchmarks.machine import processor
+from benchmarks.rows import append_row
 from edgekd.distill import architectures, imagesets
 from edgekd.distill.place import Place
 from edgekd.distill.said import TeacherOptions
@@ -53,6 +57,40 @@ class Result:
     images: str
     weight_bits: int
     right: npt.NDArray[np.bool_]  # of each test image
+
+
+def table(options: argparse.Namespace, say: Callable[[str], None]) -> None:
+    """A row for every way and subject."""
+    path = options.results / "export-int8.csv"
+    part = path.with_suffix(".part")
+    part.unlink(missing_ok=True)
+    for subject in subjects(options.shared, options.cache, say):
+        exact = None
+        for found in results(subject, options.place, say):
+            exact = found if exact is None else exact
+            row = _row(subject, found, exact)
+            append_row(part, row)
+            say(f"  {row['accuracy']}, loss {row['loss_points']} ± {row['loss_sd_points']} points")
+    part.replace(path)
+
+
+def _row(subject: Subject, found: Result, exact: Result) -> dict[str, object]:
+    lost = exact.right.astype(int) - found.right.astype(int)
+    return {
+        "subject": subject.name,
+        "method": found.method,
+        "images": found.images,
+        "weight_bits": found.weight_bits,
+        "accuracy": f"{found.right.mean():.4f}",
+        "loss_points": f"{100 * lost.mean():.2f}",
+        # Paired: only images that one of the two gets right count.
+        "loss_sd_points": f"{100 * np.sqrt(np.abs(lost).sum()) / len(lost):.2f}",
+        "test_images": len(lost),
+        "device": processor(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "commit": commit(),
+    }
 
 
 def subjects(shared: Path, cache: Path, say: Callable[[str], None]) -> Iterator[Subject]:

@@ -3,9 +3,10 @@
 import json
 
 import jsonschema
+import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from edgekd import judging
 from edgekd.schemas import schema_text
@@ -56,6 +57,112 @@ def test_what_is_alike_is_said_once_with_its_places():
     assert [line.partition("refused: ")[2] for line in lines[:2]] == ["1", "1, 2"]
     assert lines[2].strip() == "1. zero point (a and 1 more): not 0; again"
     assert lines[3].strip() == "2. zero point (b): left out; again"
+
+
+def convolution(path, *, then="Relu", quantised=False):
+    """One convolution, whose input went through a Q/DQ pair if so."""
+    constants = [numpy_helper.from_array(np.ones((3, 3, 1, 1), np.float32), "w")]
+    nodes, given = [], "images"
+    if quantised:
+        constants += [
+            numpy_helper.from_array(np.asarray(0.1, np.float32), "s"),
+            numpy_helper.from_array(np.asarray(0, np.int8), "z"),
+        ]
+        for kind, before, after in (
+            ("QuantizeLinear", "images", "q"),
+            ("DequantizeLinear", "q", "d"),
+        ):
+            nodes.append(helper.make_node(kind, [before, "s", "z"], [after], name=after))
+        given = "d"
+    nodes += [
+        helper.make_node("Conv", [given, "w"], ["c"], name="conv"),
+        helper.make_node(then, ["c"], ["logits"], name="then"),
+    ]
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, SHAPE)
+        for name in ("images", "logits")
+    ]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], constants)
+    opsets = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("target", "share", "words"),
+    [
+        ("jetson-agx-orin-64gb@jp6.2", 1.0, None),
+        ("jetson-xavier-nx@jp5.1", 1.0, None),
+        ("jetson-agx-orin-64gb@jp7.2", None, "TensorRT 10.16.2 has no DLA: 10.7 was the last"),
+        ("jetson-orin-nano-8gb", None, "has no DLA"),
+        ("jetson-thor-t5000", None, "has no DLA"),
+        ("raspberry-pi-5", None, "without TensorRT"),
+    ],
+)
+def test_what_share_a_dla_could_run_is_said_where_there_is_one(
+    edgekd, tmp_path, target, share, words
+):
+    path = convolution(tmp_path / "m.onnx", then="HardSwish")
+    found = json.loads(edgekd("export", "check", path, "-t", target, "--json")[1])
+    assert found["dla"]["dla_share"] == share
+    if share is None:
+        assert words in found["dla"]["reason"]
+        assert found["dla"]["cannot"] == []
+    else:
+        assert found["dla"]["reason"] is None
+        assert found["dla"]["cannot"] == ["HardSwish (no DLA layer)"]
+    said = edgekd("export", "check", path, "-t", target)[1]
+    expected = words or "DLA: 100.0% of the multiply-accumulates in FP16; on the GPU: HardSwish"
+    assert expected in said
+
+
+def test_a_board_with_a_later_tensorrt_has_its_dla_again(edgekd, tmp_path):
+    board = (REPOSITORY / "targets" / "jetson-agx-orin-64gb.toml").read_text()
+    board = board.replace('"jetson-agx-orin-64gb"', '"my-orin"').replace('"jp6.2"', '"jp8"', 1)
+    lines = [line for line in board.splitlines() if not line.startswith(("runs", "default"))]
+    own = """
+[software.jp8]
+runtime = "tensorrt"
+tensorrt = "{version}"
+exporter = "dynamo"
+opset = 20
+typing = "strong"
+int8 = true
+source = "a test"
+"""
+    path = convolution(tmp_path / "m.onnx")
+    shares = {}
+    for version in ("11.4.0", "11.4.1"):
+        head = ['default_software = "jp8"', *(line for line in lines if "aliases" not in line)]
+        (tmp_path / "b.toml").write_text("\n".join(head) + own.format(version=version))
+        code, out, err = edgekd("export", "check", path, "-t", tmp_path / "b.toml", "--json")
+        assert code == 0, err
+        shares[version] = json.loads(out)["dla"]["dla_share"]
+    assert shares == {"11.4.0": None, "11.4.1": 1.0}
+
+
+def test_of_a_quantised_file_no_share_is_claimed(edgekd, tmp_path):
+    path = convolution(tmp_path / "m.onnx", quantised=True)
+    found = json.loads(edgekd("export", "check", path, "-t", "jetson-xavier-nx", "--json")[1])
+    assert found["dla"]["dla_share"] is None
+    assert "Q/DQ pairs" in found["dla"]["reason"]
+
+
+def test_without_a_target_there_is_no_board_to_have_a_dla(edgekd, tmp_path):
+    path = convolution(tmp_path / "m.onnx")
+    assert json.loads(edgekd("export", "check", path, "--json")[1])["dla"] is None
+
+
+def test_what_does_harm_refuses_nothing():
+    harm = judging.Reason(
+        rule="weights per tensor", where="a", message="one scale", advice="more", refuses=False
+    )
+    verdict = judging.Verdict(software="jp5.1", tensorrt="8.5.2", legal=True, reasons=(harm,))
+    check = judging.GraphCheck(model="m", digest="0" * 64, target="t", verdicts=(verdict,))
+    judging.require(check)
+    first, second = judging.text(check).splitlines()
+    assert first.endswith("legal, but 1")
+    assert second.strip() == "1. weights per tensor (a): one scale; more"
 
 
 def test_a_target_decides_the_exit_code(edgekd, tmp_path):

@@ -147,6 +147,71 @@ def test_a_file_never_has_another_opset_than_was_asked(tmp_path, network, capfd)
     assert capfd.readouterr().out == ""
 
 
+class Attention(nn.Module):
+    def __init__(self, mask=None, scale=None, is_causal=False):
+        super().__init__()
+        self.fc = nn.Linear(28, 4)
+        self.options = {"attn_mask": mask, "scale": scale, "is_causal": is_causal}
+
+    def forward(self, x):
+        rows = x[:, 0]
+        mixed = nn.functional.scaled_dot_product_attention(rows, rows, 2 * rows, **self.options)
+        return self.fc(mixed.mean(1))
+
+
+@pytest.mark.parametrize("target", ["jetson-nano@jp4.6", "jetson@jp5.1"])
+@pytest.mark.parametrize(
+    ("mask", "scale"),
+    [
+        (None, None),
+        (None, 0.3),
+        (torch.linspace(-1, 1, 28 * 28).view(28, 28), None),
+        (torch.eye(28, dtype=torch.bool), None),
+    ],
+    ids=["plain", "scale", "added mask", "boolean mask"],
+)
+def test_attention_is_written_at_every_opset(tmp_path, images, target, mask, scale):
+    module, software = Attention(mask, scale).eval(), load_target(target).software
+    write_fp32(module, spec=SPEC, software=software, out=tmp_path / "m.onnx")
+    assert check_model(tmp_path / "m.onnx", software) == ()
+    with torch.no_grad():
+        expected = module(torch.from_numpy(images(3))).numpy()
+    found = logits_of(tmp_path / "m.onnx", images(3))
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_attention_that_is_causal_is_refused_where_it_cannot_be_written(tmp_path):
+    software = load_target("jetson-nano").software
+    with pytest.raises(IncompatibleError, match="causal"):
+        write_fp32(
+            Attention(is_causal=True).eval(), spec=SPEC, software=software, out=tmp_path / "m.onnx"
+        )
+
+
+class Standardised(nn.Conv2d):
+    """Weights that are normalised each time, as in networks without batch-norm."""
+
+    def forward(self, x):
+        weight = self.weight.reshape(1, self.out_channels, -1)
+        scale = torch.linspace(0.5, 1, self.out_channels)
+        weight = nn.functional.batch_norm(weight, None, None, weight=scale, training=True, eps=1e-6)
+        return nn.functional.conv2d(x, weight.reshape_as(self.weight), self.bias)
+
+
+@pytest.mark.parametrize("target", ["jetson-nano@jp4.6", "jetson@jp6.0", "jetson@jp6.2"])
+def test_weights_that_follow_from_constants_become_constants(tmp_path, images, target):
+    module = nn.Sequential(Standardised(1, 32, 7), nn.ReLU(), nn.Flatten(), nn.Linear(15488, 4))
+    software = load_target(target).software
+    write_fp32(module.eval(), spec=SPEC, software=software, out=tmp_path / "m.onnx")
+    kinds = [node.op_type for node in onnx.load(tmp_path / "m.onnx").graph.node]
+    assert set(kinds) <= {"Conv", "Relu", "Reshape", "Flatten", "Gemm"}
+    assert check_model(tmp_path / "m.onnx", software) == ()
+    with torch.no_grad():
+        expected = module(torch.from_numpy(images(2))).numpy()
+    found = logits_of(tmp_path / "m.onnx", images(2))
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+
+
 class Undecided(nn.Module):
     def forward(self, x):
         return x.flatten(1) if x.sum() > 0 else -x.flatten(1)

@@ -1,13 +1,17 @@
+import copy
+
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from edgekd.errors import IncompatibleError, QualityError
 from edgekd.export.graph import write_fp32
 from edgekd.export.half import overflowing, to_half
+from edgekd.export.legality import check_model
 from edgekd.export.parity import logits_of
-from edgekd.export.quantize import activations, limits_of, observe, with_pairs
+from edgekd.export.quantize import WEIGHTED, activations, limits_of, observe, with_pairs
 from edgekd.targets.catalogue import load_target
 
 
@@ -103,6 +107,26 @@ def test_pairs_work_in_half_from_opset_19(quantised, images):
     before, after = (logits_of(m.SerializeToString(), images(8)) for m in (pairs, half))
     # A value that lies between two levels may fall to the other side.
     assert np.abs(before - after).max() <= 0.1 * np.abs(before).max()
+
+
+@pytest.mark.parametrize("factor", [1e6, 1e-9], ids=["too large", "too small"])
+def test_a_layer_that_stays_float_keeps_its_pairs(tmp_path, network, images, factor):
+    module, spec = network("lenet5-half")
+    module = copy.deepcopy(module)
+    first = next(part for part in module.modules() if isinstance(part, torch.nn.Conv2d))
+    with torch.no_grad():
+        first.weight *= factor
+        first.bias *= factor
+    software = load_target("jetson-thor-t5000@jp7.2").software
+    write_fp32(module, spec=spec, software=software, out=tmp_path / "f.onnx")
+    model = onnx.load(tmp_path / "f.onnx")
+    ranges = observe(model, activations(model), images(8))
+    pairs = with_pairs(model, limits_of(model, ranges, "max"))
+    kept = overflowing(pairs, images(8))
+    layers = [node.name for node in pairs.graph.node if node.op_type in WEIGHTED]
+    assert set(kept) & set(layers)
+    onnx.save(to_half(pairs, keep=kept), tmp_path / "h.onnx")
+    assert check_model(tmp_path / "h.onnx", software) == ()
 
 
 def test_below_opset_19_they_are_refused(quantised):

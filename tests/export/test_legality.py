@@ -15,8 +15,10 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime import quantization
 
 from edgekd.errors import IncompatibleError, InputFileError, UsageError
+from edgekd.export.graph import write_fp32
 from edgekd.export.legality import check_model, require_legal
 from edgekd.export.operators import CONTROL_FLOW, OPERATORS
+from edgekd.export.quantize import WEIGHTED
 from edgekd.targets.catalogue import load_target
 from tests.export.making import write_int8
 
@@ -72,12 +74,44 @@ class Images(quantization.CalibrationDataReader):  # type: ignore[misc]
         return {"images": self.left.pop()} if self.left else None
 
 
-def test_what_onnx_runtime_quantises_by_itself_is_refused_with_reasons(fp32, images, tmp_path):
-    quantization.quantize_static(fp32, tmp_path / "m.onnx", Images(images(4)))
-    said = "\n".join(map(str, check_model(tmp_path / "m.onnx", JP62)))
+@pytest.mark.parametrize("software", [JP62, JP60, JP51], ids=lambda each: each.name)
+def test_what_onnx_runtime_quantises_by_itself_is_refused_with_every_reason(
+    network, images, tmp_path, software
+):
+    module, spec = network("resnet8-w4")
+    write_fp32(module, spec=spec, software=software, out=tmp_path / "f.onnx")
+    quantization.quantize_static(tmp_path / "f.onnx", tmp_path / "m.onnx", Images(images(4)))
+    with pytest.raises(IncompatibleError):
+        require_legal(tmp_path / "m.onnx", software)
+    found = check_model(tmp_path / "m.onnx", software)
+    said = "\n".join(map(str, found))
     assert "the zero point is not 0" in said
     assert "a ReLU was folded" in said
-    assert "int32: TensorRT takes INT8 only" in said
+    assert "int32: TensorRT takes INT8 only" in said  # the bias
+    coarse = {each.where for each in found if each.rule == "weights per tensor"}
+    layers = {n.name for n in onnx.load(tmp_path / "m.onnx").graph.node if n.op_type in WEIGHTED}
+    assert coarse == layers
+    write_int8(
+        tmp_path / "f.onnx", out=tmp_path / "q.onnx", calibration=images(8), held_out=images(8)
+    )
+    require_legal(tmp_path / "q.onnx", software)
+    assert check_model(tmp_path / "q.onnx", software) == ()
+
+
+def test_weights_with_one_scale_are_legal_and_it_is_said_that_they_do_harm(quantised):
+    def coarse(model):
+        for entry in model.graph.initializer:
+            values = numpy_helper.to_array(entry)
+            if entry.name.endswith(("_scale", "_zero")) and values.ndim:
+                entry.CopyFrom(numpy_helper.from_array(values.max(), entry.name))
+        for node in model.graph.node:
+            if node.op_type in {"QuantizeLinear", "DequantizeLinear"}:
+                del node.attribute[:]
+
+    edited(quantised, coarse)
+    found = check_model(quantised, JP62)
+    assert {violation.rule for violation in found} == {"weights per tensor"}
+    require_legal(quantised, JP62)
 
 
 @pytest.mark.parametrize(

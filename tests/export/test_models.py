@@ -7,6 +7,7 @@ from torch import nn
 
 from edgekd.errors import IncompatibleError, QualityError
 from edgekd.export import models, parity
+from edgekd.export.described import precision_of
 from edgekd.targets.catalogue import load_target
 
 TARGET = load_target("jetson")
@@ -36,7 +37,7 @@ def test_records_say_what_the_files_are(tmp_path, network, images):
         assert record.inputs[0].shape == (1, 1, 28, 28)
         assert record.outputs[0].shape == (1, 4)
         assert record.legal_for == (TARGET.id,)
-        assert models.precision_of(tmp_path / record.path) == record.precision
+        assert precision_of(tmp_path / record.path) == record.precision
     assert int8.made_from == fp32.digest
     assert fp32.parity.passed
 
