@@ -254,9 +254,12 @@ class Distillation:
         if not self.recipe.learning.structured:
             return
         started = self.clock()
-        self.lessons.prepare(seed=self.place.team.seed(self.seed + 4))
+        self._draw_gallery()
         self.images_s += self.clock() - started
         self.elapsed_s += self.place.team.told(self.clock() - started)
+
+    def _draw_gallery(self) -> None:
+        self.lessons.prepare(seed=self.place.team.seed(self.seed + 4))
 
     def _compile(self) -> None:
         """Compile the passes of a step; the time that it takes is not the budget's."""
@@ -462,6 +465,7 @@ class Distillation:
 
     def deliver(self) -> nn.Module:
         """The averaged student with batch-norm statistics of the best images; on the CPU, evaluation mode."""
+        self._draw_gallery()  # where a finished run was taken up again
         student = copy.deepcopy(self.average)
         if self.ahead is None:
             batches = self.pool.best_batches(min(REESTIMATION_BATCHES, max(1, self.pool.made // 2)))
@@ -470,9 +474,9 @@ class Distillation:
             whole = self.pool.images[: len(self.pool) // size * size, 0]
             batches = list(torch.split(whole, size)[:REESTIMATION_BATCHES])
         with self.place.autocast():
-            # Augmented as in training: the weights have never met the bare images, and statistics of
+            # As in training: the weights have never met the bare images, and statistics of
             # those cost 1 to 8 points (docs/log.md).
-            reestimate(student, (self.lessons.augmented(images, mixed=True) for images in batches))
+            reestimate(student, map(self.lessons.as_learned, batches))
         # Plain strides: the exporter would otherwise write the layout of this machine.
         return student.eval().cpu().to(memory_format=torch.contiguous_format)
 

@@ -123,6 +123,17 @@ class Lessons:
         plain = self.normalised(to_float(moved) if moved.dtype == torch.uint8 else moved)
         return self._mixed(plain) if mixed else plain
 
+    def as_learned(self, images: Tensor) -> Tensor:
+        """Images (N, C, H, W) of the pool as training shows them: mixed, and among as much structured noise."""
+        shown = self.augmented(images, mixed=True)
+        share = self.recipe.learning.structured
+        if self.gallery is None or share >= 1:
+            return shown
+        beside = round(len(images) * share / (1 - share))
+        return torch.cat(
+            [self.augmented(self.gallery.sample(beside, generator=self.generator)), shown]
+        )
+
     def normalised(self, images: Tensor) -> Tensor:  # 0..1 -> float32, (N, C, H, W)
         # A copy always: with one channel either layout counts as the other, and is not changed.
         return self.production.judge.normalised(images).clone(memory_format=self.place.layout)

@@ -201,3 +201,21 @@ def test_it_runs_on_cuda_in_bf16(make):
     events, _ = finished(run)
     assert run.place.precision == "bf16"
     assert len(events) == 5
+
+
+def test_statistics_of_delivery_are_of_what_was_learned_from(make):
+    run = make(recipe=tiny(structured=0.75))
+    _, digest = finished(run)
+    images = run.pool.best_batches(1)[0]
+    shown = run.lessons.as_learned(images)
+    assert shown.shape == (4 * len(images), *images.shape[1:])  # three quarters are structured
+    # A run that is taken up when it is done delivers the same student.
+    again = make(recipe=tiny(structured=0.75))
+    again.load_state_dict(run.state_dict())
+    for number in range(run.pool.made):
+        again.pool.add(run.pool.entry(number))
+    assert again.lessons.gallery is None
+    assert set(again.deliver().state_dict()) == set(run.deliver().state_dict())
+    assert again.lessons.gallery is not None
+    assert torch.equal(again.lessons.gallery.images, run.lessons.gallery.images)
+    assert digest == finished(make(recipe=tiny(structured=0.75)))[1]
