@@ -2,40 +2,21 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 
 import pytest
 
 from tests.edgekd.conftest import REPOSITORY
+from tests.standin.cudart import build_cudart
 
 STANDIN = REPOSITORY / "tests" / "standin"
-CUDART = """
-#include <stdlib.h>
-#include <string.h>
-int cudaStreamCreate(void **stream) { *stream = (void *)0xE0; return 0; }
-int cudaStreamDestroy(void *stream) { return 0; }
-int cudaStreamSynchronize(void *stream) { return stream == (void *)0xE0 ? 0 : 400; }
-int cudaDeviceGetAttribute(int *value, int attribute, int device) { *value = attribute == 75 ? 8 : 7; return 0; }
-int cudaMalloc(void **pointer, size_t size) { *pointer = malloc(size); return *pointer ? 0 : 2; }
-int cudaFree(void *pointer) { free(pointer); return 0; }
-int cudaMemcpy(void *to, const void *from, size_t size, int kind) { memcpy(to, from, size); return 0; }
-"""
 
 
 @pytest.fixture
 def libraries(tmp_path):
     """A folder with a stand-in of libcudart.so."""
-    if shutil.which("gcc") is None:
-        pytest.skip("gcc is not installed")
-    folder = tmp_path / "lib"
-    folder.mkdir()
-    source = folder / "cudart.c"
-    source.write_text(CUDART)
-    command = ["gcc", "-shared", "-fPIC", "-o", str(folder / "libcudart.so"), str(source)]
-    subprocess.run(command, check=True)
-    return folder
+    return build_cudart(tmp_path / "lib").parent
 
 
 def export(folder, *arguments, python_path=(), library_path=(), **variables):

@@ -1,6 +1,11 @@
 """Stands in for libcudart through ctypes: device memory is the host's."""
 
 import ctypes
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
 
 
 class Cudart:
@@ -44,3 +49,14 @@ class Cudart:
         assert kind in {1, 2}
         ctypes.memmove(to, given, size.value)
         return 0
+
+
+def build_cudart(folder):
+    """The same as a shared library, for processes that load one."""
+    if shutil.which("gcc") is None:
+        pytest.skip("gcc is not installed")
+    folder.mkdir()
+    library = folder / "libcudart.so"
+    source = Path(__file__).with_suffix(".c")
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", str(library), str(source)], check=True)
+    return library

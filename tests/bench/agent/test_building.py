@@ -5,6 +5,7 @@ import csv
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ from edgekd.bench import agent
 from edgekd.bench.agent import building, trtexec
 from edgekd.bench.agent.failures import RefusedError
 from edgekd.bench.agent.wishes import Wish
-from tests.standin.cudart import Cudart
+from tests.standin.cudart import Cudart, build_cudart
 
 STANDIN = Path(__file__).parents[2] / "standin"
 PROGRAM = STANDIN / "trtexec"
@@ -499,3 +500,34 @@ def test_without_cuda_it_says_what_is_missing(board):
     )
     assert done.returncode == 3
     assert json.loads(done.stdout.splitlines()[-1])["kind"] == "missing-runtime"
+
+
+def old_python(version):
+    """An interpreter as boards have it: on the search path, or one that pyenv keeps."""
+    kept = sorted((Path.home() / ".pyenv" / "versions").glob(f"{version}.*/bin/python"))
+    found = shutil.which(f"python{version}") if not kept else str(kept[-1])
+    if found is None or subprocess.run([found, "-c", ""], check=False).returncode:
+        pytest.skip(f"no Python {version} here")
+    return found
+
+
+@pytest.mark.parametrize("version", ["3.6", "3.8"])
+def test_the_python_of_a_board_builds_by_trtexec(board, monkeypatch, version):
+    python = old_python(version)
+    library = build_cudart(board.folder / "lib")
+    monkeypatch.setenv("STANDIN_TENSORRT", "8.2.1")
+    given = ["build", "--model", "model.onnx", "--engine", "e", "--vectors", "vectors.json"]
+    given += ["--precision", "fp16", "--trtexec", str(PROGRAM), "--cudart", str(library)]
+    done = subprocess.run(
+        [python, "-I", str(AGENT), *given],
+        capture_output=True,
+        text=True,
+        cwd=board.folder,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    hello, told, engine, end = map(json.loads, done.stdout.splitlines())
+    assert hello["python"].startswith(version)
+    assert (told["tool"], told["tensorrt"]) == ("trtexec", "8.2.1")
+    assert engine["parity"]["passed"]
+    assert end == {"event": "end"}
