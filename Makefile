@@ -52,6 +52,7 @@ check: $(VENV)/.dev
 # Wheels go into a cache outside the repository; without an index this says so and passes.
 check-tensorrt: $(VENV)/.dev
 	$(BIN)/python -m tests.bindings
+	$(BIN)/pytest -q tests/bindings
 
 test: check
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not slow"
