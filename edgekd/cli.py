@@ -688,6 +688,12 @@ def export(
     embed: Embed = None,
     keep_fp16: KeepFp16 = 0.0,
     keep_by: KeepBy = "macs",
+    dynamic_batch: Annotated[
+        bool,
+        typer.Option(
+            "--dynamic-batch", help="Leave the batch open instead of 1.", rich_help_panel=_OUTPUT
+        ),
+    ] = False,
     engine: Annotated[
         bool,
         typer.Option(
@@ -732,6 +738,7 @@ def export(
             "--dla, --workspace-mb and --timing-cache are about engines: add --engine."
         )
     options = export_options.said(embed or [], keep=keep_fp16, keep_by=keep_by)
+    options = dataclasses.replace(options, dynamic_batch=dynamic_batch)
     if engine:
         built = building.engine_options(
             chosen, dla=dla, workspace_mb=workspace_mb, timing_cache=timing_cache

@@ -24,6 +24,7 @@ class ExportOptions:
     keeping: Keeping | None = None  # layers of an INT8 network may stay in floating point
     tune: int = 0  # steps
     engine: EngineOptions | None = None  # build engines on this machine
+    dynamic_batch: bool = False  # N stays open
 
 
 PLAIN: Final = ExportOptions()  # the files that the target decides, and nothing else

@@ -300,6 +300,7 @@ def export_network(
         out=folder / FP32_FILE,
         images=held_out,
         made_from=network.digest,
+        dynamic_batch=options.dynamic_batch,
     )
     display.say(
         f"         {fp32.path}: opset {fp32.opset}, {fp32.size_bytes / 1024:,.0f} KiB, equal to PyTorch within "
