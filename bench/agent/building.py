@@ -16,6 +16,19 @@ RECORD = ".json"  # after the engine's name
 CACHE = ".timing"
 PROGRESS_EVERY_S = 0.5
 
+KEYS = ("tensorrt", "sm", "l4t", "signature")
+RECORDED = (
+    "key",
+    "digest",
+    "made_from",
+    "precision",
+    "size_bytes",
+    "build_s",
+    "unpinned",
+    "timing_cache_digest",
+    "tactics_replayed",
+)
+
 Emit = Callable[..., None]
 Key = Dict[str, Optional[str]]
 Kept = NamedTuple("Kept", [("plan", bytes), ("record", Dict[str, Any])])
@@ -224,7 +237,10 @@ def _kept(path: str) -> Optional[Kept]:
             record = json.load(stream)
         with open(path, "rb") as stream_of_plan:
             plan = stream_of_plan.read()
-        if record.pop("format") == FORMAT and record["digest"] == digest_of(plan):
+        whole = sorted(record) == sorted([*RECORDED, "format"]) and sorted(record["key"]) == sorted(
+            KEYS
+        )
+        if whole and record.pop("format") == FORMAT and record["digest"] == digest_of(plan):
             return Kept(plan, record)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass

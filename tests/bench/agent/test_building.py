@@ -391,6 +391,15 @@ def test_a_damaged_engine_is_built_again(board, damage):
     assert not board()["engine"]["reused"]
 
 
+@pytest.mark.parametrize("name", ["key", "timing_cache_digest", "build_s"])
+def test_a_record_that_lacks_something_counts_as_none(board, name):
+    board()
+    path = board.folder / "model.engine.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({key: value for key, value in record.items() if key != name}))
+    assert not board()["engine"]["reused"]
+
+
 def test_the_timing_cache_of_the_last_build_is_taken_and_the_tactics_are_the_same(board):
     assert not board()["engine"]["tactics_replayed"]
     assert board(rebuild=True)["engine"]["tactics_replayed"]
