@@ -133,6 +133,7 @@ def _watch(
         listener.listen()
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(POLL_S)
+            listener.listen()  # to what it said last
             break
         if time.monotonic() > deadline:
             return f"The agent did not end within {timeout_s:g} s."

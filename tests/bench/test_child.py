@@ -99,6 +99,13 @@ def test_answers_are_heard_as_they_come():
     assert when - started < time.monotonic() - started - 1
 
 
+def test_what_is_said_last_is_heard_too():
+    heard = []
+    progress = json.dumps({"event": "progress", "phase": "p", "step": 2, "of": 2})
+    child.ask(saying(progress, END), timeout_s=30, heard=heard.append)
+    assert [type(answer).__name__ for answer in heard] == ["HelloAnswer", "ProgressAnswer", "EndAnswer"]
+
+
 @pytest.mark.parametrize("lines", [[], [latency()], [latency(), END, latency()]])
 def test_an_answer_without_an_end_is_cut_short(lines):
     command = saying(*lines) if lines else python("")
