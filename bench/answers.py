@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field, StringConstraints, TypeAdapter, Vali
 from edgekd.errors import DeviceError
 from edgekd.records import record
 
-PROTOCOL: Final = 2  # of bench/agent/commands.py
+PROTOCOL: Final = 3  # of bench/agent/commands.py
 
 
 def printable(text: str) -> str:
@@ -22,6 +22,7 @@ Positive: TypeAlias = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Nanoseconds: TypeAlias = Annotated[int, Field(ge=0, le=86_400 * 10**9)]
 # 2^53: whole numbers that survive a float, and more memory than there is.
 Bytes: TypeAlias = Annotated[int, Field(ge=0, le=2**53)]
+SignedBytes: TypeAlias = Annotated[int, Field(ge=-(2**53), le=2**53)]
 Sha256: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Share: TypeAlias = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Whole: TypeAlias = Annotated[int, Field(ge=0, le=2**53)]
@@ -51,6 +52,61 @@ class ConditionsAnswer:
 
 
 @record
+class ProbeAnswer(ConditionsAnswer):
+    event: Literal["probe"]  # type: ignore[assignment]
+    board: Text | None
+    compatible: Annotated[tuple[Text, ...], Field(max_length=32)]
+    kernel: Text
+    architecture: Text
+    processors: Annotated[int, Field(ge=1, le=65536)]
+    memory_bytes: Bytes | None
+    available_bytes: Bytes | None
+    swap_bytes: Bytes | None
+    l4t: Text | None
+    cuda: Text | None
+    power_mode: Text | None
+    cpu_max_mhz: Positive | None
+    gpu_mhz: Positive | None
+    fan: Positive | None
+    zones_c: Annotated[dict[Text, Finite], Field(max_length=128)]
+    sensor: Text | None
+    scope: Text | None
+    no_sensor: Text | None
+    onnxruntime: Text | None
+    tensorrt: Text | None
+    trtexec: Text | None
+    missing: Annotated[dict[Text, Text], Field(max_length=16)]
+
+
+@record
+class AfterAnswer:
+    """What may have changed while a model ran."""
+
+    event: Literal["after"]
+    cpu_mhz: Positive | None
+    temperature_c: Finite | None
+
+
+@record
+class LoadAnswer:
+    """What the agent itself took, beside the process that it measures."""
+
+    event: Literal["load"]
+    agent_cpu_s: Positive
+    wall_s: Positive
+
+
+@record
+class HeldAnswer:
+    """The board is this host's."""
+
+    event: Literal["held"]
+    folder: Text
+    cleaned: Whole
+    free_bytes: Bytes
+
+
+@record
 class InputAnswer:
     name: Text
     dtype: Text
@@ -62,18 +118,26 @@ class SessionAnswer:
     event: Literal["session"]
     runtime: Text
     provider: Text
-    inputs: Annotated[tuple[InputAnswer, ...], Field(min_length=1, max_length=64)]
+    inputs: Annotated[tuple[InputAnswer, ...], Field(max_length=64)]  # none: trtexec made them up
 
 
 @record
 class LatencyAnswer:
     event: Literal["latency"]
+    fps: Positive | None  # None: back to back
+    late: Whole | None  # of paced calls
     warmup_s: Positive
     warmup_runs: Whole
-    stationary: bool
-    first_ns: Nanoseconds
+    stationary: bool | None  # None: trtexec does not say
+    first_ns: Nanoseconds | None
     clock_step_ns: Annotated[int, Field(ge=1, le=10**9)]
     values_ns: Annotated[tuple[Nanoseconds, ...], Field(min_length=1, max_length=1_000_000)]
+
+
+@record
+class DeclaredAnswer:
+    weights: Bytes | None
+    scratch: Bytes | None
 
 
 @record
@@ -84,6 +148,10 @@ class MemoryAnswer:
     uss: Bytes | None
     peak_rss: Bytes | None
     reason: Text | None
+    arena: bool
+    declared: DeclaredAnswer | None  # by an engine
+    board: SignedBytes | None  # how far MemAvailable fell
+    gpu: SignedBytes | None  # how far NvMapMemUsed rose
 
 
 @record
@@ -170,6 +238,9 @@ class RefusedAnswer:
         "not-buildable",
         "other-version",
         "out-of-memory",
+        "digest",
+        "busy",
+        "died",
     ]
     message: Text
 
@@ -182,6 +253,10 @@ class EndAnswer:
 Answer: TypeAlias = Annotated[
     HelloAnswer
     | ConditionsAnswer
+    | ProbeAnswer
+    | AfterAnswer
+    | LoadAnswer
+    | HeldAnswer
     | SessionAnswer
     | LatencyAnswer
     | MemoryAnswer

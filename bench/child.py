@@ -22,6 +22,7 @@ from edgekd.errors import (
     DeviceError,
     IncompatibleError,
     InputFileError,
+    IntegrityError,
     MissingToolError,
     QualityError,
 )
@@ -30,7 +31,9 @@ T = TypeVar("T")
 
 MAX_OUTPUT_BYTES: Final = 64 * 2**20
 POLL_S: Final = 0.25
+END_S: Final = 2.0  # for an agent that is asked to end
 TAIL_LINES: Final = 5
+CODES: Final = frozenset({0, 2, 3, 4, 6, 8})  # of the agent; bench/agent/failures.py
 
 
 def ask(
@@ -39,6 +42,8 @@ def ask(
     timeout_s: float,
     environment: Mapping[str, str] | None = None,
     heard: Callable[[Answer], None] | None = None,
+    explain: Callable[[int, str], None] | None = None,
+    hold_stdin: bool = False,
 ) -> list[Answer]:
     """Run an agent and return what it said, without the greeting and the closing `end`.
 
@@ -47,9 +52,13 @@ def ask(
         timeout_s: after which it is killed, with all it started.
         environment: variables to set on top of this process's own.
         heard: is given each answer as it comes.
+        explain: is given a code that is none of the agent's and the last words, and raises if it knows better: ssh
+            has codes of its own.
+        hold_stdin: whether to keep a pipe to its stdin open, which an agent elsewhere watches.
 
     Raises:
-        DeviceError: it could not be started, died, ran too long, or answered nonsense.
+        DeviceError: it could not be started, died, ran too long, or answered nonsense; somebody else has the board.
+        IntegrityError: a file there is not the one that is meant.
         MissingToolError: its runtime is not installed.
         InputFileError: the model or the inputs are not usable.
         IncompatibleError: its runtime cannot run the model, or build an engine of it.
@@ -59,7 +68,7 @@ def ask(
         try:
             process = subprocess.Popen(
                 [*command, "--protocol", str(PROTOCOL)],
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE if hold_stdin else subprocess.DEVNULL,
                 stdout=output,
                 stderr=errors,
                 env=os.environ | dict(environment or {}),
@@ -70,16 +79,34 @@ def ask(
         try:
             problem = _watch(process, output, timeout_s, _Listener(output, heard))
         finally:
-            # With all it started, also when this process is being interrupted. Not once it has
-            # ended: its number may be another's by then.
-            if process.poll() is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+            # Also when this process is being interrupted.
+            _end(process)
         if problem:
             raise DeviceError(f"{problem} It was ended.{_tail(errors)}")
         output.seek(0)
-        return _checked(output.read(), process.returncode, errors)
+        last_words = _tail(errors)
+        if explain is not None and process.returncode not in CODES:
+            explain(process.returncode, last_words)
+        return heard_before(output.read(), process.returncode, last_words)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a process with all it started; the agent ends its own child when it is asked to.
+
+    Not by its group once it has ended: its number may be another's by then.
+    """
+    if process.stdin is not None:
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()
+    if process.poll() is not None:
+        return
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(END_S)
+            return
+    process.wait()
 
 
 def one(kind: type[T], answers: Sequence[Answer]) -> T:
@@ -95,6 +122,11 @@ def one(kind: type[T], answers: Sequence[Answer]) -> T:
             "Use the agent that came with this edgekd."
         )
     return found[0]
+
+
+def nonsense(what: str) -> DeviceError:
+    """An error about an agent that answered something else."""
+    return DeviceError(f"The agent {what}. Use the agent that came with this edgekd.")
 
 
 class _Listener:
@@ -143,23 +175,33 @@ def _watch(
     return f"The agent wrote more than {MAX_OUTPUT_BYTES >> 20} MiB." if too_much else ""
 
 
-def _checked(output: bytes, code: int, errors: IO[bytes]) -> list[Answer]:
+def heard_before(output: bytes, code: int, last_words: str) -> list[Answer]:
+    """The answers of an agent that has ended, without the closing `end`.
+
+    Args:
+        output: all it said.
+        code: that it ended with.
+        last_words: to append to a message.
+
+    Raises:
+        As `ask`.
+    """
     if code < 0:
         name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
         likely = " Most likely the memory ran out." if -code == signal.SIGKILL else ""
-        raise DeviceError(f"The agent was killed by {name}.{likely}{_tail(errors)}")
-    if code not in {0, 2, 3, 4, 8}:
-        raise DeviceError(f"The agent failed with code {code}.{_tail(errors)}")
+        raise DeviceError(f"The agent was killed by {name}.{likely}{last_words}")
+    if code not in CODES:
+        raise DeviceError(f"The agent failed with code {code}.{last_words}")
     answers = read_answers(output)
     last = answers[-1] if answers else None
     if isinstance(last, RefusedAnswer) and code:
-        _raise_refusal(last)
+        _raise_refusal(last, last_words)
     if code or not isinstance(last, EndAnswer):
-        raise DeviceError(f"The agent's answer is cut short (code {code}).{_tail(errors)}")
+        raise DeviceError(f"The agent's answer is cut short (code {code}).{last_words}")
     return answers[:-1]
 
 
-def _raise_refusal(refusal: RefusedAnswer) -> NoReturn:
+def _raise_refusal(refusal: RefusedAnswer, last_words: str) -> NoReturn:
     match refusal.kind:
         case "missing-runtime":
             raise MissingToolError(
@@ -177,6 +219,12 @@ def _raise_refusal(refusal: RefusedAnswer) -> NoReturn:
             )
         case "protocol":
             raise DeviceError(f"{refusal.message}. Use the agent that came with this edgekd.")
+        case "digest":
+            raise IntegrityError(f"{refusal.message}. Was it changed meanwhile?")
+        case "died":
+            raise DeviceError(f"{refusal.message}.{last_words}")
+        case "busy":
+            raise DeviceError(f"{refusal.message}. Wait, or ask them.")
         case "deviates":
             raise QualityError(f"{refusal.message}.")
         case "not-buildable" | "other-version" | "out-of-memory":

@@ -1,7 +1,7 @@
 """How long, how often and with what a model is measured."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -21,6 +21,11 @@ class BenchConfig:
     warmup_max_s: Seconds = 5.0
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
     batch: Annotated[int, Field(ge=1, le=65536)] = 1  # where the model leaves it open
+    fps: Annotated[float, Field(gt=0, le=10_000)] | None = None  # None: no paced calls
+    runtime: Literal["auto", "onnxruntime", "tensorrt", "trtexec"] = "auto"
+    engine_precision: Literal["fp32", "fp16"] = "fp16"  # of an engine of a file in FP32
+    allow_emulated: bool = False
+    note: Annotated[str, Field(max_length=200)] | None = None  # of the surroundings
     inputs: Path | None = None  # .npy or .npz; None: random values from the seed
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     memory_processes: Annotated[int, Field(ge=1, le=100)] = 3  # for each stage
@@ -29,3 +34,4 @@ class BenchConfig:
     timeout_s: Seconds = 120.0  # for each process, beyond the time it was asked to run
     sysfs: Path = Path("/sys")
     proc: Path = Path("/proc")
+    root: Path = Path("/")

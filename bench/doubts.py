@@ -5,6 +5,7 @@ from typing import Final
 
 from edgekd.bench import statistics
 from edgekd.bench.answers import LatencyAnswer
+from edgekd.bench.figures import pooled
 from edgekd.records import Conditions, Doubt, Samples
 
 COLD_START_RATIO: Final = 5.0
@@ -22,11 +23,6 @@ def doubts_of(runs: Sequence[LatencyAnswer], conditions: Conditions) -> tuple[Do
     """Everything there is to doubt about the runs of one model, one answer a process."""
     samples = pooled(runs)
     return (*_about_samples(samples), *_about_runs(runs), *_about_conditions(conditions))
-
-
-def pooled(runs: Sequence[LatencyAnswer]) -> Samples:
-    """The times of all processes in the order taken, in seconds."""
-    return Samples(values=tuple(value / 1e9 for run in runs for value in run.values_ns), unit="s")
 
 
 def _about_samples(samples: Samples) -> Iterator[Doubt]:
@@ -65,14 +61,14 @@ def _about_runs(runs: Sequence[LatencyAnswer]) -> Iterator[Doubt]:
     each = [pooled([run]) for run in runs]
     medians = [statistics.median(samples) for samples in each]
     middle = statistics.median(Samples(values=tuple(medians), unit="s"))
-    first_s = max(run.first_ns for run in runs) / 1e9
+    first_s = max((run.first_ns or 0) for run in runs) / 1e9
     if first_s > COLD_START_RATIO * middle:
         yield Doubt(
             code="cold-start",
             message=f"the first call takes {_ratio(first_s, middle)} the median; it is not in the figures",
             advice="count it in if the device starts the model for each image",
         )
-    unsteady = sum(not run.stationary for run in runs)
+    unsteady = sum(run.stationary is False for run in runs)
     drifting = sum(abs(statistics.drift(samples)) > DRIFT for samples in each)
     if unsteady or drifting:
         yield Doubt(

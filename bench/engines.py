@@ -2,6 +2,7 @@
 
 import json
 import logging
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -9,11 +10,11 @@ from typing import Annotated, Final, Literal
 from pydantic import Field
 
 from edgekd.bench import child
+from edgekd.bench.access import AGENT, Access, LocalAccess
 from edgekd.bench.answers import Answer, BoardAnswer, EngineAnswer, ParityAnswer, ProgressAnswer
-from edgekd.bench.local import AGENT
 from edgekd.errors import DeviceError
 from edgekd.files import digest_of
-from edgekd.records import Engine, OnnxModel, Parity, Precision, record
+from edgekd.records import Engine, OnnxModel, Parity, Precision, TensorSpec, record
 
 logger = logging.getLogger(__name__)
 
@@ -72,42 +73,118 @@ def build(
         QualityError: the engine answers otherwise than the golden vectors.
         DeviceError: the agent died, ran too long, or answered nonsense.
     """
+    access = LocalAccess(agent)
+    board, found = _built(
+        access,
+        _arguments(
+            model,
+            described.inputs,
+            described.fp32_nodes,
+            vectors,
+            out=str(out),
+            precision=precision,
+            typing=typing,
+        ),
+        options,
+        progress,
+    )
+    if digest_of(out) != found.digest:
+        raise DeviceError(f"{out.name} is not the engine that the agent says it built.")
+    _require(found, precision, digest_of(model))
+    return _engine(board, found, name=out.name, vectors=vectors)
 
+
+def build_on(
+    access: Access,
+    model: Path,
+    inputs: Sequence[TensorSpec],
+    vectors: Path,
+    *,
+    precision: Precision,
+    typing: Literal["weak", "strong"],
+    fp32_nodes: Sequence[str] = (),
+    options: EngineOptions = DEFAULT,
+    progress: Callable[[ProgressAnswer], None] = lambda _: None,
+) -> tuple[Engine, str]:
+    """Build an engine on a board, where it stays; the next run finds it there.
+
+    Args:
+        access: to the board.
+        model: the ONNX file.
+        inputs: of it.
+        vectors: JSON of what it must answer.
+        precision: of the engine.
+        typing: whether types are in the graph (strong) or the builder's choice.
+        fp32_nodes: layers that stay in FP32.
+        options: how.
+        progress: is told of phases of the build.
+
+    Returns:
+        Its record, and its path there.
+
+    Raises:
+        As `build`; and IntegrityError where a file did not arrive as it is here.
+    """
+    out = access.engine_path(f"{digest_of(model)[:16]}-{precision}.engine")
+    with tempfile.TemporaryDirectory() as folder:
+        sent = _vectors_there(access, vectors, Path(folder))
+        words = _arguments(
+            model, inputs, fp32_nodes, vectors, out=out, precision=precision, typing=typing
+        )
+        there = {str(model): access.place(model), str(vectors): sent}
+        board, found = _built(access, [there.get(word, word) for word in words], options, progress)
+    _require(found, precision, digest_of(model))
+    return _engine(board, found, name=Path(out).name, vectors=vectors), out
+
+
+def _vectors_there(access: Access, vectors: Path, folder: Path) -> str:
+    """Bring golden vectors to a board: their bytes lie beside their description by digest there."""
+    said = json.loads(vectors.read_text(encoding="utf-8"))
+    for tensor in [*said["inputs"], *said["outputs"]]:
+        tensor["file"] = Path(access.place(vectors.parent / tensor["file"])).name
+    described = folder / vectors.name
+    described.write_text(json.dumps(said, sort_keys=True), encoding="ascii")
+    return access.place(described)
+
+
+def _built(
+    access: Access,
+    words: list[str],
+    options: EngineOptions,
+    progress: Callable[[ProgressAnswer], None],
+) -> tuple[BoardAnswer, EngineAnswer]:
     def heard(answer: Answer) -> None:
         if isinstance(answer, ProgressAnswer):
             progress(answer)
 
-    command = [
-        *agent,
-        *_arguments(model, described, vectors, out=out, precision=precision, typing=typing),
-        *_settings(options),
-    ]
-    answers = child.ask(command, timeout_s=TIMEOUT_S, heard=heard)
-    board = child.one(BoardAnswer, answers)
-    found = child.one(EngineAnswer, answers)
-    if found.precision != precision or found.made_from != digest_of(model):
+    answers = access.ask([*words, *_settings(options)], timeout_s=TIMEOUT_S, heard=heard)
+    return child.one(BoardAnswer, answers), child.one(EngineAnswer, answers)
+
+
+def _require(found: EngineAnswer, precision: Precision, made_from: str) -> None:
+    if found.precision != precision or found.made_from != made_from:
         raise DeviceError("The agent built another engine than was asked for.")
-    return _engine(board, found, out=out, vectors=vectors)
 
 
 def _arguments(
     model: Path,
-    described: OnnxModel,
+    inputs: Sequence[TensorSpec],
+    fp32_nodes: Sequence[str],
     vectors: Path,
     *,
-    out: Path,
+    out: str,
     precision: Precision,
     typing: Literal["weak", "strong"],
 ) -> list[str]:
     said = json.loads(vectors.read_text(encoding="utf-8"))
     shapes = {each["name"]: each["shape"] for each in said["inputs"]}
-    arguments = ["build", "--model", str(model), "--engine", str(out), "--vectors", str(vectors)]
+    arguments = ["build", "--model", str(model), "--engine", out, "--vectors", str(vectors)]
     arguments += ["--precision", precision, "--typing", typing]
-    for tensor in described.inputs:
+    for tensor in inputs:
         if any(isinstance(size, str) for size in tensor.shape):
             shape = "x".join(str(size) for size in shapes[tensor.name])
             arguments += ["--open-input", f"{tensor.name}:{shape}"]
-    for name in described.fp32_nodes:
+    for name in fp32_nodes:
         arguments += ["--pin", name]
     return arguments
 
@@ -129,11 +206,11 @@ def _settings(options: EngineOptions) -> list[str]:
     return [*arguments, *(["--rebuild"] if options.rebuild else [])]
 
 
-def _engine(board: BoardAnswer, found: EngineAnswer, *, out: Path, vectors: Path) -> Engine:
-    if found.key.signature is None or digest_of(out) != found.digest:
-        raise DeviceError(f"{out.name} is not the engine that the agent says it built.")
+def _engine(board: BoardAnswer, found: EngineAnswer, *, name: str, vectors: Path) -> Engine:
+    if found.key.signature is None:
+        raise DeviceError(f"The agent does not say what {name} hangs on.")
     return Engine(
-        path=out.name,
+        path=name,
         digest=found.digest,
         made_from=found.made_from,
         precision=found.precision,

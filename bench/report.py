@@ -3,10 +3,8 @@
 from collections.abc import Iterator
 from typing import Final
 
-import numpy as np
-
 from edgekd.bench import statistics
-from edgekd.records import Energy, Figure, Measurements, Memory, Samples, Unmeasured
+from edgekd.records import Energy, Figure, Measurements, Memory, Paced, Samples, Setup, Unmeasured
 
 _PREFIXES: Final = ((1.0, ""), (1e-3, "m"), (1e-6, "u"), (1e-9, "n"))
 
@@ -19,6 +17,7 @@ def report(measurements: Measurements) -> str:
             _subject(measurements),
             "",
             *_latency(measurements),
+            *_paced(measurements.paced),
             *_memory(measurements.memory),
             *_energy(measurements.energy),
             *_conditions(measurements),
@@ -96,8 +95,7 @@ def _latency(measurements: Measurements) -> Iterator[str]:
     if isinstance(figure, Unmeasured):
         yield _row("latency", _unmeasured(figure))
         return
-    # Seeded, so that the same measurements are the same report.
-    low, high = statistics.median_interval(figure, generator=np.random.default_rng(0))
+    low, high = statistics.level_interval(figure)
     yield _row(
         "latency",
         f"median {format_quantity(statistics.median(figure), 's')} a call "
@@ -119,6 +117,21 @@ def _latency(measurements: Measurements) -> Iterator[str]:
     )
 
 
+def _paced(paced: Paced | None) -> Iterator[str]:
+    if paced is None:
+        return
+    if isinstance(paced.latency, Unmeasured):
+        yield _row("", f"at {paced.fps:g} a second: {_unmeasured(paced.latency)}")
+        return
+    figure = paced.latency
+    yield _row(
+        "",
+        f"at {paced.fps:g} a second: median {format_quantity(statistics.median(figure), 's')}, "
+        f"p99 {format_quantity(statistics.percentile(figure, 99), 's')}, {paced.late} of {len(figure.values)} "
+        "started late",
+    )
+
+
 def _memory(memory: Memory) -> Iterator[str]:
     rows = (
         ("memory", "runtime", memory.runtime_pss, memory.runtime_uss),
@@ -132,6 +145,15 @@ def _memory(memory: Memory) -> Iterator[str]:
             missing = pss if isinstance(pss, Unmeasured) else uss
             yield _row(title, f"{stage:<15} {_bytes(missing)}")
     yield _row("", f"{'peak RSS':<15} {_bytes(memory.peak_rss)}, runtime and model")
+    others = (
+        ("without arena", memory.no_arena_pss, "PSS after runs, ONNX Runtime's arena off"),
+        ("by the engine", memory.declared, "declared: weights and scratch"),
+        ("of the board", memory.board, "less available while it ran"),
+        ("by the GPU", memory.gpu, "of it more in use while it ran"),
+    )
+    for title, figure, what in others:
+        if isinstance(figure, Samples):
+            yield _row("", f"{title:<15} {_bytes(figure)}, {what}")
 
 
 def _energy(energy: Energy | Unmeasured) -> Iterator[str]:
@@ -162,6 +184,23 @@ def _conditions(measurements: Measurements) -> Iterator[str]:
         f"warm-up {format_quantity(conditions.warmup_s, 's')}",
     ]
     yield _row("conditions", ", ".join(parts))
+    yield from _setup(conditions.setup)
+    if conditions.note:
+        yield _row("", f"note: {conditions.note}")
+
+
+def _setup(setup: Setup | None) -> Iterator[str]:
+    """The lines of a board; a desk has none of it."""
+    if setup is None or setup.l4t is None:
+        return
+    parts = [
+        f"{setup.board or 'board not readable'} ({', '.join(setup.parts) or 'parts not readable'})",
+        f"JetPack {_known(setup.jetpack)}, L4T {setup.l4t}",
+        f"CUDA {_known(setup.cuda)}, TensorRT {_known(setup.tensorrt or setup.trtexec)}",
+        f"power mode {_known(setup.power_mode)}",
+        f"GPU {_known(setup.gpu_mhz, '.0f', ' MHz')}, fan {_known(setup.fan, '.0%')}",
+    ]
+    yield _row("board", "; ".join(parts))
 
 
 def _doubts(measurements: Measurements) -> Iterator[str]:

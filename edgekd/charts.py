@@ -104,6 +104,33 @@ def histogram(
     return svg[0], int((taken > high).sum())
 
 
+def stages(parts: Sequence[tuple[str, float, float]], *, unit: str, name: str) -> str:
+    """Bars of what comes on top of what.
+
+    Args:
+        parts: a bar's name, how much lies beneath, and how much on top, from the top down; in `unit`.
+        unit: of the axis.
+        name: of the chart in the page, for its inner references.
+    """
+    with _axes(name, HEIGHT_PT * 0.7) as (axes, svg):
+        names = [title for title, _, _ in parts]
+        beneath = [low for _, low, _ in parts]
+        axes.barh(names, beneath, color=QUIET, height=0.55)
+        axes.barh(names, [high for _, _, high in parts], left=beneath, color=FIRST, height=0.55)
+        for row, (_, low, high) in enumerate(parts):
+            axes.annotate(
+                f"{high:,.1f}",
+                (low + max(high, 0), row),
+                xytext=(4, 0),
+                textcoords="offset points",
+                va="center",
+            )
+        axes.invert_yaxis()
+        axes.margins(x=0.12)
+        axes.set_xlabel(unit)
+    return svg[0]
+
+
 def _ticker() -> Any:  # noqa: ANN401
     from matplotlib import ticker
 

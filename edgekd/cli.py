@@ -56,6 +56,8 @@ app.add_typer(bundle_app, name="bundle")
 _IN_SEVERAL = ("distill", "compress")
 
 _RUN = "The run"
+_WHERE = "Where"
+_HOW = "How long and with what"
 _TEACHER = "The teacher, where its file does not say"
 _DATA = "Data, where there is some"
 _ENGINE = "TensorRT engines"
@@ -801,20 +803,253 @@ def export_check(
     judging.require(found)
 
 
+Devices = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--device",
+        metavar="ssh://USER@HOST[:PORT]",
+        help="A board, or its name in the fleet file; several at once.",
+        rich_help_panel=_WHERE,
+    ),
+]
+Fleet = Annotated[
+    Path | None,
+    typer.Option(help="TOML with boards by name (docs/remote.md).", rich_help_panel=_WHERE),
+]
+SshConfig = Annotated[
+    Path | None,
+    typer.Option(help="For OpenSSH, instead of the user's.", rich_help_panel=_WHERE),
+]
+
+
 @app.command()
 def bench(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file or a bundle.")],
+    models: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="MODEL...", help="ONNX files, engines, bundles; several take turns."
+        ),
+    ],
+    device: Devices = None,
+    fleet: Fleet = None,
+    ssh_config: SshConfig = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help="The board that the models are for; figures of another are marked.",
+            rich_help_panel=_WHERE,
+        ),
+    ] = None,
+    runtime: Annotated[
+        str,
+        typer.Option(help="auto, onnxruntime, tensorrt, trtexec.", rich_help_panel=_WHERE),
+    ] = "auto",
+    engine_precision: Annotated[
+        str,
+        typer.Option(
+            help="fp16 or fp32: of an engine of a file in FP32, where TensorRT chooses types.",
+            rich_help_panel=_WHERE,
+        ),
+    ] = "fp16",
+    allow_emulated: Annotated[
+        bool,
+        typer.Option(
+            "--allow-emulated",
+            help="Take times and bytes of an emulated processor.",
+            rich_help_panel=_WHERE,
+        ),
+    ] = False,
+    processes: Annotated[
+        int, typer.Option(min=1, max=100, help="For each model.", rich_help_panel=_HOW)
+    ] = 3,
+    seconds: Annotated[
+        float, typer.Option(min=0, max=3600, help="Of timed calls a process.", rich_help_panel=_HOW)
+    ] = 2.0,
+    max_runs: Annotated[
+        int,
+        typer.Option(min=1, max=1_000_000, help="Of timed calls a process.", rich_help_panel=_HOW),
+    ] = 2000,
+    warmup_seconds: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=3600,
+            help="At least; until the times are steady, for ten times as long at most.",
+            rich_help_panel=_HOW,
+        ),
+    ] = 0.5,
+    fps: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001,
+            max=10_000,
+            help="Also time calls that are due so often.",
+            rich_help_panel=_HOW,
+        ),
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, max=1024, rich_help_panel=_HOW)] = 1,
+    batch: Annotated[
+        int,
+        typer.Option(min=1, max=65536, help="Where a model leaves it open.", rich_help_panel=_HOW),
+    ] = 1,
+    inputs: Annotated[
+        Path | None,
+        typer.Option(help=".npy or .npz (default: random values).", rich_help_panel=_HOW),
+    ] = None,
+    energy_seconds: Annotated[
+        float,
+        typer.Option(min=0, max=3600, help="Of a window of calls.", rich_help_panel=_HOW),
+    ] = 2.0,
+    energy_windows: Annotated[int, typer.Option(min=1, max=100, rich_help_panel=_HOW)] = 3,
+    note: Annotated[
+        str | None,
+        typer.Option(help="Of the surroundings, for the record.", rich_help_panel=_HOW),
+    ] = None,
+    offline_kit: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Measure nothing: write a folder to carry to a board.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Write the measurements as JSON.", rich_help_panel=_OUTPUT),
+    ] = None,
+    csv: Annotated[
+        Path | None, typer.Option(help="Write a table.", rich_help_panel=_OUTPUT)
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page with charts.", rich_help_panel=_OUTPUT)
+    ] = None,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Latency, memory and energy on this machine, with ONNX Runtime."""
-    from edgekd import exporting
-    from edgekd.bench.report import report
+    """Latency, memory and energy, here or on boards over ssh."""
+    from edgekd import bench_output, benching, pipeline
+    from edgekd import fleet as fleets
 
-    found = exporting.bench(model, _display())
-    if as_json:
-        _print_record(exporting.Measured(measurements=found), "measurements")
+    config = benching.config_of(
+        runtime=runtime,
+        engine_precision=engine_precision,
+        allow_emulated=allow_emulated,
+        processes=processes,
+        seconds=seconds,
+        max_runs=max_runs,
+        warmup_min_s=warmup_seconds,
+        warmup_max_s=max(1.0, 10 * warmup_seconds),
+        fps=fps,
+        threads=threads,
+        batch=batch,
+        inputs=inputs,
+        energy_window_s=energy_seconds,
+        energy_windows=energy_windows,
+        note=note,
+    )
+    chosen = None if target is None else pipeline.target_named(target)
+    if offline_kit is not None:
+        benching.write_offline_kit(models, offline_kit, config=config, target=chosen, force=force)
+        print(f"Carry {offline_kit} to the board and run there: sh run.sh")
+        print(f"Then here: edgekd bench import {offline_kit}/result.json")
         return
-    print("\n".join(report(measurements) for measurements in found))
+    boards = fleets.devices(device or [], fleet, ssh_config=ssh_config)
+    for file in (out, csv, html):
+        bench_output.check_output(file, force=force)
+    found = benching.bench(models, display=_display(), config=config, target=chosen, devices=boards)
+    _print_measured(found, out=out, table=csv, page=html, as_json=as_json)
+
+
+def _print_measured(
+    found: Any,  # noqa: ANN401
+    *,
+    out: Path | None,
+    table: Path | None,
+    page: Path | None,
+    as_json: bool,
+) -> None:
+    from edgekd import bench_output
+
+    bench_output.write(found, out=out, table=table, page=page)
+    if as_json:
+        _print_record(found, bench_output.SCHEMA)
+    else:
+        print(bench_output.text(found))
+    bench_output.require(found)
+
+
+@app.command("bench import")
+def bench_import(
+    result: Annotated[Path, typer.Argument(metavar="RESULT", help="What the kit wrote.")],
+    kit: Annotated[Path | None, typer.Option(help="Its folder (default: the result's).")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Write the measurements as JSON.", rich_help_panel=_OUTPUT),
+    ] = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Take in what an offline kit measured on its board."""
+    from edgekd import bench_output, benching
+
+    bench_output.check_output(out, force=force)
+    found = benching.take_in(result, kit or result.parent)
+    _print_measured(found, out=out, table=None, page=None, as_json=as_json)
+
+
+@app.command("bench compare")
+def bench_compare(
+    old: Annotated[Path, typer.Argument(metavar="OLD", help="JSON of `edgekd bench --out`.")],
+    new: Annotated[
+        Path | None,
+        typer.Argument(metavar="[NEW]", help="Another; without it, the models of OLD by pairs."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Ratios with intervals, and a verdict only where the interval allows one."""
+    from edgekd import bench_output
+    from edgekd.bench import comparing
+
+    found = bench_output.compared(old, new)
+    if as_json:
+        _print_record(found, "comparisons")
+        return
+    print("\n\n".join(comparing.text(each) for each in found.comparisons))
+
+
+@app.command("bench probe")
+def bench_probe(
+    device: Devices = None,
+    fleet: Fleet = None,
+    ssh_config: SshConfig = None,
+    target: Annotated[str | None, typer.Option(help="A board that it may be.")] = None,
+    as_json: Json = False,
+) -> None:
+    """What a machine is and has: board, software, runtimes, power sensors."""
+    from edgekd import bench_output, benching, pipeline
+    from edgekd import fleet as fleets
+
+    chosen = None if target is None else pipeline.target_named(target)
+    boards = fleets.devices(device or [], fleet, ssh_config=ssh_config)
+    found = benching.probes(boards, target=chosen)
+    if as_json:
+        _print_record(found, "probes")
+        return
+    print("\n\n".join(bench_output.probe_text(each) for each in found.probes))
+
+
+@app.command("bench clean")
+def bench_clean(device: Devices = None, fleet: Fleet = None, ssh_config: SshConfig = None) -> None:
+    """Remove all that edgekd keeps on boards: agents, models, engines."""
+    from edgekd import benching
+    from edgekd import fleet as fleets
+
+    boards = fleets.devices(device or [], fleet, ssh_config=ssh_config)
+    if not boards:
+        raise UsageError("Which board? Give --device ssh://user@host, or --fleet FILE.")
+    for board in boards:
+        benching.clean(board)
+        print(f"{board.name}: nothing of edgekd is left")
 
 
 @app.command("eval")

@@ -10,8 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from edgekd import bundle, gate, golden
-from edgekd.bench import local
+from edgekd import gate, golden
 from edgekd.building import build_all
 from edgekd.calibrating import Brought, existing, of_student, of_teacher
 from edgekd.distill import architectures
@@ -22,7 +21,6 @@ from edgekd.distilling import Pixels
 from edgekd.errors import InputFileError, UsageError
 from edgekd.evaluation import module_logits
 from edgekd.export import models as exporting
-from edgekd.export.described import precision_of
 from edgekd.export.fakequant import FakeQuantised
 from edgekd.export.models import TUNED, TuningOf
 from edgekd.export_options import (
@@ -42,7 +40,6 @@ from edgekd.records import (
     Engine,
     GateResult,
     InputSpec,
-    Measurements,
     OnnxModel,
     Student,
     Target,
@@ -75,14 +72,7 @@ class Exported:
     engines: tuple[Engine, ...] = ()
 
 
-@record
-class Measured:
-    """What `edgekd bench --json` prints."""
-
-    measurements: tuple[Measurements, ...]
-
-
-# --- export and bench -----------------------------------------------------------------------------
+# --- export ---------------------------------------------------------------------------------------
 
 
 def export(
@@ -378,20 +368,6 @@ def embedded_models(
     fp32 = models[0]
     others = [replace(model, made_from=fp32.digest) for model in models[1:]]
     return replace(exported, models=(fp32, *others))
-
-
-def bench(path: Path, display: Display) -> tuple[Measurements, ...]:
-    """Measure an ONNX file, or every model of a bundle, on this machine."""
-    if path.is_dir():
-        manifest = bundle.read_manifest(path)
-        files = [(path / model.path, model.precision) for model in manifest.models]
-    else:
-        files = [(existing(path), precision_of(path))]
-    taken = []
-    for file, precision in files:
-        display.say(f"bench    {file.name}")
-        taken.append(local.measure(file, precision=precision, subject=file.name, is_target=False))
-    return tuple(taken)
 
 
 def software_text(target: Target) -> str:

@@ -13,13 +13,16 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
+from edgekd.bench.agent.runtime import DTYPES
 from edgekd.distill.data import normalised
+from edgekd.errors import InputFileError
 from edgekd.export.embedding import Part, inputs_for
-from edgekd.export.parity import TOLERANCES, outputs_of
+from edgekd.export.parity import TOLERANCES, outputs_of, session
 from edgekd.manifest import GoldenVectors
 from edgekd.records import InputSpec, OnnxModel, Precision, Software
 
 COUNT: Final = 16
+NOISE_COUNT: Final = 4
 FORMAT: Final = 1  # of bench/agent/vectors.py
 INPUTS_FILE: Final = "golden-inputs.bin"
 
@@ -108,6 +111,59 @@ def write_golden(
         made_of=made_of,
         tolerance=0.0 if exact else relative * largest,
     )
+
+
+def write_of_noise(folder: Path, model: Path, precision: Precision) -> Path:
+    """Golden vectors for a file that brings none: standard normal values, and what ONNX Runtime gives for them.
+
+    Args:
+        folder: where they go.
+        model: the file; one input, one output.
+        precision: of what is to be compared.
+
+    Returns:
+        The JSON file.
+
+    Raises:
+        InputFileError: it takes or gives something else.
+        IncompatibleError: ONNX Runtime cannot run it.
+    """
+    running, name = session(model), model.name
+    takes, gives = running.get_inputs(), running.get_outputs()
+    if (
+        len(takes) != 1
+        or len(gives) != 1
+        or not all(isinstance(size, int) for size in takes[0].shape[1:])
+    ):
+        raise InputFileError(
+            f"{name} takes {len(takes)} inputs and gives {len(gives)} outputs; an engine is tried on models of one "
+            "image and one answer. Measure it with --runtime onnxruntime."
+        )
+    shape = [1, *takes[0].shape[1:]]
+    dtype = np.dtype(DTYPES[takes[0].type])
+    draw = np.random.default_rng(0)
+    drawn = [
+        draw.standard_normal(shape) if dtype.kind == "f" else draw.integers(0, 256, shape)
+        for _ in range(NOISE_COUNT)
+    ]
+    images = np.concatenate(drawn).astype(dtype)
+    answers = np.concatenate(
+        [running.run(None, {takes[0].name: image[None]})[0] for image in images]
+    )
+    limits = TOLERANCES[precision]
+    said = {
+        "schema": "vectors",
+        "schema_version": FORMAT,
+        "precision": precision,
+        "count": NOISE_COUNT,
+        "inputs": [_written(folder / INPUTS_FILE, takes[0].name, images)],
+        "outputs": [_written(folder / outputs_file(precision), gives[0].name, answers)],
+        "relative": limits.relative,
+        "agreement": 0.0,  # noise lies near no class: decisions on it say nothing
+    }
+    path = folder / vectors_file(precision)
+    path.write_text(json.dumps(said, indent=1, sort_keys=True) + "\n", encoding="ascii")
+    return path
 
 
 def _written(path: Path, name: str, values: npt.NDArray[Any]) -> dict[str, Any]:

@@ -9,28 +9,16 @@ import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
-
-import numpy as np
+from typing import Final
 
 from edgekd import bundle, charts, stability
 from edgekd.bench import statistics
-from edgekd.bench.report import format_bytes, format_quantity, place
 from edgekd.errors import OutputError
 from edgekd.files import write_atomically
 from edgekd.manifest import Manifest, Report
+from edgekd.measured_views import Chart, Value, markup, view_of
 from edgekd.pictures import IMAGES_SHOWN, Timeline, class_rows, moment_rows
-from edgekd.records import (
-    Conditions,
-    Doubt,
-    Energy,
-    Figure,
-    HistoryPoint,
-    LayerPrecision,
-    Measurements,
-    Samples,
-    Unmeasured,
-)
+from edgekd.records import HistoryPoint, LayerPrecision
 
 LAYERS_SHOWN: Final = 10
 FULL_BAR_DB: Final = 50.0
@@ -49,14 +37,6 @@ LOSSES: Final = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Value:
-    """A figure as text, or why there is none."""
-
-    text: str
-    measured: bool = True
-
-
-@dataclass(frozen=True, kw_only=True)
 class ModelRow:
     name: str
     what: str
@@ -69,42 +49,11 @@ class ModelRow:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chart:
-    title: str
-    svg: Any  # Markup: the only text that is not escaped
-    caption: str
-
-
-@dataclass(frozen=True, kw_only=True)
 class Bar:
     tensor: str
     made_by: str
     db: str
     share: float  # of a full bar, per cent
-
-
-@dataclass(frozen=True, kw_only=True)
-class Latency:
-    chart: Chart
-    median: str
-    interval: str
-    p95: str
-    p99: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class MeasurementView:
-    subject: str
-    precision: str
-    place: str
-    is_target: bool
-    latency: Latency | None
-    no_latency: str
-    memory: tuple[tuple[str, Value], ...]
-    energy: Value
-    energy_scope: str
-    conditions: tuple[tuple[str, str], ...]
-    doubts: tuple[Doubt, ...]
 
 
 def html(
@@ -144,8 +93,7 @@ def html(
         agreement=_agreement_chart(report.history),
         losses=tuple(_loss_charts(report.history)),
         measurements=tuple(
-            _measurement(found, f"latency-{number}")
-            for number, found in enumerate(report.measurements)
+            view_of(found, f"latency-{number}") for number, found in enumerate(report.measurements)
         ),
         layers=tuple(_worst(report.layer_precision)),
         layers_left_out=max(0, len(report.layer_precision) - LAYERS_SHOWN),
@@ -259,13 +207,6 @@ def _interval(share: float, count: int) -> str:
 # --- charts ---------------------------------------------------------------------------------------
 
 
-def _markup(svg: str) -> Any:  # noqa: ANN401
-    from markupsafe import Markup
-
-    # Only what charts.py drew, which puts no text of a bundle into it.
-    return Markup(svg)
-
-
 def _agreement_chart(history: Sequence[HistoryPoint]) -> Chart | None:
     points = [(point.step, point.agreement) for point in history if point.agreement is not None]
     if not points:
@@ -273,7 +214,7 @@ def _agreement_chart(history: Sequence[HistoryPoint]) -> Chart | None:
     (first_step, first), (last_step, last) = points[0], points[-1]
     return Chart(
         title="Agreement with the teacher",
-        svg=_markup(charts.line(points, name="agreement", percent=True)),
+        svg=markup(charts.line(points, name="agreement", percent=True)),
         caption=f"From {first:.1%} at step {first_step:,} to {last:.1%} at step {last_step:,}, "
         f"on held-out synthetic images; {len(points)} points.",
     )
@@ -292,7 +233,7 @@ def _loss_charts(history: Sequence[HistoryPoint]) -> Iterator[Chart]:
             meaning = f"{LOSSES[name]}. " if name in LOSSES else ""
             yield Chart(
                 title=name,
-                svg=_markup(charts.line(points, name=f"loss-{number}", height_pt=130)),
+                svg=markup(charts.line(points, name=f"loss-{number}", height_pt=130)),
                 caption=f"{meaning[:1].upper()}{meaning[1:]}From {points[0][1]:.3g} to {points[-1][1]:.3g}.",
             )
 
@@ -305,105 +246,3 @@ def _worst(layers: Sequence[LayerPrecision]) -> Iterator[Bar]:
             db=f"{layer.sqnr_db:.1f} dB",
             share=round(100 * min(1.0, max(0.0, layer.sqnr_db / FULL_BAR_DB)), 1),
         )
-
-
-# --- measurements ---------------------------------------------------------------------------------
-
-
-def _measurement(found: Measurements, name: str) -> MeasurementView:
-    latency = _usable(found.latency)
-    return MeasurementView(
-        subject=found.subject,
-        precision=found.precision.upper(),
-        place=place(found),
-        is_target=found.is_target,
-        latency=_latency(latency, name) if isinstance(latency, Samples) else None,
-        no_latency=latency.reason if isinstance(latency, Unmeasured) else "",
-        memory=(
-            ("Memory: runtime", _bytes(found.memory.runtime_pss)),
-            ("Model loaded, on top of it", _bytes(found.memory.session_pss)),
-            ("After the runs, on top of it", _bytes(found.memory.model_pss)),
-            ("Peak resident memory", _bytes(found.memory.peak_rss)),
-        ),
-        energy=_energy(found.energy),
-        energy_scope=f"{found.energy.scope}; sensor {found.energy.sensor}"
-        if isinstance(found.energy, Energy)
-        else "",
-        conditions=_conditions(found.conditions),
-        doubts=found.doubts,
-    )
-
-
-def _usable(figure: Figure) -> Figure:
-    if isinstance(figure, Samples) and not (
-        figure.values and all(abs(value) <= charts.LARGEST for value in figure.values)
-    ):
-        return Unmeasured(reason="the report holds values that are no measurement")
-    return figure
-
-
-def _latency(samples: Samples, name: str) -> Latency:
-    median, p95, p99 = (statistics.percentile(samples, percent) for percent in (50, 95, 99))
-    low, high = statistics.median_interval(samples, generator=np.random.default_rng(0))
-    factor, unit = (1e3, "ms") if median >= 1e-3 else (1e6, "µs")
-    svg, beyond = charts.histogram(
-        [value * factor for value in samples.values],
-        marks=(("median", median * factor), ("p95", p95 * factor)),
-        unit=unit,
-        name=name,
-    )
-    over = f" {beyond} slower calls, up to {_seconds(max(samples.values))}, lie right of it."
-    return Latency(
-        chart=Chart(
-            title="Latency",
-            svg=_markup(svg),
-            caption=f"{len(samples.values):,} calls: median {_seconds(median)}, p95 {_seconds(p95)}, "
-            f"fastest {_seconds(min(samples.values))}.{over if beyond else ''}",
-        ),
-        median=_seconds(median),
-        interval=f"95% interval {_seconds(low)} to {_seconds(high)}",
-        p95=_seconds(p95),
-        p99=_seconds(p99),
-    )
-
-
-def _seconds(value: float) -> str:
-    return format_quantity(value, "s").replace(" us", " µs")
-
-
-def _bytes(figure: Figure) -> Value:
-    known = _usable(figure)
-    if isinstance(known, Unmeasured):
-        return _unmeasured(known)
-    return Value(text=format_bytes(statistics.median(known)))
-
-
-def _energy(energy: Energy | Unmeasured) -> Value:
-    gross = energy if isinstance(energy, Unmeasured) else _usable(energy.gross)
-    if isinstance(gross, Unmeasured):
-        return _unmeasured(gross)
-    return Value(
-        text=f"median {format_quantity(statistics.median(gross), 'J')} a call, idle included"
-    )
-
-
-def _unmeasured(figure: Unmeasured) -> Value:
-    return Value(text=f"not measured: {figure.reason}", measured=False)
-
-
-def _conditions(taken: Conditions) -> tuple[tuple[str, str], ...]:
-    def known(value: float | str | None, style: str = "", unit: str = "") -> str:
-        return "not readable" if value is None else f"{value:{style}}{unit}"
-
-    return (
-        ("Machine", taken.machine),
-        ("System", taken.os),
-        ("Runtime", f"{taken.runtime}, {taken.provider}"),
-        ("Threads, batch", f"{taken.threads}, {taken.batch}"),
-        ("Processes", f"{taken.processes}, each after a warm-up of {_seconds(taken.warmup_s)}"),
-        ("Governor", known(taken.governor)),
-        ("Clock", known(taken.cpu_mhz, ".0f", " MHz")),
-        ("Temperature", known(taken.temperature_c, ".0f", " °C")),
-        ("Busy before", known(taken.load_before, ".1f", " processors")),
-        ("Emulated", "yes" if taken.emulated else "no"),
-    )

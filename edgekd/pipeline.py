@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from edgekd import __version__, bundle, gate, golden, page, pictures
-from edgekd.bench import local
+from edgekd.bench import measuring
 from edgekd.bench.report import brief, place
 from edgekd.distill.data import LabelledImages, load_labelled, normalised
 from edgekd.distill.engine import Distillation
@@ -365,15 +365,17 @@ def _evaluated(
 
 def _benched(exported: Exported, folder: Path, display: Display) -> tuple[Measurements, ...]:
     display.say("bench    ONNX Runtime on this machine, one thread, in processes of its own")
-    taken = []
-    for model in exported.models:
-        found = local.measure(
-            folder / model.path, precision=model.precision, subject=model.path, is_target=False
-        )
-        taken.append(found)
+    taken = measuring.measure(
+        [
+            measuring.Subject(folder / model.path, model.precision, model.path)
+            for model in exported.models
+        ],
+        is_target=lambda _: False,
+    )
+    for found in taken:
         display.say(f"         {brief(found)}")
     display.say(f"         {place(taken[0])}")
-    return tuple(taken)
+    return taken
 
 
 def _closing(outcome: Outcome, display: Display) -> None:

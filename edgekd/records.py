@@ -409,6 +409,13 @@ class Samples:
     kind: Literal["samples"] = "samples"
     values: tuple[float, ...]
     unit: Literal["s", "B", "J", "W"]
+    groups: tuple[Count, ...] = ()  # how many of them each process took, in order; none: one did
+
+    def __post_init__(self) -> None:
+        if self.groups and sum(self.groups) != len(self.values):
+            raise ValueError(
+                f"{len(self.values)} values, of which the groups hold {sum(self.groups)}"
+            )
 
 
 @record
@@ -432,6 +439,33 @@ class Doubt:
 
 
 @record
+class Setup:
+    """What a machine is and has, as its agent found it. None: could not be read."""
+
+    board: str | None  # of its device tree
+    parts: tuple[str, ...]  # compatible names of its device tree: "nvidia,p3767-0003"
+    architecture: str
+    kernel: str
+    python: str
+    processors: Count
+    memory_bytes: Count | None
+    swap_bytes: Count | None
+    l4t: str | None
+    jetpack: str | None
+    cuda: str | None
+    power_mode: str | None  # by name
+    cpu_max_mhz: float | None
+    gpu_mhz: float | None
+    fan: float | None  # share of full speed
+    onnxruntime: str | None
+    tensorrt: str | None
+    trtexec: str | None
+    sensor: str | None  # of power
+    scope: str | None
+    missing: dict[str, str]  # runtimes that are not there, and why
+
+
+@record
 class Conditions:
     """What a figure was taken under. None: could not be read."""
 
@@ -450,6 +484,26 @@ class Conditions:
     temperature_c: float | None
     emulated: bool
     command: tuple[str, ...]
+    cpu_mhz_after: float | None = None
+    temperature_after_c: float | None = None
+    inputs: tuple[str, ...] = ()  # "images float32 1x3x32x32"
+    clock_step_ns: Count | None = None  # of the monotonic clock
+    agent_load: float | None = None  # processors that the agent took beside the model
+    setup: Setup | None = None
+    edgekd: str | None = None
+    note: str | None = None  # what the user says of the surroundings
+
+
+@record
+class Paced:
+    """Calls that are due at a fixed rate, as a camera's frames are."""
+
+    fps: float
+    latency: Figure
+    late: Count  # calls that started more than a tenth of their period after they were due
+
+
+_NOT_ASKED: Final = Unmeasured(reason="not asked for")
 
 
 @record
@@ -467,6 +521,10 @@ class Memory:
     model_pss: Figure
     model_uss: Figure
     peak_rss: Figure
+    no_arena_pss: Figure = _NOT_ASKED  # as model_pss, with ONNX Runtime's arena off
+    declared: Figure = _NOT_ASKED  # of an engine: its weights and the scratch of one context
+    board: Figure = _NOT_ASKED  # how far MemAvailable of the whole board fell
+    gpu: Figure = _NOT_ASKED  # how far NvMapMemUsed rose
 
 
 @record
@@ -487,9 +545,12 @@ class Measurements:
     is_target: bool
     conditions: Conditions
     doubts: tuple[Doubt, ...]
-    latency: Figure
+    latency: Figure  # back to back
     memory: Memory
     energy: Energy | Unmeasured
+    paced: Paced | None = None  # None: not asked for
+    device: str | None = None  # how it was reached; None: this machine
+    engine: Engine | None = None  # that was run; None: the file itself
 
 
 @record

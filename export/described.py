@@ -55,6 +55,15 @@ def _tensor(entry: onnx.ValueInfoProto) -> TensorSpec:
     return TensorSpec(name=entry.name, dtype=dtype, shape=shape)
 
 
+def inputs_of(path: Path) -> tuple[TensorSpec, ...]:
+    """What a file takes.
+
+    Raises:
+        InputFileError: not an ONNX model.
+    """
+    return tensors_of(legality.read(path).graph.input)
+
+
 def precision_of(path: Path) -> Precision:
     """INT8 when there are Q/DQ pairs, FP16 when the weights are, FP32 otherwise.
 

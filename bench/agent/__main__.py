@@ -1,9 +1,12 @@
 """Measure one thing, write JSON lines to stdout, end. Started as a file, or from an archive.
 
+    __main__.py probe
     __main__.py run    --model M ...    latency of every call
     __main__.py memory --model M --stage runtime|session|runs
     __main__.py energy --model M ...    joules for each call
     __main__.py build  --model M --engine E --vectors V ...    a TensorRT engine, tried on golden vectors
+    __main__.py hold   --home H         keep the board for one host; until stdin closes
+    __main__.py kit    --plan P --out O all that a plan asks, into one file
 
 Each line is an object with an `event`. The first is `hello`, with the protocol that is spoken; the last is `end`, so that
 a cut answer is seen as one. Exit codes are in `failures.py`.
@@ -17,9 +20,11 @@ import sys
 import types
 from typing import Any, Dict, List
 
+MEASURING = ("probe", "run", "memory", "energy", "build")
+
 
 def _be_the_package() -> None:
-    """Let `edgekd.bench.agent` mean this folder, with nothing else of edgekd around it.
+    """Let `edgekd.bench.agent` mean this folder or archive, with nothing else of edgekd around it.
 
     Imports then read the same here, in the host's tests and in an archive; and the folder leaves
     `sys.path`, where its names could hide those of a library.
@@ -39,9 +44,20 @@ def _be_the_package() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="edgekd-agent")
-    parser.add_argument("command", choices=["run", "memory", "energy", "build"])
+    parser.add_argument("command", choices=[*MEASURING, "hold", "kit"])
     parser.add_argument("--protocol", type=int, help="that the host speaks")
-    parser.add_argument("--model", help="ONNX; build goes without where the engine is there")
+    parser.add_argument("--inner", action="store_true", help="this is the child that measures")
+    parser.add_argument("--watch-stdin", action="store_true", help="end when it closes")
+    parser.add_argument("--deadline-s", type=float)
+    parser.add_argument("--run-folder", help="of the contact that this belongs to")
+    parser.add_argument(
+        "--model", help="ONNX, or an engine; build goes without where the engine is there"
+    )
+    parser.add_argument("--model-digest", help="SHA-256 that the model must have")
+    parser.add_argument(
+        "--runtime", choices=["onnxruntime", "tensorrt", "trtexec"], default="onnxruntime"
+    )
+    parser.add_argument("--no-arena", action="store_true", help="of ONNX Runtime's memory")
     parser.add_argument("--inputs", help=".npy or .npz; random values without it")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch", type=int, default=1, help="where the model leaves it open")
@@ -50,11 +66,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--warmup-max-s", type=float, default=5.0)
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--max-runs", type=int, default=10000)
+    parser.add_argument(
+        "--fps", type=float, help="a call is due so often; without it, back to back"
+    )
     parser.add_argument("--stage", choices=["runtime", "session", "runs"], default="runs")
     parser.add_argument("--windows", type=int, default=3)
     parser.add_argument("--sysfs", default="/sys")
     parser.add_argument("--proc", default="/proc")
     parser.add_argument("--root", default="/")
+    parser.add_argument("--home", help="the agent's folder on a board")
+    parser.add_argument("--owner", default="somebody", help="who holds the board")
+    parser.add_argument("--silence-s", type=float, default=30.0)
+    parser.add_argument("--plan", help="JSON of what a kit is to do")
+    parser.add_argument("--out", help="where a kit's answers go")
     _add_build(parser)
     return parser
 
@@ -86,14 +110,23 @@ def _reserve_stdout() -> Any:
     return lines
 
 
+NEEDED = {
+    "run": ("model",),
+    "memory": ("model",),
+    "energy": ("model",),
+    "build": ("engine", "vectors"),
+    "hold": ("home",),
+    "kit": ("plan", "out"),
+}
+
+
 def main() -> int:
     _be_the_package()
     from edgekd.bench.agent import commands, failures
 
     parser = _parser()
     options = parser.parse_args()
-    needed = ("engine", "vectors") if options.command == "build" else ("model",)
-    for name in needed:
+    for name in NEEDED.get(options.command, ()):
         if getattr(options, name) is None:
             parser.error("{} needs --{}".format(options.command, name))
     lines = _reserve_stdout()
@@ -103,20 +136,29 @@ def main() -> int:
         lines.write("\n")
         lines.flush()
 
-    emit(
-        "hello",
-        protocol=commands.PROTOCOL,
-        agent=commands.VERSION,
-        python=platform.python_version(),
-    )
+    if not options.inner:
+        emit(
+            "hello",
+            protocol=commands.PROTOCOL,
+            agent=commands.VERSION,
+            python=platform.python_version(),
+        )
+    code = 0
     try:
+        if options.inner:
+            commands.COMMANDS[options.command](options, emit)
+            return 0
         commands.check_protocol(options.protocol)
-        commands.COMMANDS[options.command](options, emit)
+        if options.command in MEASURING:
+            code = commands.supervised(options, sys.argv[1:], lines)
+        else:
+            commands.COMMANDS[options.command](options, emit)
     except failures.RefusedError as refusal:
         emit("refused", kind=refusal.kind, message=str(refusal))
         return refusal.exit_code
-    emit("end")
-    return 0
+    if code == 0:
+        emit("end")
+    return code
 
 
 if __name__ == "__main__":

@@ -1,13 +1,24 @@
 """What the agent can be asked: each writes its events through `emit`."""
 
-from typing import Any, Callable, Dict, Optional
+import hashlib
+from typing import Any, Callable, Dict, List, Optional
 
-from edgekd.bench.agent import conditions, energy, latency, memory, runtime, sensors
+from edgekd.bench.agent import (
+    conditions,
+    energy,
+    latency,
+    memory,
+    running,
+    runtime,
+    sensors,
+    timing,
+)
 from edgekd.bench.agent.failures import RefusedError
 
 VERSION = "0.1.0"  # of edgekd, which cannot be imported here
-# Goes up when an older host would misread an answer. 2: `hello` comes first; `build`.
-PROTOCOL = 2
+# Goes up when an older host would misread an answer. 2: `hello` comes first; `build`. 3: what is measured runs in a
+# child of the agent; `probe`, `hold`, `kit`; paced calls, runtimes, engines; traces of power.
+PROTOCOL = 3
 RUNS_BEFORE_MEMORY = 20
 
 Emit = Callable[..., None]
@@ -25,18 +36,79 @@ def check_protocol(asked: Optional[int]) -> None:
         )
 
 
+def supervised(options: Any, arguments: List[str], lines: Any) -> int:
+    """A command in a child process, once its file is known to be the one that is meant.
+
+    Raises:
+        RefusedError: the model is another file.
+    """
+    from edgekd.bench.agent import holding, supervisor
+
+    if options.run_folder is not None:
+        holding.enrol(options.run_folder)
+    if options.model_digest is not None:
+        check_digest(options.model, options.model_digest)
+    return supervisor.supervise(
+        arguments, lines, deadline_s=options.deadline_s, watch_stdin=options.watch_stdin
+    )
+
+
+def check_digest(path: str, expected: str) -> None:
+    """Raise where a file is not the one of that SHA-256.
+
+    Raises:
+        RefusedError: it is another one, or cannot be read.
+    """
+    found = hashlib.sha256()
+    try:
+        with open(path, "rb") as stream:
+            for block in iter(lambda: stream.read(1 << 20), b""):
+                found.update(block)
+    except OSError as error:
+        raise RefusedError("digest", "{}: {}".format(path, error.strerror)) from error
+    if found.hexdigest() != expected:
+        raise RefusedError(
+            "digest",
+            "{} has the SHA-256 {}, not {}".format(path, found.hexdigest()[:12], expected[:12]),
+        )
+
+
+def hold(options: Any, emit: Emit) -> None:
+    """Keep the board; imported here, for trimmed images of Python lack what it needs."""
+    from edgekd.bench.agent import holding
+
+    holding.hold(options.home, options.owner, emit, options.silence_s)
+
+
+def kit(options: Any, emit: Emit) -> None:
+    """All that a plan asks for."""
+    from edgekd.bench.agent import kits
+
+    kits.run(options.plan, options.out, emit)
+
+
 def run(options: Any, emit: Emit) -> None:
     """Conditions, then the warm-up, then every call's time."""
     emit("conditions", **conditions.conditions_of(options.proc, options.sysfs))
-    call = _open(options, emit)
+    if options.runtime == "trtexec":
+        timing.run_trtexec(options, emit)
+        return
+    ready = _ready(options, emit)
     now = latency.clock()
     start_ns = now()
-    runtime.try_once(call)
+    runtime.try_once(ready.call)
     first_ns = now() - start_ns
-    warmup = latency.warm_up(call, options.warmup_min_s, options.warmup_max_s, now)
-    values_ns = latency.time_calls(call, options.seconds, options.max_runs, now)
+    warmup = latency.warm_up(ready.call, options.warmup_min_s, options.warmup_max_s, now)
+    late: Optional[int] = None
+    if options.fps is None:
+        values_ns = latency.time_calls(ready.call, options.seconds, options.max_runs, now)
+    else:
+        paced = latency.time_paced(ready.call, options.fps, options.seconds, options.max_runs, now)
+        values_ns, late = paced
     emit(
         "latency",
+        fps=options.fps,
+        late=late,
         warmup_s=warmup.seconds,
         warmup_runs=warmup.runs,
         stationary=warmup.stationary,
@@ -44,21 +116,31 @@ def run(options: Any, emit: Emit) -> None:
         clock_step_ns=latency.clock_step_ns(now),
         values_ns=values_ns,
     )
+    emit("after", **conditions.after(options.proc, options.sysfs))
 
 
 def measure_memory(options: Any, emit: Emit) -> None:
     """Bytes of this process at one stage; a fresh process for each keeps the stages apart."""
-    kept = [runtime.import_runtime()]
+    board_memory = memory.BoardMemory(options.proc)
+    kept: Any = running.import_only(options)
+    declared = None
     if options.stage != "runtime":
-        session = runtime.open_session(kept[0], options.model, options.threads)
-        kept.append(session)
+        kept = running.open_model(options)
+        declared = kept.declared
     if options.stage == "runs":
-        call = _call(kept[1], options)
-        runtime.try_once(call)
+        runtime.try_once(kept.call)
         for _ in range(RUNS_BEFORE_MEMORY):
-            call()
-        kept.append(call)
-    emit("memory", stage=options.stage, **memory.memory_of(options.proc))
+            kept.call()
+            board_memory.look()
+    board_memory.look()
+    emit(
+        "memory",
+        stage=options.stage,
+        arena=not options.no_arena,
+        declared=declared,
+        **dict(memory.memory_of(options.proc), **board_memory.grown()),
+    )
+    del kept  # held until here: what is measured is what it holds
 
 
 def measure_energy(options: Any, emit: Emit) -> None:
@@ -67,7 +149,7 @@ def measure_energy(options: Any, emit: Emit) -> None:
     if sensor is None:
         emit("no-energy", reason=reason)
         return
-    call = _open(options, emit)
+    call = _ready(options, emit).call
     runtime.try_once(call)
     now = latency.clock()
     latency.warm_up(call, options.warmup_min_s, options.warmup_max_s, now)
@@ -97,30 +179,25 @@ def build(options: Any, emit: Emit) -> None:
     building.build(options, emit)
 
 
+def probe(options: Any, emit: Emit) -> None:
+    """What the board is and has."""
+    from edgekd.bench.agent import probe as probing
+
+    emit("probe", **probing.probe(options.proc, options.sysfs, options.root))
+
+
+def _ready(options: Any, emit: Emit) -> running.Ready:
+    ready = running.open_model(options)
+    emit("session", runtime=ready.runtime, provider=ready.provider, inputs=ready.inputs)
+    return ready
+
+
 COMMANDS: Dict[str, Callable[[Any, Emit], None]] = {
+    "probe": probe,
     "run": run,
     "memory": measure_memory,
     "energy": measure_energy,
     "build": build,
+    "hold": hold,
+    "kit": kit,
 }
-
-
-def _open(options: Any, emit: Emit) -> Callable[[], None]:
-    module = runtime.import_runtime()
-    session = runtime.open_session(module, options.model, options.threads)
-    feed = runtime.make_inputs(session, options.inputs, options.seed, options.batch)
-    emit(
-        "session",
-        runtime="onnxruntime " + module.__version__,
-        provider=session.get_providers()[0],
-        inputs=[
-            {"name": name, "dtype": str(array.dtype), "shape": list(array.shape)}
-            for name, array in feed.items()
-        ],
-    )
-    return runtime.call_of(session, feed)
-
-
-def _call(session: Any, options: Any) -> Callable[[], None]:
-    feed = runtime.make_inputs(session, options.inputs, options.seed, options.batch)
-    return runtime.call_of(session, feed)

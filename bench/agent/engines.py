@@ -5,8 +5,9 @@ keyword below against the real modules by them. What only some versions have is 
 first, by name: numbers of flags differ between versions.
 """
 
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, NamedTuple, Optional
 
+from edgekd.bench.agent import values
 from edgekd.bench.agent.cuda import Cuda
 from edgekd.bench.agent.failures import RefusedError
 from edgekd.bench.agent.vectors import Tensor, Vectors
@@ -35,6 +36,14 @@ OLDEST = (8, 5)  # tensors have names there; older ones are left to trtexec
 TYPES = {"float32": "FLOAT", "int32": "INT32", "uint8": "UINT8"}
 
 Progress = Callable[[str, int, int], None]
+Opened = NamedTuple(
+    "Opened",
+    [
+        ("call", Callable[[], None]),
+        ("inputs", List[Dict[str, Any]]),
+        ("declared", Dict[str, Optional[int]]),  # bytes: "weights", "scratch"
+    ],
+)
 
 
 def import_tensorrt() -> Any:
@@ -244,6 +253,71 @@ def _answers(trt: Any, cuda: Cuda, plan: bytes, vectors: Vectors) -> List[List[b
             [cuda.copy_out(addresses[t.name], len(t.values[0])) for t in vectors.outputs]
         )
     return answers
+
+
+def open_engine(trt: Any, cuda: Cuda, plan: bytes, *, seed: int, batch: int) -> Opened:
+    """An engine ready to be called: values in, run, values out, synchronised.
+
+    Args:
+        trt: the module.
+        cuda: a device; what is allocated there stays until it is left.
+        plan: the engine.
+        seed: of the values of its inputs.
+        batch: where the engine leaves it open.
+
+    Raises:
+        RefusedError: it cannot be loaded here, or takes what cannot be made up.
+    """
+    words: List[str] = []
+    runtime: "Runtime" = trt.Runtime(_logger(trt, words))
+    engine: "ICudaEngine" = runtime.deserialize_cuda_engine(plan)
+    if engine is None:
+        raise refusal("TensorRT cannot load the engine", words)
+    context: "IExecutionContext" = engine.create_execution_context()
+    if context is None:
+        raise refusal("TensorRT cannot run the engine", words)
+    names = [engine.get_tensor_name(number) for number in range(engine.num_io_tensors)]
+    given, answers, told = [], [], []
+    # Inputs first: the shapes of outputs follow from theirs.
+    for name in sorted(
+        names, key=lambda each: engine.get_tensor_mode(each) != trt.TensorIOMode.INPUT
+    ):
+        dtype: "DataType" = engine.get_tensor_dtype(name)
+        if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT:
+            shape = [batch if size < 0 else size for size in engine.get_tensor_shape(name)]
+            context.set_input_shape(name, shape)
+            data = values.made(dtype.name, shape, seed)
+            address = cuda.allocate(len(data))
+            given.append((address, data))
+            told.append({"name": name, "dtype": values.NUMPY[dtype.name], "shape": shape})
+        else:
+            size = values.size_of(dtype.name, list(context.get_tensor_shape(name)))
+            address = cuda.allocate(size)
+            answers.append((address, size))
+        context.set_tensor_address(name, address)
+
+    def call() -> None:
+        for address, data in given:
+            cuda.copy_in(address, data)
+        if not context.execute_async_v3(cuda.stream):
+            raise refusal("TensorRT cannot run the engine", words)
+        cuda.wait()
+        for address, size in answers:
+            cuda.copy_out(address, size)
+
+    return Opened(call, told, _declared(trt, engine))
+
+
+def _declared(trt: Any, engine: "ICudaEngine") -> Dict[str, Optional[int]]:
+    weights: Optional[int] = None
+    if hasattr(trt, "EngineStat") and hasattr(engine, "get_engine_stat"):
+        weights = int(engine.get_engine_stat(trt.EngineStat.TOTAL_WEIGHTS_SIZE))
+    scratch: Optional[int] = None
+    if hasattr(engine, "device_memory_size_v2"):
+        scratch = int(engine.device_memory_size_v2)
+    elif hasattr(engine, "device_memory_size"):
+        scratch = int(engine.device_memory_size)
+    return {"weights": weights, "scratch": scratch}
 
 
 def _check_tensors(trt: Any, engine: "ICudaEngine", vectors: Vectors) -> None:

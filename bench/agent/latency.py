@@ -11,6 +11,8 @@ STEADY = 0.01
 MIN_WINDOW = 10
 
 Warmup = NamedTuple("Warmup", [("seconds", float), ("runs", int), ("stationary", bool)])
+# Late: calls that started more than a tenth of their period after they were due.
+Paced = NamedTuple("Paced", [("values_ns", List[int]), ("late", int)])
 
 
 def clock() -> Callable[[], int]:
@@ -81,3 +83,34 @@ def time_calls(
         values.append(end - start)
         if end >= end_at or len(values) >= max_runs:
             return values
+
+
+def time_paced(
+    call: Callable[[], None],
+    fps: float,
+    seconds: float,
+    max_runs: int,
+    now: Callable[[], int],
+    sleep: Callable[[float], None] = time.sleep,
+) -> Paced:
+    """Nanoseconds of each call where one is due every 1/fps seconds, as a camera's frames are.
+
+    Clocks and caches fall asleep between calls, so that these are often slower than back-to-back ones. A call that
+    ends after the next one is due makes that one start late; it is counted, and the schedule is kept.
+    """
+    period_ns = int(1e9 / fps)
+    values: List[int] = []
+    late = 0
+    begin = now()
+    while True:
+        due = begin + len(values) * period_ns
+        left = due - now()
+        if left > 0:
+            sleep(left / 1e9)
+        start = now()
+        late += start - due > period_ns // 10
+        call()
+        end = now()
+        values.append(end - start)
+        if end - begin >= seconds * 1e9 or len(values) >= max_runs:
+            return Paced(values, late)

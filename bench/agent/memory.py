@@ -4,6 +4,8 @@ import gc
 import os
 from typing import Dict, Optional, Union
 
+from edgekd.bench.agent import board
+
 # Private pages are this process's alone; their sum is the USS.
 _PRIVATE = ("Private_Clean", "Private_Dirty")
 
@@ -22,6 +24,38 @@ def memory_of(proc: str) -> Dict[str, Union[int, str, None]]:
     except (OSError, KeyError, ValueError) as error:
         reason = "{} cannot be read ({})".format(path, _cause(error))
     return {"pss": pss, "uss": uss, "peak_rss": _peak_rss(proc), "reason": reason}
+
+
+class BoardMemory:
+    """How far a board's memory shrinks: GPU and CPU of a Jetson share it, and no process owns all that it takes.
+
+    MemAvailable, not MemFree, which leaves out the page cache; NvMapMemUsed where the GPU's driver counts.
+    """
+
+    def __init__(self, proc: str) -> None:
+        self._proc = proc
+        self._before = self._least = board.memory_bytes(proc, "MemAvailable")
+        self._gpu_before = self._gpu_most = board.memory_bytes(proc, "NvMapMemUsed")
+
+    def look(self) -> None:
+        """Take the state of now into account."""
+        available = board.memory_bytes(self._proc, "MemAvailable")
+        gpu = board.memory_bytes(self._proc, "NvMapMemUsed")
+        if available is not None and self._least is not None:
+            self._least = min(self._least, available)
+        if gpu is not None and self._gpu_most is not None:
+            self._gpu_most = max(self._gpu_most, gpu)
+
+    def grown(self) -> Dict[str, Optional[int]]:
+        """Bytes since the start, at the worst; negative where others gave memory back meanwhile."""
+        return {
+            "board": None
+            if self._before is None or self._least is None
+            else self._before - self._least,
+            "gpu": None
+            if self._gpu_before is None or self._gpu_most is None
+            else self._gpu_most - self._gpu_before,
+        }
 
 
 def _peak_rss(proc: str) -> Optional[int]:

@@ -31,8 +31,14 @@ def import_runtime() -> Any:
     return onnxruntime
 
 
-def open_session(onnxruntime: Any, model: str, threads: int) -> Any:
+def open_session(onnxruntime: Any, model: str, threads: int, arena: bool = True) -> Any:
     """A session on the CPU with a fixed number of threads.
+
+    Args:
+        onnxruntime: the module.
+        model: the file.
+        threads: for one operator.
+        arena: whether memory is taken in growing blocks, which is the runtime's default and reserves too much.
 
     Raises:
         RefusedError: the file is no ONNX model, or the runtime cannot run it.
@@ -40,6 +46,7 @@ def open_session(onnxruntime: Any, model: str, threads: int) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    options.enable_cpu_mem_arena = arena
     try:
         return onnxruntime.InferenceSession(
             model, sess_options=options, providers=["CPUExecutionProvider"]

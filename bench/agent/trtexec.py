@@ -32,6 +32,10 @@ FLAGS: Dict[str, Tuple[Version, Optional[Version]]] = {
     "--iterations": ((8, 2), None),
     "--duration": ((8, 2), None),
     "--warmUp": ((8, 2), None),
+    "--exportTimes": ((8, 2), None),
+    "--includeDataTransfers": ((11, 0), None),
+    "--noSpinWait": ((11, 0), None),
+    "--noCudaGraph": ((11, 0), None),
     "--noTF32": ((8, 2), None),
     "--useDLACore": ((8, 2), None),
     "--allowGPUFallback": ((8, 2), None),
@@ -98,7 +102,7 @@ def tool_of(program: str) -> Tool:
 
 
 def _version(program: str) -> str:
-    _, lines = _run([program, "--help"])
+    _, lines = run([program, "--help"])
     for line in lines:
         found = _BANNER.search(line)
         if found:
@@ -164,9 +168,9 @@ def _build(program: str, version: Version, wish: Wish) -> Built:
             with open(cache, "wb") as stream:
                 stream.write(wish.timing_cache)
         flags = build_flags(version, wish, plan, cache)
-        code, lines = _run([program, *flags])
+        code, lines = run([program, *flags])
         if code or not os.path.exists(plan):
-            raise refusal("trtexec cannot build the engine", _errors(lines))
+            raise refusal("trtexec cannot build the engine", errors(lines))
         unpinned = (
             [] if has("--layerPrecisions", version) or wish.precision == "fp32" else wish.pinned
         )
@@ -188,9 +192,9 @@ def _answers(program: str, plan: bytes, vectors: Vectors) -> List[List[bytes]]:
                 given.append("{}:{}".format(tensor.name, path))
             flags = ["--loadEngine=" + engine, "--loadInputs=" + ",".join(given)]
             flags += ["--exportOutput=" + out, "--iterations=1", "--duration=0", "--warmUp=0"]
-            code, lines = _run([program, *flags])
+            code, lines = run([program, *flags])
             if code:
-                raise refusal("trtexec cannot run the engine", _errors(lines))
+                raise refusal("trtexec cannot run the engine", errors(lines))
             answers.append(_exported(out, vectors.outputs))
         return answers
 
@@ -212,7 +216,7 @@ def _packed(tensor: Tensor, values: List[Any]) -> bytes:
     return array.array(letter, [float(v) if letter == "f" else int(v) for v in values]).tobytes()
 
 
-def _run(command: List[str]) -> Tuple[int, List[str]]:
+def run(command: List[str]) -> Tuple[int, List[str]]:
     """The exit code, and all lines."""
     done = subprocess.run(
         command,
@@ -224,7 +228,7 @@ def _run(command: List[str]) -> Tuple[int, List[str]]:
     return done.returncode, done.stdout.decode("utf-8", "replace").splitlines()
 
 
-def _errors(lines: List[str]) -> List[str]:
+def errors(lines: List[str]) -> List[str]:
     found = [match.group(1) for match in map(_ERROR.search, lines) if match]
     return found or lines[-5:]
 

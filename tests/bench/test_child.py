@@ -6,7 +6,7 @@ import pytest
 
 from edgekd.bench import child
 from edgekd.bench.agent.failures import CODES
-from edgekd.bench.answers import PROTOCOL, EndAnswer, NoEnergyAnswer, ProgressAnswer
+from edgekd.bench.answers import PROTOCOL, Answer, EndAnswer, NoEnergyAnswer, ProgressAnswer
 from edgekd.errors import (
     DeviceError,
     IncompatibleError,
@@ -34,6 +34,8 @@ def saying(*lines, code=0) -> list[str]:
 def latency(**changes) -> str:
     fields = {
         "event": "latency",
+        "fps": None,
+        "late": None,
         "warmup_s": 0.1,
         "warmup_runs": 10,
         "stationary": True,
@@ -100,10 +102,14 @@ def test_answers_are_heard_as_they_come():
 
 
 def test_what_is_said_last_is_heard_too():
-    heard = []
+    heard: list[Answer] = []
     progress = json.dumps({"event": "progress", "phase": "p", "step": 2, "of": 2})
     child.ask(saying(progress, END), timeout_s=30, heard=heard.append)
-    assert [type(answer).__name__ for answer in heard] == ["HelloAnswer", "ProgressAnswer", "EndAnswer"]
+    assert [type(answer).__name__ for answer in heard] == [
+        "HelloAnswer",
+        "ProgressAnswer",
+        "EndAnswer",
+    ]
 
 
 @pytest.mark.parametrize("lines", [[], [latency()], [latency(), END, latency()]])

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgekd.bench import doubts
+from edgekd.bench import doubts, figures
 from edgekd.bench.answers import LatencyAnswer
 from edgekd.records import Conditions
 
@@ -34,6 +34,8 @@ def run(
 ) -> LatencyAnswer:
     return LatencyAnswer(
         event="latency",
+        fps=None,
+        late=None,
         warmup_s=0.5,
         warmup_runs=50,
         stationary=stationary,
@@ -103,6 +105,6 @@ def test_every_doubt_has_advice_and_stands_in_the_documents():
 
 
 def test_pooled_times_are_seconds_in_the_order_taken():
-    samples = doubts.pooled([run([3, 1]), run([2])])
+    samples = figures.pooled([run([3, 1]), run([2])])
     assert samples.values == pytest.approx((3e-9, 1e-9, 2e-9))
     assert samples.unit == "s"

@@ -4,7 +4,7 @@ import sys
 import numpy as np
 import pytest
 
-from edgekd.bench import child, local
+from edgekd.bench import access, child, measuring, questions
 from edgekd.bench.answers import PROTOCOL, Answer, EnergyAnswer
 from edgekd.bench.config import BenchConfig
 from edgekd.errors import DeviceError, IncompatibleError, InputFileError
@@ -27,14 +27,21 @@ def quick(**changes) -> BenchConfig:
     return BenchConfig(**{**vars(QUICK), **changes})
 
 
-def measured(model, config=QUICK, agent=local.AGENT) -> Measurements:
-    return local.measure(
-        model, precision="fp32", subject="tiny", is_target=False, config=config, agent=agent
+def measured(model, config=QUICK, agent=access.AGENT) -> Measurements:
+    (found,) = measuring.measure(
+        [measuring.Subject(model, "fp32", "tiny")],
+        is_target=lambda _: False,
+        access=access.LocalAccess(agent),
+        config=config,
     )
+    return found
 
 
 def ask_latency(model, config) -> list[Answer]:
-    return child.ask([*local.AGENT, *local.run_arguments(model, config)], timeout_s=60)
+    inputs = None if config.inputs is None else str(config.inputs)
+    placed = questions.Placed(str(model), None, inputs)
+    first = next(questions.questions([placed], config, "onnxruntime"))
+    return child.ask([*access.AGENT, *first.arguments], timeout_s=60)
 
 
 def test_a_model_is_measured(model, tmp_path):
@@ -84,7 +91,7 @@ def test_energy_of_a_constant_rail_is_its_power_times_the_time(model, tmp_path, 
         "curr1_input": 1400,
     }.items():
         write(rail / name, value)
-    command = [*local.AGENT, *("energy", "--model", str(model), "--sysfs", str(tmp_path))]
+    command = [*access.AGENT, *("energy", "--model", str(model), "--sysfs", str(tmp_path))]
     short = ["--seconds", "0.1", "--windows", "2", "--warmup-min-s", "0", "--warmup-max-s", "0.1"]
     answer = child.one(EnergyAnswer, child.ask([*command, *short], timeout_s=60))
     for window in answer.windows:

@@ -1,0 +1,514 @@
+"""A board over ssh: the system's OpenSSH, an agent pushed by its digest, nothing left behind.
+
+On the board there is one folder, `~/.cache/edgekd` (or under `XDG_CACHE_HOME`). Agents, models and vectors lie in its
+`store` by their SHA-256 and stay, so that a second run sends nothing; what belongs to one contact is in `runs`, and is
+removed at its end, or at the next contact if the link was cut. A lock lets one host in at a time.
+"""
+
+import contextlib
+import getpass
+import logging
+import os
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Annotated, Final
+from urllib.parse import urlsplit
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from edgekd.bench import child
+from edgekd.bench.answers import (
+    PROTOCOL,
+    Answer,
+    HeldAnswer,
+    HelloAnswer,
+    RefusedAnswer,
+    Text,
+    Whole,
+    printable,
+    read_answer,
+)
+from edgekd.bench.archive import agent_archive
+from edgekd.errors import DeviceError, IntegrityError, MissingToolError, UsageError
+from edgekd.files import digest_of
+from edgekd.records import record
+
+logger = logging.getLogger(__name__)
+
+CONNECT_S: Final = 15
+CONTACT_S: Final = 60.0
+PUSH_S: Final = 3600.0
+HEARTBEAT_S: Final = 5.0
+SLACK_BYTES: Final = 16 * 2**20  # to be left free on the board
+OLDEST_PYTHON: Final = (3, 6)
+SSH_FAILED: Final = 255  # ssh's own code: everything else is the remote command's
+_HOST: Final = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9_.:%-]*$")
+_USER: Final = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9_.@-]*$")
+
+# What OpenSSH says, and what to do about it.
+_REASONS: Final = (
+    ("REMOTE HOST IDENTIFICATION HAS CHANGED", "its host key is another one than before. If the board was set up "
+     "anew, remove the old key: ssh-keygen -R {host}; else somebody may stand between"),
+    ("Host key verification failed", "its host key is not known here. Look at it once: ssh {url}, or ssh-keyscan"),
+    ("Permission denied", "the user or the key is wrong: BatchMode asks for no password. Try: ssh {url}"),
+    ("Could not resolve hostname", "no such name. Check the address, or ~/.ssh/config"),
+    ("No route to host", "there is no route to it. Is it switched on, and in this network?"),
+    ("Network is unreachable", "there is no route to it. Is it switched on, and in this network?"),
+    ("Connection refused", "nothing answers there. Does sshd run on that port?"),
+    ("Connection timed out", "it does not answer. Is it switched on, and in this network?"),
+    ("timed out", "the link was lost"),
+    ("Connection reset", "the link was lost"),
+    ("Broken pipe", "the link was lost"),
+    ("closed by remote host", "the link was lost"),
+    ("not responding", "the link was lost"),
+)  # fmt: skip
+
+# Run by whichever Python the board has; it must be readable by old ones too, for these to say that they are old.
+_CONTACT: Final = """
+import json, os, sys
+home = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache"), "edgekd")
+missing = []
+for name in ("argparse", "ctypes", "fcntl", "hashlib", "json", "select", "subprocess", "zipimport"):
+    try:
+        __import__(name)
+    except ImportError:
+        missing.append(name)
+try:
+    store = sorted(os.listdir(os.path.join(home, "store")))
+except OSError:
+    store = []
+sys.stdout.write(json.dumps({"home": home, "python": list(sys.version_info[:3]), "missing": missing, "store": store}))
+"""
+_PUSH: Final = (
+    """
+import hashlib, os, sys
+home, digest, size = sys.argv[1], sys.argv[2], int(sys.argv[3])
+store = os.path.join(home, "store")
+os.makedirs(store, 0o700, exist_ok=True)
+space = os.statvfs(store)
+free = space.f_bavail * space.f_frsize
+if free < size + SLACK:
+    sys.stderr.write("edgekd: no space: %d bytes are free, %d are needed\\n" % (free, size))
+    sys.exit(73)
+part = os.path.join(store, ".part-" + digest + "-" + str(os.getpid()))
+found = hashlib.sha256()
+try:
+    with open(part, "wb") as stream:
+        for block in iter(lambda: sys.stdin.buffer.read(1 << 16), b""):
+            found.update(block)
+            stream.write(block)
+        stream.flush()
+        os.fsync(stream.fileno())
+    if found.hexdigest() != digest:
+        sys.stderr.write("edgekd: cut: what came has another digest\\n")
+        sys.exit(74)
+    os.rename(part, os.path.join(store, digest))
+except OSError as error:
+    sys.stderr.write("edgekd: no space: %s\\n" % error)
+    sys.exit(73)
+finally:
+    if os.path.exists(part):
+        os.unlink(part)
+"""
+).replace("SLACK", str(SLACK_BYTES))
+_CLEAR: Final = """
+import os, shutil, sys
+home = sys.argv[1]
+for name in ("store", "engines", "runs"):
+    shutil.rmtree(os.path.join(home, name), ignore_errors=True)
+for name in ("lock",):
+    if os.path.exists(os.path.join(home, name)):
+        os.unlink(os.path.join(home, name))
+os.rmdir(home)
+"""
+_NO_SPACE: Final = 73
+_CUT: Final = 74
+_NO_PYTHON: Final = 127
+PYTHONS: Final = ("python3", "/usr/bin/python3", "/usr/local/bin/python3")
+
+
+@record
+class _Contact:
+    home: Text
+    python: Annotated[tuple[Whole, ...], Field(min_length=3, max_length=3)]
+    missing: Annotated[tuple[Text, ...], Field(max_length=16)]
+    store: Annotated[tuple[Text, ...], Field(max_length=100_000)]
+
+
+@dataclass(frozen=True)
+class Address:
+    """`ssh://user@host:port`; what is left out is ssh's configuration's."""
+
+    host: str
+    user: str | None = None
+    port: int | None = None
+
+    @property
+    def url(self) -> str:
+        user = f"{self.user}@" if self.user else ""
+        return f"ssh://{user}{self.host}{f':{self.port}' if self.port else ''}"
+
+    @property
+    def words(self) -> list[str]:
+        """As arguments of ssh: the destination last."""
+        port = ["-p", str(self.port)] if self.port else []
+        return [*port, f"{self.user}@{self.host}" if self.user else self.host]
+
+
+def read_address(text: str) -> Address:
+    """An address of a board.
+
+    Raises:
+        UsageError: it is none.
+    """
+    try:
+        parts = urlsplit(text if "://" in text else f"ssh://{text}")
+        host, user, port = parts.hostname or "", parts.username, parts.port
+    except ValueError as error:
+        raise UsageError(f"--device {printable(text)}: {error}.") from error
+    good = parts.scheme == "ssh" and parts.path in {"", "/"} and not parts.query
+    # A name that begins with a dash would be an option of ssh.
+    if not (
+        good and _HOST.match(host) and parts.password is None and (not user or _USER.match(user))
+    ):
+        raise UsageError(
+            f"--device {printable(text)}: no address of a board. Give ssh://user@host, with :port where it is not 22; "
+            "keys and jump hosts are taken from ~/.ssh/config."
+        )
+    return Address(host=host, user=user, port=port)
+
+
+class SshAccess:
+    """A board that is held: locked, with its agent there, until the block ends."""
+
+    def __init__(self, address: Address, *, options: Sequence[str] = ()) -> None:
+        """Reach nothing yet.
+
+        Args:
+            address: of the board.
+            options: more words for ssh, before the destination.
+        """
+        self.address = address
+        self.sent: list[tuple[str, int]] = []  # names and bytes of what was pushed
+        self._options = tuple(options)
+        self._folder = ""
+        self._stack = contextlib.ExitStack()
+        self._python = ""
+        self._agent = ""
+        self._home = ""
+        self._store: set[str] = set()
+        self._run_folder = ""
+
+    @property
+    def name(self) -> str:
+        return self.address.url
+
+    def __enter__(self) -> "SshAccess":
+        """Contact the board, push the agent, take the lock.
+
+        Raises:
+            DeviceError: it cannot be reached, its disk is full, or somebody else has it.
+            MissingToolError: no ssh here, or no usable Python there.
+        """
+        if shutil.which("ssh") is None:
+            raise MissingToolError(
+                "ssh is not installed here. On Debian: apt install openssh-client"
+            )
+        with self._stack:
+            # A short name: the path of a socket has at most 107 bytes.
+            self._folder = self._stack.enter_context(
+                tempfile.TemporaryDirectory(prefix="ekd-", dir="/tmp")
+            )
+            self._connect()
+            self._contact()
+            archive = Path(self._folder, "agent.pyz")
+            archive.write_bytes(agent_archive())
+            self._agent = self.place(archive)
+            self._hold()
+            self._stack = self._stack.pop_all()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def place(self, file: Path) -> str:
+        digest = digest_of(file)
+        if digest in self._store:
+            return f"{self._home}/store/{digest}"
+        with file.open("rb") as stream:
+            return self._send(file.name, digest, file.stat().st_size, stream)
+
+    def engine_path(self, name: str) -> str:
+        return f"{self._home}/engines/{name}"
+
+    def ask(
+        self,
+        arguments: Sequence[str],
+        *,
+        timeout_s: float,
+        environment: Mapping[str, str] | None = None,
+        heard: Callable[[Answer], None] | None = None,
+    ) -> list[Answer]:
+        command = [
+            *("env", *(f"{name}={value}" for name, value in (environment or {}).items())),
+            *(self._python, self._agent, *arguments),
+            *("--run-folder", self._run_folder, "--watch-stdin", "--deadline-s", f"{timeout_s:g}"),
+        ]
+        return child.ask(
+            self._ssh(command),
+            timeout_s=timeout_s + CONNECT_S,
+            heard=heard,
+            explain=self._explain,
+            hold_stdin=True,
+        )
+
+    def clear(self) -> None:
+        """Remove all that edgekd keeps on the board, and let it go.
+
+        Raises:
+            DeviceError: it was lost.
+        """
+        self._let_go()
+        self._run([self._python, "-c", _CLEAR, self._home])
+        self._store.clear()
+
+    # --- the steps of a contact ----------------------------------------------------------------
+
+    def _connect(self) -> None:
+        """One connection, in a process of its own, that all others go through."""
+        errors = self._stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - the stack closes it
+        master = subprocess.Popen(
+            ["ssh", "-N", "-T", *self._settings(master=True), *self.address.words],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            start_new_session=True,  # an interrupt is for this program, which then cleans up through it
+        )
+        self._stack.callback(_ended, master)
+        deadline = time.monotonic() + 2 * CONNECT_S
+        while not Path(self._socket).exists():
+            if master.poll() is not None:
+                errors.seek(0)
+                self._explain(SSH_FAILED, errors.read(8192).decode(errors="replace"))
+            if time.monotonic() > deadline:
+                raise DeviceError(f"{self.name} did not answer within {2 * CONNECT_S:g} s.")
+            time.sleep(0.02)
+
+    def _contact(self) -> None:
+        tries = "; ".join(
+            f'command -v {name} >/dev/null 2>&1 && exec {name} -c "$c"' for name in PYTHONS
+        )
+        script = f"c={shlex.quote(_CONTACT)}; {tries}; exit {_NO_PYTHON}"
+        done = self._run(["sh", "-c", script], codes={0, _NO_PYTHON})
+        if done.returncode == _NO_PYTHON:
+            raise MissingToolError(f"{self.name} has no Python 3; the agent needs 3.6 or newer.")
+        try:
+            found = TypeAdapter(_Contact).validate_json(done.stdout, strict=False)
+        except ValidationError as error:
+            said = printable(done.stdout[:80].decode(errors="replace"))
+            raise DeviceError(
+                f"{self.name} answered nonsense: {said!r}. Does its shell print something at login?"
+            ) from error
+        version = ".".join(map(str, found.python))
+        if found.python[:2] < OLDEST_PYTHON:
+            raise MissingToolError(
+                f"{self.name} has Python {version}; the agent needs 3.6 or newer."
+            )
+        if found.missing:
+            raise MissingToolError(
+                f"{self.name}: its Python {version} lacks {', '.join(found.missing)}. Install the whole of it (Debian: "
+                "apt install python3; Yocto: python3-modules)."
+            )
+        self._python = f"{PYTHONS[0]}"
+        self._home = found.home
+        self._store = {name for name in found.store if re.fullmatch(r"[0-9a-f]{64}", name)}
+
+    def _send(self, name: str, digest: str, size: int, stream: IO[bytes]) -> str:
+        logger.info("%s: sending %s, %d bytes", self.name, name, size)
+        command = [self._python, "-c", _PUSH, self._home, digest, str(size)]
+        done = self._run(command, given=stream, codes={0, _NO_SPACE, _CUT}, timeout_s=PUSH_S)
+        if done.returncode == _NO_SPACE:
+            said = (
+                printable(done.stderr.decode(errors="replace")).partition("no space: ")[2].strip()
+            )
+            raise DeviceError(
+                f"{self.name} has no room for {name} ({said}). Make room, or: edgekd bench clean --device {self.name}"
+            )
+        if done.returncode == _CUT:
+            raise IntegrityError(f"{name} did not arrive whole at {self.name}. Try again.")
+        self._store.add(digest)
+        self.sent.append((name, size))
+        return f"{self._home}/store/{digest}"
+
+    def _hold(self) -> None:
+        owner = f"{getpass.getuser()}@{socket.gethostname()} (process {os.getpid()})"
+        command = [self._python, self._agent, "hold", "--home", self._home, "--owner", owner]
+        errors = self._stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - the stack closes it
+        holder = subprocess.Popen(
+            self._ssh([*command, "--protocol", str(PROTOCOL)]),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            start_new_session=True,
+        )
+        self._holder = holder
+        self._silent = threading.Event()
+        self._stack.callback(self._let_go)
+        watch = threading.Timer(CONTACT_S, holder.kill)
+        watch.start()
+        try:
+            held = self._greeted(holder)
+        finally:
+            watch.cancel()
+        if held is None:
+            holder.wait()
+            errors.seek(0)
+            self._explain(holder.returncode, errors.read(4096).decode(errors="replace"))
+            raise DeviceError(f"{self.name}: the agent did not take the board.")
+        if held.cleaned:
+            logger.info("%s: %d contacts were cut before; cleaned up", self.name, held.cleaned)
+        self._run_folder = held.folder
+        threading.Thread(target=self._beat, daemon=True).start()
+
+    def _greeted(self, holder: subprocess.Popen[bytes]) -> HeldAnswer | None:
+        assert holder.stdout is not None
+        for number, line in enumerate(holder.stdout, start=1):
+            answer = read_answer(line, number)
+            match answer:
+                case HeldAnswer():
+                    return answer
+                case RefusedAnswer():
+                    raise DeviceError(f"{self.name}: {answer.message}. Wait, or ask them.")
+                case HelloAnswer() if answer.protocol == PROTOCOL:
+                    continue
+                case _:
+                    raise DeviceError(f"{self.name}: the agent answered nonsense.")
+        return None
+
+    def _beat(self) -> None:
+        """Tell the board now and then that this host is there."""
+        assert self._holder.stdin is not None
+        while not self._silent.wait(HEARTBEAT_S):
+            try:
+                self._holder.stdin.write(b"\n")
+                self._holder.stdin.flush()
+            except (OSError, ValueError):
+                return  # the next question will find the link cut, and say so
+
+    def _let_go(self) -> None:
+        """Close the pipe that holds the board, and wait until it is clean."""
+        self._silent.set()
+        if self._holder.poll() is None:
+            with contextlib.suppress(OSError, ValueError):
+                assert self._holder.stdin is not None
+                self._holder.stdin.close()
+            try:
+                self._holder.wait(CONNECT_S)
+            except subprocess.TimeoutExpired:
+                logger.warning("%s: not reached any more; the next contact cleans it up", self.name)
+                self._holder.kill()
+                self._holder.wait()
+        if self._holder.stdout is not None:
+            self._holder.stdout.close()
+
+    # --- ssh ------------------------------------------------------------------------------------
+
+    @property
+    def _socket(self) -> str:
+        return f"{self._folder}/c"
+
+    def _settings(self, *, master: bool = False) -> list[str]:
+        """Of every call: no question is asked, no key taken on trust, one connection for all."""
+        chosen = {
+            "BatchMode": "yes",
+            "StrictHostKeyChecking": "yes",
+            "ConnectTimeout": str(CONNECT_S),
+            "ServerAliveInterval": "5",
+            "ServerAliveCountMax": "3",
+            "ControlMaster": "yes" if master else "no",
+            "ControlPath": self._socket,
+            "ControlPersist": "no",
+            "LogLevel": "ERROR",
+        }
+        words = [word for name, value in chosen.items() for word in ("-o", f"{name}={value}")]
+        return [*words, *self._options]
+
+    def _ssh(self, command: Sequence[str]) -> list[str]:
+        """A command there; ssh joins its words and the remote shell splits them, so each is quoted."""
+        words = ["ssh", "-T", *self._settings(), *self.address.words, "--"]
+        return [*words, "exec", *map(shlex.quote, command)]
+
+    def _run(
+        self,
+        command: Sequence[str],
+        *,
+        given: IO[bytes] | None = None,
+        codes: set[int] | None = None,
+        timeout_s: float = CONTACT_S,
+    ) -> subprocess.CompletedProcess[bytes]:
+        """A short command on the board.
+
+        Raises:
+            DeviceError: it cannot be reached, or the command failed.
+        """
+        try:
+            done = subprocess.run(
+                self._ssh(command),
+                stdin=given or subprocess.DEVNULL,
+                capture_output=True,
+                check=False,
+                timeout=timeout_s,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise DeviceError(f"{self.name} did not answer within {timeout_s:g} s.") from error
+        if done.returncode not in (codes or {0}):
+            said = done.stderr.decode(errors="replace")
+            self._explain(done.returncode, said)
+            raise DeviceError(
+                f"{self.name}: a command failed with code {done.returncode}: {_last(said)}"
+            )
+        return done
+
+    def _explain(self, code: int, said: str) -> None:
+        """Raise where ssh itself failed, in words that help."""
+        if code != SSH_FAILED:
+            return
+        for words, advice in _REASONS:
+            if words.lower() in said.lower():
+                host = (
+                    f"[{self.address.host}]:{self.address.port}"
+                    if self.address.port
+                    else self.address.host
+                )
+                raise DeviceError(
+                    f"{self.name}: {advice.format(host=host, url=self.name)}.{_quoted(said)}"
+                )
+        raise DeviceError(f"{self.name}: ssh failed, or the link was lost.{_quoted(said)}")
+
+
+def _ended(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    process.wait()
+
+
+def _last(said: str) -> str:
+    lines = [printable(line) for line in said.splitlines() if line.strip()]
+    return lines[-1] if lines else "it said nothing"
+
+
+def _quoted(said: str) -> str:
+    lines = [
+        printable(line)
+        for line in said.splitlines()
+        if line.strip() and "Its last words" not in line
+    ]
+    return f"\n  {lines[-1].strip()}" if lines else ""
