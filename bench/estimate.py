@@ -242,9 +242,7 @@ def notes(network: Network, fit: BoardFit) -> tuple[str, ...]:
 def hangs_on(work: latency.Work, constants: Constants) -> tuple[Computing, ...]:
     """Kinds of kernels that take more than a little of the time."""
     return tuple(
-        kind
-        for kind, share in latency.shares_of_kinds(work, constants).items()
-        if share > RELIES
+        kind for kind, share in latency.shares_of_kinds(work, constants).items() if share > RELIES
     )
 
 

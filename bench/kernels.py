@@ -26,27 +26,24 @@ import onnx
 Kind: TypeAlias = Literal["dense3x3", "dense", "grouped", "product", "pointwise", "pool", "copy"]
 Shape: TypeAlias = tuple[int, ...]
 
-VIEWS: Final = frozenset(
-    "Reshape Flatten Squeeze Unsqueeze Identity Dropout Cast CastLike QuantizeLinear DequantizeLinear".split()
-)
+_VIEWS: Final = "Reshape Flatten Squeeze Unsqueeze Identity Dropout Cast CastLike QuantizeLinear DequantizeLinear"
 # Their answer is a shape or a size, which is known before anything runs.
-SHAPES: Final = frozenset("Shape Size ConstantOfShape Range Constant".split())
-POINTWISE: Final = frozenset(
-    (
-        "Abs Add BatchNormalization Ceil Celu Clip Div Elu Equal Erf Exp Floor Gelu Greater "
-        "GreaterOrEqual HardSigmoid HardSwish LeakyRelu Less LessOrEqual Log Max Mean Min Mish Mul Neg Not "
-        "PRelu Pow Reciprocal Relu Round Selu Sigmoid Sign Softplus Softsign Sqrt Sub Sum Swish Tan Tanh Where"
-    ).split()
+_SHAPES: Final = "Shape Size ConstantOfShape Range Constant"
+_POINTWISE: Final = (
+    "Abs Add BatchNormalization Ceil Celu Clip Div Elu Equal Erf Exp Floor Gelu Greater "
+    "GreaterOrEqual HardSigmoid HardSwish LeakyRelu Less LessOrEqual Log Max Mean Min Mish Mul Neg Not "
+    "PRelu Pow Reciprocal Relu Round Selu Sigmoid Sign Softplus Softsign Sqrt Sub Sum Swish Tan Tanh Where"
 )
-POOLS: Final = frozenset(
-    (
-        "AveragePool GlobalAveragePool GlobalMaxPool GroupNormalization InstanceNormalization LRN "
-        "LayerNormalization LogSoftmax MaxPool ReduceL2 ReduceMax ReduceMean ReduceMin ReduceSum ArgMax TopK "
-        "RMSNormalization Softmax"
-    ).split()
+_POOLS: Final = (
+    "AveragePool GlobalAveragePool GlobalMaxPool GroupNormalization InstanceNormalization LRN "
+    "LayerNormalization LogSoftmax MaxPool ReduceL2 ReduceMax ReduceMean ReduceMin ReduceSum ArgMax TopK "
+    "RMSNormalization Softmax"
 )
-COPIES: Final = frozenset(
-    "DepthToSpace Expand Gather Pad Resize Slice SpaceToDepth Split Tile Transpose Upsample".split()
+_COPIES: Final = (
+    "DepthToSpace Expand Gather Pad Resize Slice SpaceToDepth Split Tile Transpose Upsample"
+)
+VIEWS, SHAPES, POINTWISE, POOLS, COPIES = (
+    frozenset(names.split()) for names in (_VIEWS, _SHAPES, _POINTWISE, _POOLS, _COPIES)
 )
 PRODUCTS: Final = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul"))
 
@@ -76,6 +73,11 @@ class Folding:
         graph: nodes only; control flow inside of nodes is not looked at.
         shapes: of every value that is computed or put in.
         constants: names of weights and other initialisers.
+
+    Raises:
+        KeyError: a size is not known.
+        IndexError: an operator lacks an input or a dimension.
+        ValueError: weights are for other channels than they get.
     """
 
     def __init__(
@@ -87,7 +89,6 @@ class Folding:
         self.kernels: list[Kernel] = []
         self._same: dict[str, str] = {}  # a view, and what it is a view of
         self._made_by: dict[str, int] = {}  # value: place in kernels
-        self._weights = frozenset(constants)
         nodes = [node for node in graph.node if not self._is_constant(node)]
         self._readers: defaultdict[str, list[onnx.NodeProto]] = defaultdict(list)
         for node in nodes:
@@ -168,6 +169,12 @@ class Folding:
             )
         shape = self.shapes[node.input[1]]
         groups = next((each.i for each in node.attribute if each.name == "group"), 1)
+        channels = shape[0] if node.op_type == "ConvTranspose" else shape[1] * groups
+        taken = self.shapes[node.input[0]][1]
+        if groups < 1 or channels != taken:
+            raise ValueError(
+                f"{node.op_type} {node.name!r} is for {channels} channels and gets {taken}"
+            )
         if node.op_type == "Conv":
             out_channels, in_channels = shape[0] // groups, shape[1]
             macs = outputs * in_channels * prod(shape[2:])
@@ -208,9 +215,7 @@ class Folding:
         # The last kernel: what the others made is there when it runs.
         host, place = max(hosts.items(), key=lambda pair: pair[1])
         read = sum(
-            self._size(name)
-            for name in given
-            if name != host and self._made_by.get(name) != place
+            self._size(name) for name in given if name != host and self._made_by.get(name) != place
         )
         kernel = self.kernels[place]
         self.kernels[place] = replace(

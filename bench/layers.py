@@ -69,6 +69,8 @@ def network_of(model: onnx.ModelProto, *, origin: str) -> Network:
     names = frozenset(constants)
     try:
         folded = Folding(graph, shapes=shapes, constants=names)
+    except ValueError as error:
+        raise InputFileError(f"{origin}: {error}; the file is damaged.") from error
     except (KeyError, IndexError) as error:
         raise InputFileError(
             f"{origin}: an operator lacks an input or a size ({error}); the file is damaged, or a size "

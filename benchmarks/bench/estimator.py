@@ -222,7 +222,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--shared", type=Path, default=REPOSITORY.parent / "shared")
     parser.add_argument("--check", action="store_true", help="write nothing")
-    parser.add_argument("--nested", action="store_true", help="also choose the tiles without the row")
+    parser.add_argument(
+        "--nested", action="store_true", help="also choose the tiles without the row"
+    )
     options = parser.parse_args()
     shipped, baseline, networks = made(options.shared)
     lines = table(shipped, baseline)

@@ -28,7 +28,14 @@ class Conv(nn.Module):
     """Convolution, batch normalisation, SiLU."""
 
     def __init__(
-        self, taken: int, given: int, kernel: int = 1, *, stride: int = 1, groups: int = 1, act: bool = True
+        self,
+        taken: int,
+        given: int,
+        kernel: int = 1,
+        *,
+        stride: int = 1,
+        groups: int = 1,
+        act: bool = True,
     ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(taken, given, kernel, stride, kernel // 2, groups=groups, bias=False)
@@ -70,7 +77,9 @@ class C3k2(nn.Module):
         self.first = Conv(taken, 2 * self.hidden)
         self.last = Conv((2 + count) * self.hidden, given)
         self.inner = nn.ModuleList(
-            C3k(self.hidden, self.hidden) if deep else Bottleneck(self.hidden, self.hidden, inside=0.5)
+            C3k(self.hidden, self.hidden)
+            if deep
+            else Bottleneck(self.hidden, self.hidden, inside=0.5)
             for _ in range(count)
         )
 
@@ -88,7 +97,10 @@ class Attention(nn.Module):
         self.width = channels // self.heads
         self.key = self.width // 2
         self.qkv = Conv(channels, channels + 2 * self.key * self.heads, act=False)
-        self.proj, self.position = Conv(channels, channels, act=False), Conv(channels, channels, 3, groups=channels, act=False)
+        self.proj, self.position = (
+            Conv(channels, channels, act=False),
+            Conv(channels, channels, 3, groups=channels, act=False),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         batch, channels, height, width = x.shape
@@ -106,7 +118,9 @@ class C2PSA(nn.Module):
         self.first, self.last = Conv(channels, channels), Conv(channels, channels)
         self.attention = nn.ModuleList(Attention(self.hidden) for _ in range(count))
         self.mlp = nn.ModuleList(
-            nn.Sequential(Conv(self.hidden, 2 * self.hidden), Conv(2 * self.hidden, self.hidden, act=False))
+            nn.Sequential(
+                Conv(self.hidden, 2 * self.hidden), Conv(2 * self.hidden, self.hidden, act=False)
+            )
             for _ in range(count)
         )
 
@@ -135,12 +149,16 @@ class Head(nn.Module):
         super().__init__()
         box, score = max(16, levels[0] // 4, 4 * BINS), max(levels[0], min(CLASSES, 100))
         self.boxes = nn.ModuleList(
-            nn.Sequential(Conv(c, box, 3), Conv(box, box, 3), nn.Conv2d(box, 4 * BINS, 1)) for c in levels
+            nn.Sequential(Conv(c, box, 3), Conv(box, box, 3), nn.Conv2d(box, 4 * BINS, 1))
+            for c in levels
         )
         self.scores = nn.ModuleList(
             nn.Sequential(
-                Conv(c, c, 3, groups=c), Conv(c, score),
-                Conv(score, score, 3, groups=score), Conv(score, score), nn.Conv2d(score, CLASSES, 1),
+                Conv(c, c, 3, groups=c),
+                Conv(c, score),
+                Conv(score, score, 3, groups=score),
+                Conv(score, score),
+                nn.Conv2d(score, CLASSES, 1),
             )
             for c in levels
         )
@@ -168,9 +186,20 @@ class YOLO11(nn.Module):
 
         self.down = nn.ModuleList(
             (
-                nn.Sequential(Conv(3, w[0], 3, stride=2), Conv(w[0], w[1], 3, stride=2), block(w[1], w[2], share=0.25), Conv(w[2], w[2], 3, stride=2), block(w[2], w[3], share=0.25)),
+                nn.Sequential(
+                    Conv(3, w[0], 3, stride=2),
+                    Conv(w[0], w[1], 3, stride=2),
+                    block(w[1], w[2], share=0.25),
+                    Conv(w[2], w[2], 3, stride=2),
+                    block(w[2], w[3], share=0.25),
+                ),
                 nn.Sequential(Conv(w[3], w[3], 3, stride=2), block(w[3], w[3], always=True)),
-                nn.Sequential(Conv(w[3], w[4], 3, stride=2), block(w[4], w[4], always=True), SPPF(w[4]), C2PSA(w[4], n)),
+                nn.Sequential(
+                    Conv(w[3], w[4], 3, stride=2),
+                    block(w[4], w[4], always=True),
+                    SPPF(w[4]),
+                    C2PSA(w[4], n),
+                ),
             )
         )
         self.up = nn.ModuleList((block(w[4] + w[3], w[3]), block(w[3] + w[3], w[2])))
