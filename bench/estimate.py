@@ -35,6 +35,7 @@ FILE: Final = Path(__file__).parent / "estimator.json"
 CONFIDENCE: Final = 0.9
 WIDEST: Final = 0.5  # a wider interval is no estimate, and is refused
 RELIES: Final = 0.05  # of the device's time: above it, an estimate hangs on that kind of kernel
+CALL: Final = 0.2  # of an estimate: above it, a reader should know
 NO_ENERGY: Final = (
     "no energy is estimated: the rows with a measured energy on TensorRT are of two networks (ResNet-50 "
     "and RetinaNet, INT8, at the wall), too few to leave one out, and those of other runtimes do "
@@ -220,6 +221,12 @@ def notes(network: Network, fit: BoardFit) -> tuple[str, ...]:
     if network.input_shape[0] != 1:
         said.append(f"batch {network.input_shape[0]}; every measurement is of batch 1")
     work = latency.work_of(network.kernels, fit.machine, fit.precision)
+    share = fit.constants.call_s / latency.latency_s(work, fit.constants)
+    if share > CALL:
+        said.append(
+            f"{share:.0%} of it is what the loop of the measurements costs a call ({fit.constants.call_s * 1e3:.1f} ms); "
+            "one without Python costs less"
+        )
     for kind in hangs_on(work, fit.constants):
         families = sorted(fit.families_with(kind))
         if len(families) == 1 and len(fit.families) > 1:

@@ -5,7 +5,7 @@ board's rows do not have takes its share of peak from other boards. Priors are r
 such devices do, set before the fit; a row weighs as an error of 10 %.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -110,10 +110,13 @@ def fit(rows: Sequence[Row], works: Mapping[Row, Work], boards: tuple[str, ...])
 
 
 def _slope(
-    misses: object, values: Vector, missed: Vector, rows: Sequence[Row], boards: tuple[str, ...]
+    misses: Callable[[Vector], Vector],
+    values: Vector,
+    missed: Vector,
+    rows: Sequence[Row],
+    boards: tuple[str, ...],
 ) -> Vector:
     """Derivatives (rows, values); a board's deviation acts on its rows as the shared value does."""
-    assert callable(misses)
     slope = np.zeros((len(rows), len(values)))
     for place in range(len(NAMES)):
         moved = values.copy()
