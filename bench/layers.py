@@ -59,6 +59,8 @@ def network_of(model: onnx.ModelProto, *, origin: str) -> Network:
     except (shape_inference.InferenceError, checker.ValidationError, RuntimeError) as error:
         first = str(error).strip().splitlines()[0]
         raise InputFileError(f"{origin}: the sizes of its tensors do not fit ({first}).") from error
+    except ValueError as error:  # text that is none, a type that there is not
+        raise InputFileError(f"{origin}: the file is damaged ({error}).") from error
     inside = sorted({node.op_type for node in graph.node} & _CONTROL_FLOW)
     if inside:
         raise InputFileError(

@@ -232,3 +232,15 @@ def test_weights_in_a_file_beside_are_not_needed(tmp_path):
     )
     (tmp_path / "w").unlink()
     assert read_network(tmp_path / "apart.onnx") == read_network(tmp_path / "m.onnx")
+
+
+def test_damaged_files_are_refused_or_read(tmp_path):
+    whole = save_convolution(tmp_path / "m.onnx", ["N", 3, 16, 16]).read_bytes()
+    draw = np.random.default_rng(0)
+    for _ in range(300):
+        damaged = bytearray(whole)
+        for place in draw.integers(len(whole), size=3):
+            damaged[place] = draw.integers(256)
+        (tmp_path / "m.onnx").write_bytes(damaged)
+        with contextlib.suppress(InputFileError):  # and nothing else
+            read_network(tmp_path / "m.onnx")
