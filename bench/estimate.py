@@ -173,9 +173,9 @@ def estimate_latency(network: Network, target: Target, precision: Precision) -> 
         unit="s",
         confidence=CONFIDENCE,
         basis=(
-            f"{len(fit.rows)} published measurements of {len(fit.families)} families "
-            f"({', '.join(fit.families)}) on {fit.board}, {precision}; with a family left out, "
-            f"{len(rows)} of them are missed by {np.median(errors(rows)):.0%} (median)"
+            f"{len(fit.rows)} published measurements on {fit.board} in {fit.precision} "
+            f"({', '.join(fit.families)}); the {len(rows)} that speak for this network are missed by "
+            f"{np.median(errors(rows)):.0%} (median) by a fit without their family"
         ),
         model=estimator().version,
     )
@@ -207,12 +207,15 @@ def estimate_model(path: Path, target: Target, precision: Precision) -> ModelEst
 
 def notes(network: Network, fit: BoardFit) -> tuple[str, ...]:
     """What a reader should doubt."""
-    said = [f"the measurements are of {', '.join(fit.software)}; power mode {fit.power_mode[0]}"]
+    said = [
+        f"measured with: {'; '.join(fit.software)}",
+        f"power mode, as published: {'; '.join(fit.power_mode)}",
+    ]
     macs = [row.macs for row in fit.rows]
     if not min(macs) <= network.macs <= max(macs):
         said.append(
-            f"{network.macs / 1e6:.3g} million MACs, outside of what was measured "
-            f"({min(macs) / 1e6:.3g} to {max(macs) / 1e6:.3g} million)"
+            f"{_millions(network.macs)} million MACs, outside of what was measured "
+            f"({_millions(min(macs))} to {_millions(max(macs))} million)"
         )
     sides = [row.side for row in fit.rows]
     side = network.input_shape[-1] if len(network.input_shape) == 4 else 0
@@ -251,6 +254,10 @@ def hangs_on(work: latency.Work, constants: Constants) -> tuple[Computing, ...]:
     return tuple(
         kind for kind, share in latency.shares_of_kinds(work, constants).items() if share > RELIES
     )
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:,.0f}" if count >= 1e7 else f"{count / 1e6:.2g}"
 
 
 _KINDS: Final[dict[Computing, str]] = {
