@@ -11,7 +11,7 @@ runs earlier ones, so a network takes the longer of the two, and a constant for 
 
 Convolutions without groups are computed in tiles of output pixels by channels, a whole number of
 tiles for each multiprocessor at a time: 128 x 64 on tensor cores (Volta's `h884` kernels), 64 x 32 on
-plain ones (Maxwell's smallest); the sum runs over multiples of 8. `depth` is the serial part: the
+plain ones (Maxwell's smallest; docs/log.md says what other tiles gave); the sum runs over multiples of 8. `depth` is the serial part: the
 MACs of one output follow one another whatever the width of the device.
 """
 
