@@ -430,6 +430,40 @@ Figure: TypeAlias = Annotated[Samples | Unmeasured, Field(discriminator="kind")]
 
 
 @record
+class Estimate:
+    """A figure that nobody measured: what a fitted model says, with the interval that its errors make."""
+
+    kind: Literal["estimate"] = "estimate"
+    value: float
+    interval: tuple[float, float]  # low, high
+    unit: Literal["s", "J"]
+    confidence: Share  # the share of truths that such intervals should hold
+    basis: str  # what it was fitted on, and how far it was from what it had not seen
+    model: str  # version of the fitted constants
+
+    def __post_init__(self) -> None:
+        low, high = self.interval
+        if not 0 <= low <= self.value <= high:
+            raise ValueError(f"{self.value} does not lie in its interval, {low} to {high}")
+
+
+@record
+class ModelEstimate:
+    """What is estimated of one ONNX file on a board that is not here. Nothing in it was measured."""
+
+    subject: str
+    subject_digest: Digest
+    target: str
+    precision: Precision
+    latency: Estimate
+    energy: Annotated[Estimate | Unmeasured, Field(discriminator="kind")]
+    kernels: Count  # launches
+    macs: Count
+    moved_bytes: Count  # of activations and weights, each read or written once a kernel
+    notes: tuple[str, ...] = ()
+
+
+@record
 class Doubt:
     """A reason to trust a figure less, with what to do about it."""
 

@@ -25,6 +25,7 @@ LAYERS = (
         "edgekd.synthesizing",
         "edgekd.condensing",
         "edgekd.cookery",
+        "edgekd.estimating",
         "edgekd.inspection",
         "edgekd.doctor",
     },

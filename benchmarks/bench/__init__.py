@@ -1,0 +1,1 @@
+"""The estimator, fitted and judged on published measurements."""
