@@ -68,6 +68,7 @@ def ask(
         try:
             process = subprocess.Popen(
                 [*command, "--protocol", str(PROTOCOL)],
+                bufsize=0,
                 stdin=subprocess.PIPE if hold_stdin else subprocess.DEVNULL,
                 stdout=output,
                 stderr=errors,

@@ -86,7 +86,8 @@ try:
     store = sorted(os.listdir(os.path.join(home, "store")))
 except OSError:
     store = []
-sys.stdout.write(json.dumps({"home": home, "python": list(sys.version_info[:3]), "missing": missing, "store": store}))
+sys.stdout.write(json.dumps({"home": home, "python": list(sys.version_info[:3]), "missing": missing, "store": store,
+    "executable": sys.executable}))
 """
 _PUSH: Final = (
     """
@@ -141,6 +142,7 @@ class _Contact:
     home: Text
     python: Annotated[tuple[Whole, ...], Field(min_length=3, max_length=3)]
     missing: Annotated[tuple[Text, ...], Field(max_length=16)]
+    executable: Annotated[Text, Field(min_length=1)]
     store: Annotated[tuple[Text, ...], Field(max_length=100_000)]
 
 
@@ -190,16 +192,20 @@ def read_address(text: str) -> Address:
 class SshAccess:
     """A board that is held: locked, with its agent there, until the block ends."""
 
-    def __init__(self, address: Address, *, options: Sequence[str] = ()) -> None:
+    def __init__(
+        self, address: Address, *, python: str | None = None, options: Sequence[str] = ()
+    ) -> None:
         """Reach nothing yet.
 
         Args:
             address: of the board.
+            python: the program there; None: the first `python3`.
             options: more words for ssh, before the destination.
         """
         self.address = address
         self.sent: list[tuple[str, int]] = []  # names and bytes of what was pushed
         self._options = tuple(options)
+        self._pythons = (python,) if python is not None else PYTHONS
         self._folder = ""
         self._stack = contextlib.ExitStack()
         self._python = ""
@@ -305,12 +311,16 @@ class SshAccess:
 
     def _contact(self) -> None:
         tries = "; ".join(
-            f'command -v {name} >/dev/null 2>&1 && exec {name} -c "$c"' for name in PYTHONS
+            f'command -v {name} >/dev/null 2>&1 && exec {name} -c "$c"'
+            for name in map(shlex.quote, self._pythons)
         )
         script = f"c={shlex.quote(_CONTACT)}; {tries}; exit {_NO_PYTHON}"
         done = self._run(["sh", "-c", script], codes={0, _NO_PYTHON})
         if done.returncode == _NO_PYTHON:
-            raise MissingToolError(f"{self.name} has no Python 3; the agent needs 3.6 or newer.")
+            tried = ", ".join(self._pythons)
+            raise MissingToolError(
+                f"{self.name} has no Python 3 ({tried}); the agent needs 3.6 or newer. Name another: --device-python"
+            )
         try:
             found = TypeAdapter(_Contact).validate_json(done.stdout, strict=False)
         except ValidationError as error:
@@ -328,7 +338,7 @@ class SshAccess:
                 f"{self.name}: its Python {version} lacks {', '.join(found.missing)}. Install the whole of it (Debian: "
                 "apt install python3; Yocto: python3-modules)."
             )
-        self._python = f"{PYTHONS[0]}"
+        self._python = found.executable
         self._home = found.home
         self._store = {name for name in found.store if re.fullmatch(r"[0-9a-f]{64}", name)}
 
@@ -355,6 +365,7 @@ class SshAccess:
         errors = self._stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - the stack closes it
         holder = subprocess.Popen(
             self._ssh([*command, "--protocol", str(PROTOCOL)]),
+            bufsize=0,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
@@ -407,18 +418,17 @@ class SshAccess:
     def _let_go(self) -> None:
         """Close the pipe that holds the board, and wait until it is clean."""
         self._silent.set()
-        if self._holder.poll() is None:
-            with contextlib.suppress(OSError, ValueError):
-                assert self._holder.stdin is not None
-                self._holder.stdin.close()
-            try:
-                self._holder.wait(CONNECT_S)
-            except subprocess.TimeoutExpired:
-                logger.warning("%s: not reached any more; the next contact cleans it up", self.name)
-                self._holder.kill()
-                self._holder.wait()
-        if self._holder.stdout is not None:
-            self._holder.stdout.close()
+        assert self._holder.stdin is not None
+        assert self._holder.stdout is not None
+        with contextlib.suppress(OSError, ValueError):
+            self._holder.stdin.close()
+        try:
+            self._holder.wait(CONNECT_S)
+        except subprocess.TimeoutExpired:
+            logger.warning("%s: not reached any more; the next contact cleans it up", self.name)
+            self._holder.kill()
+            self._holder.wait()
+        self._holder.stdout.close()
 
     # --- ssh ------------------------------------------------------------------------------------
 

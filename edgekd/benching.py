@@ -149,7 +149,7 @@ def _there(
     config: BenchConfig,
     target: Target | None,
 ) -> tuple[Measurements, ...]:
-    with SshAccess(read_address(device.url), options=device.ssh_options) as access:
+    with _contact(device) as access:
         taken = _measured(
             access, models, display, config, device.target or target, name=device.name
         )
@@ -256,7 +256,7 @@ def probes(devices: Sequence[Device], *, target: Target | None) -> Probes:
     if not devices:
         found.append(("this machine", measuring.probed(LocalAccess())))
     for device in devices:
-        with SshAccess(read_address(device.url), options=device.ssh_options) as access:
+        with _contact(device) as access:
             found.append((device.name, measuring.probed(access)))
     return Probes(
         probes=tuple(
@@ -349,9 +349,13 @@ def config_of(**values: object) -> BenchConfig:
         raise UsageError(f"--{name}: {first['msg']}.") from error
 
 
+def _contact(device: Device) -> SshAccess:
+    return SshAccess(read_address(device.url), python=device.python, options=device.ssh_options)
+
+
 def clean(device: Device) -> None:
     """Remove all that edgekd keeps on a board."""
-    with SshAccess(read_address(device.url), options=device.ssh_options) as access:
+    with _contact(device) as access:
         access.clear()
 
 

@@ -822,6 +822,16 @@ SshConfig = Annotated[
 ]
 
 
+DevicePython = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PROGRAM",
+        help="The board's Python that has the runtime (default: python3).",
+        rich_help_panel=_WHERE,
+    ),
+]
+
+
 @app.command()
 def bench(
     models: Annotated[
@@ -833,6 +843,7 @@ def bench(
     device: Devices = None,
     fleet: Fleet = None,
     ssh_config: SshConfig = None,
+    device_python: DevicePython = None,
     target: Annotated[
         str | None,
         typer.Option(
@@ -953,7 +964,7 @@ def bench(
         print(f"Carry {offline_kit} to the board and run there: sh run.sh")
         print(f"Then here: edgekd bench import {offline_kit}/result.json")
         return
-    boards = fleets.devices(device or [], fleet, ssh_config=ssh_config)
+    boards = fleets.devices(device or [], fleet, ssh_config=ssh_config, python=device_python)
     for file in (out, csv, html):
         bench_output.check_output(file, force=force)
     found = benching.bench(models, display=_display(), config=config, target=chosen, devices=boards)
@@ -1017,11 +1028,31 @@ def bench_compare(
     print("\n\n".join(comparing.text(each) for each in found.comparisons))
 
 
+@app.command("bench estimate")
+def bench_estimate(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file.")],
+    target: Annotated[str, typer.Option(help="The board, which is not here.")] = "jetson",
+    precision: Annotated[str, typer.Option(help="fp16, fp32 or int8: of the engine.")] = "fp16",
+    as_json: Json = False,
+) -> None:
+    """Latency on a board that is not here, from published measurements; marked as an estimate."""
+    from edgekd import estimating, pipeline
+
+    found = estimating.estimate(
+        model, target=pipeline.target_named(target), precision=estimating.precision_named(precision)
+    )
+    if as_json:
+        _print_record(found, "model-estimate")
+        return
+    print(estimating.text(found), end="")
+
+
 @app.command("bench probe")
 def bench_probe(
     device: Devices = None,
     fleet: Fleet = None,
     ssh_config: SshConfig = None,
+    device_python: DevicePython = None,
     target: Annotated[str | None, typer.Option(help="A board that it may be.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -1030,7 +1061,7 @@ def bench_probe(
     from edgekd import fleet as fleets
 
     chosen = None if target is None else pipeline.target_named(target)
-    boards = fleets.devices(device or [], fleet, ssh_config=ssh_config)
+    boards = fleets.devices(device or [], fleet, ssh_config=ssh_config, python=device_python)
     found = benching.probes(boards, target=chosen)
     if as_json:
         _print_record(found, "probes")
@@ -1039,12 +1070,17 @@ def bench_probe(
 
 
 @app.command("bench clean")
-def bench_clean(device: Devices = None, fleet: Fleet = None, ssh_config: SshConfig = None) -> None:
+def bench_clean(
+    device: Devices = None,
+    fleet: Fleet = None,
+    ssh_config: SshConfig = None,
+    device_python: DevicePython = None,
+) -> None:
     """Remove all that edgekd keeps on boards: agents, models, engines."""
     from edgekd import benching
     from edgekd import fleet as fleets
 
-    boards = fleets.devices(device or [], fleet, ssh_config=ssh_config)
+    boards = fleets.devices(device or [], fleet, ssh_config=ssh_config, python=device_python)
     if not boards:
         raise UsageError("Which board? Give --device ssh://user@host, or --fleet FILE.")
     for board in boards:

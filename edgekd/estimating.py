@@ -2,10 +2,14 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 from edgekd.bench.estimate import estimate_model
 from edgekd.bench.report import format_bytes, format_quantity
+from edgekd.errors import UsageError
 from edgekd.records import Estimate, ModelEstimate, Precision, Target
+
+PRECISIONS: Final[tuple[Precision, ...]] = ("fp16", "fp32", "int8")
 
 
 def estimate(path: Path, *, target: Target, precision: Precision) -> ModelEstimate:
@@ -21,6 +25,18 @@ def estimate(path: Path, *, target: Target, precision: Precision) -> ModelEstima
         IncompatibleError: no published measurement supports this board and precision.
     """
     return estimate_model(path, target, precision)
+
+
+def precision_named(name: str) -> Precision:
+    """A precision by its name.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    for known in PRECISIONS:
+        if name == known:
+            return known
+    raise UsageError(f"--precision {name}: there is {', '.join(PRECISIONS)}.")
 
 
 def text(found: ModelEstimate) -> str:

@@ -3,6 +3,7 @@
 [boards.bench-1]
 url = "ssh://nvidia@192.168.55.1"
 target = "jetson-orin-nano-8gb@jp6.2"    # optional
+python = "/opt/venv/bin/python"          # optional: the Python there that has ONNX Runtime
 """
 
 import tomllib
@@ -28,12 +29,14 @@ class Device:
     url: str
     target: Target | None = None
     ssh_options: tuple[str, ...] = ()
+    python: str | None = None  # the program there
 
 
 @record
 class _Entry:
     url: Annotated[str, Field(min_length=1, max_length=300)]
     target: str | None = None
+    python: Annotated[str, Field(min_length=1, max_length=300)] | None = None
 
 
 @record
@@ -42,7 +45,11 @@ class _Fleet:
 
 
 def devices(
-    addresses: Sequence[str], fleet: Path | None, *, ssh_config: Path | None = None
+    addresses: Sequence[str],
+    fleet: Path | None,
+    *,
+    ssh_config: Path | None = None,
+    python: str | None = None,
 ) -> tuple[Device, ...]:
     """Boards of the command line and of a fleet file, each once.
 
@@ -50,6 +57,7 @@ def devices(
         addresses: `ssh://user@host:port`, or names of boards in the fleet file: these alone are taken of it then.
         fleet: the file.
         ssh_config: of OpenSSH, instead of the user's.
+        python: the program on boards that the file says none of.
 
     Raises:
         UsageError: an address is none, or a board is named twice.
@@ -59,14 +67,16 @@ def devices(
     if ssh_config is not None and not ssh_config.is_file():
         raise InputFileError(f"{ssh_config}: no such file.")
     options = ("-F", str(ssh_config)) if ssh_config is not None else ()
-    known = {} if fleet is None else _read(fleet, options)
+    known = {} if fleet is None else _read(fleet, options, python)
     found = []
     for text in addresses or list(known):
         if text in known:
             found.append(known[text])
         else:
             address = read_address(text)
-            found.append(Device(name=address.url, url=address.url, ssh_options=options))
+            found.append(
+                Device(name=address.url, url=address.url, ssh_options=options, python=python)
+            )
     urls = [device.url for device in found]
     for url in urls:
         if urls.count(url) > 1:
@@ -76,7 +86,7 @@ def devices(
     return tuple(found)
 
 
-def _read(path: Path, options: tuple[str, ...]) -> dict[str, Device]:
+def _read(path: Path, options: tuple[str, ...], python: str | None) -> dict[str, Device]:
     try:
         plain = tomllib.loads(read_text(path))
         fleet = TypeAdapter(_Fleet).validate_python(plain)
@@ -92,6 +102,7 @@ def _read(path: Path, options: tuple[str, ...]) -> dict[str, Device]:
             url=read_address(entry.url).url,
             target=None if entry.target is None else load_target(entry.target),
             ssh_options=options,
+            python=entry.python or python,
         )
         for name, entry in fleet.boards.items()
     }
