@@ -8,7 +8,7 @@ WORKERS ?= 2
 # Where torch is already installed this saves the download: make test VENV_FLAGS=--system-site-packages
 VENV_FLAGS ?=
 
-.PHONY: help demo test slow check check-tensorrt dist soak docs schemas options screenshots clean
+.PHONY: help demo test slow check check-tensorrt dist device-test soak docs schemas options screenshots clean
 
 help:
 	@echo "make demo    distil, export and bench the MNIST teacher in examples/ (about 5 minutes)"
@@ -17,6 +17,7 @@ help:
 	@echo "make check   ruff and mypy"
 	@echo "make check-tensorrt  hold every name of TensorRT that is used against its real bindings"
 	@echo "make dist    build the wheel and try it in a clean environment"
+	@echo "make device-test  a bench over ssh on an emulated aarch64 board (needs root, debootstrap, qemu-user-static)"
 	@echo "make soak    what is too long for CI"
 	@echo "make docs    build the pages of docs/ as HTML into out/docs"
 	@echo "make options write the options of the commands into docs/commands"
@@ -59,6 +60,10 @@ test: check
 
 slow: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist load -m slow
+
+# An aarch64 userland with its own sshd; it is kept outside the repository. Needs root and Debian's packages.
+device-test: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/pytest -v -rs --device -m device tests/device
 
 soak: $(VENV)/.dev
 	$(BIN)/pytest --soak -m soak

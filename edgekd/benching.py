@@ -153,11 +153,9 @@ def _there(
         taken = _measured(
             access, models, display, config, device.target or target, name=device.name
         )
-        sent = sum(size for _, size in access.sent)
+        sent = ", ".join(f"{name} ({size:,} bytes)" for name, size in access.sent)
         display.say(
-            f"{device.name}: sent {len(access.sent)} files, {sent:,} bytes"
-            if access.sent
-            else f"{device.name}: all files were there"
+            f"{device.name}: sent {sent}" if sent else f"{device.name}: all files were there"
         )
     return taken
 

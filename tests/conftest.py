@@ -16,6 +16,7 @@ SHARED = REPOSITORY.parent / "shared"
 
 def pytest_addoption(parser):
     parser.addoption("--soak", action="store_true", help="run what is too long for CI")
+    parser.addoption("--device", action="store_true", help="bench on an emulated board")
     parser.addoption(
         "--require",
         action="append",
@@ -28,6 +29,7 @@ def pytest_runtest_setup(item):
     required = item.config.getoption("--require")
     reasons = {
         "browser": _no_browser,
+        "device": lambda: _no_device(item.config),
         "gpu": _no_gpu,
         "shared": _no_shared,
         "soak": lambda: _no_soak(item.config),
@@ -45,6 +47,10 @@ def pytest_runtest_setup(item):
 def _no_browser():
     found = any(shutil.which(name) for name in BROWSERS)
     return "" if found else f"no browser: none of {', '.join(BROWSERS)}"
+
+
+def _no_device(config):
+    return "" if config.getoption("--device") else "an emulated board: make device-test"
 
 
 def _no_gpu():
