@@ -148,7 +148,7 @@ def _checked(output: bytes, code: int, errors: IO[bytes]) -> list[Answer]:
         name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
         likely = " Most likely the memory ran out." if -code == signal.SIGKILL else ""
         raise DeviceError(f"The agent was killed by {name}.{likely}{_tail(errors)}")
-    if code not in {0, 2, 3, 4, 8}:
+    if code not in {0, 2, 3, 4, 6, 8}:
         raise DeviceError(f"The agent failed with code {code}.{_tail(errors)}")
     answers = read_answers(output)
     last = answers[-1] if answers else None
@@ -175,6 +175,8 @@ def _raise_refusal(refusal: RefusedAnswer) -> NoReturn:
                 f"ONNX Runtime cannot run this model: {refusal.message} "
                 "Export it again for this machine's runtime."
             )
+        case "no-sampler":
+            raise DeviceError(f"{refusal.message}. Measure again, or without energy.")
         case "protocol":
             raise DeviceError(f"{refusal.message}. Use the agent that came with this edgekd.")
         case "deviates":

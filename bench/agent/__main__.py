@@ -2,7 +2,8 @@
 
     __main__.py run    --model M ...    latency of every call
     __main__.py memory --model M --stage runtime|session|runs
-    __main__.py energy --model M ...    joules for each call
+    __main__.py energy --model M ...    power while the model is called, and while it is not
+    __main__.py sample --seconds S      power alone
     __main__.py build  --model M --engine E --vectors V ...    a TensorRT engine, tried on golden vectors
 
 Each line is an object with an `event`. The first is `hello`, with the protocol that is spoken; the last is `end`, so that
@@ -39,7 +40,7 @@ def _be_the_package() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="edgekd-agent")
-    parser.add_argument("command", choices=["run", "memory", "energy", "build"])
+    parser.add_argument("command", choices=["run", "memory", "energy", "sample", "build"])
     parser.add_argument("--protocol", type=int, help="that the host speaks")
     parser.add_argument("--model", help="ONNX; build goes without where the engine is there")
     parser.add_argument("--inputs", help=".npy or .npz; random values without it")
@@ -55,8 +56,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--sysfs", default="/sys")
     parser.add_argument("--proc", default="/proc")
     parser.add_argument("--root", default="/")
+    _add_power(parser)
     _add_build(parser)
     return parser
+
+
+def _add_power(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--sensor", default="auto", help="a name; none: windows without readings")
+    parser.add_argument("--idle-seconds", type=float, default=2.0, help="before, and after")
+    parser.add_argument("--on-gpu", action="store_true", help="the model runs on a graphics card")
+    parser.add_argument("--gpu", type=int, default=0, help="its number for NVML")
+    parser.add_argument("--core", type=int, help="that the sampler stays on")
+    parser.add_argument("--until-closed", action="store_true", help="sample until stdin closes")
 
 
 def _add_build(parser: argparse.ArgumentParser) -> None:
@@ -92,8 +103,8 @@ def main() -> int:
 
     parser = _parser()
     options = parser.parse_args()
-    needed = ("engine", "vectors") if options.command == "build" else ("model",)
-    for name in needed:
+    needed = {"build": ("engine", "vectors"), "sample": ()}
+    for name in needed.get(options.command, ("model",)):
         if getattr(options, name) is None:
             parser.error("{} needs --{}".format(options.command, name))
     lines = _reserve_stdout()

@@ -2,7 +2,7 @@
 
 from typing import Any, Callable, Dict, Optional
 
-from edgekd.bench.agent import conditions, energy, latency, memory, runtime, sensors
+from edgekd.bench.agent import conditions, energy, latency, memory, runtime, sampler
 from edgekd.bench.agent.failures import RefusedError
 
 VERSION = "0.1.0"  # of edgekd, which cannot be imported here
@@ -62,32 +62,8 @@ def measure_memory(options: Any, emit: Emit) -> None:
 
 
 def measure_energy(options: Any, emit: Emit) -> None:
-    """Joules of windows of calls; or why there are none, before anything is run."""
-    sensor, reason = sensors.find_sensor(options.sysfs)
-    if sensor is None:
-        emit("no-energy", reason=reason)
-        return
-    call = _open(options, emit)
-    runtime.try_once(call)
-    now = latency.clock()
-    latency.warm_up(call, options.warmup_min_s, options.warmup_max_s, now)
-    try:
-        windows = [
-            energy.measure_window(sensor, call, options.seconds, now)
-            for _ in range(options.windows)
-        ]
-    except (OSError, ValueError) as error:
-        emit("no-energy", reason="{} stopped answering: {}".format(sensor.name, error))
-        return
-    if sensor.zones and not all(window.joules > 0 for window in windows):
-        emit("no-energy", reason="{} did not move while the model ran".format(sensor.name))
-        return
-    emit(
-        "energy",
-        sensor=sensor.name,
-        scope=sensor.scope,
-        windows=[dict(window._asdict()) for window in windows],
-    )
+    """Readings of power and windows of calls; or why there are none, before anything is run."""
+    energy.measure(options, emit, lambda: _open(options, emit))
 
 
 def build(options: Any, emit: Emit) -> None:
@@ -101,6 +77,7 @@ COMMANDS: Dict[str, Callable[[Any, Emit], None]] = {
     "run": run,
     "memory": measure_memory,
     "energy": measure_energy,
+    "sample": sampler.sample,
     "build": build,
 }
 

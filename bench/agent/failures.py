@@ -6,6 +6,7 @@ CODES = {
     "not-a-model": 2,
     "not-runnable": 2,
     "protocol": 2,
+    "no-sampler": 6,
     "missing-runtime": 3,
     "deviates": 4,
     "not-buildable": 8,
