@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
-from edgekd.bench import child, doubts
+from edgekd.bench import child, doubts, energy, energy_doubts
 from edgekd.bench.answers import (
     Answer,
     ConditionsAnswer,
@@ -14,6 +14,8 @@ from edgekd.bench.answers import (
     LatencyAnswer,
     MemoryAnswer,
     NoEnergyAnswer,
+    PowerAnswer,
+    SensorAnswer,
     SessionAnswer,
 )
 from edgekd.bench.config import BenchConfig
@@ -21,6 +23,7 @@ from edgekd.errors import DeviceError, InputFileError
 from edgekd.files import digest_of
 from edgekd.records import (
     Conditions,
+    Doubt,
     Energy,
     Figure,
     Measurements,
@@ -72,6 +75,7 @@ def measure(
     answers = list(asker.latency())
     runs = [child.one(LatencyAnswer, answer) for answer in answers]
     conditions = _conditions(model, config, answers, runs)
+    joules, energy_doubted = energy_of(asker.energy())
     return Measurements(
         subject=subject,
         subject_digest=digest_of(model),
@@ -79,10 +83,10 @@ def measure(
         taken_on=conditions.machine,
         is_target=is_target,
         conditions=conditions,
-        doubts=doubts.doubts_of(runs, conditions),
+        doubts=(*doubts.doubts_of(runs, conditions), *energy_doubted),
         latency=doubts.pooled(runs),
         memory=_memory({stage: asker.memory(stage) for stage in STAGES}),
-        energy=_energy(asker.energy()),
+        energy=joules,
     )
 
 
@@ -114,21 +118,13 @@ class _Asker:
             found.append(answer)
         return found
 
-    def energy(self) -> EnergyAnswer | NoEnergyAnswer:
+    def energy(self) -> list[Answer]:
         logger.info("energy")
-        config = self._config
-        answers = self._ask(
-            *_common("energy", self._model, config),
-            *("--seconds", str(config.energy_window_s)),
-            *("--windows", str(config.energy_windows)),
-        )  # fmt: skip
-        if any(isinstance(answer, NoEnergyAnswer) for answer in answers):
-            return child.one(NoEnergyAnswer, answers)
-        return child.one(EnergyAnswer, answers)
+        return self._ask(*energy_arguments(self._model, self._config))
 
     def _ask(self, *arguments: str) -> list[Answer]:
         config = self._config
-        longest_s = max(config.seconds, config.energy_windows * config.energy_window_s)
+        longest_s = max(config.seconds, energy_s(config))
         return child.ask(
             [*self._agent, *arguments],
             timeout_s=config.timeout_s + config.warmup_max_s + longest_s,
@@ -143,6 +139,22 @@ def run_arguments(model: Path, config: BenchConfig) -> list[str]:
         *("--seconds", str(config.seconds)),
         *("--max-runs", str(config.max_runs)),
     ]
+
+
+def energy_arguments(model: Path, config: BenchConfig) -> list[str]:
+    """What the agent is called with to run windows of a model while power is read."""
+    return [
+        *_common("energy", model, config),
+        *("--seconds", str(config.energy_window_s)),
+        *("--windows", str(config.energy_windows)),
+        *("--idle-seconds", str(config.energy_idle_s)),
+        *("--sensor", config.energy_sensor),
+    ]
+
+
+def energy_s(config: BenchConfig) -> float:
+    """Seconds of all windows, idle ones included."""
+    return config.energy_windows * config.energy_window_s + 2 * config.energy_idle_s
 
 
 def _common(command: str, model: Path, config: BenchConfig) -> list[str]:
@@ -229,8 +241,17 @@ def _bytes(answers: Sequence[MemoryAnswer], values: Sequence[int | None]) -> Fig
     return Unmeasured(reason=reasons[0] if reasons else "the process could not read it")
 
 
-def _energy(answer: EnergyAnswer | NoEnergyAnswer) -> Energy | Unmeasured:
-    if isinstance(answer, NoEnergyAnswer):
-        return Unmeasured(reason=answer.reason)
-    joules = tuple(window.joules / window.runs for window in answer.windows)
-    return Energy(gross=Samples(values=joules, unit="J"), scope=answer.scope, sensor=answer.sensor)
+def energy_of(answers: Sequence[Answer]) -> tuple[Energy | Unmeasured, tuple[Doubt, ...]]:
+    """The energy that the agent's answers hold, and the doubts about it.
+
+    Raises:
+        DeviceError: the answers do not fit together.
+    """
+    if any(isinstance(answer, NoEnergyAnswer) for answer in answers):
+        return Unmeasured(reason=child.one(NoEnergyAnswer, answers).reason), ()
+    run = child.one(EnergyAnswer, answers)
+    if not any(isinstance(answer, SensorAnswer) for answer in answers):
+        return energy.without_sensor(run), tuple(energy_doubts.about_state(run))
+    sensor, power = child.one(SensorAnswer, answers), child.one(PowerAnswer, answers)
+    found = energy.analyse(sensor, power, run)
+    return found.energy, energy_doubts.doubts_of_energy(found, sensor, power, run)

@@ -166,7 +166,8 @@ def _hwmon(place: Place) -> List[Tuple[str, str]]:
 
 def _rails(place: Place) -> Tuple[List[Rail], List[str]]:
     """All labelled rails of both generations of the driver, and what could not be read of them."""
-    rails, problems = [], []
+    rails: List[Rail] = []
+    problems: List[str] = []
     for folder in sorted(glob.glob(_iio(place, os.path.join("*", "iio:device*")))):
         names = ("rail_name_{}", "in_voltage{}_input", "in_current{}_input", "")
         rails += _channels(folder, (0, 1, 2), names, problems)

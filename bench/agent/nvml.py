@@ -80,7 +80,7 @@ class Card:
         field = _Field(field=POWER_INSTANT)
         code = self._library.nvmlDeviceGetFieldValues(self._handle, 1, ctypes.byref(field))
         self._check(code or field.code, "instant power")
-        return field.value & 0xFFFFFFFF
+        return int(field.value) & 0xFFFFFFFF
 
     def temperature_c(self) -> int:
         return self._number("nvmlDeviceGetTemperature", ctypes.c_uint(), GPU_SENSOR)
@@ -97,7 +97,7 @@ class Card:
         asked = getattr(self._library, function, None)
         if asked is None:
             raise OSError("{} is not in this library".format(function))
-        self._check(asked(self._handle, *(list(arguments) + [ctypes.byref(value)])), function)
+        self._check(asked(self._handle, *arguments, ctypes.byref(value)), function)
         return int(value.value)
 
     def _check(self, code: int, what: str) -> None:

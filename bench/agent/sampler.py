@@ -88,7 +88,9 @@ def take(
             slot = int(passed) + 1
             delay_s = slot * sensor.period_s - (now() - start) / 1e9
         elif len(begins) == 0 or not ends or ends[-1] < begin:
-            delay_s = sensor.interval_s  # a stream that fails at once would be asked without a pause
+            delay_s = (
+                sensor.interval_s
+            )  # a stream that fails at once would be asked without a pause
         if wait(max(0.0, delay_s)):
             break
     elapsed_s = max((now() - start) / 1e9, 1e-9)

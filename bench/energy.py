@@ -1,0 +1,468 @@
+"""Joules for each inference, from the agent's readings and windows, and how far they may be off.
+
+The bounds of a sensor are its datasheet's, by rail. An offset is the same at rest and under load, so
+it cancels in the net energy; a gain does not. A converter's step averages out only where noise moves
+the reading over several steps; a quiet load stays within one, and is off by up to half of it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from edgekd.bench.answers import EnergyAnswer, PowerAnswer, SensorAnswer, SpanAnswer
+from edgekd.bench.integral import (
+    Array,
+    Curve,
+    curve_of_counter,
+    curve_of_power,
+    unwrapped,
+)
+from edgekd.bench.intervals import effective_count, half_width, student_factor
+from edgekd.errors import DeviceError
+from edgekd.records import (
+    Energy,
+    EnergyUncertainty,
+    PowerTrace,
+    Samples,
+    Span,
+    Unmeasured,
+)
+
+# Standard deviation of a time that is only known to lie within a step of both edges: sqrt(2 / 12).
+EDGE: Final = 0.41
+MOST_POINTS: Final = 20_000
+# Steps with this share of the readings count as visited; three of them, and noise has dithered the converter.
+VISITED: Final = 0.01
+DITHERED_STEPS: Final = 3
+WATTS: Final = {"mA": 1e-6, "uW": 1e-6, "mW": 1e-3}  # mA times mV
+JOULES: Final = {"uJ": 1e-6, "mJ": 1e-3}
+# 95 % points of chi square over its degrees of freedom, by these: beyond, windows differ by more than noise.
+_MORE_THAN_NOISE: Final = (3.84, 3.00, 2.60, 2.37, 2.21, 2.10, 2.01, 1.94, 1.88)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quality:
+    """What the doubts about an energy are drawn from."""
+
+    asked_hz: float
+    rate_hz: float  # of fresh readings
+    longest_gap_s: float  # within the windows
+    repeats: float  # share of the readings that only repeat the one before
+    undithered: bool  # a rail stayed within two steps of its converter
+    step_share: float  # half a step of such rails, over the power; no unit
+    windows_j: tuple[float, ...]  # gross energy of a call, by window
+    shortest_s: float  # of the windows
+    needed_s: float  # that a window should last at this rate
+    idle_drift: float | None  # from before to after, over the net power; no unit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Analysis:
+    energy: Energy
+    quality: Quality | None  # None: nothing was integrated
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Rail:
+    """One channel of the sensor: energy in joules and, of its reading, what it may be wrong by."""
+
+    curve: Curve
+    offset_w: float
+    gains: tuple[float, ...]
+    step_w: float
+    seconds: Array  # (n,), of the readings
+    watts: Array  # (n,)
+
+    def within(self, begin_s: float, end_s: float) -> Array:
+        inside = (self.seconds >= begin_s) & (self.seconds <= end_s)
+        return self.watts[inside]
+
+    def undithered_w(self, spans: Sequence["_Window"]) -> float:
+        """Half a step where the readings of these spans stay within two steps, else 0."""
+        if not self.step_w:
+            return 0.0
+        watts = np.concatenate([self.within(span.begin_s, span.end_s) for span in spans])
+        _, counts = np.unique(np.round(watts / self.step_w), return_counts=True)
+        visited = int((counts > VISITED * len(watts)).sum())
+        return 0.0 if visited >= DITHERED_STEPS else self.step_w / 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Window:
+    begin_s: float
+    end_s: float
+    runs: int
+
+    @property
+    def seconds(self) -> float:
+        return self.end_s - self.begin_s
+
+
+def analyse(sensor: SensorAnswer, power: PowerAnswer, run: EnergyAnswer) -> Analysis:
+    """The energy of a run, or why it has none.
+
+    Raises:
+        DeviceError: the readings cannot be: not those of this sensor, or of a clock that steps back.
+    """
+    begin_s, end_s = _times(power, sensor)
+    moments = (begin_s + end_s) / 2
+    windows = [_window(span, power) for span in run.windows]
+    idle = [_window(span, power) for span in run.idle if span.end_ns > span.begin_ns]
+    if len(moments) < 2:
+        return _without(sensor, f"{sensor.name} was read {len(moments)} times{_why(power)}")
+    rails = [_rail(sensor, power, index, begin_s, end_s) for index in range(len(sensor.channels))]
+    reach = (*windows, *idle)
+    if not all(rail.curve.covers(span.begin_s, span.end_s) for rail in rails for span in reach):
+        if sensor.kind == "counter" and any(len(rail.curve.seconds) < 2 for rail in rails):
+            return _without(sensor, f"{sensor.name} did not move while the model ran")
+        return _without(sensor, f"{sensor.name} stopped before the windows ended{_why(power)}")
+    taken = _Taken(sensor, rails, windows, idle if len(idle) == 2 else [])
+    if sensor.kind == "counter" and not all(value > 0 for value in taken.gross_j):
+        return _without(sensor, f"{sensor.name} did not move while the model ran")
+    trace = _trace(moments, taken, windows, idle)
+    return Analysis(energy=taken.energy(trace), quality=taken.quality(moments))
+
+
+def without_sensor(run: EnergyAnswer) -> Energy:
+    """Windows that wait for the readings of an external meter (`edgekd.bench.meters`)."""
+    base_ns = run.idle[0].begin_ns
+    spans = [
+        Span(
+            begin_s=(span.begin_ns - base_ns) / 1e9,
+            end_s=(span.end_ns - base_ns) / 1e9,
+            runs=span.runs,
+        )
+        for span in (*run.windows, *run.idle)
+    ]
+    return Energy(
+        gross=Unmeasured(reason="an external meter was to be read, and its readings are not here"),
+        scope="what the external meter sees",
+        sensor="none",
+        trace=PowerTrace(
+            seconds=(),
+            watts=(),
+            windows=tuple(spans[: len(run.windows)]),
+            idle=tuple(spans[len(run.windows) :]),
+        ),
+    )
+
+
+def needed_window_s(interval_s: float, *, counter: bool) -> float:
+    """How long a window should be at least, for edges that are off by 0.41 of an interval to stay below 0.5 %.
+
+    A counter that lives in a graphics card gets 10 s, for the card's own averages to pass.
+    """
+    needed = 82 * interval_s
+    return max(needed, 10.0) if counter and interval_s >= 0.05 else needed
+
+
+def _why(power: PowerAnswer) -> str:
+    return f": {power.problems[0]}" if power.problems else ""
+
+
+def _without(sensor: SensorAnswer, reason: str) -> Analysis:
+    energy = Energy(
+        gross=Unmeasured(reason=reason),
+        idle=Unmeasured(reason=reason),
+        net=Unmeasured(reason=reason),
+        kind="estimate" if sensor.kind == "estimate" else "measured",
+        scope=sensor.scope,
+        sensor=sensor.name,
+    )
+    return Analysis(energy=energy, quality=None)
+
+
+# --- readings -------------------------------------------------------------------------------------
+
+
+def _window(span: SpanAnswer, power: PowerAnswer) -> _Window:
+    base_ns = power.begin_ns[0] if power.begin_ns else 0
+    return _Window(
+        begin_s=(span.begin_ns - base_ns) / 1e9,
+        end_s=(span.end_ns - base_ns) / 1e9,
+        runs=span.runs,
+    )
+
+
+def _times(power: PowerAnswer, sensor: SensorAnswer) -> tuple[Array, Array]:
+    if len(power.values) != len(sensor.channels):
+        raise DeviceError(
+            f"The agent's sensor has {len(sensor.channels)} channels, its readings {len(power.values)}."
+        )
+    base_ns = power.begin_ns[0] if power.begin_ns else 0
+    begin_s = np.array([each - base_ns for each in power.begin_ns], dtype=np.float64) / 1e9
+    end_s = np.array([each - base_ns for each in power.end_ns], dtype=np.float64) / 1e9
+    moments = (begin_s + end_s) / 2
+    if (end_s < begin_s).any() or (np.diff(moments) <= 0).any():
+        raise DeviceError(
+            "The clock of the agent's readings steps back, which CLOCK_MONOTONIC does not. "
+            "Measure again; if it does so again, the board's kernel is at fault."
+        )
+    return begin_s, end_s
+
+
+def _rail(
+    sensor: SensorAnswer, power: PowerAnswer, index: int, begin_s: Array, end_s: Array
+) -> _Rail:
+    channel = sensor.channels[index]
+    values = np.asarray(power.values[index], dtype=np.float64)
+    moments = (begin_s + end_s) / 2
+    if sensor.kind == "counter":
+        joules_each = JOULES.get(channel.unit)
+        if joules_each is None:
+            raise DeviceError(f"The agent's counter counts {channel.unit}.")
+        joules = unwrapped(values, channel.range) * joules_each
+        curve = curve_of_counter(begin_s, end_s, joules, sensor.interval_s)
+        steps = np.maximum(np.diff(curve.seconds), 1e-9)
+        seconds, watts, step_w = curve.seconds[1:], np.diff(curve.joules) / steps, 0.0
+    else:
+        watts_each = WATTS.get(channel.unit)
+        if watts_each is None:
+            raise DeviceError(f"The agent's power sensor gives {channel.unit}.")
+        millivolts = power.millivolts[index]
+        if (channel.unit == "mA") != (millivolts is not None):
+            raise DeviceError(f"The agent gives {channel.unit} with the wrong voltages.")
+        watts = values * watts_each
+        if millivolts is not None:
+            watts = watts * np.asarray(millivolts, dtype=np.float64)
+        curve = curve_of_power(moments, watts)
+        seconds, step_w = moments, channel.quantum
+    return _Rail(
+        curve=curve,
+        offset_w=channel.offset_w,
+        gains=channel.gains,
+        step_w=step_w,
+        seconds=seconds,
+        watts=watts,
+    )
+
+
+def _trace(
+    moments: Array, taken: "_Taken", windows: Sequence[_Window], idle: Sequence[_Window]
+) -> PowerTrace:
+    seconds, watts = taken.totals(moments)
+    block = -(-len(seconds) // MOST_POINTS)  # means of so many, where there are too many to keep
+    kept = len(seconds) // block * block
+    seconds, watts = (column[:kept].reshape(-1, block).mean(axis=1) for column in (seconds, watts))
+
+    def spans(found: Sequence[_Window]) -> tuple[Span, ...]:
+        return tuple(Span(begin_s=each.begin_s, end_s=each.end_s, runs=each.runs) for each in found)
+
+    return PowerTrace(
+        # Microseconds and microwatts: more digits would be noise, and half of the file.
+        seconds=tuple(np.round(seconds, 6).tolist()),
+        watts=tuple(np.round(watts, 6).tolist()),
+        windows=spans(windows),
+        idle=spans(idle),
+    )
+
+
+# --- energy and its uncertainty -------------------------------------------------------------------
+
+
+class _Taken:
+    """Energies of the windows, and the parts that their uncertainty is made of."""
+
+    def __init__(
+        self,
+        sensor: SensorAnswer,
+        rails: Sequence[_Rail],
+        windows: Sequence[_Window],
+        idle: Sequence[_Window],
+    ) -> None:
+        self._sensor = sensor
+        self._rails = rails
+        self._windows = windows
+        self._idle = idle
+        self._call_s = [window.seconds / window.runs for window in windows]
+        self.gross_j = [self.power_w(window) * each for window, each in self._each()]
+        self._idle_w = [self.power_w(span) for span in idle]
+
+    def _each(self) -> list[tuple[_Window, float]]:
+        return list(zip(self._windows, self._call_s, strict=True))
+
+    def power_w(self, span: _Window) -> float:
+        """Mean of all rails, as what the sensor stands for."""
+        rails = sum(rail.curve.power_w(span.begin_s, span.end_s) for rail in self._rails)
+        return self._sensor.scale * rails + self._sensor.constant_w
+
+    def totals(self, moments: Array) -> tuple[Array, Array]:
+        """All rails together, for a picture: (n,) seconds and watts."""
+        if self._sensor.kind == "counter":
+            seconds = self._rails[0].seconds
+            parts: list[Array] = [
+                np.interp(seconds, rail.seconds, rail.watts) for rail in self._rails
+            ]
+        else:
+            seconds = moments
+            parts = [rail.watts for rail in self._rails]
+        return seconds, self._sensor.scale * np.sum(parts, axis=0) + self._sensor.constant_w
+
+    def energy(self, trace: PowerTrace) -> Energy:
+        estimated = self._sensor.kind == "estimate"
+        missing = Unmeasured(reason="no idle time was measured")
+        idle: Samples | Unmeasured = missing
+        net: Samples | Unmeasured = missing
+        if self._idle_w:
+            idle_w = float(np.mean(self._idle_w))
+            idle_j = [idle_w * each for each in self._call_s]
+            idle = Samples(values=tuple(idle_j), unit="J")
+            differences = [one - other for one, other in zip(self.gross_j, idle_j, strict=True)]
+            net = Samples(values=tuple(differences), unit="J")
+        return Energy(
+            gross=Samples(values=tuple(self.gross_j), unit="J"),
+            idle=idle,
+            net=net,
+            uncertainty=None if estimated else self._uncertainty(),
+            kind="estimate" if estimated else "measured",
+            scope=self._sensor.scope,
+            sensor=self._sensor.name,
+            rate_hz=self._rate_hz(),
+            window_s=min(window.seconds for window in self._windows),
+            idle_before_w=self._idle_w[0] if self._idle_w else None,
+            idle_after_w=self._idle_w[1] if self._idle_w else None,
+            trace=trace,
+        )
+
+    def _uncertainty(self) -> EnergyUncertainty:
+        call_s = float(np.mean(self._call_s))
+        load_w = [self._mean_w(rail, self._windows) for rail in self._rails]
+        step_w = np.array([rail.undithered_w(self._windows) for rail in self._rails])
+        offset_w = np.array([rail.offset_w for rail in self._rails])
+        noise_w = self._load_noise_w()
+        edge_w = self._edge_w()
+        gross = half_width(
+            np.concatenate([offset_w, self._gain_w(load_w), step_w]),
+            float(np.hypot(noise_w, edge_w)),
+        )
+        if not self._idle:
+            return EnergyUncertainty(gross_j=gross * call_s, idle_j=None, net_j=None)
+        rest_w = [self._mean_w(rail, self._idle) for rail in self._rails]
+        rest_step_w = np.array([rail.undithered_w(self._idle) for rail in self._rails])
+        rest_noise_w = self._within_w(self._idle)
+        drift_w = np.array([abs(self._idle_w[1] - self._idle_w[0]) / 2])
+        idle = half_width(
+            np.concatenate([offset_w, self._gain_w(rest_w), rest_step_w, drift_w]), rest_noise_w
+        )
+        net_w = [load - rest for load, rest in zip(load_w, rest_w, strict=True)]
+        net = half_width(
+            np.concatenate([self._gain_w(net_w), step_w, rest_step_w, drift_w]),
+            float(np.sqrt(noise_w**2 + edge_w**2 + rest_noise_w**2)),
+        )
+        return EnergyUncertainty(gross_j=gross * call_s, idle_j=idle * call_s, net_j=net * call_s)
+
+    def _mean_w(self, rail: _Rail, spans: Sequence[_Window]) -> float:
+        joules = sum(rail.curve.energy_j(span.begin_s, span.end_s) for span in spans)
+        return joules / sum(span.seconds for span in spans)
+
+    def _gain_w(self, powers_w: Sequence[float]) -> Array:
+        return np.array(
+            [
+                gain * abs(watts)
+                for rail, watts in zip(self._rails, powers_w, strict=True)
+                for gain in rail.gains
+            ]
+        )
+
+    def _load_noise_w(self) -> float:
+        """Standard error of the mean power: of the readings, or of the windows where they differ by more.
+
+        Windows of one run hold the same noise as their readings, so one of both is taken, not the sum.
+        """
+        within_w = self._within_w(self._windows)
+        degrees = len(self._windows) - 1
+        if degrees == 0:
+            return within_w
+        powers = [self.power_w(window) for window in self._windows]
+        between_w = float(np.std(powers, ddof=1) / np.sqrt(len(powers)))
+        limit = _MORE_THAN_NOISE[min(degrees, len(_MORE_THAN_NOISE)) - 1]
+        if between_w**2 <= limit * within_w**2:
+            return within_w
+        return max(within_w, between_w * student_factor(degrees))
+
+    def _within_w(self, spans: Sequence[_Window]) -> float:
+        """Standard error of the mean power over these spans, from how the readings vary in each."""
+        if self._sensor.kind == "counter":
+            return 0.0  # it misses nothing; its edges are counted apart
+        variance = 0.0
+        for span in spans:
+            parts = [rail.within(span.begin_s, span.end_s) for rail in self._rails]
+            watts = self._sensor.scale * np.sum(parts, axis=0)
+            if len(watts) > 1:
+                variance += float(np.var(watts, ddof=1)) / effective_count(watts)
+        return float(np.sqrt(variance)) / len(spans)
+
+    def _edge_w(self) -> float:
+        """What times of readings that are known to a step do to the mean power, standard deviation."""
+        parts = []
+        for window in self._windows:
+            if self._sensor.kind == "counter":
+                step_s = min(self._sensor.period_s, self._sensor.interval_s)
+                swing_w = self.power_w(window)
+            else:
+                step_s = self._sensor.period_s
+                swing_w = self._swing_w(window)
+            parts.append(EDGE * step_s * swing_w / window.seconds)
+        return float(np.sqrt(np.sum(np.square(parts)))) / len(parts)
+
+    def _swing_w(self, window: _Window) -> float:
+        """By how much the readings around an edge differ, root mean square of the two edges."""
+        squares = []
+        for edge_s in (window.begin_s, window.end_s):
+            around_w = 0.0
+            for rail in self._rails:
+                after = int(
+                    np.clip(np.searchsorted(rail.seconds, edge_s), 1, len(rail.seconds) - 1)
+                )
+                around_w += float(rail.watts[after] - rail.watts[after - 1])
+            squares.append(around_w**2)
+        return float(np.sqrt(np.mean(squares))) * self._sensor.scale
+
+    # --- for the doubts ---------------------------------------------------------------------------
+
+    def _rate_hz(self) -> float:
+        """Of readings that differ from the one before, in the windows."""
+        fresh = self._fresh_counts()
+        return sum(fresh) / sum(window.seconds for window in self._windows)
+
+    def _fresh_counts(self) -> list[int]:
+        return [
+            max(
+                int((np.diff(rail.within(window.begin_s, window.end_s)) != 0).sum())
+                for rail in self._rails
+            )
+            for window in self._windows
+        ]
+
+    def quality(self, moments: Array) -> Quality:
+        inside = [
+            moments[(moments >= window.begin_s) & (moments <= window.end_s)]
+            for window in self._windows
+        ]
+        edges = [
+            np.concatenate([[window.begin_s], each, [window.end_s]])
+            for window, each in zip(self._windows, inside, strict=True)
+        ]
+        readings = sum(len(each) for each in inside)
+        load_w = float(np.mean([self.power_w(window) for window in self._windows]))
+        step_w = sum(rail.undithered_w(self._windows) for rail in self._rails)
+        drift = None
+        if self._idle_w:
+            net_w = load_w - float(np.mean(self._idle_w))
+            drift = abs(self._idle_w[1] - self._idle_w[0]) / abs(net_w) if net_w else None
+        counter = self._sensor.kind == "counter"
+        interval_s = self._sensor.interval_s if counter else self._sensor.period_s
+        return Quality(
+            asked_hz=1 / self._sensor.period_s,
+            rate_hz=readings / sum(window.seconds for window in self._windows),
+            longest_gap_s=max(float(np.diff(each).max()) for each in edges),
+            repeats=1 - sum(self._fresh_counts()) / max(readings, 1),
+            undithered=step_w > 0,
+            step_share=step_w / load_w if load_w > 0 else 0.0,
+            windows_j=tuple(self.gross_j),
+            shortest_s=min(window.seconds for window in self._windows),
+            needed_s=needed_window_s(interval_s, counter=counter),
+            idle_drift=drift,
+        )
