@@ -168,7 +168,8 @@ class StateAnswer:
 class EnergyAnswer:
     event: Literal["energy"]
     windows: Annotated[tuple[SpanAnswer, ...], Field(min_length=1, max_length=100)]
-    idle: Annotated[tuple[SpanAnswer, SpanAnswer], Field()]  # before, after
+    idle: tuple[SpanAnswer, SpanAnswer]  # before, after
+    busy: SpanAnswer  # from the first call after the one idle window to the last before the other
     before: StateAnswer
     after: StateAnswer
     pinned: bool  # the sampler had a core for itself
@@ -179,6 +180,16 @@ class EnergyAnswer:
         order = [self.idle[0], *self.windows, self.idle[1]]
         if any(one.end_ns > other.begin_ns for one, other in pairwise(order)):
             raise ValueError("windows that overlap")
+        marks = [
+            self.idle[0].end_ns,
+            self.busy.begin_ns,
+            self.windows[0].begin_ns,
+            self.windows[-1].end_ns,
+            self.busy.end_ns,
+            self.idle[1].begin_ns,
+        ]
+        if marks != sorted(marks):
+            raise ValueError("windows outside the time that calls were made in")
 
 
 @record

@@ -121,21 +121,21 @@ def analyse(sensor: SensorAnswer, power: PowerAnswer, run: EnergyAnswer) -> Anal
     taken = _Taken(sensor, rails, windows, idle if len(idle) == 2 else [])
     if sensor.kind == "counter" and not all(value > 0 for value in taken.gross_j):
         return _without(sensor, f"{sensor.name} did not move while the model ran")
-    trace = _trace(moments, taken, windows, idle)
+    trace = _trace(moments, taken, windows, idle, _window(run.busy, power))
     return Analysis(energy=taken.energy(trace), quality=taken.quality(moments))
 
 
 def without_sensor(run: EnergyAnswer) -> Energy:
     """Windows that wait for the readings of an external meter (`edgekd.bench.meters`)."""
     base_ns = run.idle[0].begin_ns
-    spans = [
-        Span(
-            begin_s=(span.begin_ns - base_ns) / 1e9,
-            end_s=(span.end_ns - base_ns) / 1e9,
-            runs=span.runs,
+
+    def span(found: SpanAnswer) -> Span:
+        return Span(
+            begin_s=(found.begin_ns - base_ns) / 1e9,
+            end_s=(found.end_ns - base_ns) / 1e9,
+            runs=found.runs,
         )
-        for span in (*run.windows, *run.idle)
-    ]
+
     return Energy(
         gross=Unmeasured(reason="an external meter was to be read, and its readings are not here"),
         scope="what the external meter sees",
@@ -143,8 +143,9 @@ def without_sensor(run: EnergyAnswer) -> Energy:
         trace=PowerTrace(
             seconds=(),
             watts=(),
-            windows=tuple(spans[: len(run.windows)]),
-            idle=tuple(spans[len(run.windows) :]),
+            windows=tuple(span(window) for window in run.windows),
+            idle=tuple(span(window) for window in run.idle),
+            busy=span(run.busy),
         ),
     )
 
@@ -240,22 +241,27 @@ def _rail(
 
 
 def _trace(
-    moments: Array, taken: "_Taken", windows: Sequence[_Window], idle: Sequence[_Window]
+    moments: Array,
+    taken: "_Taken",
+    windows: Sequence[_Window],
+    idle: Sequence[_Window],
+    busy: _Window,
 ) -> PowerTrace:
     seconds, watts = taken.totals(moments)
     block = -(-len(seconds) // MOST_POINTS)  # means of so many, where there are too many to keep
     kept = len(seconds) // block * block
     seconds, watts = (column[:kept].reshape(-1, block).mean(axis=1) for column in (seconds, watts))
 
-    def spans(found: Sequence[_Window]) -> tuple[Span, ...]:
-        return tuple(Span(begin_s=each.begin_s, end_s=each.end_s, runs=each.runs) for each in found)
+    def span(found: _Window) -> Span:
+        return Span(begin_s=found.begin_s, end_s=found.end_s, runs=found.runs)
 
     return PowerTrace(
         # Microseconds and microwatts: more digits would be noise, and half of the file.
         seconds=tuple(np.round(seconds, 6).tolist()),
         watts=tuple(np.round(watts, 6).tolist()),
-        windows=spans(windows),
-        idle=spans(idle),
+        windows=tuple(span(each) for each in windows),
+        idle=tuple(span(each) for each in idle),
+        busy=span(busy),
     )
 
 

@@ -499,6 +499,7 @@ class PowerTrace:
     watts: Annotated[tuple[float, ...], Field(max_length=20_000)]
     windows: Annotated[tuple[Span, ...], Field(max_length=100)]
     idle: Annotated[tuple[Span, ...], Field(max_length=2)]  # before, after
+    busy: Span | None = None  # all calls between the idle ones, those of no window too
 
     def __post_init__(self) -> None:
         if len(self.seconds) != len(self.watts):

@@ -67,16 +67,17 @@ def _run(options: Any, call: Callable[[], None], lead_s: float) -> Dict[str, Any
     latency.warm_up(call, options.warmup_min_s, options.warmup_max_s, latency.clock())
     rest_s = max(lead_s, min(REST_S, options.idle_seconds))
     idle = [_idle(rest_s, options.idle_seconds)]
-    call_for(call, lead_s)
+    first = call_for(call, lead_s)
     before = look()
     call_for(call, lead_s)
     windows = [call_for(call, options.seconds) for _ in range(options.windows)]
-    call_for(call, lead_s)
+    last = call_for(call, lead_s)
     after = look()
     idle.append(_idle(rest_s, options.idle_seconds))
     return {
         "windows": [dict(window._asdict()) for window in windows],
         "idle": [dict(span._asdict()) for span in idle],
+        "busy": {"begin_ns": first.begin_ns, "end_ns": last.end_ns, "runs": 0},
         "before": before,
         "after": after,
     }

@@ -208,7 +208,9 @@ def meter(
     )
 
 
-def rapl(sysfs: Path, *, packages: int = 1, count_uj: int = 123, range_uj: int = 262_143_328_850) -> Path:
+def rapl(
+    sysfs: Path, *, packages: int = 1, count_uj: int = 123, range_uj: int = 262_143_328_850
+) -> Path:
     """Packages, with sub-zones that are parts of them and a psys zone that overlaps all."""
     root = sysfs / "class" / "powercap"
     zones = {"intel-rapl:9": "psys"}

@@ -10,6 +10,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekd.bench.agent.sampler import due_s
+
 Array = NDArray[np.float64]
 
 STEP_S: Final = 0.001  # of the grid that the truth is known on
@@ -158,14 +160,17 @@ class Readings:
 Clock = Callable[[float, float, np.random.Generator], Array]
 
 
-def schedule(seconds: float, period_s: float, random: np.random.Generator) -> Array:
-    """Times of reads on a fixed schedule: late by a millisecond or so, some of them lost."""
-    times = np.arange(0.0, seconds - 0.1, period_s)
+def schedule(
+    seconds: float, period_s: float, random: np.random.Generator, *, even: bool = False
+) -> Array:
+    """Times of reads on the agent's schedule, or evenly: late by a millisecond or so, some of them lost."""
+    slots = range(int((seconds - 0.1) / period_s))
+    times = np.array([slot * period_s if even else due_s(slot, period_s) for slot in slots])
     late = np.abs(random.normal(0, 1e-3, len(times)))
-    late = np.minimum(late, 0.4 * period_s)
+    times = np.maximum.accumulate(times + late) + 1e-5 * np.arange(len(times))
     kept = random.uniform(size=len(times)) > 0.01
     kept[[0, -1]] = True
-    return (times + late)[kept]
+    return times[kept]
 
 
 def read_rails(
@@ -178,21 +183,23 @@ def read_rails(
     printed: bool = False,
 ) -> Readings:
     """As the agent reads sysfs; `printed`: as tegrastats prints whole milliwatts, a little late."""
-    begin_s = schedule(truth.seconds, period_s, random)
+    begin_s = schedule(truth.seconds, period_s, random, even=printed)
     cost_s = random.uniform(0.2, 1.0, len(begin_s)) * 2 * rails[0].chip.cycle_s
     seen = [
-        rail.read(truth, begin_s, error, random)
-        for rail, error in zip(rails, errors, strict=True)
+        rail.read(truth, begin_s, error, random) for rail, error in zip(rails, errors, strict=True)
     ]
     if printed:
         arrived_s = begin_s + random.uniform(0.005, 0.02, len(begin_s))
         values = tuple(np.floor(volts * amperes / 1e3) for volts, amperes in seen)
         return Readings(
-            begin_s=arrived_s, end_s=arrived_s + 1e-5, values=values, millivolts=(None,) * len(rails)
+            begin_s=arrived_s,
+            end_s=arrived_s + 1e-5,
+            values=values,
+            millivolts=(None,) * len(rails),
         )
     return Readings(
         begin_s=begin_s,
-        end_s=begin_s + np.minimum(cost_s, 0.5 * period_s),
+        end_s=np.minimum(begin_s + cost_s, np.append(begin_s[1:], np.inf)),
         values=tuple(amperes for _, amperes in seen),
         millivolts=tuple(volts for volts, _ in seen),
     )
@@ -226,9 +233,7 @@ class Counter:
         counts = np.round(steps / self.unit_j)
         if self.range_units is not None:
             counts = counts % self.range_units
-        return Readings(
-            begin_s=begin_s, end_s=begin_s + 5e-5, values=(counts,), millivolts=(None,)
-        )
+        return Readings(begin_s=begin_s, end_s=begin_s + 5e-5, values=(counts,), millivolts=(None,))
 
 
 RAPL: Final = Counter(

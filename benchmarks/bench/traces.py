@@ -281,6 +281,9 @@ def answers_of(run: Run, readings: Readings) -> tuple[PowerAnswer, EnergyAnswer]
         event="energy",
         windows=spans(run.windows),
         idle=(before, after),
+        busy=SpanAnswer(
+            begin_ns=ns(run.windows[0][0] - 0.05), end_ns=ns(run.windows[-1][1] + 0.05), runs=0
+        ),
         before=QUIET,
         after=QUIET,
         pinned=True,
