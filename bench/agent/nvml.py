@@ -115,40 +115,36 @@ def find(place: Place, number: int = 0) -> Found:
     except (OSError, AttributeError) as error:
         return None, "NVML: {}".format(error)
     problems = []
-    for unit, settle_s, attempt in (
-        ("mJ", 2.0, card.energy_mj),
-        ("mW", UPDATE_S, card.instant_mw),
-        ("mW", 2 * AVERAGED_S, card.power_mw),
+    for name, unit, interval_s, settle_s, ask in (
+        # A counter needs no settling; the card's clocks and fans do.
+        ("NVML energy counter", "mJ", UPDATE_S, 2 * AVERAGED_S, card.energy_mj),
+        ("NVML power", "mW", UPDATE_S, UPDATE_S, card.instant_mw),
+        ("NVML power (average of a second)", "mW", AVERAGED_S, 2 * AVERAGED_S, card.power_mw),
     ):
         try:
-            attempt()
+            ask()
             scope = SCOPE.format(number, card.name())
         except (OSError, AttributeError) as error:
             problems.append(str(error))
             continue
-        return _sensor(card, scope, unit, settle_s, attempt), ""
+        sensor = sensor_of(
+            name,
+            scope,
+            "counter" if unit == "mJ" else "power",
+            [Channel("GPU", unit, 0.0, [GAIN], 0.001, None)],
+            interval_s=interval_s,
+            period_s=PERIOD_S,
+            settle_s=settle_s,
+            read=_reader(ask),
+            close=card.close,
+        )
+        return sensor, ""
     card.close()
     return None, "NVML: " + ", ".join(problems)
 
 
-def _sensor(card: Card, scope: str, unit: str, settle_s: float, ask: Callable[[], int]) -> Any:
-    def read() -> Reading:
-        return [(None, ask())]
-
-    counts = unit == "mJ"
-    averaged = settle_s == 2 * AVERAGED_S
-    names = {True: "NVML energy counter", False: "NVML power"}
-    return sensor_of(
-        names[counts] + (" (average of a second)" if averaged else ""),
-        scope,
-        "counter" if counts else "power",
-        [Channel("GPU", unit, 0.0, [GAIN], 0.001, None)],
-        interval_s=AVERAGED_S if averaged else UPDATE_S,
-        period_s=PERIOD_S,
-        settle_s=settle_s,
-        read=read,
-        close=card.close,
-    )
+def _reader(ask: Callable[[], int]) -> Callable[[], Reading]:
+    return lambda: [(None, ask())]
 
 
 def state_of(number: int) -> Tuple[Optional[float], Optional[float], List[str]]:

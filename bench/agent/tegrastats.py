@@ -26,7 +26,7 @@ INTERVAL_S = 0.1
 TIMEOUT_S = 3.0
 # A rail: a name, now/average[/highest]; temperatures have an @, loads a %, memory a unit that is no mW.
 _RAIL = re.compile(
-    r"(?<=\s)([A-Z][A-Z0-9_]*) (-?\d+)(?:mW)?/(-?\d+)(?:mW)?(?:/(-?\d+)(?:mW)?)?(?=\s|$)"
+    r"(?<!\S)([A-Z][A-Z0-9_]*) (-?\d+)(?:mW)?/(-?\d+)(?:mW)?(?:/(-?\d+)(?:mW)?)?(?=\s|$)"
 )
 # What has the same form and is none: "RAM 1/2MB" is kept out by its unit, these by name.
 NOT_RAILS = ("RAM", "SWAP", "IRAM", "CPU", "NC")
