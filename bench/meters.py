@@ -40,7 +40,7 @@ VOLTS: Final[Mapping[str, float]] = {"v": 1.0, "mv": 1e-3, "uv": 1e-6, "µv": 1e
 _NAMES: Final = {
     "time": r"time|timestamp|elapsed|^t\b|^seconds$",
     "power": r"power|^p\b|watt",
-    "current": r"current|^i\b|amp",
+    "current": r"current|^i\b|\bamp",
     "voltage": r"volt|^u\b|^v\b",
 }
 _UNIT: Final = re.compile(r"[(\[]\s*([a-zµ]+)\s*[)\]]|[_ ]([a-zµ]{1,2})$")

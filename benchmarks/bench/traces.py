@@ -409,6 +409,7 @@ def row_of(name: str, outcomes: list[Outcome]) -> dict[str, object]:
         "filter_p95_percent": "" if np.isnan(filtered).any() else percent(filtered),
         "error_p95_percent": percent(np.array([each.error for each in outcomes])),
         "floor_median_percent": f"{100 * float(np.median([each.floor for each in outcomes])):.3f}",
+        "within_floor_and_half_a_percent_percent": f"{100 * float((beyond <= 0.005).mean()):.1f}",
         "error_beyond_floor_max_percent": f"{100 * float(beyond.max()):.3f}",
         "interval_median_percent": f"{100 * float(np.median([each.width for each in outcomes])):.3f}",
     }

@@ -103,7 +103,11 @@ def test_what_is_said_last_is_heard_too():
     heard = []
     progress = json.dumps({"event": "progress", "phase": "p", "step": 2, "of": 2})
     child.ask(saying(progress, END), timeout_s=30, heard=heard.append)
-    assert [type(answer).__name__ for answer in heard] == ["HelloAnswer", "ProgressAnswer", "EndAnswer"]
+    assert [type(answer).__name__ for answer in heard] == [
+        "HelloAnswer",
+        "ProgressAnswer",
+        "EndAnswer",
+    ]
 
 
 @pytest.mark.parametrize("lines", [[], [latency()], [latency(), END, latency()]])

@@ -16,7 +16,15 @@ from edgekd.bench.answers import (
 )
 from edgekd.bench.energy import analyse
 from edgekd.errors import DeviceError
-from edgekd.records import Energy, EnergyUncertainty, PowerTrace, Samples, Unmeasured, from_json, to_json
+from edgekd.records import (
+    Energy,
+    EnergyUncertainty,
+    PowerTrace,
+    Samples,
+    Unmeasured,
+    from_json,
+    to_json,
+)
 
 IDLE_W, LOAD_W = 3.0, 8.0
 STATE = StateAnswer(counts={}, alarms=(), temperatures_c={}, clocks_mhz={})
@@ -204,7 +212,10 @@ def test_a_counter_that_stands_still_is_not_zero_energy():
 
 @pytest.mark.parametrize(
     ("times", "reason"),
-    [(np.array([]), "read 0 times: gone"), (np.arange(0, 40, 0.025), "stopped before the windows ended: gone")],
+    [
+        (np.array([]), "read 0 times: gone"),
+        (np.arange(0, 40, 0.025), "stopped before the windows ended: gone"),
+    ],
 )
 def test_a_sensor_that_stopped_says_why_and_is_no_zero(times, reason):
     found = analyse(sensor(), power(times=times, problems=("gone",)), RUN)

@@ -27,7 +27,9 @@ def test_a_counter_that_wraps_gives_the_sum_of_its_steps(steps_uj, start_uj):
 )
 def test_energy_of_constant_power_is_power_times_time(times_ms, one, other):
     seconds = np.sort(np.array(times_ms)) / 1e3
-    begin_s, end_s = sorted(seconds[0] + share * (seconds[-1] - seconds[0]) for share in (one, other))
+    begin_s, end_s = sorted(
+        seconds[0] + share * (seconds[-1] - seconds[0]) for share in (one, other)
+    )
     curve = curve_of_power(seconds, np.full(len(seconds), POWER_W))
     assert curve.energy_j(begin_s, end_s) == pytest.approx(POWER_W * (end_s - begin_s), abs=1e-9)
 

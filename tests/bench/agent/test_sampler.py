@@ -50,7 +50,9 @@ def taken(read, seconds=10.0, **changes):
 
 def test_readings_are_stamped_before_and_after():
     found = taken(lambda clock: [(None, clock.ns)])
-    for begin, end, value in zip(found["begin_ns"], found["end_ns"], found["values"][0], strict=True):
+    for begin, end, value in zip(
+        found["begin_ns"], found["end_ns"], found["values"][0], strict=True
+    ):
         assert end - begin == 1_000_000
         assert value == end
 
@@ -107,9 +109,7 @@ def test_a_driver_that_stays_busy_costs_a_reading_and_no_more():
     assert len(found["begin_ns"]) == len(found["values"][0]) > 80
 
 
-@pytest.mark.parametrize(
-    "problem", [OSError(errno.ENODEV, "gone"), ValueError("not a number: ''")]
-)
+@pytest.mark.parametrize("problem", [OSError(errno.ENODEV, "gone"), ValueError("not a number: ''")])
 def test_a_sensor_that_breaks_is_a_problem_and_no_zero(problem):
     def read(_):
         raise problem
@@ -157,7 +157,14 @@ def test_power_is_sampled_under_the_python_of_boards(trees, version):
 
 
 def test_it_ends_when_the_one_that_started_it_does(trees):
-    command = [sys.executable, FOLDER / "__main__.py", "sample", "--until-closed", "--seconds", "60"]
+    command = [
+        sys.executable,
+        FOLDER / "__main__.py",
+        "sample",
+        "--until-closed",
+        "--seconds",
+        "60",
+    ]
     process = subprocess.Popen(
         [*command, *trees], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
