@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from typing import Final
 
 from edgekd.bench.answers import EnergyAnswer, PowerAnswer, SensorAnswer, StateAnswer
-from edgekd.bench.energy import Analysis, Quality
+from edgekd.bench.energy import Analysis
+from edgekd.bench.windows import Quality
 from edgekd.records import Doubt
 
 RATE: Final = 0.8  # of what was asked for

@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from edgekd.bench.answers import (
     read_answer,
 )
 from edgekd.bench.energy import analyse
+from edgekd.bench.windows import needed_window_s
 from edgekd.errors import DeviceError
 from edgekd.records import (
     Energy,
@@ -46,14 +48,14 @@ RUN = EnergyAnswer(
 
 
 def channel(**changes) -> ChannelAnswer:
-    usual = {
+    usual: dict[str, Any] = {
         "label": "VDD_IN", "unit": "mW", "offset_w": 0.08, "gains": (0.01,), "quantum": 0.0, "range": None,
     }  # fmt: skip
     return ChannelAnswer(**(usual | changes))
 
 
 def sensor(*channels, **changes) -> SensorAnswer:
-    usual = {
+    usual: dict[str, Any] = {
         "event": "sensor", "name": "meter", "scope": "module", "kind": "power",
         "channels": channels or (channel(),), "interval_s": 0.01, "period_s": 0.025,
         "settle_s": 0.0, "scale": 1.0, "constant_w": 0.0,
@@ -64,7 +66,7 @@ def sensor(*channels, **changes) -> SensorAnswer:
 def power(*columns, times=None, **changes) -> PowerAnswer:
     moments = np.arange(0, 58, 0.025) if times is None else times
     stamps = tuple(int(each) for each in moments * 1e9)
-    usual = {
+    usual: dict[str, Any] = {
         "event": "power", "begin_ns": stamps, "end_ns": stamps,
         "values": columns or (tuple(shape(moments).tolist()),), "millivolts": (None,) * max(len(columns), 1),
         "dropped": 0, "missed": 0, "problems": (), "load": 0.01,
@@ -275,9 +277,9 @@ def test_a_trace_of_different_lengths_is_no_trace():
 
 
 def test_the_window_rule():
-    assert energy.needed_window_s(0.1, counter=False) == pytest.approx(8.2)
-    assert energy.needed_window_s(0.02, counter=False) == pytest.approx(1.64)
-    assert energy.needed_window_s(0.1, counter=True) == 10.0
+    assert needed_window_s(0.1, counter=False) == pytest.approx(8.2)
+    assert needed_window_s(0.02, counter=False) == pytest.approx(1.64)
+    assert needed_window_s(0.1, counter=True) == 10.0
 
 
 # --- hostile answers ------------------------------------------------------------------------------

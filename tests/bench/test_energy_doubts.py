@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from edgekd.bench.answers import EnergyAnswer, StateAnswer
-from edgekd.bench.energy import Analysis, Quality, analyse
+from edgekd.bench.energy import Analysis, analyse
 from edgekd.bench.energy_doubts import doubts_of_energy
+from edgekd.bench.windows import Quality
 from tests.bench.test_energy import RUN, STATE, power, sensor
 
 GOOD = analyse(sensor(), power(), RUN)
@@ -19,11 +19,11 @@ def quality(**changes) -> Analysis:
     return Analysis(energy=GOOD.energy, quality=changed(GOOD.quality, **changes))
 
 
-def state(**changes) -> StateAnswer:
+def state(**changes):
     return changed(STATE, **changes)
 
 
-def run(before=STATE, after=STATE, **changes) -> EnergyAnswer:
+def run(before=STATE, after=STATE, **changes):
     return changed(RUN, before=before, after=after, **changes)
 
 

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from benchmarks.bench import traces
+from benchmarks.bench.cases import cases as cases_of
+from benchmarks.bench.sensing import STEP_S, truth_of
 from edgekd.bench import energy
 from edgekd.records import Samples
 from tests.conftest import REPOSITORY
@@ -16,7 +18,7 @@ TRACES = 40
 
 @pytest.fixture(scope="module")
 def cases(tmp_path_factory):
-    return traces.cases(tmp_path_factory.mktemp("boards"))
+    return cases_of(tmp_path_factory.mktemp("boards"))
 
 
 @pytest.mark.parametrize(
@@ -48,9 +50,9 @@ def test_a_truth_without_ripple_is_integrated_to_its_floor(cases, name):
     case = cases[name]
     random = np.random.default_rng(5)
     run = traces.run_of(case, random)
-    seconds = (np.arange(len(run.truth.watts)) + 0.5) * traces.STEP_S
+    seconds = (np.arange(len(run.truth.watts)) + 0.5) * STEP_S
     begin, end = run.windows[0][0] - 0.3, run.windows[-1][1] + 0.3
-    steady = traces.truth_of(np.where((seconds > begin) & (seconds < end), 12.0, 4.0))
+    steady = truth_of(np.where((seconds > begin) & (seconds < end), 12.0, 4.0))
     plain = traces.Run(truth=steady, windows=run.windows, idle=run.idle)
     readings = traces.readings_of(case, plain, random, exact=True)
     found = energy.analyse(case.sensor, *traces.answers_of(plain, readings)).energy

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -89,7 +90,7 @@ def test_a_busy_driver_is_asked_again(code):
             raise OSError(code, "busy")
         return [(None, 7.0)]
 
-    pauses = []
+    pauses: list[float] = []
     assert sampler.read_patiently(read, pauses.append) == [(None, 7.0)]
     assert len(pauses) == sampler.TRIES - 1
 
@@ -136,7 +137,7 @@ def trees(tmp_path):
     return [word for name, to in places.items() for word in (f"--{name}", str(tmp_path / to))]
 
 
-def said(done) -> dict[str, dict]:
+def said(done) -> dict[str, Any]:
     return {each["event"]: each for each in map(json.loads, done.stdout.splitlines())}
 
 
@@ -178,7 +179,7 @@ def test_it_ends_when_the_one_that_started_it_does(trees):
 
 def test_it_stays_on_the_core_that_it_was_given(trees):
     core = max(os.sched_getaffinity(0))
-    command = [sys.executable, FOLDER / "__main__.py", "sample", "--seconds", "0.1"]
+    command = [sys.executable, str(FOLDER / "__main__.py"), "sample", "--seconds", "0.1"]
     done = subprocess.run(
         [*command, *trees, "--core", str(core)], capture_output=True, text=True, check=True
     )
@@ -210,7 +211,7 @@ def test_a_model_is_run_while_another_process_reads_the_sensor(tmp_path, trees, 
 
 
 def test_windows_without_readings_are_run_for_an_external_meter(trees, model):
-    command = [sys.executable, FOLDER / "__main__.py", "energy", "--model", model, *trees]
+    command = [sys.executable, str(FOLDER / "__main__.py"), "energy", "--model", model, *trees]
     quick = ["--seconds", "0.1", "--windows", "1", "--idle-seconds", "0.1", "--warmup-max-s", "0.1"]
     done = subprocess.run(
         [*command, *quick, "--sensor", "none"], capture_output=True, text=True, check=True
@@ -225,7 +226,7 @@ def test_a_sampler_that_dies_is_a_failure_and_no_energy(tmp_path, trees, model):
     boards.program(
         tmp_path / "root", "tegrastats", f"#!/bin/sh\necho '{line}'\nsleep 1\nkill -9 $PPID"
     )
-    command = [sys.executable, FOLDER / "__main__.py", "energy", "--model", model, *trees]
+    command = [sys.executable, str(FOLDER / "__main__.py"), "energy", "--model", model, *trees]
     quick = ["--seconds", "1", "--windows", "1", "--idle-seconds", "1", "--warmup-max-s", "0.1"]
     done = subprocess.run(
         [*command, *quick, "--sensor", "tegrastats"], capture_output=True, text=True, check=False
@@ -238,13 +239,13 @@ def test_a_sampler_that_dies_is_a_failure_and_no_energy(tmp_path, trees, model):
 
 def test_a_greeting_says_nothing_of_the_sensor(trees, tmp_path):
     shutil.rmtree(tmp_path / "sys")
-    command = [sys.executable, FOLDER / "__main__.py", "sample", "--seconds", "0.1", *trees]
+    command = [sys.executable, str(FOLDER / "__main__.py"), "sample", "--seconds", "0.1", *trees]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert list(said(done)) == ["hello", "no-energy", "end"]
 
 
 def test_a_description_holds_what_the_host_needs():
-    told = power.describe(sensor(lambda: []))
+    told = power.describe(sensor(list))
     assert set(told) == {
         "name", "scope", "kind", "channels", "interval_s", "period_s", "settle_s", "scale", "constant_w",
     }  # fmt: skip

@@ -33,13 +33,13 @@ def build(tmp_path):
     return board
 
 
-def watts(sensor) -> float:
+def watts(sensor):
     return sum(
         value * 1e-3 if volts is None else value * volts * 1e-6 for volts, value in sensor.read()
     )
 
 
-def truth_w(board, labels) -> float:
+def truth_w(board, labels):
     rails = {rail.label: rail for chip in board.chips for rail in chip if rail is not None}
     return sum(rails[label].volts * rails[label].amperes for label in labels)
 

@@ -13,7 +13,7 @@ def place(tmp_path, monkeypatch):
 
 
 def test_a_machine_that_says_nothing_has_no_state(place):
-    empty = {"counts": {}, "alarms": [], "temperatures_c": {}, "clocks_mhz": {}}
+    empty: dict[str, object] = {"counts": {}, "alarms": [], "temperatures_c": {}, "clocks_mhz": {}}
     assert state_of(place) == empty
 
 
