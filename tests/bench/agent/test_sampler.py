@@ -160,7 +160,7 @@ def test_power_is_sampled_under_the_python_of_boards(trees, version):
 def test_it_ends_when_the_one_that_started_it_does(trees):
     command = [
         sys.executable,
-        FOLDER / "__main__.py",
+        str(FOLDER / "__main__.py"),
         "sample",
         "--until-closed",
         "--seconds",
