@@ -1,13 +1,12 @@
 """Energies of replayed traces against a truth that is known, on models of the sensors."""
 
-import csv
-
 import numpy as np
 import pytest
 
 from benchmarks.bench import traces
 from benchmarks.bench.cases import cases as cases_of
 from benchmarks.bench.sensing import STEP_S, truth_of
+from benchmarks.rows import read_rows
 from edgekd.bench import energy
 from edgekd.records import Samples
 from tests.conftest import REPOSITORY
@@ -62,7 +61,7 @@ def test_a_truth_without_ripple_is_integrated_to_its_floor(cases, name):
 
 
 def test_the_committed_table_is_of_every_sensor_and_says_what_was_promised(cases):
-    rows = list(csv.DictReader(COMMITTED.open(encoding="utf-8")))
+    rows = read_rows(COMMITTED)
     assert [row["sensor"] for row in rows] == list(cases)
     for row in rows:
         assert int(row["traces"]) >= 1000
