@@ -1,5 +1,6 @@
 """What the agent may say. It runs elsewhere and is not trusted: every line is checked."""
 
+from itertools import pairwise
 from typing import Annotated, Final, Literal, TypeAlias
 
 from pydantic import AfterValidator, Field, StringConstraints, TypeAdapter, ValidationError
@@ -26,6 +27,13 @@ SignedBytes: TypeAlias = Annotated[int, Field(ge=-(2**53), le=2**53)]
 Sha256: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Share: TypeAlias = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Whole: TypeAlias = Annotated[int, Field(ge=0, le=2**53)]
+Interval: TypeAlias = Annotated[float, Field(gt=0, le=60, allow_inf_nan=False)]
+# More than an agent takes at its fastest within the hour that a window may last.
+Times: TypeAlias = Annotated[tuple[Whole, ...], Field(max_length=200_000)]
+Readings: TypeAlias = Annotated[
+    tuple[Annotated[float, Field(ge=-(2**53), le=2**53, allow_inf_nan=False)], ...],
+    Field(max_length=200_000),
+]
 
 
 @record
@@ -155,18 +163,101 @@ class MemoryAnswer:
 
 
 @record
-class WindowAnswer:
-    joules: Finite  # may be negative: the offset of a sensor at idle
-    runs: Annotated[int, Field(ge=1, le=2**53)]
-    seconds: Positive
+class ChannelAnswer:
+    """One rail or counter of a sensor, and what it may be wrong by."""
+
+    label: Text
+    unit: Literal["mA", "uW", "mW", "uJ", "mJ"]
+    offset_w: Annotated[float, Field(ge=0, le=1e4, allow_inf_nan=False)]
+    gains: Annotated[tuple[Share, ...], Field(max_length=16)]
+    quantum: Annotated[float, Field(ge=0, le=1e4, allow_inf_nan=False)]
+    range: Annotated[int, Field(ge=1, le=2**53)] | None
+
+
+@record
+class SensorAnswer:
+    event: Literal["sensor"]
+    name: Text
+    scope: Text
+    kind: Literal["power", "counter", "estimate"]
+    channels: Annotated[tuple[ChannelAnswer, ...], Field(min_length=1, max_length=32)]
+    interval_s: Interval
+    period_s: Interval
+    settle_s: Annotated[float, Field(ge=0, le=60, allow_inf_nan=False)]
+    scale: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
+    constant_w: Annotated[float, Field(ge=-1e4, le=1e4, allow_inf_nan=False)]
+
+
+@record
+class PowerAnswer:
+    """Columns of readings: a row is what was read between `begin_ns` and `end_ns` (CLOCK_MONOTONIC)."""
+
+    event: Literal["power"]
+    begin_ns: Times
+    end_ns: Times
+    values: Annotated[tuple[Readings, ...], Field(min_length=1, max_length=32)]
+    millivolts: Annotated[tuple[Readings | None, ...], Field(min_length=1, max_length=32)]
+    dropped: Whole  # readings that failed
+    missed: Whole  # slots that a slow reading ran over
+    problems: Annotated[tuple[Text, ...], Field(max_length=8)]
+    load: Positive  # processors that the sampler kept busy
+
+    def __post_init__(self) -> None:
+        rows = len(self.begin_ns)
+        columns = [self.end_ns, *self.values, *(one for one in self.millivolts if one is not None)]
+        if any(len(column) != rows for column in columns):
+            raise ValueError("the columns of the readings differ in length")
+        if len(self.values) != len(self.millivolts):
+            raise ValueError("the readings have more voltages than values, or fewer")
+
+
+@record
+class SpanAnswer:
+    """What was done from one time to another (CLOCK_MONOTONIC); an idle one has no runs."""
+
+    begin_ns: Whole
+    end_ns: Whole
+    runs: Whole
+
+    def __post_init__(self) -> None:
+        if self.end_ns < self.begin_ns:
+            raise ValueError("a window ends before it begins")
+
+
+@record
+class StateAnswer:
+    counts: Annotated[dict[Text, Whole], Field(max_length=64)]  # of events, since boot
+    alarms: Annotated[tuple[Text, ...], Field(max_length=64)]  # of now
+    temperatures_c: Annotated[dict[Text, Finite], Field(max_length=256)]
+    clocks_mhz: Annotated[dict[Text, Positive], Field(max_length=256)]
 
 
 @record
 class EnergyAnswer:
     event: Literal["energy"]
-    sensor: Text
-    scope: Text
-    windows: Annotated[tuple[WindowAnswer, ...], Field(min_length=1, max_length=100)]
+    windows: Annotated[tuple[SpanAnswer, ...], Field(min_length=1, max_length=100)]
+    idle: tuple[SpanAnswer, SpanAnswer]  # before, after
+    busy: SpanAnswer  # from the first call after the one idle window to the last before the other
+    before: StateAnswer
+    after: StateAnswer
+    pinned: bool  # the sampler had a core for itself
+
+    def __post_init__(self) -> None:
+        if any(window.runs == 0 or window.end_ns == window.begin_ns for window in self.windows):
+            raise ValueError("a window without runs or without time")
+        order = [self.idle[0], *self.windows, self.idle[1]]
+        if any(one.end_ns > other.begin_ns for one, other in pairwise(order)):
+            raise ValueError("windows that overlap")
+        marks = [
+            self.idle[0].end_ns,
+            self.busy.begin_ns,
+            self.windows[0].begin_ns,
+            self.windows[-1].end_ns,
+            self.busy.end_ns,
+            self.idle[1].begin_ns,
+        ]
+        if marks != sorted(marks):
+            raise ValueError("windows outside the time that calls were made in")
 
 
 @record
@@ -230,6 +321,7 @@ class RefusedAnswer:
     event: Literal["refused"]
     kind: Literal[
         "missing-runtime",
+        "no-sampler",
         "not-a-model",
         "not-runnable",
         "inputs",
@@ -260,6 +352,8 @@ Answer: TypeAlias = Annotated[
     | SessionAnswer
     | LatencyAnswer
     | MemoryAnswer
+    | SensorAnswer
+    | PowerAnswer
     | EnergyAnswer
     | NoEnergyAnswer
     | BoardAnswer

@@ -218,6 +218,8 @@ def _raise_refusal(refusal: RefusedAnswer, last_words: str) -> NoReturn:
                 f"ONNX Runtime cannot run this model: {refusal.message} "
                 "Export it again for this machine's runtime."
             )
+        case "no-sampler":
+            raise DeviceError(f"{refusal.message}. Measure again, or without energy.")
         case "protocol":
             raise DeviceError(f"{refusal.message}. Use the agent that came with this edgekd.")
         case "digest":

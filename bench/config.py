@@ -31,6 +31,11 @@ class BenchConfig:
     memory_processes: Annotated[int, Field(ge=1, le=100)] = 3  # for each stage
     energy_windows: Annotated[int, Field(ge=1, le=100)] = 3
     energy_window_s: Seconds = 2.0
+    energy_idle_s: Seconds = 2.0  # before the windows, and after
+    # A sensor by name; auto: the first that answers; none: windows for an external meter.
+    energy_sensor: Literal[
+        "auto", "none", "INA3221", "NVML", "RAPL", "PMIC", "tegrastats", "INA226"
+    ] = "auto"
     timeout_s: Seconds = 120.0  # for each process, beyond the time it was asked to run
     sysfs: Path = Path("/sys")
     proc: Path = Path("/proc")

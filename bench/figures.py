@@ -2,16 +2,18 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from edgekd.bench import child
+from edgekd.bench import child, energy, energy_doubts
 from edgekd.bench.answers import (
     Answer,
     EnergyAnswer,
     LatencyAnswer,
     MemoryAnswer,
     NoEnergyAnswer,
+    PowerAnswer,
+    SensorAnswer,
 )
 from edgekd.bench.questions import STAGES, Stage
-from edgekd.records import Energy, Figure, Memory, Samples, Unmeasured
+from edgekd.records import Doubt, Energy, Figure, Memory, Samples, Unmeasured
 
 _NO_STAGES = Unmeasured(
     reason="trtexec loads a model by itself, with all of its own: use TensorRT's Python module"
@@ -89,11 +91,17 @@ def _bytes(
     return Unmeasured(reason=reasons[0] if reasons else otherwise)
 
 
-def energy_of(answers: Sequence[Answer]) -> Energy | Unmeasured:
-    """Joules for each inference; or why there are none."""
-    none = [answer for answer in answers if isinstance(answer, NoEnergyAnswer)]
-    if none:
-        return Unmeasured(reason=none[0].reason)
-    answer = child.one(EnergyAnswer, list(answers))
-    joules = tuple(window.joules / window.runs for window in answer.windows)
-    return Energy(gross=Samples(values=joules, unit="J"), scope=answer.scope, sensor=answer.sensor)
+def energy_of(answers: Sequence[Answer]) -> tuple[Energy | Unmeasured, tuple[Doubt, ...]]:
+    """The energy that the agent's answers hold, and the doubts about it.
+
+    Raises:
+        DeviceError: the answers do not fit together.
+    """
+    if any(isinstance(answer, NoEnergyAnswer) for answer in answers):
+        return Unmeasured(reason=child.one(NoEnergyAnswer, answers).reason), ()
+    run = child.one(EnergyAnswer, answers)
+    if not any(isinstance(answer, SensorAnswer) for answer in answers):
+        return energy.without_sensor(run), tuple(energy_doubts.about_state(run))
+    sensor, power = child.one(SensorAnswer, answers), child.one(PowerAnswer, answers)
+    found = energy.analyse(sensor, power, run)
+    return found.energy, energy_doubts.doubts_of_energy(found, sensor, power, run)

@@ -223,7 +223,7 @@ def _measurements(
     runs = [child.one(LatencyAnswer, answers) for answers in heard.runs]
     conditions = _conditions(subject, config, heard, runs, probe)
     hidden = _is_hidden(probe, config)
-    energy = energy_of(heard.energy)
+    energy, energy_doubted = energy_of(heard.energy)
     paced = [child.one(LatencyAnswer, answers) for answers in heard.paced]
     return Measurements(
         subject=subject.name,
@@ -232,7 +232,7 @@ def _measurements(
         taken_on=conditions.machine,
         is_target=is_target,
         conditions=conditions,
-        doubts=doubts.doubts_of(runs, conditions),
+        doubts=(*doubts.doubts_of(runs, conditions), *energy_doubted),
         latency=EMULATED if hidden else pooled(runs),
         memory=_hidden_memory() if hidden else memory_of(heard.memory),
         energy=energy,

@@ -82,11 +82,16 @@ def _memory(
 
 
 def _energy(number: int, model: Placed, config: BenchConfig, runtime: Runtime) -> Question:
-    words = [*common("energy", model, config, runtime), "--seconds", str(config.energy_window_s)]
-    words += ["--windows", str(config.energy_windows)]
-    return Question(
-        number, "energy", None, True, tuple(words), config.energy_windows * config.energy_window_s
-    )
+    words = [
+        *common("energy", model, config, runtime),
+        *("--seconds", str(config.energy_window_s)),
+        *("--windows", str(config.energy_windows)),
+        *("--idle-seconds", str(config.energy_idle_s)),
+        *("--sensor", config.energy_sensor),
+        *(["--on-gpu"] if runtime != "onnxruntime" else []),
+    ]
+    seconds = config.energy_windows * config.energy_window_s + 2 * config.energy_idle_s
+    return Question(number, "energy", None, True, tuple(words), seconds)
 
 
 def common(command: str, model: Placed, config: BenchConfig, runtime: Runtime) -> list[str]:

@@ -1,7 +1,7 @@
 """Measurements as text for people. Units are chosen here and nowhere else."""
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, Literal
 
 from edgekd.bench import statistics
 from edgekd.records import Energy, Figure, Measurements, Memory, Paced, Samples, Setup, Unmeasured
@@ -43,10 +43,25 @@ def brief(measurements: Measurements) -> str:
 
 
 def _brief_energy(energy: Energy | Unmeasured) -> str:
-    gross = energy if isinstance(energy, Unmeasured) else energy.gross
-    if isinstance(gross, Unmeasured):
+    if isinstance(energy, Unmeasured) or isinstance(energy.gross, Unmeasured):
         return "not measured"
-    return f"{format_quantity(statistics.median(gross), 'J')} a call"
+    return energy_text(energy, energy.gross, "gross")
+
+
+def energy_text(energy: Energy, figure: Samples, part: Literal["gross", "idle", "net"]) -> str:
+    """A mean over the windows with its interval; an estimate says that it is one.
+
+    Args:
+        energy: that the figure is of.
+        figure: one of its figures.
+        part: which one.
+    """
+    mean = sum(figure.values) / len(figure.values)
+    told = energy.uncertainty
+    half = None if told is None else getattr(told, f"{part}_j")
+    known = "" if half is None else f" ± {format_quantity(half, 'J')}"
+    marked = "estimate, not measured: " if energy.kind == "estimate" else ""
+    return f"{marked}{format_quantity(mean, 'J')}{known} a call"
 
 
 def format_quantity(value: float, unit: str) -> str:
@@ -164,13 +179,32 @@ def _energy(energy: Energy | Unmeasured) -> Iterator[str]:
     if isinstance(gross, Unmeasured):
         yield _row("energy", _unmeasured(gross))
     else:
-        lowest, highest = min(gross.values), max(gross.values)
-        yield _row(
-            "energy",
-            f"median {format_quantity(statistics.median(gross), 'J')} a call, idle included "
-            f"({format_quantity(lowest, 'J')} to {format_quantity(highest, 'J')} in {len(gross.values)} windows)",
+        yield _row("energy", f"gross {energy_text(energy, gross, 'gross')}, idle included")
+        parts: tuple[tuple[Literal["idle", "net"], Figure], ...] = (
+            ("idle", energy.idle),
+            ("net", energy.net),
         )
+        for part, figure in parts:
+            if isinstance(figure, Samples):
+                yield _row("", f"{part:<5} {energy_text(energy, figure, part)}")
+        yield _row("", _windows(energy, gross))
     yield _row("", f"scope: {energy.scope}; sensor: {energy.sensor}")
+
+
+def _windows(energy: Energy, gross: Samples) -> str:
+    parts = [f"{len(gross.values)} windows"]
+    if energy.window_s is not None:
+        parts[0] += f" of {format_quantity(energy.window_s, 's')}"
+    if energy.rate_hz is not None:
+        parts.append(f"{_three(energy.rate_hz)} fresh readings a second")
+    if energy.idle_before_w is not None and energy.idle_after_w is not None:
+        before, after = energy.idle_before_w, energy.idle_after_w
+        parts.append(
+            f"idle {format_quantity(before, 'W')} before, {format_quantity(after, 'W')} after"
+        )
+    if energy.uncertainty is not None:
+        parts.append("± holds the truth in at least 95 % of runs")
+    return ", ".join(parts)
 
 
 def _conditions(measurements: Measurements) -> Iterator[str]:

@@ -14,13 +14,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from edgekd import __version__, machine
 from edgekd.abilities import NEEDS, judged
 from edgekd.bench.agent import sensors
+from edgekd.bench.agent.power import Place
 from edgekd.findings import Cuda, Doctor, EnergySensor, Gpu, Library, TensorRt
 
 PROBES: Final = Path(__file__).with_name("probes.py")
@@ -48,7 +49,7 @@ def examine(
     found_machine = machine.examine(proc=proc, sysfs=sysfs)
     libraries = tuple(_libraries(answers))
     cuda = _cuda(answers["torch"])
-    energy = tuple(_energy(sysfs))
+    energy = tuple(_energy(sysfs, proc))
     exporter = answers["torch"].get("torchscript_exporter")
     return Doctor(
         made_with=f"edgekd {__version__}",
@@ -210,17 +211,16 @@ def _tensorrt(answer: Mapping[str, Any]) -> TensorRt:
     return TensorRt(bindings=answer.get("version"), trtexec=path, reason=answer.get("problem"))
 
 
-def _energy(sysfs: Path) -> list[EnergySensor]:
-    finders: dict[str, Callable[[str], tuple[sensors.Sensor | None, str]]] = {
-        "INA3221": sensors.find_ina3221,
-        "RAPL": sensors.find_rapl,
-    }
+def _energy(sysfs: Path, proc: Path) -> list[EnergySensor]:
+    place = Place(str(sysfs), str(proc), "/")
     found = []
-    for name, find in finders.items():
+    for name, find in sensors.FINDERS.items():
         try:
-            sensor, reason = find(str(sysfs))
+            sensor, reason = find(place)
         except Exception as error:  # a driver that answers nonsense
             sensor, reason = None, f"{type(error).__name__}: {error}"
+        if sensor is not None:
+            sensor.close()
         found.append(
             EnergySensor(
                 name=name,

@@ -6,7 +6,7 @@ from typing import Any
 
 from edgekd import charts
 from edgekd.bench import statistics
-from edgekd.bench.report import format_bytes, format_quantity, place
+from edgekd.bench.report import energy_text, format_bytes, format_quantity, place
 from edgekd.records import (
     Conditions,
     Doubt,
@@ -173,12 +173,16 @@ def _bytes(figure: Figure) -> Value:
 
 
 def _energy(energy: Energy | Unmeasured) -> Value:
-    gross = energy if isinstance(energy, Unmeasured) else _usable(energy.gross)
+    if isinstance(energy, Unmeasured):
+        return _unmeasured(energy)
+    gross = _usable(energy.gross)
     if isinstance(gross, Unmeasured):
         return _unmeasured(gross)
-    return Value(
-        text=f"median {format_quantity(statistics.median(gross), 'J')} a call, idle included"
-    )
+    text = f"{energy_text(energy, gross, 'gross')}, idle included"
+    net = _usable(energy.net)
+    if isinstance(net, Samples):
+        text += f"; {energy_text(energy, net, 'net')} without it"
+    return Value(text=text, measured=energy.kind == "measured")
 
 
 def _unmeasured(figure: Unmeasured) -> Value:

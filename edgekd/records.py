@@ -562,12 +562,65 @@ class Memory:
 
 
 @record
+class EnergyUncertainty:
+    """Half the width of an interval, in joules, that holds the truth in at least 95 % of runs.
+
+    Of the mean over the windows. Offset, gain and steps of the sensor by its datasheet, its noise,
+    the edges of the windows, and what the windows differ by beyond that.
+    """
+
+    gross_j: Annotated[float, Field(ge=0.0)]
+    idle_j: Annotated[float, Field(ge=0.0)] | None  # None: idle power was not measured
+    net_j: Annotated[float, Field(ge=0.0)] | None
+
+
+@record
+class Span:
+    """Seconds since the first reading of a trace, and how many inferences were run."""
+
+    begin_s: float
+    end_s: float
+    runs: Count
+
+
+@record
+class PowerTrace:
+    """What a power sensor said, and when the model ran. A counter: mean power since the reading before."""
+
+    seconds: Annotated[tuple[float, ...], Field(max_length=20_000)]
+    watts: Annotated[tuple[float, ...], Field(max_length=20_000)]
+    windows: Annotated[tuple[Span, ...], Field(max_length=100)]
+    idle: Annotated[tuple[Span, ...], Field(max_length=2)]  # before, after
+    busy: Span | None = None  # all calls between the idle ones, those of no window too
+
+    def __post_init__(self) -> None:
+        if len(self.seconds) != len(self.watts):
+            raise ValueError(f"{len(self.seconds)} times and {len(self.watts)} powers")
+
+
+_NO_IDLE: Final = Unmeasured(reason="idle power was not measured")
+
+
+@record
 class Energy:
-    """Joules for each inference over a window, with what the sensor sees."""
+    """Joules for each inference over windows of calls, with what the sensor sees.
+
+    Gross is what the sensor saw; idle, what it would have seen in that time without the model; net,
+    the difference. One value a window.
+    """
 
     gross: Figure
+    idle: Figure = _NO_IDLE
+    net: Figure = _NO_IDLE
+    uncertainty: EnergyUncertainty | None = None  # None: not known, as that of an estimate
+    kind: Literal["measured", "estimate"] = "measured"
     scope: str
     sensor: str
+    rate_hz: float | None = None  # of fresh readings
+    window_s: float | None = None  # the shortest
+    idle_before_w: float | None = None
+    idle_after_w: float | None = None
+    trace: PowerTrace | None = None
 
 
 @record

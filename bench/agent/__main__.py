@@ -3,7 +3,8 @@
     __main__.py probe
     __main__.py run    --model M ...    latency of every call
     __main__.py memory --model M --stage runtime|session|runs
-    __main__.py energy --model M ...    joules for each call
+    __main__.py energy --model M ...    power while the model is called, and while it is not
+    __main__.py sample --seconds S      power alone
     __main__.py build  --model M --engine E --vectors V ...    a TensorRT engine, tried on golden vectors
     __main__.py hold   --home H         keep the board for one host; until stdin closes
     __main__.py kit    --plan P --out O all that a plan asks, into one file
@@ -44,7 +45,7 @@ def _be_the_package() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="edgekd-agent")
-    parser.add_argument("command", choices=[*MEASURING, "hold", "kit"])
+    parser.add_argument("command", choices=[*MEASURING, "sample", "hold", "kit"])
     parser.add_argument("--protocol", type=int, help="that the host speaks")
     parser.add_argument("--inner", action="store_true", help="this is the child that measures")
     parser.add_argument("--watch-stdin", action="store_true", help="end when it closes")
@@ -79,8 +80,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--silence-s", type=float, default=30.0)
     parser.add_argument("--plan", help="JSON of what a kit is to do")
     parser.add_argument("--out", help="where a kit's answers go")
+    _add_power(parser)
     _add_build(parser)
     return parser
+
+
+def _add_power(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--sensor", default="auto", help="a name; none: windows without readings")
+    parser.add_argument("--idle-seconds", type=float, default=2.0, help="before, and after")
+    parser.add_argument("--on-gpu", action="store_true", help="the model runs on a graphics card")
+    parser.add_argument("--gpu", type=int, default=0, help="its number for NVML")
+    parser.add_argument("--core", type=int, help="that the sampler stays on")
+    parser.add_argument("--until-closed", action="store_true", help="sample until stdin closes")
 
 
 def _add_build(parser: argparse.ArgumentParser) -> None:

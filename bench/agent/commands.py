@@ -10,7 +10,7 @@ from edgekd.bench.agent import (
     memory,
     running,
     runtime,
-    sensors,
+    sampler,
     timing,
 )
 from edgekd.bench.agent.failures import RefusedError
@@ -144,32 +144,8 @@ def measure_memory(options: Any, emit: Emit) -> None:
 
 
 def measure_energy(options: Any, emit: Emit) -> None:
-    """Joules of windows of calls; or why there are none, before anything is run."""
-    sensor, reason = sensors.find_sensor(options.sysfs)
-    if sensor is None:
-        emit("no-energy", reason=reason)
-        return
-    call = _ready(options, emit).call
-    runtime.try_once(call)
-    now = latency.clock()
-    latency.warm_up(call, options.warmup_min_s, options.warmup_max_s, now)
-    try:
-        windows = [
-            energy.measure_window(sensor, call, options.seconds, now)
-            for _ in range(options.windows)
-        ]
-    except (OSError, ValueError) as error:
-        emit("no-energy", reason="{} stopped answering: {}".format(sensor.name, error))
-        return
-    if sensor.zones and not all(window.joules > 0 for window in windows):
-        emit("no-energy", reason="{} did not move while the model ran".format(sensor.name))
-        return
-    emit(
-        "energy",
-        sensor=sensor.name,
-        scope=sensor.scope,
-        windows=[dict(window._asdict()) for window in windows],
-    )
+    """Readings of power and windows of calls; or why there are none, before anything is run."""
+    energy.measure(options, emit, lambda: _ready(options, emit).call)
 
 
 def build(options: Any, emit: Emit) -> None:
@@ -197,6 +173,7 @@ COMMANDS: Dict[str, Callable[[Any, Emit], None]] = {
     "run": run,
     "memory": measure_memory,
     "energy": measure_energy,
+    "sample": sampler.sample,
     "build": build,
     "hold": hold,
     "kit": kit,

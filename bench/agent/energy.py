@@ -1,128 +1,106 @@
-"""Joules over a window of back-to-back calls; never over one call, which no sensor resolves."""
+"""Windows of back-to-back calls between two idle ones; never one call, which no sensor resolves.
 
-import threading
-from typing import Any, Callable, List, NamedTuple, Tuple
+Nothing is integrated here: the host gets every reading and the times of the windows.
+"""
 
-from edgekd.bench.agent import sensors
+import os
+import time
+from typing import Any, Callable, Dict, NamedTuple, Optional, Set, Tuple
 
-# RAPL counters hold minutes; INA3221 converts about every 7 ms a channel and a read waits for it.
-COUNTER_EVERY_S = 0.5
-POWER_EVERY_S = 0.02
+from edgekd.bench.agent import latency, runtime, sensors, state
+from edgekd.bench.agent.power import monotonic_ns
+from edgekd.bench.agent.sampler import Emit, Sampling, place_of
 
-Window = NamedTuple("Window", [("joules", float), ("runs", int), ("seconds", float)])
-# Seconds, and joules since the first reading (a counter) or watts (a power sensor).
-Reading = Tuple[float, float]
+# Calls before the first window and after the last, so that the load is steady on both sides of every edge.
+LEAD_S = 0.3
+LEAD_READINGS = 4
+# After calls, until a machine is at rest again.
+REST_S = 1.0
+OPENING_S = 600.0  # that opening a model may take, for the sampler's own limit
 
-
-def counter_joules(readings: List[Tuple[float, int]], range_uj: int) -> List[Reading]:
-    """Counts in uJ as joules since the first, with the wraps at `range_uj` undone.
-
-    A wrap is seen as long as the counter is read at least once between two of them.
-    """
-    total_uj = 0
-    joules = []
-    last_uj = readings[0][1]
-    for seconds, count_uj in readings:
-        step_uj = count_uj - last_uj
-        total_uj += step_uj if step_uj >= 0 else step_uj + range_uj
-        last_uj = count_uj
-        joules.append((seconds, total_uj / 1e6))
-    return joules
+Span = NamedTuple("Span", [("begin_ns", int), ("end_ns", int), ("runs", int)])
 
 
-def value_at(readings: List[Reading], seconds: float) -> float:
-    """Linear between readings, constant beyond them."""
-    if seconds <= readings[0][0]:
-        return readings[0][1]
-    for index in range(1, len(readings)):
-        (before_s, before), (after_s, after) = readings[index - 1], readings[index]
-        if seconds <= after_s:
-            if after_s == before_s:
-                return after
-            return before + (after - before) * (seconds - before_s) / (after_s - before_s)
-    return readings[-1][1]
+def measure(options: Any, emit: Emit, open_call: Callable[[], Callable[[], None]]) -> None:
+    """Readings and windows; or why there are none, before the model is opened."""
+    core, rest = share_processors(os.sched_getaffinity(0), options.threads)
+    if options.sensor == sensors.NONE:
+        emit("energy", pinned=False, **_run(options, open_call(), LEAD_S))
+        return
+    with Sampling(options, core, _longest_s(options)) as sampling:
+        if sampling.sensor is None:
+            emit("no-energy", reason=sampling.reason)
+            return
+        if core is not None:
+            os.sched_setaffinity(0, rest)  # before the runtime starts threads, which inherit it
+        call = open_call()
+        sensor = sampling.sensor
+        beyond_s = LEAD_READINGS * max(sensor["period_s"], sensor["interval_s"])
+        windows = _run(options, call, max(LEAD_S, beyond_s, sensor["settle_s"]))
+        time.sleep(beyond_s)  # for a reading beyond the last edge
+        readings = sampling.stop()
+    emit("sensor", **sensor)
+    emit("power", **readings)
+    emit("energy", pinned=core is not None, **windows)
 
 
-def power_joules(readings: List[Reading], start_s: float, end_s: float) -> float:
-    """Watts integrated from start to end by trapezoids, interpolated at both edges."""
-    inside = [reading for reading in readings if start_s < reading[0] < end_s]
-    edges = [(start_s, value_at(readings, start_s)), *inside, (end_s, value_at(readings, end_s))]
-    return sum(
-        (edges[index][0] - edges[index - 1][0]) * (edges[index][1] + edges[index - 1][1]) / 2.0
-        for index in range(1, len(edges))
-    )
+def share_processors(usable: Set[int], threads: int) -> Tuple[Optional[int], Set[int]]:
+    """One for the sampler and the others for the model; None where the model needs them all."""
+    if len(usable) <= threads:
+        return None, usable
+    core = max(usable)
+    return core, usable - {core}
 
 
-def measure_window(
-    sensor: sensors.Sensor, call: Callable[[], None], seconds: float, now: Callable[[], int]
-) -> Window:
-    """Run calls for `seconds` while a thread reads the sensor.
-
-    Raises:
-        OSError, ValueError: the sensor could not be read to the end.
-    """
-    sampler = _Sampler(sensor, now)
-    with sampler:
-        start_s = now() / 1e9
-        end_s = start_s
-        runs = 0
-        while runs == 0 or end_s - start_s < seconds:
-            call()
-            runs += 1
-            end_s = now() / 1e9
-    return Window(sampler.joules(start_s, end_s), runs, end_s - start_s)
+def _longest_s(options: Any) -> float:
+    each = options.windows * (options.seconds + REST_S) + 2 * options.idle_seconds
+    return float(2 * each + 2 * options.warmup_max_s + OPENING_S)
 
 
-class _Sampler:
-    """Readings of a sensor from before the block to after it."""
+def _run(options: Any, call: Callable[[], None], lead_s: float) -> Dict[str, Any]:
+    place = place_of(options)
 
-    def __init__(self, sensor: sensors.Sensor, now: Callable[[], int]) -> None:
-        self._sensor = sensor
-        self._now = now
-        self._times_s: List[float] = []
-        self._values: List[Any] = []
-        self._failure: Any = None
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._keep_reading)
-        self._every_s = COUNTER_EVERY_S if sensor.zones else POWER_EVERY_S
+    def look() -> Dict[str, Any]:
+        return state.state_of(place, options.on_gpu, options.gpu)
 
-    def __enter__(self) -> None:
-        self._read()
-        self._thread.start()
+    runtime.try_once(call)
+    latency.warm_up(call, options.warmup_min_s, options.warmup_max_s, latency.clock())
+    rest_s = max(lead_s, min(REST_S, options.idle_seconds))
+    idle = [_idle(rest_s, options.idle_seconds)]
+    first = call_for(call, lead_s)
+    before = look()
+    call_for(call, lead_s)
+    windows = [call_for(call, options.seconds) for _ in range(options.windows)]
+    last = call_for(call, lead_s)
+    after = look()
+    idle.append(_idle(rest_s, options.idle_seconds))
+    return {
+        "windows": [dict(window._asdict()) for window in windows],
+        "idle": [dict(span._asdict()) for span in idle],
+        "busy": {"begin_ns": first.begin_ns, "end_ns": last.end_ns, "runs": 0},
+        "before": before,
+        "after": after,
+    }
 
-    def __exit__(self, *error: Any) -> None:
-        self._stop.set()
-        self._thread.join()
-        self._read()
 
-    def joules(self, start_s: float, end_s: float) -> float:
-        if self._failure is not None:
-            raise self._failure
-        if self._sensor.rails:
-            return power_joules(list(zip(self._times_s, self._values)), start_s, end_s)  # noqa: B905
-        total = 0.0
-        for index, zone in enumerate(self._sensor.zones):
-            counts = [
-                (self._times_s[row], values[index]) for row, values in enumerate(self._values)
-            ]
-            joules = counter_joules(counts, zone.range_uj)
-            total += value_at(joules, end_s) - value_at(joules, start_s)
-        return total
+def call_for(
+    call: Callable[[], None], seconds: float, now: Callable[[], int] = monotonic_ns
+) -> Span:
+    """Whole calls, back to back, until the time is up; at least one."""
+    begin = now()
+    end_at = begin + int(seconds * 1e9)
+    runs = 0
+    end = begin
+    while runs == 0 or end < end_at:
+        call()
+        runs += 1
+        end = now()
+    return Span(begin, end, runs)
 
-    def _keep_reading(self) -> None:
-        while not self._stop.wait(self._every_s):
-            try:
-                self._read()
-            except (OSError, ValueError) as error:
-                self._failure = error
-                return
 
-    def _read(self) -> None:
-        before = self._now()
-        if self._sensor.rails:
-            value: Any = sensors.read_power_w(self._sensor.rails)
-        else:
-            value = [sensors.read_counter_uj(zone) for zone in self._sensor.zones]
-        # A read takes its time; the value belongs to the middle of it.
-        self._times_s.append((before + self._now()) / 2e9)
-        self._values.append(value)
+def _idle(rest_s: float, seconds: float) -> Span:
+    """The model is loaded and warm, and not called."""
+    time.sleep(rest_s)
+    begin = monotonic_ns()
+    time.sleep(seconds)
+    return Span(begin, monotonic_ns(), 0)

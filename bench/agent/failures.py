@@ -15,6 +15,7 @@ CODES = {
     "out-of-memory": 8,
     "busy": DIED,
     "died": DIED,
+    "no-sampler": DIED,
 }
 
 

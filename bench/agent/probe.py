@@ -10,7 +10,7 @@ import subprocess
 import sys
 from typing import Any, Callable, Dict, List, Optional
 
-from edgekd.bench.agent import board, conditions, sensors, trtexec
+from edgekd.bench.agent import board, conditions, power, sensors, trtexec
 from edgekd.bench.agent.failures import RefusedError
 
 TIMEOUT_S = 10
@@ -25,7 +25,7 @@ def probe(proc: str, sysfs: str, root: str) -> Dict[str, Any]:
         root: usually /.
     """
     found = conditions.conditions_of(proc, sysfs)
-    sensor, reason = sensors.find_sensor(sysfs)
+    sensor, reason = sensors.find_sensor(power.Place(sysfs, proc, root))
     onnxruntime, tensorrt, tool = _runtime("onnxruntime"), _runtime("tensorrt"), _trtexec()
     return dict(
         found,

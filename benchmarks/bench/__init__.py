@@ -1,1 +1,1 @@
-"""The estimator, fitted and judged on published measurements."""
+"""Benchmarks of measuring and of estimating."""

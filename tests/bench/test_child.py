@@ -156,6 +156,7 @@ def test_a_program_that_is_not_there_is_a_device_error(tmp_path):
     ("kind", "code", "error"),
     [
         ("missing-runtime", 3, MissingToolError),
+        ("no-sampler", 6, DeviceError),
         ("not-a-model", 2, InputFileError),
         ("inputs", 2, InputFileError),
         ("not-runnable", 2, IncompatibleError),

@@ -4,8 +4,9 @@ import sys
 import numpy as np
 import pytest
 
+from benchmarks.bench import boards
 from edgekd.bench import access, child, measuring, questions
-from edgekd.bench.answers import PROTOCOL, Answer, EnergyAnswer
+from edgekd.bench.answers import PROTOCOL, Answer
 from edgekd.bench.config import BenchConfig
 from edgekd.errors import DeviceError, IncompatibleError, InputFileError
 from edgekd.files import digest_of
@@ -20,6 +21,7 @@ QUICK = BenchConfig(
     memory_processes=1,
     energy_windows=2,
     energy_window_s=0.05,
+    energy_idle_s=0.05,
 )
 
 
@@ -82,36 +84,41 @@ def test_what_proc_does_not_tell_is_unmeasured(model, tmp_path):
     assert "smaps_rollup" in found.model_uss.reason
 
 
-def test_energy_of_a_constant_rail_is_its_power_times_the_time(model, tmp_path, write):
-    rail = tmp_path / "class" / "hwmon" / "hwmon0"
-    for name, value in {
-        "name": "ina3221",
-        "in1_label": "VDD_IN",
-        "in1_input": 5000,
-        "curr1_input": 1400,
-    }.items():
-        write(rail / name, value)
-    command = [*access.AGENT, *("energy", "--model", str(model), "--sysfs", str(tmp_path))]
-    short = ["--seconds", "0.1", "--windows", "2", "--warmup-min-s", "0", "--warmup-max-s", "0.1"]
-    answer = child.one(EnergyAnswer, child.ask([*command, *short], timeout_s=60))
-    for window in answer.windows:
-        assert window.joules == pytest.approx(7.0 * window.seconds)
-    assert len(answer.windows) == 2
+def test_energy_of_a_constant_rail_is_its_power_times_the_time(model, tmp_path):
+    boards.jetson(tmp_path / "sys", tmp_path / "proc", boards.JETSONS["orin-nano"], driver="hwmon")
+    found = measured(model, quick(processes=1, sysfs=tmp_path / "sys", energy_windows=3))
+    energy = found.energy
+    assert isinstance(energy, Energy)
+    assert isinstance(energy.gross, Samples)
+    assert energy.gross.unit == "J"
+    assert "carrier board is not included" in energy.scope
+    assert energy.sensor == "INA3221 VDD_IN"
+    assert energy.trace is not None
+    for joules, window in zip(energy.gross.values, energy.trace.windows, strict=True):
+        assert joules == pytest.approx(1.0 * (window.end_s - window.begin_s) / window.runs)
+    assert isinstance(energy.net, Samples)
+    assert max(map(abs, energy.net.values)) < 1e-9
+    # Windows of a twentieth of a second are doubted.
+    assert "energy-window" in {doubt.code for doubt in found.doubts}
+    assert from_json(Measurements, to_json(found), origin="measurements.json") == found
 
+
+def test_a_counter_that_stands_still_is_not_zero_energy(model, tmp_path):
+    boards.rapl(tmp_path)
     found = measured(model, quick(processes=1, sysfs=tmp_path)).energy
     assert isinstance(found, Energy)
-    assert isinstance(found.gross, Samples)
-    assert found.gross.unit == "J"
-    assert "carrier board is not included" in found.scope
+    for figure in (found.gross, found.idle, found.net):
+        assert isinstance(figure, Unmeasured)
+        assert "did not move" in figure.reason
 
 
-def test_a_counter_that_stands_still_is_not_zero_energy(model, tmp_path, write):
-    zone = tmp_path / "class" / "powercap" / "intel-rapl:0"
-    for name, value in {"name": "package-0", "max_energy_range_uj": 10**9, "energy_uj": 5}.items():
-        write(zone / name, value)
-    found = measured(model, quick(processes=1, sysfs=tmp_path)).energy
-    assert isinstance(found, Unmeasured)
-    assert "did not move" in found.reason
+def test_windows_may_wait_for_an_external_meter(model, tmp_path):
+    found = measured(model, quick(processes=1, sysfs=tmp_path, energy_sensor="none")).energy
+    assert isinstance(found, Energy)
+    assert isinstance(found.gross, Unmeasured)
+    assert found.trace is not None
+    assert len(found.trace.windows) == 2
+    assert found.trace.busy is not None
 
 
 def test_a_batch_fills_what_the_model_leaves_open(model):

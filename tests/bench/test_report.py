@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
 
-from edgekd.bench.report import format_bytes, format_quantity, report
+from edgekd.bench.report import brief, format_bytes, format_quantity, report
 from edgekd.records import (
     Conditions,
     Doubt,
     Energy,
+    EnergyUncertainty,
     Measurements,
     Memory,
     Samples,
@@ -81,9 +82,42 @@ def test_figures_are_those_of_the_samples():
     for figure in ("median 2.00 ms", "p90 2.80 ms", "min 1.00 ms", "max 3.00 ms", "201 calls"):
         assert figure in text
     assert "40.0 MiB PSS, 30.0 MiB USS" in text
-    assert "median 10.1 mJ" in text
+    assert "gross 10.1 mJ a call, idle included" in text
     assert "scope: module input" in text
     assert "load: busy; end it" in text
+
+
+ENERGY = Energy(
+    gross=Samples(values=(0.0102, 0.0100, 0.0101), unit="J"),
+    idle=Samples(values=(0.004, 0.004, 0.004), unit="J"),
+    net=Samples(values=(0.0062, 0.0060, 0.0061), unit="J"),
+    uncertainty=EnergyUncertainty(gross_j=0.0002, idle_j=0.0001, net_j=0.00008),
+    scope="module input",
+    sensor="INA3221 VDD_IN",
+    rate_hz=39.6,
+    window_s=10.0,
+    idle_before_w=3.01,
+    idle_after_w=3.04,
+)
+
+
+def test_energy_is_told_with_its_interval_rate_and_idle_power():
+    text = report(changed(energy=ENERGY))
+    assert "gross 10.1 mJ ± 200 uJ a call, idle included" in text
+    assert "idle  4.00 mJ ± 100 uJ a call" in text
+    assert "net   6.10 mJ ± 80.0 uJ a call" in text
+    assert "3 windows of 10.0 s, 39.6 fresh readings a second" in text
+    assert "idle 3.01 W before, 3.04 W after" in text
+    assert "at least 95 % of runs" in text
+
+
+def test_an_estimate_is_called_one_wherever_it_stands():
+    estimate = changed(energy=Energy(**{**vars(ENERGY), "kind": "estimate", "uncertainty": None}))
+    text = report(estimate)
+    assert text.count("estimate, not measured: ") == 3
+    assert "±" not in text
+    assert "estimate, not measured: 10.1 mJ" in brief(estimate)
+    assert "estimate" not in report(changed(energy=ENERGY))
 
 
 def test_the_same_measurements_are_the_same_report():

@@ -13,6 +13,7 @@ import jsonschema
 import pytest
 
 from edgekd import abilities, doctor, machine
+from edgekd.bench.agent import sensors
 from edgekd.diagnosis import diagnosis
 from edgekd.findings import Library
 from edgekd.records import to_json
@@ -64,7 +65,7 @@ def test_the_record_fits_its_published_schema_and_every_command_can_run(tmp_path
     assert all(entry["works"] for entry in found["commands"])
     assert library(found, "torch")["version"]
     assert "CPUExecutionProvider" in found["onnxruntime_providers"]
-    assert {sensor["name"] for sensor in found["energy"]} == {"INA3221", "RAPL"}
+    assert {sensor["name"] for sensor in found["energy"]} == set(sensors.FINDERS)
     assert all(bool(sensor["scope"]) != bool(sensor["reason"]) for sensor in found["energy"])
 
 

@@ -1,0 +1,124 @@
+"""What a power sensor is to the agent: channels that are read together, and how wrong they may be."""
+
+import errno
+import os
+import shutil
+import time
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
+
+# Where the trees of a machine stand; fakes in tests.
+Place = NamedTuple("Place", [("sysfs", str), ("proc", str), ("root", str)])
+
+Channel = NamedTuple(
+    "Channel",
+    [
+        ("label", str),
+        # Of its values: "mA" (its millivolts are read beside them), "uW", "mW", "uJ", "mJ".
+        ("unit", str),
+        # Bounds by the datasheet. Of what is added to every reading, in watts:
+        ("offset_w", float),
+        # of independent factors on them, without a unit:
+        ("gains", List[float]),
+        # One step of its converter, in watts, or in joules for a counter.
+        ("quantum", float),
+        # Where a counter starts again, in its unit; None: never.
+        ("range", Optional[int]),
+    ],
+)
+
+# One number for each channel, and its millivolts where it is a current.
+Reading = List[Tuple[Optional[float], float]]
+
+Sensor = NamedTuple(
+    "Sensor",
+    [
+        ("name", str),
+        ("scope", str),  # what its joules cover
+        ("kind", str),  # "power", "counter", "estimate"
+        ("channels", List[Channel]),
+        ("interval_s", float),  # between two fresh values of the sensor
+        ("period_s", float),  # between two reads that are asked for; 0: `read` waits for a value
+        ("settle_s", float),  # how long a change of the load takes to arrive in full
+        # Watts are scale * (sum of the channels) + constant_w; other than 1 and 0 for an estimate.
+        ("scale", float),
+        ("constant_w", float),
+        ("read", Callable[[], Reading]),
+        ("close", Callable[[], None]),
+    ],
+)
+Found = Tuple[Optional[Sensor], str]
+
+# Drivers answer so while a converter is busy or its power is gated. No other error is waited out.
+PASSING = (errno.EAGAIN, errno.ENODATA)
+
+
+def sensor_of(name: str, scope: str, kind: str, channels: List[Channel], **more: Any) -> Sensor:
+    """A sensor of plain readings; `more` are the other fields of `Sensor`."""
+    usual: Dict[str, Any] = {
+        "settle_s": 0.0,
+        "scale": 1.0,
+        "constant_w": 0.0,
+        "close": lambda: None,
+    }
+    usual.update(more)
+    return Sensor(name=name, scope=scope, kind=kind, channels=channels, **usual)
+
+
+def describe(sensor: Sensor) -> Dict[str, Any]:
+    """What the host has to know to make joules of the readings."""
+    return {
+        "name": sensor.name,
+        "scope": sensor.scope,
+        "kind": sensor.kind,
+        "channels": [dict(channel._asdict()) for channel in sensor.channels],
+        "interval_s": sensor.interval_s,
+        "period_s": sensor.period_s or sensor.interval_s,
+        "settle_s": sensor.settle_s,
+        "scale": sensor.scale,
+        "constant_w": sensor.constant_w,
+    }
+
+
+def monotonic_ns() -> int:
+    """CLOCK_MONOTONIC, which all processes of a machine share and which does not step."""
+    exact = getattr(time, "monotonic_ns", None)  # Python 3.7
+    return exact() if exact is not None else int(time.monotonic() * 1e9)
+
+
+def read_text(path: str) -> str:
+    with open(path, encoding="utf-8", errors="replace") as stream:
+        return stream.read().strip().strip("\0")
+
+
+def text_or_none(path: str) -> Optional[str]:
+    try:
+        return read_text(path)
+    except OSError:
+        return None
+
+
+def number_or_none(path: str) -> Optional[float]:
+    try:
+        return float(read_text(path))
+    except (OSError, ValueError):
+        return None
+
+
+def problem(path: str, error: Exception) -> str:
+    """Why a path could not be used, for people."""
+    if isinstance(error, PermissionError):
+        return "{}: permission denied (readable by root only)".format(path)
+    return "{}: {}".format(path, getattr(error, "strerror", None) or error)
+
+
+def board_words(place: Place) -> str:
+    """Model and compatible strings of the device tree, in lower case; empty without one."""
+    tree = os.path.join(place.proc, "device-tree")
+    words = [text_or_none(os.path.join(tree, name)) or "" for name in ("model", "compatible")]
+    return " ".join(words).replace("\0", " ").lower()
+
+
+def find_program(name: str, place: Place) -> Optional[str]:
+    """A program of the board's image: below the root, or on the search path."""
+    path = os.path.join(place.root, "usr", "bin", name)
+    return path if os.access(path, os.X_OK) else shutil.which(name)

@@ -1,0 +1,109 @@
+from pathlib import Path
+
+import pytest
+
+from edgekd.bench.energy import Analysis, analyse
+from edgekd.bench.energy_doubts import doubts_of_energy
+from edgekd.bench.windows import Quality
+from tests.bench.test_energy import RUN, STATE, power, sensor
+
+GOOD = analyse(sensor(), power(), RUN)
+
+
+def changed(record, **changes):
+    return type(record)(**{**vars(record), **changes})
+
+
+def quality(**changes) -> Analysis:
+    assert isinstance(GOOD.quality, Quality)
+    return Analysis(energy=GOOD.energy, quality=changed(GOOD.quality, **changes))
+
+
+def state(**changes):
+    return changed(STATE, **changes)
+
+
+def run(before=STATE, after=STATE, **changes):
+    return changed(RUN, before=before, after=after, **changes)
+
+
+def doubts(found=GOOD, told=None, ran=RUN, by=None):
+    return doubts_of_energy(found, by or sensor(), told or power(), ran)
+
+
+ESTIMATE = sensor(kind="estimate")
+CASES = {
+    "over-current": doubts(
+        ran=run(
+            state(counts={"oc3 instantaneous over-current": 5}),
+            state(counts={"oc3 instantaneous over-current": 65}),
+        )
+    ),
+    "throttled": doubts(ran=run(after=state(alarms=("under-voltage",)))),
+    "temperature-drift": doubts(
+        ran=run(state(temperatures_c={"cpu": 50.0}), state(temperatures_c={"cpu": 56.0}))
+    ),
+    "clocks-changed": doubts(
+        ran=run(state(clocks_mhz={"gpu": 1300.0}), state(clocks_mhz={"gpu": 918.0}))
+    ),
+    "estimate": doubts(analyse(ESTIMATE, power(), RUN), by=ESTIMATE),
+    "sampler-load": doubts(told=power(load=0.3)),
+    "energy-rate": doubts(quality(rate_hz=12.0)),
+    "energy-gap": doubts(quality(longest_gap_s=0.7)),
+    "energy-repeats": doubts(quality(repeats=0.8)),
+    "energy-steps": doubts(quality(undithered=True, step_share=0.02)),
+    "energy-window": doubts(quality(shortest_s=1.0, needed_s=2.05)),
+    "energy-spread": doubts(quality(windows_j=(0.08, 0.09, 0.08))),
+    "idle-drift": doubts(quality(idle_drift=0.05)),
+}
+
+
+def test_a_good_run_is_not_doubted():
+    random_free = quality(repeats=0.0)
+    assert doubts(random_free) == ()
+
+
+@pytest.mark.parametrize("code", CASES)
+def test_each_reason_raises_its_doubt_and_no_other(code):
+    assert {doubt.code for doubt in CASES[code]} - {"energy-repeats"} == {code} - {"energy-repeats"}
+    assert code in {doubt.code for doubt in CASES[code]}
+
+
+def test_every_doubt_has_advice_and_stands_in_the_documents():
+    text = (Path(__file__).parents[2] / "docs" / "measuring.md").read_text()
+    for found in CASES.values():
+        for doubt in found:
+            assert doubt.message
+            assert doubt.advice
+            assert f"`{doubt.code}`" in text
+
+
+def test_over_current_is_told_as_a_rate_and_its_worse_kinds_as_such():
+    (mild,) = CASES["over-current"][:1]
+    assert "60 times (2.0 a second)" in mild.message
+    assert "protected itself" not in mild.message
+    (worse, *_) = doubts(
+        ran=run(state(counts={"oc1 under-voltage": 0}), state(counts={"oc1 under-voltage": 1}))
+    )
+    assert "protected itself" in worse.message
+
+
+def test_what_happened_before_the_run_is_not_held_against_it():
+    old = state(counts={"oc2 average over-current": 7, "core throttled for heat": 3})
+    assert {doubt.code for doubt in doubts(ran=run(old, old))} <= {"energy-repeats"}
+
+
+def test_a_count_that_is_new_is_not_taken_for_events():
+    after = state(counts={"core throttled for heat": 3})
+    assert {doubt.code for doubt in doubts(ran=run(after=after))} <= {"energy-repeats"}
+
+
+def test_steps_that_are_small_are_not_worth_a_doubt():
+    assert doubts(quality(repeats=0.0, undithered=True, step_share=0.001)) == ()
+
+
+def test_an_energy_without_readings_is_still_of_a_board_in_some_state():
+    missing = Analysis(energy=GOOD.energy, quality=None)
+    assert doubts(missing) == ()
+    heated = run(state(temperatures_c={"cpu": 50.0}), state(temperatures_c={"cpu": 60.0}))
+    assert [doubt.code for doubt in doubts(missing, ran=heated)] == ["temperature-drift"]
