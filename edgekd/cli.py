@@ -847,6 +847,8 @@ def bench(
     target: Annotated[
         str | None,
         typer.Option(
+            "--target",
+            "-t",
             help="The board that the models are for; figures of another are marked.",
             rich_help_panel=_WHERE,
         ),
@@ -1031,7 +1033,9 @@ def bench_compare(
 @app.command("bench estimate")
 def bench_estimate(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file.")],
-    target: Annotated[str, typer.Option(help="The board, which is not here.")] = "jetson",
+    target: Annotated[
+        str, typer.Option("--target", "-t", help="The board, which is not here.")
+    ] = "jetson",
     precision: Annotated[str, typer.Option(help="fp16, fp32 or int8: of the engine.")] = "fp16",
     as_json: Json = False,
 ) -> None:
@@ -1053,7 +1057,9 @@ def bench_probe(
     fleet: Fleet = None,
     ssh_config: SshConfig = None,
     device_python: DevicePython = None,
-    target: Annotated[str | None, typer.Option(help="A board that it may be.")] = None,
+    target: Annotated[
+        str | None, typer.Option("--target", "-t", help="A board that it may be.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """What a machine is and has: board, software, runtimes, power sensors."""

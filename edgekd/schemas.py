@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from edgekd.bench_output import Comparisons
+from edgekd.benching import Measured, Probes
 from edgekd.checking import TeacherCheck
 from edgekd.cookery import Shown
 from edgekd.describing import Description
@@ -12,10 +14,14 @@ from edgekd.evaluation import Comparison
 from edgekd.findings import Doctor
 from edgekd.judging import GraphCheck
 from edgekd.manifest import Manifest, Report
-from edgekd.records import CondensedSet, Plan, Student, SyntheticSet, json_schema
+from edgekd.records import CondensedSet, ModelEstimate, Plan, Student, SyntheticSet, json_schema
 
 # The name in a file's `schema` field, and the record it holds.
 SCHEMAS: Final[dict[str, type[object]]] = {
+    "comparisons": Comparisons,
+    "measurements": Measured,
+    "model-estimate": ModelEstimate,
+    "probes": Probes,
     "comparison": Comparison,
     "condensed-set": CondensedSet,
     "doctor": Doctor,

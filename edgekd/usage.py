@@ -47,7 +47,17 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
         "edgekd export check model.onnx",
         "edgekd export check model.onnx --target jetson@jp5.1",
     ),
-    "bench": ("edgekd bench bundle/model-fp32.onnx", "edgekd bench bundle --json > bench.json"),
+    "bench": (
+        "edgekd bench bundle/model-fp32.onnx",
+        "edgekd bench a.onnx b.onnx --device ssh://nvidia@jetson -t jetson",
+        "edgekd bench bundle --fleet fleet.toml --out bench.json",
+        "edgekd bench model.onnx --offline-kit kit",
+    ),
+    "bench compare": ("edgekd bench compare old.json new.json",),
+    "bench estimate": ("edgekd bench estimate model.onnx --target jetson --precision fp16",),
+    "bench probe": ("edgekd bench probe --device ssh://nvidia@192.168.55.1 --target jetson",),
+    "bench import": ("edgekd bench import kit/result.json",),
+    "bench clean": ("edgekd bench clean --device ssh://nvidia@192.168.55.1",),
     "teacher describe": (
         "edgekd teacher describe teacher.pt",
         "edgekd teacher describe run.ckpt --weights ema --json",
