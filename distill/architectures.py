@@ -336,8 +336,24 @@ class Choice:
 SHARE: Final = 4  # a student has at most one SHARE-th of the teacher's parameters and MACs
 
 
-def choose_student(asked: str, *, teacher: Architecture, size: Size) -> Choice:
+def _never(_: Architecture) -> bool:
+    return False
+
+
+def choose_student(
+    asked: str,
+    *,
+    teacher: Architecture,
+    size: Size,
+    slower: Callable[[Architecture], bool] = _never,
+) -> Choice:
     """The student that was asked for, or for `auto` the largest of ours that is small enough.
+
+    Args:
+        asked: a name, or "auto".
+        teacher: its architecture.
+        size: of the teacher.
+        slower: whether a student is slower on its board than the teacher; such a one is not chosen.
 
     Raises:
         UsageError: an unknown name, or nothing small enough for `auto`.
@@ -352,7 +368,8 @@ def choose_student(asked: str, *, teacher: Architecture, size: Size) -> Choice:
     family = _teacher_family(teacher)
     # A family may have nothing small enough (VGG-11 is our only VGG); residual networks always do.
     for tried in dict.fromkeys((family, "resnet")):
-        best = _largest_fitting(tried, size=size, shape=shape)
+        fitting = _fitting(tried, size=size, shape=shape)
+        best = next((each for each in fitting if not slower(each[1])), None)
         if best is not None:
             found, chosen = best
             return Choice(
@@ -360,6 +377,11 @@ def choose_student(asked: str, *, teacher: Architecture, size: Size) -> Choice:
                 reason=(
                     f"the largest {tried} of ours with at most a quarter of the teacher's parameters and MACs: "
                     f"{found.parameters:,} of {size.parameters:,} and {found.macs:,} of {size.macs:,}"
+                    + (
+                        ""
+                        if best is fitting[0]
+                        else f"; {fitting[0][1].name} would be slower on the board"
+                    )
                     + ("" if tried == family else f"; no {family} of ours is small enough")
                 ),
             )
@@ -369,9 +391,8 @@ def choose_student(asked: str, *, teacher: Architecture, size: Size) -> Choice:
     )
 
 
-def _largest_fitting(
-    family: str, *, size: Size, shape: dict[str, int]
-) -> tuple[Size, Architecture] | None:
+def _fitting(family: str, *, size: Size, shape: dict[str, int]) -> list[tuple[Size, Architecture]]:
+    """Those that are small enough, the largest first."""
     fitting = []
     for name in NAMES:
         if family_of(name) != family:
@@ -382,7 +403,7 @@ def _largest_fitting(
         found = size_of(module, shape=(shape["channels"], shape["height"], shape["width"]))
         if found.parameters * SHARE <= size.parameters and found.macs * SHARE <= size.macs:
             fitting.append((found, candidate))
-    return max(fitting, key=lambda pair: (pair[0].parameters, pair[0].macs), default=None)
+    return sorted(fitting, key=lambda pair: (pair[0].parameters, pair[0].macs), reverse=True)
 
 
 def _teacher_family(teacher: Architecture) -> str:

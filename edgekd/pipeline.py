@@ -68,6 +68,7 @@ from edgekd.records import (
     record,
 )
 from edgekd.setting import DistilOptions, setting_of
+from edgekd.student_choice import slower_than
 from edgekd.targets.catalogue import load_target
 
 
@@ -116,7 +117,12 @@ def compress(options: CompressOptions, display: Display) -> Outcome | None:
         display.say(f"target   {target.board.title}, {software_text(target)}")
     if options.keep_images:
         display.warn(REVEALING)
-    setting = setting_of(distil, display, evaluation=options.evaluation)
+    setting = setting_of(
+        distil,
+        display,
+        evaluation=options.evaluation,
+        slower=lambda teacher: slower_than(teacher, target, display),
+    )
     data = _evaluation_data(options.evaluation, setting.teacher.info)
     with caught() as interrupts, run_folder(setting) as folder:
         distilled = distilled_by(setting, folder, interrupts, display)

@@ -1,6 +1,7 @@
 """What a run is made of: everything it is told and given, loaded and checked before hours are spent."""
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -29,7 +30,7 @@ from edgekd.distill.teacher import Teacher, load_teacher, refuse_constant
 from edgekd.errors import InputFileError, UsageError
 from edgekd.files import check_writable
 from edgekd.progress import Display
-from edgekd.records import TeacherInfo
+from edgekd.records import Architecture, TeacherInfo
 
 WATCHED: Final = 1000  # labelled images that are looked at along the way
 
@@ -143,9 +144,19 @@ class Setting:
 
 
 def setting_of(
-    options: DistilOptions, display: Display, *, evaluation: Path | None = None
+    options: DistilOptions,
+    display: Display,
+    *,
+    evaluation: Path | None = None,
+    slower: Callable[[Teacher], Callable[[Architecture], bool]] | None = None,
 ) -> Setting:
     """Load and check all that a run is given, before hours are spent.
+
+    Args:
+        options: of the run.
+        display: what happens is said there.
+        evaluation: labelled images to look at along the way.
+        slower: of a teacher, what tells whether a student is slower than it on its board; None: nothing is known.
 
     Raises:
         EdgekdError: what is wrong with it.
@@ -173,7 +184,12 @@ def setting_of(
         place=place,
         chosen=chosen,
         budget=options.budget or RunBudget(steps=chosen.steps),
-        student=architectures.choose_student(options.student, teacher=info.architecture, size=size),
+        student=architectures.choose_student(
+            options.student,
+            teacher=info.architecture,
+            size=size,
+            **({} if slower is None or options.student != "auto" else {"slower": slower(teacher)}),
+        ),
         ahead=ahead,
         real=real,
         embeddings=_embeddings(options.embeddings, chosen.recipe, info),

@@ -34,7 +34,7 @@ LAYERS = (
     {"edgekd.fleet"},
     {"edgekd.calibrating", "edgekd.export_options"},
     {"edgekd.building"},
-    {"edgekd.distilling"},
+    {"edgekd.distilling", "edgekd.student_choice"},
     {"edgekd.setting"},
     {"edgekd.abilities"},
     {"edgekd.findings"},

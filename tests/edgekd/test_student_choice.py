@@ -1,0 +1,67 @@
+"""`--student auto` asks the estimator where it can."""
+
+import pytest
+import torch
+
+from edgekd.bench.estimate import estimate_latency
+from edgekd.bench.layers import network_of
+from edgekd.distill import architectures
+from edgekd.distill.said import TeacherOptions
+from edgekd.distill.teacher import load_teacher
+from edgekd.export.graph import fp32_model
+from edgekd.progress import PlainDisplay
+from edgekd.records import Architecture, InputSpec
+from edgekd.student_choice import slower_than
+from edgekd.targets.catalogue import load_target
+
+SPEC = InputSpec(channels=3, height=32, width=32, mean=(0.5,) * 3, std=(0.25,) * 3)
+SHAPE = {"channels": 3, "height": 32, "width": 32, "classes": 10}
+
+
+def network(name) -> Architecture:
+    return Architecture(source="edgekd", name=name, **SHAPE)
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    path = tmp_path_factory.mktemp("teacher") / "teacher.pt"
+    torch.save(architectures.build(network("resnet20-w16")).state_dict(), path)
+    said = TeacherOptions(
+        arch="resnet20-w16", input=(3, 32, 32), classes=10, mean=(0.5,) * 3, std=(0.25,) * 3
+    )
+    return load_teacher(path, said, generator=torch.Generator().manual_seed(0))
+
+
+def latency(name, target):
+    model = fp32_model(
+        architectures.build(network(name)).eval(), spec=SPEC, software=target.software
+    )
+    return estimate_latency(network_of(model, origin=name), target, "fp16").value
+
+
+@pytest.mark.parametrize("name", ["resnet8-w8", "resnet32-w8", "resnet56-w4"])
+def test_a_student_is_slower_where_the_estimate_says_so(teacher, name, capsys):
+    target = load_target("jetson-agx-xavier")
+    expected = latency(name, target) > latency("resnet20-w16", target)
+    assert slower_than(teacher, target, PlainDisplay())(network(name)) == expected
+    said = capsys.readouterr().err
+    assert f"not measured: {name}" in said
+
+
+def test_a_board_without_an_estimate_says_so_and_nothing_is_slower(teacher, capsys):
+    slower = slower_than(teacher, load_target("jetson-tx2"), PlainDisplay())
+    assert "chosen by its size alone" in capsys.readouterr().err
+    assert not slower(network("resnet56-w4"))
+
+
+def test_a_deep_student_that_would_be_slower_is_passed_over():
+    size = architectures.Size(parameters=10**7, macs=10**9)
+    first = architectures.choose_student("auto", teacher=network("resnet20-w16"), size=size)
+    other = architectures.choose_student(
+        "auto",
+        teacher=network("resnet20-w16"),
+        size=size,
+        slower=lambda student: student == first.architecture,
+    )
+    assert other.architecture != first.architecture
+    assert f"{first.architecture.name} would be slower on the board" in other.reason
