@@ -16,13 +16,34 @@ TAIL_RATIO: Final = 2.0
 OUTLIER_SHARE: Final = 0.01
 FEW_SAMPLES: Final = 100  # below, a p99 is the maximum
 BUSY_PROCESSORS: Final = 0.3
+CLOCK_CHANGE: Final = 0.05
+AGENT_LOAD: Final = 0.05  # of a processor; it should sleep
+LATE_SHARE: Final = 0.01
 CLOCK_STEPS: Final = 100  # a call shorter than this many steps is known to 1 % at best
 
 
-def doubts_of(runs: Sequence[LatencyAnswer], conditions: Conditions) -> tuple[Doubt, ...]:
+def doubts_of(
+    runs: Sequence[LatencyAnswer], conditions: Conditions, paced: Sequence[LatencyAnswer] = ()
+) -> tuple[Doubt, ...]:
     """Everything there is to doubt about the runs of one model, one answer a process."""
     samples = pooled(runs)
-    return (*_about_samples(samples), *_about_runs(runs), *_about_conditions(conditions))
+    return (
+        *_about_samples(samples),
+        *_about_runs(runs),
+        *_about_paced(paced),
+        *_about_conditions(conditions),
+    )
+
+
+def _about_paced(runs: Sequence[LatencyAnswer]) -> Iterator[Doubt]:
+    late = sum(run.late or 0 for run in runs)
+    count = sum(len(run.values_ns) for run in runs)
+    if late > LATE_SHARE * count:
+        yield Doubt(
+            code="late",
+            message=f"at the fixed rate {late} of {count} calls started late: the rate is not kept",
+            advice="ask for a lower rate, or a faster model",
+        )
 
 
 def _about_samples(samples: Samples) -> Iterator[Doubt]:
@@ -111,6 +132,19 @@ def _about_conditions(conditions: Conditions) -> Iterator[Doubt]:
             code="load",
             message=f"{conditions.load_before:.1f} processors were busy with something else before the start",
             advice="end other programs and measure again",
+        )
+    before, after = conditions.cpu_mhz, conditions.cpu_mhz_after
+    if before and after and abs(after - before) > CLOCK_CHANGE * before:
+        yield Doubt(
+            code="clock-moved",
+            message=f"the processor's clock was {before:.0f} MHz before the first run and {after:.0f} MHz after the last",
+            advice="fix the clocks, and let the board cool down between runs",
+        )
+    if conditions.agent_load is not None and conditions.agent_load > AGENT_LOAD:
+        yield Doubt(
+            code="agent-load",
+            message=f"the agent itself took {conditions.agent_load:.0%} of a processor beside the model",
+            advice="leave a processor free, and measure again",
         )
     if conditions.emulated:
         yield Doubt(

@@ -232,7 +232,7 @@ def _measurements(
         taken_on=conditions.machine,
         is_target=is_target,
         conditions=conditions,
-        doubts=(*doubts.doubts_of(runs, conditions), *energy_doubted),
+        doubts=(*doubts.doubts_of(runs, conditions, paced), *energy_doubted),
         latency=EMULATED if hidden else pooled(runs),
         memory=_hidden_memory() if hidden else memory_of(heard.memory),
         energy=energy,

@@ -70,6 +70,8 @@ CASES = {
     "governor-unknown": ([run()], conditions(governor=None)),
     "load": ([run()], conditions(load_before=1.4)),
     "emulated": ([run()], conditions(emulated=True)),
+    "clock-moved": ([run()], conditions(cpu_mhz=1500.0, cpu_mhz_after=1200.0)),
+    "agent-load": ([run()], conditions(agent_load=0.2)),
 }
 
 
@@ -81,6 +83,13 @@ def test_a_steady_run_on_a_quiet_machine_is_not_doubted():
 def test_each_reason_raises_its_doubt(code):
     runs, on = CASES[code]
     assert code in codes(*runs, on=on)
+
+
+def test_calls_that_start_late_at_a_fixed_rate_are_a_doubt():
+    on_time = LatencyAnswer(**{**vars(run()), "fps": 30.0, "late": 5})
+    late = LatencyAnswer(**{**vars(run()), "fps": 30.0, "late": 6})
+    assert doubts.doubts_of([run()], QUIET, [on_time]) == ()
+    assert [doubt.code for doubt in doubts.doubts_of([run()], QUIET, [late])] == ["late"]
 
 
 def test_a_level_that_moves_while_timed_is_not_stationary():
