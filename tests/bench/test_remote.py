@@ -18,6 +18,7 @@ from edgekd.bench.remote import SshAccess, read_address
 from edgekd.errors import DeviceError, IntegrityError, MissingToolError, UsageError
 from edgekd.records import Samples
 from tests.bench import sshd
+from tests.bench.agent.test_building import old_python
 from tests.edgekd.conftest import REPOSITORY
 
 QUICK = BenchConfig(
@@ -106,6 +107,15 @@ def test_a_file_that_is_another_one_there_is_an_integrity_error(server, model):
                 access=board,
                 config=QUICK,
             )
+
+
+@pytest.mark.parametrize("version", ["3.6", "3.8", "3.13"])
+def test_the_python_of_a_board_may_be_old_or_new(server, version):
+    board = SshAccess(read_address(server.url), python=old_python(version), options=server.options)
+    with board:
+        (found,) = [a for a in board.ask(["probe"], timeout_s=60) if isinstance(a, ProbeAnswer)]
+    assert found.python.startswith(f"{version}.")
+    assert sshd.settled(lambda: sshd.listing(server.home / "runs") == [])
 
 
 # --- the link -------------------------------------------------------------------------------------
