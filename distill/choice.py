@@ -7,10 +7,13 @@ from edgekd.distill.features import has_attention, has_features
 from edgekd.distill.real import RealImages
 from edgekd.distill.recipebook import FAITHFUL, RECIPES
 from edgekd.distill.recipes import Recipe, for_batch, for_images, for_teacher
+from edgekd.distill.schedule import RunBudget
 from edgekd.distill.teacher import Teacher
 from edgekd.errors import UsageError
 
 AUTO: Final = "auto"
+SHORT_STEPS, SHORT_MINUTES = 2000, 2.0
+SHORT_STRUCTURED: Final = 0.95  # some of the pool all the same: batch-norm is estimated on both
 REAL_SHARE: Final = 0.25  # of a batch, for recipes that do not say it
 
 
@@ -29,6 +32,7 @@ def choose(
     real: RealImages | None,
     faithful: bool = False,
     batch: int | None = None,
+    budget: RunBudget | None = None,
 ) -> Chosen:
     """A recipe as it is used for a teacher and what else was given.
 
@@ -38,13 +42,15 @@ def choose(
         real: condensed or few real images.
         faithful: the paper's settings instead of the budgeted ones.
         batch: images at once, of source and student; None: as the recipe has it.
+        budget: of the run; None: not known, or the paper's.
 
     Raises:
         UsageError: no such recipe, or it needs what is not there.
     """
-    reason = "as asked"
+    reason, short = "as asked", False
     if name == AUTO:
         name, reason = _auto(teacher, real)
+        short = name == "plain" and _is_short(budget)
     if name not in RECIPES:
         raise UsageError(
             f"unknown recipe {name!r}. There is: auto, {', '.join(RECIPES)}. See `edgekd recipes list`."
@@ -58,6 +64,10 @@ def choose(
     info = teacher.info
     notes: list[str] = []
     recipe = _with_real(recipe, real, notes)
+    if short:
+        learning = replace(recipe.learning, structured=SHORT_STRUCTURED)
+        recipe = replace(recipe, learning=learning)
+        reason += "; in so short a run structured noise teaches more than images from it, and is nearly all it learns from"
     weights = recipe.source.weights
     if (weights.asks_features or weights.alignment) and not has_features(
         teacher.module, classes=info.classes
@@ -91,6 +101,15 @@ def _auto(teacher: Teacher, real: RealImages | None) -> tuple[str, str]:
     if info.batch_norm_trained:
         return "pool", f"the teacher has {info.batch_norm_layers} batch-norm layers to match"
     return "plain", "the teacher has no trained batch-norm to match"
+
+
+def _is_short(budget: RunBudget | None) -> bool:
+    """Whether a run ends before images of a generator pay (docs/log.md, 1.5 minutes on LeNet-5)."""
+    if budget is None:
+        return False
+    if budget.steps is not None:
+        return budget.steps <= SHORT_STEPS
+    return budget.minutes is not None and budget.minutes <= SHORT_MINUTES
 
 
 def _with_real(recipe: Recipe, real: RealImages | None, notes: list[str]) -> Recipe:

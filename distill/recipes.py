@@ -136,6 +136,8 @@ class Learning:
     structured: Share = (
         0.0  # of a batch from structured noise, evenly over what the teacher sees in it
     )
+    # The same for images of several channels; None: as for grey ones.
+    structured_colour: Share | None = None
     real: Share = 0.0  # of a batch from condensed or real images, where there are any
     noise_start: Share = 0.0  # of the budget, on plain noise
     inner_rate: Weight = 0.0  # of a step on new images before the loss on remembered ones (LRA)
@@ -232,10 +234,13 @@ POOL_BYTES: Final = 2 << 30
 
 
 def for_images(recipe: Recipe, shape: tuple[int, int, int]) -> Recipe:
-    """The recipe for images of (channels, height, width): the pool holds what memory can.
+    """The recipe for images of (channels, height, width): the pool holds what memory can; structured noise by kind.
 
     A fixed limit and not what is free here: a run that was killed must find the same recipe again.
     """
     held = POOL_BYTES // (recipe.memory.entry * math.prod(shape))
     batches = max(4, min(recipe.memory.batches, held))
-    return replace(recipe, memory=replace(recipe.memory, batches=batches))
+    learning = recipe.learning
+    if shape[0] > 1 and learning.structured_colour is not None:
+        learning = replace(learning, structured=learning.structured_colour)
+    return replace(recipe, memory=replace(recipe.memory, batches=batches), learning=learning)

@@ -168,7 +168,12 @@ def setting_of(
         raise UsageError("--condensed and --samples are two kinds of one thing: give one of them.")
     real = _real(options, info)
     chosen = choose(
-        options.recipe, teacher, real=real, faithful=options.faithful, batch=options.batch
+        options.recipe,
+        teacher,
+        real=real,
+        faithful=options.faithful,
+        batch=options.batch,
+        budget=options.budget,
     )
     if options.images is not None and chosen.recipe.source.kind == "noise":
         raise UsageError(

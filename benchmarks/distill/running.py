@@ -72,8 +72,8 @@ def run(
     images, labels = pair.data.tensors(shared, "test")
     if toy:
         images, labels = images[:TOY_IMAGES], labels[:TOY_IMAGES]
-    found = real(row)
-    recipe = changed(choose(row.recipe, teacher, real=found).recipe, row.changes)
+    found, budget = real(row), RunBudget(steps=row.steps, minutes=row.minutes)
+    recipe = changed(choose(row.recipe, teacher, real=found, budget=budget).recipe, row.changes)
     if toy:
         recipe = replace(for_batch(recipe, TOY_BATCH), first_batches=1)
         recipe = replace(
@@ -86,7 +86,7 @@ def run(
         teacher,
         pair.architecture(pair.student),
         recipe,
-        budget=RunBudget(steps=row.steps, minutes=row.minutes),
+        budget=budget,
         seed=row.seed,
         place=place,
         real=found,

@@ -381,6 +381,34 @@ def test_auto_takes_what_needs_no_statistics_where_there_are_none(teachers):
     assert found.recipe.source.weights.batch_norm == 0
 
 
+@pytest.mark.parametrize(
+    ("budget", "short"),
+    [
+        (RunBudget(minutes=2), True),
+        (RunBudget(minutes=2.1), False),
+        (RunBudget(steps=2000), True),
+        (RunBudget(steps=2001), False),
+        (None, False),
+    ],
+)
+def test_auto_learns_from_structured_noise_where_the_budget_is_short(teachers, budget, short):
+    found = choose("auto", teachers["lenet5"], real=None, budget=budget)
+    assert ("so short a run" in found.reason) == short
+    assert (found.recipe.learning.structured > RECIPES["plain"].learning.structured) == short
+    # What was asked for by name stays as it is, and so does what has statistics to match.
+    assert choose("plain", teachers["lenet5"], real=None, budget=budget).recipe == RECIPES["plain"]
+    other = choose("auto", teachers["resnet8-w4"], real=None, budget=budget)
+    assert other.recipe == choose("pool", teachers["resnet8-w4"], real=None).recipe
+
+
+def test_structured_noise_may_be_for_grey_images_alone():
+    plain = replace(RECIPES["plain"].learning, structured=0.3, structured_colour=0.1)
+    recipe = replace(RECIPES["plain"], learning=plain)
+    assert for_images(recipe, (1, 28, 28)).learning.structured == 0.3
+    assert for_images(recipe, (3, 32, 32)).learning.structured == 0.1
+    assert for_images(RECIPES["plain"], (3, 32, 32)).learning.structured == 0.8
+
+
 def test_the_pool_without_statistics_says_that_it_is_weaker(teachers):
     found = choose("pool", teachers["lenet5"], real=None)
     assert found.recipe.source.weights.batch_norm == 0
