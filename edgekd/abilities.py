@@ -1,6 +1,7 @@
 """What each command needs, and from that what can run here and what to install."""
 
 import importlib.util
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -116,7 +117,9 @@ def judged(
                 "no models for JetPack 6.0 and older: this torch has no TorchScript exporter"
             )
         if command == "bench":
-            limits.append("only ONNX Runtime on the CPU is measured")
+            limits.append("without TensorRT here, it measures ONNX Runtime on the CPU")
+            if shutil.which("ssh") is None:
+                limits.append("no boards over ssh (--device): install OpenSSH's client")
             # A graphics card does not run these models, and a meter on some wire is taken only if asked for.
             if not any(sensor.scope for sensor in energy if sensor.name not in {"NVML", "INA226"}):
                 limits.append("energy is not measured: no sensor that this user can read")
