@@ -1,5 +1,4 @@
 """What each command needs, and from that what can run here and what to install."""
-
 import importlib.util
 import shutil
 from collections.abc import Mapping, Sequence
