@@ -117,22 +117,29 @@ class Lessons:
             shown.append(self._mixed(torch.cat(parts) if len(parts) > 1 else parts[0]))
         return self.teacher, torch.cat(shown) if len(shown) > 1 else shown[0], remembered
 
-    def augmented(self, images: Tensor, *, mixed: bool = False) -> Tensor:
-        """Images (N, C, H, W) as bytes or of 0..1, moved and normalised; mixed too, as often as a batch is."""
+    def augmented(self, images: Tensor) -> Tensor:
+        """Images (N, C, H, W) as bytes or of 0..1, moved and normalised."""
         moved = self._moved(images)  # bytes are moved faster than floats
-        plain = self.normalised(to_float(moved) if moved.dtype == torch.uint8 else moved)
-        return self._mixed(plain) if mixed else plain
+        return self.normalised(to_float(moved) if moved.dtype == torch.uint8 else moved)
 
     def as_learned(self, images: Tensor) -> Tensor:
-        """Images (N, C, H, W) of the pool as training shows them: mixed, and among as much structured noise."""
-        shown = self.augmented(images, mixed=True)
-        share = self.recipe.learning.structured
-        if self.gallery is None or share >= 1:
+        """Images (N, C, H, W) of the pool as training shows them: beside real ones, mixed, among structured noise."""
+        learning = self.recipe.learning
+        real = learning.real if self.real is not None else 0.0
+        structured = learning.structured if self.gallery is not None else 0.0
+        made = max(
+            1.0 - real - structured, 1 / learning.batch
+        )  # share of the images that are given
+        parts = [self.augmented(images)]
+        if real:
+            parts.append(self._real(max(1, round(len(images) * real / made))))
+        shown = self._mixed(torch.cat(parts) if len(parts) > 1 else parts[0])
+        if self.gallery is None or not structured or structured >= 1:
             return shown
-        beside = round(len(images) * share / (1 - share))
-        return torch.cat(
-            [self.augmented(self.gallery.sample(beside, generator=self.generator)), shown]
+        beside = self.gallery.sample(
+            round(len(images) * structured / made), generator=self.generator
         )
+        return torch.cat([self.augmented(beside), shown])
 
     def normalised(self, images: Tensor) -> Tensor:  # 0..1 -> float32, (N, C, H, W)
         # A copy always: with one channel either layout counts as the other, and is not changed.

@@ -1,4 +1,5 @@
 """What each command needs, and from that what can run here and what to install."""
+
 import importlib.util
 import shutil
 from collections.abc import Mapping, Sequence

@@ -160,6 +160,16 @@ def test_images_without_labels_are_labelled_by_the_teacher(make):
     assert torch.equal(run.lessons.real.labels, run.teacher_module(real.images).argmax(1))
 
 
+def test_statistics_of_delivery_see_the_real_images_too(make):
+    recipe = tiny(RECIPES["condensed-expansion"])
+    run = make(recipe, real=real_images())
+    list(run.events())
+    images = run.pool.best_batches(1)[0]
+    real = round(len(images) * recipe.learning.real / (1 - recipe.learning.real))
+    assert real > 0
+    assert len(run.lessons.as_learned(images)) == len(images) + real
+
+
 @pytest.mark.parametrize(("share", "expected"), [(0.0, 0), (0.25, 2), (0.5, 4), (0.01, 1)])
 def test_as_many_of_a_batch_are_real_as_the_recipe_says(make, share, expected):
     recipe = tiny(RECIPES["memory-bank"], learning={"real": share})
@@ -445,13 +455,22 @@ def test_a_recipe_of_features_is_refused_where_there_are_none(teachers, name):
 
 
 def test_auto_does_without_features_where_there_are_none(teachers):
-    found = choose("auto", headless(teachers["lenet5"]), real=real_images())
+    found = choose("auto", headless(teachers["lenet5"]), real=real_images(count=100))
     assert found.recipe.name == "plain"
     assert found.recipe.learning.real == REAL_SHARE
 
 
+def test_few_real_images_are_a_small_share(teachers):
+    found = choose("auto", teachers["resnet8-w4"], real=real_images(count=10))
+    assert found.recipe.learning.real == pytest.approx(0.025)
+    assert any("10 images are few: 2.5% of what" in note for note in found.notes)
+    enough = choose("auto", teachers["resnet8-w4"], real=real_images(count=100))
+    assert enough.recipe.learning.real == RECIPES["condensed-expansion"].learning.real
+    assert not any("few" in note for note in enough.notes)
+
+
 def test_a_recipe_that_knows_no_real_images_learns_from_some_and_says_so(teachers):
-    found = choose("fast", teachers["resnet8-w4"], real=real_images())
+    found = choose("fast", teachers["resnet8-w4"], real=real_images(count=100))
     assert found.recipe.learning.real == REAL_SHARE
     assert any("25%" in note for note in found.notes)
 
