@@ -132,11 +132,11 @@ def _with_real(recipe: Recipe, real: RealImages | None, notes: list[str]) -> Rec
     share = min(wanted, REAL_PER_IMAGE * len(real.images))
     if not recipe.learning.real:
         notes.append(
-            f"recipe {recipe.name} knows no real images; {share:.1%} of what the student sees are of {real.name}"
+            f"recipe {recipe.name} knows no real images; {100 * share:.3g}% of what the student sees are of {real.name}"
         )
     elif share < wanted:
         notes.append(
-            f"{len(real.images)} images are few: {share:.1%} of what the student sees are of {real.name}, not "
+            f"{len(real.images)} images are few: {100 * share:.3g}% of what the student sees are of {real.name}, not "
             f"{wanted:.0%}"
         )
     return replace(recipe, learning=replace(recipe.learning, real=share))
