@@ -186,6 +186,11 @@ def check_asked(runtime: Runtime, config: BenchConfig) -> None:
             "--inputs: values can be given to ONNX Runtime alone; an engine gets random ones. Leave it out, or give "
             "--runtime onnxruntime."
         )
+    if runtime == "trtexec" and config.energy_sensor != "auto":
+        raise UsageError(
+            f"--energy-sensor {config.energy_sensor}: trtexec calls a model by itself, and knows no windows. Leave it "
+            "out, or give --runtime tensorrt."
+        )
     if runtime == "trtexec" and config.fps is not None:
         raise UsageError(
             "--fps: trtexec has no calls at a fixed rate. Leave it out, or give --runtime tensorrt."

@@ -29,6 +29,12 @@ from edgekd.records import Measurements, OnnxModel, Precision, Setup, Target, re
 from edgekd.targets.catalogue import load_target
 
 ENGINE: Final = ".engine"
+# Options whose names say their unit otherwise than the fields of `BenchConfig`.
+_OPTIONS: Final = {
+    "warmup_min_s": "warmup-seconds",
+    "energy_window_s": "energy-seconds",
+    "energy_idle_s": "energy-idle-seconds",
+}
 STRONG_SINCE: Final = (10, 12)  # of TensorRT
 
 
@@ -356,7 +362,8 @@ def config_of(**values: object) -> BenchConfig:
         return BenchConfig(**values)  # type: ignore[arg-type]  # it is checked there
     except ValidationError as error:
         first = error.errors()[0]
-        name = str(first["loc"][0]).replace("_", "-")
+        field = str(first["loc"][0])
+        name = _OPTIONS.get(field, field.replace("_", "-"))
         raise UsageError(f"--{name}: {first['msg']}.") from error
 
 

@@ -52,6 +52,10 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
         "edgekd bench a.onnx b.onnx --device ssh://nvidia@jetson -t jetson",
         "edgekd bench bundle --fleet fleet.toml --out bench.json",
         "edgekd bench model.onnx --offline-kit kit",
+        "edgekd bench model.onnx --energy-sensor none --out waiting.json",
+    ),
+    "bench meter": (
+        'edgekd bench meter waiting.json log.csv --scope "5 V input" --out b.json',
     ),
     "bench compare": ("edgekd bench compare old.json new.json",),
     "bench estimate": ("edgekd bench estimate model.onnx --target jetson --precision fp16",),

@@ -27,7 +27,8 @@ def run_flags(version: trtexec.Version, engine: str, out: str, options: Any) -> 
 
 
 def warmup_ms(options: Any) -> int:
-    return round(options.warmup_min_s * 1000)
+    seconds: float = options.warmup_min_s
+    return round(seconds * 1000)
 
 
 def run_trtexec(options: Any, emit: Emit) -> None:

@@ -188,7 +188,7 @@ def test_a_failure_has_tensorrts_words_and_its_code(bench_here, fails, code, wor
 @pytest.fixture
 def board(folder):
     """A server whose commands find the stand-ins."""
-    servers = []
+    servers: list[sshd.Server] = []
 
     def start(version="10.3.0"):
         home = folder / f"server-{len(servers)}"
