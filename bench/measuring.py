@@ -142,8 +142,7 @@ def probed(access: Access, config: BenchConfig = DEFAULT) -> ProbeAnswer:
     Raises:
         DeviceError: it was lost, or answered nonsense.
     """
-    words = ["--sysfs", str(config.sysfs), "--proc", str(config.proc), "--root", str(config.root)]
-    answers = access.ask(["probe", *words], timeout_s=PROBE_S)
+    answers = access.ask(questions.probe(config), timeout_s=PROBE_S)
     return child.one(ProbeAnswer, answers)
 
 
