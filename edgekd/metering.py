@@ -88,7 +88,10 @@ def meter_of(
             name=name, scope=scope, offset_w=offset_watts or 0.0, gains=gains, step_w=step_watts
         )
     except ValidationError as error:
-        raise UsageError(f"--{error.errors()[0]['loc'][0]}: {error.errors()[0]['msg']}.") from error
+        first = error.errors()[0]
+        options = {"offset_w": "offset-watts", "gains": "gain", "step_w": "step-watts"}
+        field = str(first["loc"][0])
+        raise UsageError(f"--{options.get(field, field)}: {first['msg']}.") from error
 
 
 def text(placed: Alignment) -> str:

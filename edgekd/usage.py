@@ -54,9 +54,7 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
         "edgekd bench model.onnx --offline-kit kit",
         "edgekd bench model.onnx --energy-sensor none --out waiting.json",
     ),
-    "bench meter": (
-        'edgekd bench meter waiting.json log.csv --scope "5 V input" --out b.json',
-    ),
+    "bench meter": ('edgekd bench meter waiting.json log.csv --scope "5 V input" --out b.json',),
     "bench compare": ("edgekd bench compare old.json new.json",),
     "bench estimate": ("edgekd bench estimate model.onnx --target jetson --precision fp16",),
     "bench probe": ("edgekd bench probe --device ssh://nvidia@192.168.55.1 --target jetson",),
