@@ -36,9 +36,14 @@ def doubts_of_energy(
         )
     found += _about_sampler(power, run)
     if analysis.quality is not None:
-        found += _about_readings(analysis.quality, sensor)
-        found += _about_windows(analysis.quality)
+        found += about_quality(analysis.quality, sensor)
     return tuple(found)
+
+
+def about_quality(quality: Quality, sensor: SensorAnswer) -> Iterator[Doubt]:
+    """Of readings and windows."""
+    yield from _about_readings(quality, sensor)
+    yield from _about_windows(quality)
 
 
 def about_state(run: EnergyAnswer) -> Iterator[Doubt]:

@@ -57,7 +57,11 @@ def memory_of(stages: Mapping[tuple[Stage, bool], Sequence[MemoryAnswer]]) -> Me
         if plain is None
         else above(plain, lambda answer: answer.pss),
         declared=_bytes(
-            runs, [_declared(answer) for answer in runs], "only an engine declares what it needs"
+            runs,
+            [_declared(answer) for answer in runs],
+            "only an engine declares what it needs"
+            if any(answer.declared is None for answer in runs)
+            else "this TensorRT does not say how large an engine's weights are (10.16 does)",
         ),
         board=_bytes(
             runs, [answer.board for answer in runs], "the board does not say MemAvailable"

@@ -105,7 +105,7 @@ def write_kit(
             _Model(file=name, name=subject.name, precision=subject.precision, digest=digest)
         )
         placed.append(Placed(name, digest, inputs))
-    asked: list[tuple[str, ...]] = [("probe", "--protocol", str(PROTOCOL))]
+    asked: list[tuple[str, ...]] = [(*questions.probe(config), "--protocol", str(PROTOCOL))]
     asked += [
         (*question.arguments, "--protocol", str(PROTOCOL))
         for question in questions.questions(placed, config, runtime)

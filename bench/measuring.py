@@ -22,7 +22,7 @@ from edgekd.bench.answers import (
 from edgekd.bench.config import BenchConfig
 from edgekd.bench.figures import energy_of, memory_of, pooled
 from edgekd.bench.questions import Placed, Question, Runtime
-from edgekd.errors import InputFileError, MissingToolError
+from edgekd.errors import InputFileError, MissingToolError, UsageError
 from edgekd.files import digest_of
 from edgekd.records import (
     Conditions,
@@ -106,6 +106,7 @@ def measure(
     Raises:
         DeviceError: the board or a measuring process was lost, ran too long, or answered nonsense.
         MissingToolError: no runtime there.
+        UsageError: the runtime cannot do what was asked for, or the models need different ones.
         InputFileError: a model or the inputs are not usable.
         IntegrityError: a file there is another one than was brought.
         IncompatibleError: the runtime cannot run a model.
@@ -141,8 +142,7 @@ def probed(access: Access, config: BenchConfig = DEFAULT) -> ProbeAnswer:
     Raises:
         DeviceError: it was lost, or answered nonsense.
     """
-    words = ["--sysfs", str(config.sysfs), "--proc", str(config.proc), "--root", str(config.root)]
-    answers = access.ask(["probe", *words], timeout_s=PROBE_S)
+    answers = access.ask(questions.probe(config), timeout_s=PROBE_S)
     return child.one(ProbeAnswer, answers)
 
 
@@ -150,9 +150,53 @@ def runtime_of(subjects: Sequence[Subject], probe: ProbeAnswer, config: BenchCon
     """By what the models are run.
 
     Raises:
-        MissingToolError: what is needed is not there.
+        As `runtime_for`; and UsageError where some are engines and some are not.
     """
-    engines = any(subject.engine_path or subject.file.suffix == ".engine" for subject in subjects)
+    engines = {
+        subject.engine_path is not None or subject.file.suffix == ".engine" for subject in subjects
+    }
+    if len(engines) > 1:
+        raise UsageError(
+            "Engines and ONNX files are run by different runtimes. Measure each kind by itself."
+        )
+    return runtime_for(probe, config, engines=True in engines)
+
+
+def runtime_for(probe: ProbeAnswer, config: BenchConfig, *, engines: bool) -> Runtime:
+    """By what engines, or ONNX files, are run there.
+
+    Raises:
+        MissingToolError: what is needed is not there.
+        UsageError: it cannot do what was asked for.
+    """
+    runtime = _found(probe, config, engines=engines)
+    check_asked(runtime, config)
+    return runtime
+
+
+def check_asked(runtime: Runtime, config: BenchConfig) -> None:
+    """Raise where a runtime cannot do what was asked for.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    if runtime != "onnxruntime" and config.inputs is not None:
+        raise UsageError(
+            "--inputs: values can be given to ONNX Runtime alone; an engine gets random ones. Leave it out, or give "
+            "--runtime onnxruntime."
+        )
+    if runtime == "trtexec" and config.energy_sensor != "auto":
+        raise UsageError(
+            f"--energy-sensor {config.energy_sensor}: trtexec calls a model by itself, and knows no windows. Leave it "
+            "out, or give --runtime tensorrt."
+        )
+    if runtime == "trtexec" and config.fps is not None:
+        raise UsageError(
+            "--fps: trtexec has no calls at a fixed rate. Leave it out, or give --runtime tensorrt."
+        )
+
+
+def _found(probe: ProbeAnswer, config: BenchConfig, *, engines: bool) -> Runtime:
     versions = {name: getattr(probe, name) for name in ("onnxruntime", "tensorrt", "trtexec")}
     wanted: list[Runtime] = ["tensorrt", "trtexec"] if engines else ["onnxruntime"]
     if config.runtime != "auto":

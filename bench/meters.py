@@ -10,10 +10,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
 import numpy as np
+from pydantic import Field
 
+from edgekd.bench import energy_doubts
 from edgekd.bench.answers import (
     ChannelAnswer,
     EnergyAnswer,
@@ -25,7 +27,7 @@ from edgekd.bench.answers import (
 from edgekd.bench.energy import Analysis, analyse
 from edgekd.bench.integral import Array
 from edgekd.errors import InputFileError
-from edgekd.records import PowerTrace, Span, record
+from edgekd.records import Doubt, PowerTrace, Span, record
 
 MOST_BYTES: Final = 512 * 2**20
 MOST_READINGS: Final = 200_000
@@ -50,11 +52,14 @@ _UNIT: Final = re.compile(r"[(\[]\s*([a-zµ]+)\s*[)\]]|[_ ]([a-zµ]{1,2})$")
 class Meter:
     """What is known of a meter. Bounds by its datasheet; a shunt's tolerance is a gain."""
 
-    name: str
-    scope: str  # what flows through it: "5 V input of the board, display included"
-    offset_w: float = 0.0
-    gains: tuple[float, ...] = ()  # of independent factors; no unit
-    step_w: float = 0.0
+    name: Annotated[str, Field(min_length=1, max_length=200)]
+    scope: Annotated[
+        str, Field(min_length=1, max_length=200)
+    ]  # what flows through it: "5 V input, display included"
+    offset_w: Annotated[float, Field(ge=0, le=1e4, allow_inf_nan=False)] = 0.0
+    # Of independent factors; no unit.
+    gains: Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], Field(max_length=16)] = ()
+    step_w: Annotated[float, Field(ge=0, le=1e4, allow_inf_nan=False)] = 0.0
 
 
 @record
@@ -299,7 +304,19 @@ def energy_from_log(trace: PowerTrace, log: MeterLog, meter: Meter) -> tuple[Ana
         problems=(),
         load=0.0,
     )
-    sensor = SensorAnswer(
+    return analyse(_sensor(meter, period_s), power, run), placed
+
+
+def doubts_of_log(analysis: Analysis, meter: Meter) -> tuple[Doubt, ...]:
+    """What there is to doubt about a meter's readings and the windows that they were taken in."""
+    if analysis.quality is None:
+        return ()
+    sensor = _sensor(meter, 1 / analysis.quality.asked_hz)
+    return tuple(energy_doubts.about_quality(analysis.quality, sensor))
+
+
+def _sensor(meter: Meter, period_s: float) -> SensorAnswer:
+    return SensorAnswer(
         event="sensor",
         name=meter.name,
         scope=meter.scope,
@@ -320,7 +337,6 @@ def energy_from_log(trace: PowerTrace, log: MeterLog, meter: Meter) -> tuple[Ana
         scale=1.0,
         constant_w=0.0,
     )
-    return analyse(sensor, power, run), placed
 
 
 def _thinned(log: MeterLog) -> tuple[Array, Array]:

@@ -35,6 +35,11 @@ class Question:
     seconds: float  # that it measures for, about
 
 
+def probe(config: BenchConfig) -> list[str]:
+    """What is asked first: what the machine is and has."""
+    return ["probe", *_trees(config)]
+
+
 def questions(
     models: Sequence[Placed], config: BenchConfig, runtime: Runtime
 ) -> Iterator[Question]:
@@ -107,6 +112,13 @@ def common(command: str, model: Placed, config: BenchConfig, runtime: Runtime) -
         *("--threads", str(config.threads)),
         *("--warmup-min-s", str(config.warmup_min_s)),
         *("--warmup-max-s", str(config.warmup_max_s)),
+        *_trees(config),
+    ]
+
+
+def _trees(config: BenchConfig) -> list[str]:
+    """Where the machine's own files are."""
+    return [
         *("--sysfs", str(config.sysfs)),
         *("--proc", str(config.proc)),
         *("--root", str(config.root)),

@@ -10,7 +10,7 @@ from typing import Final
 from edgekd.bench import comparing, statistics
 from edgekd.bench.report import format_bytes, format_quantity, report
 from edgekd.benching import Measured, Probed
-from edgekd.errors import DeviceError, InputFileError, OutputError
+from edgekd.errors import DeviceError, InputFileError, OutputError, UsageError
 from edgekd.files import check_writable_file, read_text, write_atomically
 from edgekd.measured_views import view_of
 from edgekd.records import Energy, Figure, Measurements, Samples, from_json, record, to_json
@@ -30,14 +30,19 @@ class Comparisons:
     comparisons: tuple[comparing.Comparison, ...]
 
 
-def check_output(file: Path | None, *, force: bool) -> None:
+def check_outputs(*files: Path | None, force: bool) -> None:
     """Raise before anything is measured where a file cannot be written.
 
     Raises:
         OutputError: it exists, or its folder cannot be written to.
+        UsageError: two are the same.
     """
-    if file is not None:
+    given = [file for file in files if file is not None]
+    for file in given:
         check_writable_file(file, force=force)
+    paths = [file.resolve() for file in given]
+    if len({*paths}) < len(paths):
+        raise UsageError("Two outputs are the same file. Give each its own.")
 
 
 def write(

@@ -29,6 +29,12 @@ from edgekd.records import Measurements, OnnxModel, Precision, Setup, Target, re
 from edgekd.targets.catalogue import load_target
 
 ENGINE: Final = ".engine"
+# Options whose names say their unit otherwise than the fields of `BenchConfig`.
+_OPTIONS: Final = {
+    "warmup_min_s": "warmup-seconds",
+    "energy_window_s": "energy-seconds",
+    "energy_idle_s": "energy-idle-seconds",
+}
 STRONG_SINCE: Final = (10, 12)  # of TensorRT
 
 
@@ -173,6 +179,9 @@ def _measured(
         display.say(f"bench    {name}: {text}")
 
     probe = measuring.probed(access, config)
+    if _builds(config, probe) and any(model.file.suffix != ENGINE for model in models):
+        # Before minutes are spent on a build.
+        measuring.runtime_for(probe, config, engines=True)
     with ExitStack() as stack:
         subjects = [
             _subject(access, model, probe, config, display, stack, name) for model in models
@@ -197,14 +206,17 @@ def _subject(
     name: str,
 ) -> Subject:
     """A model as it is run there: on a board with TensorRT, as an engine."""
-    builds = config.runtime in {"tensorrt", "trtexec"} or (
-        config.runtime == "auto" and probe.l4t is not None and (probe.tensorrt or probe.trtexec)
-    )
     if model.file.suffix == ENGINE:
         path = access.place(model.file)
         return Subject(model.file, model.precision, model.file.name, engine_path=path)
-    if not builds:
+    if not _builds(config, probe):
         return Subject(model.file, model.precision, model.file.name)
+    inputs = inputs_of(model.file)
+    if config.batch != 1 and any(isinstance(size, str) for each in inputs for size in each.shape):
+        raise UsageError(
+            f"--batch {config.batch}: the engine of {model.file.name} is built for one image a call. Export the model "
+            "with that batch, or give --runtime onnxruntime."
+        )
     precision, typing = _engine_of(model.precision, probe, config)
     vectors = model.vectors.get(precision)
     if vectors is None:
@@ -214,7 +226,7 @@ def _subject(
     engine, path = build_on(
         access,
         model.file,
-        inputs_of(model.file),
+        inputs,
         vectors,
         precision=precision,
         typing=typing,
@@ -229,6 +241,12 @@ def _subject(
         ),
     )
     return Subject(model.file, precision, f"{model.file.name} as {precision.upper()}", engine, path)
+
+
+def _builds(config: BenchConfig, probe: ProbeAnswer) -> bool:
+    """Whether ONNX files become engines there: when that is asked for, and on a Jetson that has TensorRT."""
+    jetson = probe.l4t is not None and (probe.tensorrt or probe.trtexec) is not None
+    return config.runtime in {"tensorrt", "trtexec"} or (config.runtime == "auto" and jetson)
 
 
 def _engine_of(
@@ -298,6 +316,7 @@ def write_offline_kit(
         )
     if config.runtime == "trtexec":
         runtime = "trtexec"
+    measuring.check_asked(runtime, config)
     subjects = [Subject(model.file, model.precision, model.file.name) for model in models]
     with new_folder(folder, force=force) as fresh:
         kit.write_kit(
@@ -343,7 +362,8 @@ def config_of(**values: object) -> BenchConfig:
         return BenchConfig(**values)  # type: ignore[arg-type]  # it is checked there
     except ValidationError as error:
         first = error.errors()[0]
-        name = str(first["loc"][0]).replace("_", "-")
+        field = str(first["loc"][0])
+        name = _OPTIONS.get(field, field.replace("_", "-"))
         raise UsageError(f"--{name}: {first['msg']}.") from error
 
 

@@ -131,6 +131,58 @@ def stages(parts: Sequence[tuple[str, float, float]], *, unit: str, name: str) -
     return svg[0]
 
 
+def power(
+    points: Sequence[tuple[float, float]],
+    *,
+    windows: Sequence[tuple[float, float]],
+    idle: Sequence[tuple[float, float]],
+    name: str,
+) -> str:
+    """Watts over the time of a run; windows of calls are shaded, idle times lie under a bar.
+
+    Args:
+        points: seconds and watts, at most `LARGEST`, rising in time.
+        windows: from and to, in seconds.
+        idle: likewise.
+        name: of the chart in the page, for its inner references.
+    """
+    kept = envelope(points, MOST_POINTS)
+    watts = [value for _, value in kept]
+    low, high = min(0.0, *watts), max(0.0, *watts)
+    room = (high - low) or 1.0
+    with _axes(name, HEIGHT_PT) as (axes, svg):
+        for begin, end in windows:
+            axes.axvspan(begin, end, color=SECOND, alpha=0.18, linewidth=0)
+        bar = high + 0.12 * room
+        for begin, end in idle:
+            axes.plot([begin, end], [bar, bar], color=INK, linewidth=3, solid_capstyle="butt")
+        axes.plot([at for at, _ in kept], watts, color=FIRST, linewidth=1.2)
+        told = [(span, "idle") for span in idle]
+        told += [((windows[0][0], windows[-1][1]), "windows")] if windows else []
+        for (begin, end), label in told:
+            place = ((begin + end) / 2, bar + 0.04 * room)
+            axes.annotate(label, place, ha="center", va="bottom", color=INK)
+        axes.set_ylim(low, high + 0.35 * room)
+        axes.set_xlabel("seconds")
+        axes.set_ylabel("watts")
+        axes.xaxis.set_major_locator(_ticker().MaxNLocator(5))
+        axes.yaxis.set_major_locator(_ticker().MaxNLocator(4))
+        axes.ticklabel_format(useOffset=False)
+    return svg[0]
+
+
+def envelope(points: Sequence[tuple[float, float]], most: int) -> list[tuple[float, float]]:
+    """At most so many points that keep every extreme: of each stretch, its least and its largest, in order."""
+    if len(points) <= most:
+        return list(points)
+    kept = []
+    for stretch in np.array_split(np.arange(len(points)), most // 2):
+        values = [points[place][1] for place in stretch]
+        extremes = {int(stretch[np.argmin(values)]), int(stretch[np.argmax(values)])}
+        kept += [points[place] for place in sorted(extremes)]
+    return kept
+
+
 def _ticker() -> Any:  # noqa: ANN401
     from matplotlib import ticker
 

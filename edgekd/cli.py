@@ -58,6 +58,8 @@ _IN_SEVERAL = ("distill", "compress")
 _RUN = "The run"
 _WHERE = "Where"
 _HOW = "How long and with what"
+_METER = "The meter"
+_COLUMNS = "Columns of the log, where its header does not say them"
 _TEACHER = "The teacher, where its file does not say"
 _DATA = "Data, where there is some"
 _ENGINE = "TensorRT engines"
@@ -914,6 +916,19 @@ def bench(
         typer.Option(min=0, max=3600, help="Of a window of calls.", rich_help_panel=_HOW),
     ] = 2.0,
     energy_windows: Annotated[int, typer.Option(min=1, max=100, rich_help_panel=_HOW)] = 3,
+    energy_idle_seconds: Annotated[
+        float,
+        typer.Option(
+            min=0, max=3600, help="Idle, before the windows and after.", rich_help_panel=_HOW
+        ),
+    ] = 2.0,
+    energy_sensor: Annotated[
+        str,
+        typer.Option(
+            help="auto, INA3221, NVML, RAPL, PMIC, tegrastats, INA226; none: for an external meter.",
+            rich_help_panel=_HOW,
+        ),
+    ] = "auto",
     note: Annotated[
         str | None,
         typer.Option(help="Of the surroundings, for the record.", rich_help_panel=_HOW),
@@ -958,19 +973,38 @@ def bench(
         inputs=inputs,
         energy_window_s=energy_seconds,
         energy_windows=energy_windows,
+        energy_idle_s=energy_idle_seconds,
+        energy_sensor=energy_sensor,
         note=note,
     )
     chosen = None if target is None else pipeline.target_named(target)
     if offline_kit is not None:
+        given: dict[str, object] = {
+            "--device": device,
+            "--fleet": fleet,
+            "--ssh-config": ssh_config,
+            "--device-python": device_python,
+            "--out": out,
+            "--csv": csv,
+            "--html": html,
+            "--json": as_json or None,
+        }
+        _refuse_with("--offline-kit", given)
         benching.write_offline_kit(models, offline_kit, config=config, target=chosen, force=force)
         print(f"Carry {offline_kit} to the board and run there: sh run.sh")
         print(f"Then here: edgekd bench import {offline_kit}/result.json")
         return
     boards = fleets.devices(device or [], fleet, ssh_config=ssh_config, python=device_python)
-    for file in (out, csv, html):
-        bench_output.check_output(file, force=force)
+    bench_output.check_outputs(out, csv, html, force=force)
     found = benching.bench(models, display=_display(), config=config, target=chosen, devices=boards)
     _print_measured(found, out=out, table=csv, page=html, as_json=as_json)
+
+
+def _refuse_with(option: str, others: dict[str, object]) -> None:
+    """Raise where options were given that mean nothing beside another one."""
+    for name, value in others.items():
+        if value is not None:
+            raise UsageError(f"{name} means nothing with {option}, which measures nothing.")
 
 
 def _print_measured(
@@ -1005,9 +1039,115 @@ def bench_import(
     """Take in what an offline kit measured on its board."""
     from edgekd import bench_output, benching
 
-    bench_output.check_output(out, force=force)
+    bench_output.check_outputs(out, force=force)
     found = benching.take_in(result, kit or result.parent)
     _print_measured(found, out=out, table=None, page=None, as_json=as_json)
+
+
+@app.command("bench meter")
+def bench_meter(
+    result: Annotated[
+        Path,
+        typer.Argument(metavar="RESULT", help="JSON of `edgekd bench --energy-sensor none --out`."),
+    ],
+    log: Annotated[
+        Path, typer.Argument(metavar="LOG", help="CSV that the meter's logger wrote meanwhile.")
+    ],
+    scope: Annotated[
+        str,
+        typer.Option(
+            help='What flows through the meter: "5 V input, display included".',
+            rich_help_panel=_METER,
+        ),
+    ],
+    name: Annotated[
+        str, typer.Option(help="Of the meter.", rich_help_panel=_METER)
+    ] = "external meter",
+    offset_watts: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="How far off zero it may be, by its datasheet.", rich_help_panel=_METER
+        ),
+    ] = None,
+    gain: Annotated[
+        list[float] | None,
+        typer.Option(
+            metavar="SHARE",
+            min=0,
+            max=1,
+            help="How far off its scale may be (0.001: 0.1 %); of each independent factor.",
+            rich_help_panel=_METER,
+        ),
+    ] = None,
+    step_watts: Annotated[
+        float, typer.Option(min=0, help="Of its converter.", rich_help_panel=_METER)
+    ] = 0.0,
+    subject: Annotated[
+        str | None, typer.Option(help="The model, where several were measured.")
+    ] = None,
+    time_column: Annotated[str | None, typer.Option(rich_help_panel=_COLUMNS)] = None,
+    time_unit: Annotated[
+        str | None, typer.Option(help="s, ms, us, ns.", rich_help_panel=_COLUMNS)
+    ] = None,
+    power_column: Annotated[str | None, typer.Option(rich_help_panel=_COLUMNS)] = None,
+    power_unit: Annotated[
+        str | None, typer.Option(help="W, mW, uW.", rich_help_panel=_COLUMNS)
+    ] = None,
+    current_column: Annotated[str | None, typer.Option(rich_help_panel=_COLUMNS)] = None,
+    current_unit: Annotated[
+        str | None, typer.Option(help="A, mA, uA.", rich_help_panel=_COLUMNS)
+    ] = None,
+    voltage_column: Annotated[str | None, typer.Option(rich_help_panel=_COLUMNS)] = None,
+    voltage_unit: Annotated[
+        str | None, typer.Option(help="V, mV, uV.", rich_help_panel=_COLUMNS)
+    ] = None,
+    supply_volts: Annotated[
+        float | None,
+        typer.Option(min=0, help="Where no voltage was logged.", rich_help_panel=_COLUMNS),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Write the measurements as JSON.", rich_help_panel=_OUTPUT),
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page with charts.", rich_help_panel=_OUTPUT)
+    ] = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Energy of a run from the log of an external meter; the clocks are aligned by the run itself."""
+    from edgekd import bench_output, metering
+    from edgekd.bench.meters import LogColumns
+
+    bench_output.check_outputs(out, html, force=force)
+    meter = metering.meter_of(
+        name=name,
+        scope=scope,
+        offset_watts=offset_watts,
+        gains=tuple(gain or ()),
+        step_watts=step_watts,
+    )
+    columns = LogColumns(
+        time=time_column,
+        time_unit=time_unit,
+        power=power_column,
+        power_unit=power_unit,
+        current=current_column,
+        current_unit=current_unit,
+        voltage=voltage_column,
+        voltage_unit=voltage_unit,
+        volts=supply_volts,
+    )
+    found, placed = metering.metered(
+        bench_output.read(result),
+        log,
+        meter=meter,
+        bound=offset_watts is not None and bool(gain),
+        columns=columns,
+        subject=subject,
+    )
+    sys.stderr.write(f"bench    {metering.text(placed)}\n")
+    _print_measured(found, out=out, table=None, page=html, as_json=as_json)
 
 
 @app.command("bench compare")

@@ -77,6 +77,11 @@ def devices(
             found.append(
                 Device(name=address.url, url=address.url, ssh_options=options, python=python)
             )
+    if not found and (ssh_config is not None or python is not None):
+        option = "--ssh-config" if ssh_config is not None else "--device-python"
+        raise UsageError(
+            f"{option} is of boards, and none was named. Give --device ssh://user@host, or --fleet FILE."
+        )
     urls = [device.url for device in found]
     for url in urls:
         if urls.count(url) > 1:

@@ -133,31 +133,35 @@ def write_of_noise(folder: Path, model: Path, precision: Precision) -> Path:
     if (
         len(takes) != 1
         or len(gives) != 1
+        or not takes[0].shape
         or not all(isinstance(size, int) for size in takes[0].shape[1:])
     ):
         raise InputFileError(
             f"{name} takes {len(takes)} inputs and gives {len(gives)} outputs; an engine is tried on models of one "
-            "image and one answer. Measure it with --runtime onnxruntime."
+            "input, open in nothing but its batch, and one answer. Measure it with --runtime onnxruntime."
         )
-    shape = [1, *takes[0].shape[1:]]
+    batch = takes[0].shape[0] if isinstance(takes[0].shape[0], int) else 1
+    shape = [batch, *takes[0].shape[1:]]
     dtype = np.dtype(DTYPES[takes[0].type])
     draw = np.random.default_rng(0)
     drawn = [
         draw.standard_normal(shape) if dtype.kind == "f" else draw.integers(0, 256, shape)
         for _ in range(NOISE_COUNT)
     ]
-    images = np.concatenate(drawn).astype(dtype)
-    answers = np.concatenate(
-        [running.run(None, {takes[0].name: image[None]})[0] for image in images]
-    )
+    images = [each.astype(dtype) for each in drawn]
+    answers = [running.run(None, {takes[0].name: each})[0] for each in images]
     limits = TOLERANCES[precision]
     said = {
         "schema": "vectors",
         "schema_version": FORMAT,
         "precision": precision,
         "count": NOISE_COUNT,
-        "inputs": [_written(folder / INPUTS_FILE, takes[0].name, images)],
-        "outputs": [_written(folder / outputs_file(precision), gives[0].name, answers)],
+        "inputs": [_written(folder / INPUTS_FILE, takes[0].name, np.concatenate(images), batch)],
+        "outputs": [
+            _written(
+                folder / outputs_file(precision), gives[0].name, np.concatenate(answers), batch
+            )
+        ],
         "relative": limits.relative,
         "agreement": 0.0,  # noise lies near no class: decisions on it say nothing
     }
@@ -166,14 +170,14 @@ def write_of_noise(folder: Path, model: Path, precision: Precision) -> Path:
     return path
 
 
-def _written(path: Path, name: str, values: npt.NDArray[Any]) -> dict[str, Any]:
-    """Write an array (N, ...) and describe it; one vector has a batch of 1."""
+def _written(path: Path, name: str, values: npt.NDArray[Any], batch: int = 1) -> dict[str, Any]:
+    """Write an array (N * batch, ...) of N vectors and describe it."""
     data = np.ascontiguousarray(values.astype(values.dtype.newbyteorder("<"))).tobytes()
     path.write_bytes(data)
     return {
         "name": name,
         "dtype": values.dtype.name,
-        "shape": [1, *values.shape[1:]],
+        "shape": [batch, *values.shape[1:]],
         "file": path.name,
         "sha256": hashlib.sha256(data).hexdigest(),
     }

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from edgekd import charts
 from edgekd.bench import statistics
@@ -14,10 +14,13 @@ from edgekd.records import (
     Figure,
     Measurements,
     Paced,
+    PowerTrace,
     Samples,
     Setup,
     Unmeasured,
 )
+
+AROUND: Final = 0.1  # of a run: what is shown of its trace before it and after
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +145,12 @@ def _paced(paced: Paced) -> Value:
 
 
 def _charts(found: Measurements, name: str) -> Iterator[Chart]:
+    yield from _memory_chart(found, name)
+    if isinstance(found.energy, Energy) and found.energy.trace is not None:
+        yield from _power_chart(found.energy, found.energy.trace, name)
+
+
+def _memory_chart(found: Measurements, name: str) -> Iterator[Chart]:
     stages = (
         ("runtime", found.memory.runtime_pss, None),
         ("model loaded", found.memory.session_pss, found.memory.runtime_pss),
@@ -159,6 +168,39 @@ def _charts(found: Measurements, name: str) -> Iterator[Chart]:
         svg=markup(charts.stages(heights, unit="MiB", name=f"{name}-memory")),
         caption="Memory (PSS) by stages of fresh processes: what the runtime takes, and the model on top of it.",
     )
+
+
+def _power_chart(energy: Energy, trace: PowerTrace, name: str) -> Iterator[Chart]:
+    """What the sensor said from shortly before the first span to shortly after the last."""
+    windows, idle = (
+        [(span.begin_s, span.end_s) for span in spans if _is_shown(span.begin_s, span.end_s)]
+        for spans in (trace.windows, trace.idle)
+    )
+    spans = [*windows, *idle]
+    begin = min((at for at, _ in spans), default=0.0)
+    end = max((at for _, at in spans), default=0.0)
+    margin = AROUND * (end - begin)
+    points = [
+        point
+        for point in zip(trace.seconds, trace.watts, strict=True)
+        if _is_shown(*point) and begin - margin <= point[0] <= end + margin
+    ]
+    if len(points) < 2:
+        return
+    watts = [value for _, value in points]
+    marked = [f"shaded: {len(windows)} windows of calls"] if windows else []
+    marked += ["under a bar: idle, with the model loaded"] if idle else []
+    yield Chart(
+        title="Power",
+        svg=markup(charts.power(points, windows=windows, idle=idle, name=f"{name}-power")),
+        caption=f"Power by {energy.sensor}: {len(points):,} readings in {_seconds(points[-1][0] - points[0][0])}, "
+        f"{format_quantity(min(watts), 'W')} to {format_quantity(max(watts), 'W')}. "
+        f"{'; '.join(marked).capitalize()}.",
+    )
+
+
+def _is_shown(*values: float) -> bool:
+    return all(abs(value) <= charts.LARGEST for value in values)
 
 
 def _seconds(value: float) -> str:

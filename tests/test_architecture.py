@@ -29,7 +29,7 @@ LAYERS = (
         "edgekd.inspection",
         "edgekd.doctor",
     },
-    {"edgekd.exporting", "edgekd.bench_output"},
+    {"edgekd.exporting", "edgekd.bench_output", "edgekd.metering"},
     {"edgekd.benching"},
     {"edgekd.fleet"},
     {"edgekd.calibrating", "edgekd.export_options"},

@@ -145,6 +145,12 @@ def measure_memory(options: Any, emit: Emit) -> None:
 
 def measure_energy(options: Any, emit: Emit) -> None:
     """Readings of power and windows of calls; or why there are none, before anything is run."""
+    if options.runtime == "trtexec":
+        reason = (
+            "trtexec calls a model by itself: it knows no windows. Use TensorRT's Python module"
+        )
+        emit("no-energy", reason=reason)
+        return
     energy.measure(options, emit, lambda: _ready(options, emit).call)
 
 

@@ -12,7 +12,7 @@ from edgekd.bench.agent.cuda import Cuda
 from edgekd.bench.agent.failures import RefusedError
 from edgekd.bench.agent.vectors import Tensor, Vectors
 from edgekd.bench.agent.wishes import Built, Tool, Wish
-from edgekd.bench.agent.words import refusal
+from edgekd.bench.agent.words import refusal, told
 
 if TYPE_CHECKING:
     from tensorrt import (
@@ -277,7 +277,7 @@ def open_engine(trt: Any, cuda: Cuda, plan: bytes, *, seed: int, batch: int) -> 
     if context is None:
         raise refusal("TensorRT cannot run the engine", words)
     names = [engine.get_tensor_name(number) for number in range(engine.num_io_tensors)]
-    given, answers, told = [], [], []
+    given, answers, taken = [], [], []
     # Inputs first: the shapes of outputs follow from theirs.
     for name in sorted(
         names, key=lambda each: engine.get_tensor_mode(each) != trt.TensorIOMode.INPUT
@@ -285,11 +285,14 @@ def open_engine(trt: Any, cuda: Cuda, plan: bytes, *, seed: int, batch: int) -> 
         dtype: "DataType" = engine.get_tensor_dtype(name)
         if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT:
             shape = [batch if size < 0 else size for size in engine.get_tensor_shape(name)]
-            context.set_input_shape(name, shape)
+            if not context.set_input_shape(name, shape):
+                raise RefusedError(
+                    "inputs", "{} {}: {}".format(name, "x".join(map(str, shape)), told(words))
+                )
             data = values.made(dtype.name, shape, seed)
             address = cuda.allocate(len(data))
             given.append((address, data))
-            told.append({"name": name, "dtype": values.NUMPY[dtype.name], "shape": shape})
+            taken.append({"name": name, "dtype": values.NUMPY[dtype.name], "shape": shape})
         else:
             size = values.size_of(dtype.name, list(context.get_tensor_shape(name)))
             address = cuda.allocate(size)
@@ -305,7 +308,7 @@ def open_engine(trt: Any, cuda: Cuda, plan: bytes, *, seed: int, batch: int) -> 
         for address, size in answers:
             cuda.copy_out(address, size)
 
-    return Opened(call, told, _declared(trt, engine))
+    return Opened(call, taken, _declared(trt, engine))
 
 
 def _declared(trt: Any, engine: "ICudaEngine") -> Dict[str, Optional[int]]:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from typing import Any, Callable, Dict, List, Optional
 
-from edgekd.bench.agent import board, conditions, power, sensors, trtexec
+from edgekd.bench.agent import board, conditions, engines, power, sensors, trtexec
 from edgekd.bench.agent.failures import RefusedError
 
 TIMEOUT_S = 10
@@ -26,7 +26,7 @@ def probe(proc: str, sysfs: str, root: str) -> Dict[str, Any]:
     """
     found = conditions.conditions_of(proc, sysfs)
     sensor, reason = sensors.find_sensor(power.Place(sysfs, proc, root))
-    onnxruntime, tensorrt, tool = _runtime("onnxruntime"), _runtime("tensorrt"), _trtexec()
+    onnxruntime, tensorrt, tool = _runtime("onnxruntime"), _tensorrt(), _trtexec()
     return dict(
         found,
         board=_text(os.path.join(proc, "device-tree", "model")),
@@ -84,6 +84,16 @@ def _runtime(name: str) -> Dict[str, str]:
         return {"version": done.stdout.decode("utf-8", "replace").split()[-1]}
     last = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:]
     return {"reason": last[0] if last else "its import ended with {}".format(done.returncode)}
+
+
+def _tensorrt() -> Dict[str, str]:
+    """JetPack 4 has a module that is too old to be used; its trtexec is."""
+    found = _runtime("tensorrt")
+    version = found.get("version", "")
+    numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+    if numbers and numbers < engines.OLDEST:
+        return {"reason": "{} is older than {}.{}".format(version, *engines.OLDEST)}
+    return found
 
 
 def _trtexec() -> Dict[str, str]:

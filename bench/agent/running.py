@@ -66,6 +66,8 @@ def import_only(options: Any) -> Any:
 def _tensorrt(options: Any) -> Ready:
     from edgekd.bench.agent import cuda, engines
 
+    if options.inputs is not None:
+        raise RefusedError("inputs", "values can be given to ONNX Runtime alone")
     trt = engines.import_tensorrt()
     device = cuda.Cuda(cuda.find_library(options.cudart))
     device.__enter__()  # until this process ends: what is measured keeps it

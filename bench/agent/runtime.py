@@ -107,6 +107,8 @@ def try_once(call: Callable[[], None]) -> None:
     """
     try:
         call()
+    except RefusedError:
+        raise  # TensorRT's reasons are known
     except Exception as error:
         raise RefusedError("not-runnable", _first_line(error)) from error
 

@@ -1,6 +1,7 @@
 """Times of calls by trtexec: of its exported trace, never of its log."""
 
 import json
+import math
 import os
 import tempfile
 from typing import Any, Callable, Dict, List
@@ -19,10 +20,15 @@ def run_flags(version: trtexec.Version, engine: str, out: str, options: Any) -> 
     copied, blocked and launched. Ours is what a program does that has an image and wants a decision.
     """
     flags = ["--loadEngine=" + engine, "--exportTimes=" + out, "--iterations=10"]
-    flags += ["--warmUp={:.0f}".format(options.warmup_min_s * 1000)]
-    flags += ["--duration={:.0f}".format(max(1.0, options.seconds))]
+    flags += ["--warmUp={}".format(warmup_ms(options))]
+    flags += ["--duration={}".format(max(1, math.ceil(options.seconds)))]  # whole seconds
     wanted = ("--includeDataTransfers", "--noSpinWait", "--noCudaGraph")
     return flags + [flag for flag in wanted if trtexec.has(flag, version)]
+
+
+def warmup_ms(options: Any) -> int:
+    seconds: float = options.warmup_min_s
+    return round(seconds * 1000)
 
 
 def run_trtexec(options: Any, emit: Emit) -> None:
@@ -31,8 +37,8 @@ def run_trtexec(options: Any, emit: Emit) -> None:
     Raises:
         RefusedError: it is not there, fails, or wrote no times; or paced calls were asked for, which it has not.
     """
-    if options.fps is not None:
-        raise RefusedError("not-runnable", "trtexec has no paced calls; leave out --fps")
+    if options.fps is not None or options.inputs is not None:
+        raise RefusedError("inputs", "trtexec has no paced calls, and makes up its values")
     program = trtexec.find_trtexec(options.trtexec)
     tool = trtexec.tool_of(program)
     version = tuple(int(part) for part in tool.tensorrt.split("."))
@@ -42,7 +48,7 @@ def run_trtexec(options: Any, emit: Emit) -> None:
         code, lines = trtexec.run([program, *flags])
         if code:
             raise refusal("trtexec cannot run the engine", trtexec.errors(lines))
-        values_ns = _exported(out)
+        values_ns = exported(out, warmup_ms(options))
     shown = [flag for flag in flags if not flag.startswith(("--loadEngine", "--exportTimes"))]
     emit(
         "session",
@@ -63,16 +69,27 @@ def run_trtexec(options: Any, emit: Emit) -> None:
     )
 
 
-def _exported(path: str) -> List[int]:
-    """Nanoseconds of each query: copy in, compute, copy out, by CUDA's events."""
+def exported(path: str, warmup: int) -> List[int]:
+    """Nanoseconds of each query after a warm-up of so many milliseconds: copy in, compute, copy out.
+
+    TensorRT 8.2 writes the queries of the warm-up too (`exportJSONTrace` in sampleReporting.cpp of 2021); later ones
+    leave out those that began to compute before its end, which is what is done here for all.
+
+    Raises:
+        RefusedError: there are none, or they cannot be read.
+    """
     try:
         with open(path, encoding="utf-8") as stream:
             rows: List[Dict[str, Any]] = json.load(stream)
-        found = [round(float(row["latencyMs"]) * 1e6) for row in rows]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        found = [
+            round(float(row["latencyMs"]) * 1e6)
+            for row in rows
+            if float(row["startComputeMs"]) >= warmup
+        ]
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise RefusedError(
-            "not-runnable", "trtexec's times cannot be read: {}".format(error)
+            "not-buildable", "trtexec's times cannot be read: {}".format(error)
         ) from error
     if not found:
-        raise RefusedError("not-runnable", "trtexec wrote no times")
+        raise RefusedError("not-buildable", "trtexec wrote no times")
     return found

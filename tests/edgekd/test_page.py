@@ -16,7 +16,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from edgekd import bundle, page, pictures
+from edgekd import bench_output, bundle, charts, page, pictures
+from edgekd.benching import Measured
 from edgekd.errors import OutputError
 from edgekd.manifest import Accuracy, Evaluation, GoldenVectors, Manifest, Report, TargetInfo
 from edgekd.records import (
@@ -25,6 +26,7 @@ from edgekd.records import (
     Coverage,
     DataUsed,
     Doubt,
+    Energy,
     GateResult,
     HistoryPoint,
     InputSpec,
@@ -34,7 +36,9 @@ from edgekd.records import (
     NoiseResponse,
     OnnxModel,
     Parity,
+    PowerTrace,
     Samples,
+    Span,
     Student,
     SyntheticSet,
     TeacherInfo,
@@ -272,6 +276,87 @@ def test_a_histogram_names_its_median_and_what_lies_beyond(folder):
     assert "It was busy. What to do: measure again." in seen.text
 
 
+# --- power over time --------------------------------------------------------------------------
+
+
+def trace_of(*, seconds=14.0, spike_w=None, rate_hz=100):
+    """3 W, and 8 W while the model runs."""
+    times = np.arange(0, seconds, 1 / rate_hz)
+    watts = np.where((times > 2.6) & (times < 10.2), 8.0, 3.0)
+    if spike_w is not None:
+        watts[len(watts) // 2] = spike_w
+    spans = [(3.5, 5.5), (5.5, 7.5), (7.5, 9.5)]
+    return PowerTrace(
+        seconds=tuple(times.tolist()), watts=tuple(watts.tolist()),
+        windows=tuple(Span(begin_s=begin, end_s=end, runs=100) for begin, end in spans),
+        idle=(Span(begin_s=0.2, end_s=2.2, runs=0), Span(begin_s=11.3, end_s=13.3, runs=0)),
+    )  # fmt: skip
+
+
+def with_power(trace, *, sensor="INA3221 VDD_IN"):
+    joules = Samples(values=(0.08, 0.081, 0.08), unit="J")
+    return replace(
+        measured(LATENCY), energy=Energy(gross=joules, scope="module", sensor=sensor, trace=trace)
+    )
+
+
+def test_power_is_drawn_with_what_it_was_measured_in(folder):
+    made, seen = page_of(folder, report=report_of(with_power(trace_of())))
+    assert "Power by INA3221 VDD_IN: 1,400 readings in 14.0 s, 3.00 W to 8.00 W." in seen.text
+    assert "Shaded: 3 windows of calls; under a bar: idle, with the model loaded." in seen.text
+    drawn = made[made.index('aria-label="Power.') :]
+    drawn = drawn[: drawn.index("</svg>")]
+    assert drawn.count("fill: var(--accent); opacity: 0.18") == 3
+    assert drawn.count(">idle<") == 2
+    assert drawn.count(">windows<") == 1
+    assert "#0102" not in drawn
+
+
+def test_a_long_trace_is_thinned_and_keeps_its_extremes(folder):
+    points = list(
+        zip(trace_of(rate_hz=1400).seconds, trace_of(rate_hz=1400, spike_w=50.0).watts, strict=True)
+    )
+    kept = charts.envelope(points, 300)
+    assert len(kept) <= 300
+    assert set(kept) <= set(points)
+    assert [at for at, _ in kept] == sorted(at for at, _ in kept)
+    assert max(value for _, value in kept) == 50.0
+    assert min(value for _, value in kept) == 3.0
+    assert charts.envelope(points[:300], 300) == points[:300]
+    long, _ = page_of(folder, report=report_of(with_power(trace_of(rate_hz=1400))))
+    short, _ = page_of(folder, report=report_of(with_power(trace_of(rate_hz=20))))
+    assert len(long) < len(short) + 20_000
+
+
+def test_a_trace_shows_the_run_and_little_around_it(folder):
+    _, seen = page_of(folder, report=report_of(with_power(trace_of(seconds=120.0, spike_w=500.0))))
+    assert "3.00 W to 8.00 W" in seen.text  # the spike came a minute later
+
+
+@pytest.mark.parametrize(
+    "trace",
+    [
+        PowerTrace(seconds=(), watts=(), windows=(), idle=()),
+        PowerTrace(seconds=(1.0,), watts=(3.0,), windows=(), idle=()),
+        PowerTrace(seconds=(0.0, 1.0), watts=(float("nan"), float("inf")), windows=(), idle=()),
+    ],
+)
+def test_a_trace_of_no_readings_is_not_drawn(folder, trace):
+    made, _ = page_of(folder, report=report_of(with_power(trace)))
+    assert "Power by" not in made
+
+
+@pytest.mark.parametrize("value", [1e308, -1e308, 1e99, 5e-324, 0.0, -0.4])
+def test_powers_that_nobody_expects_are_drawn_or_left_out(folder, value):
+    spans = (Span(begin_s=0.0, end_s=value, runs=1), Span(begin_s=0.0, end_s=2.0, runs=1))
+    trace = PowerTrace(
+        seconds=(0.0, 1.0, 2.0), watts=(value, 1.0, value), windows=spans, idle=spans[1:]
+    )
+    made, seen = page_of(folder, report=report_of(with_power(trace, sensor=HOSTILE)))
+    assert "script" not in seen.tags
+    assert made.count('role="img" aria-label="') == seen.tags.count("svg")
+
+
 def test_without_labelled_data_it_says_so_and_gives_no_accuracy(folder):
     _, seen = page_of(folder)
     assert "Not evaluated: no labelled data was given" in seen.text
@@ -486,7 +571,10 @@ def luminance(colour):
 def test_a_browser_finds_nothing_amiss(shots, folder, width, dark):
     long = "averylongclassnamewithoutaspace" * 4
     manifest = manifest_of(class_names=(long, "green", "blue"), name=f"{long}.pt")
-    text, _ = page_of(folder, manifest, timeline=timeline_of())
+    text, _ = page_of(
+        folder, manifest, report_of(with_power(trace_of(), sensor=long)), timeline=timeline_of()
+    )
+    assert "Power by" in text
     found = shots.look(text, width=width, dark=dark)
     assert found["innerWidth"] == width
     assert found["scrollWidth"] <= width
@@ -499,6 +587,20 @@ def test_a_browser_finds_nothing_amiss(shots, folder, width, dark):
     light, deep = sorted((luminance(found["ground"]), luminance(found["ink"])), reverse=True)
     assert (light + 0.05) / (deep + 0.05) > 10
     assert (luminance(found["ground"]) < 0.1) is dark
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [360, 800, 1400])
+def test_a_browser_finds_nothing_amiss_on_the_page_of_a_bench(shots, width):
+    taken = (with_power(trace_of()), replace(with_power(trace_of(rate_hz=1400)), subject="b" * 90))
+    text = bench_output.html_of(Measured(measurements=taken, failed={"ssh://board": "no route"}))
+    found = shots.look(text, width=width)
+    assert found["scrollWidth"] <= width
+    assert found["wide"] == []
+    assert found["complaints"] == []
+    assert found["requests"] == []
+    assert len(found["charts"]) == 4  # latency and power of both
+    assert all(100 < height < 300 for height in found["charts"])
 
 
 def test_every_colour_of_text_has_contrast_in_every_scheme(folder):

@@ -1,5 +1,7 @@
 """Stands in for TensorRT's Python module; ONNX Runtime computes, so that answers are real.
 
+An engine is also run by a board's old Python, which has no ONNX Runtime: its answers are then zeros.
+
 `make check-tensorrt` holds every name below against the real module of each version. What the version
 in STANDIN_TENSORRT lacks is taken away at the end. STANDIN_FAILS makes it fail as TensorRT does.
 """
@@ -14,6 +16,8 @@ __version__ = os.environ.get("STANDIN_TENSORRT", "10.3.0")
 _VERSION = tuple(int(part) for part in __version__.split(".")[:2])
 _FAILS = os.environ.get("STANDIN_FAILS", "").split(",")
 _MAGIC = b"standin-engine\n"
+_SCRATCH = 4096  # bytes that a context needs
+_KINDS = {"FLOAT": 4, "HALF": 2, "INT8": 1, "INT32": 4, "BOOL": 1, "UINT8": 1, "INT64": 8}
 
 
 class DataType(enum.IntEnum):
@@ -21,7 +25,14 @@ class DataType(enum.IntEnum):
     HALF = 1
     INT8 = 2
     INT32 = 3
+    BOOL = 4
     UINT8 = 5
+    INT64 = 8
+
+
+class EngineStat(enum.IntEnum):
+    TOTAL_WEIGHTS_SIZE = 31
+    STRIPPED_WEIGHTS_SIZE = 32
 
 
 class TensorIOMode(enum.IntEnum):
@@ -286,7 +297,23 @@ def _said(network, config):
         ],
         "layers": [each.name for each in network._layers],
         "quantised": any(node.op_type == "QuantizeLinear" for node in model.graph.node),
+        "weights": sum(len(each.raw_data) for each in model.graph.initializer),
+        "tensors": [
+            [each.name, mode, *_typed(each)]
+            for mode, entries in (("INPUT", model.graph.input), ("OUTPUT", model.graph.output))
+            for each in entries
+        ],
     }
+
+
+def _typed(entry):
+    """TensorRT's name of a type, and sizes; -1 where one is open."""
+    import onnx
+
+    tensor = entry.type.tensor_type
+    name = onnx.TensorProto.DataType.Name(tensor.elem_type)
+    said = {"FLOAT16": "HALF"}.get(name, name)
+    return said, [d.dim_value if d.HasField("dim_value") else -1 for d in tensor.shape.dim]
 
 
 def _wrong(said):
@@ -315,40 +342,48 @@ class Runtime:
                 "Current Version: 239, Serialized Engine Version: 236)",
             )
             return None
-        return ICudaEngine(model)
+        return ICudaEngine(json.loads(head), model, self._logger)
 
 
 class ICudaEngine:
-    def __init__(self, model):
-        import onnxruntime
-
+    def __init__(self, head, model, logger):
+        self._head = head
+        self._logger = logger
+        self._tensors = {name: (mode, dtype, shape) for name, mode, dtype, shape in head["tensors"]}
+        self._session = None
+        try:
+            import onnxruntime
+        except ImportError:
+            return
         self._session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-        self._tensors = {
-            entry.name: (entry, mode)
-            for entries, mode in ((inputs, TensorIOMode.INPUT), (outputs, TensorIOMode.OUTPUT))
-            for entry in entries
-        }
 
     @property
     def num_io_tensors(self):
         return len(self._tensors)
 
+    @property
+    def device_memory_size(self):
+        return _SCRATCH
+
+    @property
+    def device_memory_size_v2(self):
+        return _SCRATCH
+
+    def get_engine_stat(self, stat):
+        assert stat == EngineStat.TOTAL_WEIGHTS_SIZE
+        return self._head["weights"]
+
     def get_tensor_name(self, index):
         return list(self._tensors)[index]
 
     def get_tensor_mode(self, name):
-        return self._tensors[name][1]
+        return TensorIOMode[self._tensors[name][0]]
 
     def get_tensor_dtype(self, name):
-        return {
-            "tensor(float)": DataType.FLOAT,
-            "tensor(int32)": DataType.INT32,
-            "tensor(uint8)": DataType.UINT8,
-        }[self._tensors[name][0].type]
+        return DataType[self._tensors[name][1]]
 
     def get_tensor_shape(self, name):
-        return tuple(d if isinstance(d, int) else -1 for d in self._tensors[name][0].shape)
+        return tuple(self._tensors[name][2])
 
     def create_execution_context(self):
         return IExecutionContext(self)
@@ -365,30 +400,82 @@ class IExecutionContext:
         return True
 
     def set_input_shape(self, name, shape):
+        built = self._engine._head["shapes"].get(name, self._engine.get_tensor_shape(name))
+        if list(shape) != list(built):
+            said = (
+                f"IExecutionContext::setInputShape: Error Code 3: API Usage Error (Parameter check failed, condition: "
+                f"engineDims.d[i] == dims.d[i]. Static dimension mismatch while setting input shape for {name}. Set "
+                f"dimensions are {list(shape)}. Expected dimensions are {list(built)}.)"
+            )
+            self._engine._logger.log(ILogger.Severity.ERROR, said)
+            return False
         self._shapes[name] = list(shape)
         return True
 
+    def get_tensor_shape(self, name):
+        """What follows from the shapes of the inputs; -1 until they are known."""
+        if name in self._shapes:
+            return tuple(self._shapes[name])
+        shape = self._engine.get_tensor_shape(name)
+        batches = {shape[0] for shape in self._shapes.values()}
+        if self._engine.get_tensor_mode(name) == TensorIOMode.INPUT or not batches:
+            return shape
+        return tuple(max(batches) if size == -1 else size for size in shape)
+
     def execute_async_v3(self, stream_handle):
+        if set(self._addresses) != set(self._engine._tensors):
+            return False
+        if "run" in _FAILS:
+            self._engine._logger.log(
+                ILogger.Severity.ERROR, "Error Code 1: Cuda Runtime (unspecified launch failure)"
+            )
+            return False
+        if self._engine._session is None:
+            for name, address in self._addresses.items():
+                if self._engine.get_tensor_mode(name) == TensorIOMode.OUTPUT:
+                    ctypes.memset(address, 0, self._size(name))
+            return True
         import numpy as np
 
-        types = {DataType.FLOAT: np.float32, DataType.INT32: np.int32, DataType.UINT8: np.uint8}
+        types = {
+            "FLOAT": "f4",
+            "HALF": "f2",
+            "INT8": "i1",
+            "INT32": "i4",
+            "BOOL": "?",
+            "UINT8": "u1",
+            "INT64": "i8",
+        }
         feed = {}
         for name, shape in self._shapes.items():
-            dtype = np.dtype(types[self._engine.get_tensor_dtype(name)])
-            size = int(np.prod(shape)) * dtype.itemsize
-            data = ctypes.string_at(self._addresses[name], size)
+            dtype = np.dtype(types[self._engine.get_tensor_dtype(name).name])
+            data = ctypes.string_at(self._addresses[name], self._size(name))
             feed[name] = np.frombuffer(data, dtype).reshape(shape)
         names = [entry.name for entry in self._engine._session.get_outputs()]
-        for name, found in zip(names, self._engine._session.run(names, feed), strict=True):
+        for name, found in zip(names, self._engine._session.run(names, feed)):  # noqa: B905 - Python 3.6
             answer = -found if "answers" in _FAILS else found
             data = np.ascontiguousarray(answer).tobytes()
             ctypes.memmove(self._addresses[name], data, len(data))
         return True
 
+    def _size(self, name):
+        size = _KINDS[self._engine.get_tensor_dtype(name).name]
+        for length in self.get_tensor_shape(name):
+            size *= length
+        return size
+
 
 # Of what stands above, what a version lacks.
-_SINCE = {"IProgressMonitor": (10, 0), "IBuilderConfig.progress_monitor": (10, 0)}
-_SINCE |= {"NetworkDefinitionCreationFlag.STRONGLY_TYPED": (10, 0)}
+_SINCE = {
+    "IProgressMonitor": (10, 0),
+    "IBuilderConfig.progress_monitor": (10, 0),
+    "NetworkDefinitionCreationFlag.STRONGLY_TYPED": (10, 0),
+    "DataType.INT64": (10, 0),
+    "ICudaEngine.device_memory_size_v2": (10, 0),
+    # Not in 10.13.3, and in 10.16.1; nothing between was looked at.
+    "EngineStat": (10, 16),
+    "ICudaEngine.get_engine_stat": (10, 16),
+}
 _UNTIL = dict.fromkeys(
     [
         "BuilderFlag.FP16",
@@ -397,6 +484,7 @@ _UNTIL = dict.fromkeys(
         "NetworkDefinitionCreationFlag.EXPLICIT_BATCH",
         "ILayer.precision",
         "ILayer.set_output_type",
+        "ICudaEngine.device_memory_size",
     ],
     (11, 0),
 )
