@@ -89,12 +89,27 @@ def make_inputs(session: Any, inputs: Optional[str], seed: int, batch: int) -> D
 
 
 def call_of(session: Any, feed: Dict[str, Any]) -> Callable[[], None]:
-    """One inference, as a function."""
-    run = session.run
-    names = [node.name for node in session.get_outputs()]
+    """One inference, as a function.
+
+    Inputs and outputs are bound once: `session.run` would look at every array anew and make new ones, 2 us and more a
+    call that the model does not take. Outputs go to memory that the first call takes, as a program on a board keeps
+    it. So a model whose output changes its shape while its input stays, as one that draws at random could, fails.
+
+    Raises:
+        RefusedError: the runtime cannot take these inputs.
+    """
+    binding = session.io_binding()
+    try:
+        for name, array in feed.items():
+            binding.bind_cpu_input(name, array)
+        for node in session.get_outputs():
+            binding.bind_output(node.name)
+    except Exception as error:  # the runtime's own classes share no public base
+        raise RefusedError("not-runnable", _first_line(error)) from error
+    run = session.run_with_iobinding
 
     def call() -> None:
-        run(names, feed)
+        run(binding)
 
     return call
 
