@@ -106,12 +106,18 @@ def call_of(session: Any, feed: Dict[str, Any]) -> Callable[[], None]:
             binding.bind_output(node.name)
     except Exception as error:  # the runtime's own classes share no public base
         raise RefusedError("not-runnable", _first_line(error)) from error
-    run = session.run_with_iobinding
+    # Below the public method, which in 1.31 asks at each call what only WebGPU needs: 0.4 us. 1.10 has these names too.
+    native = getattr(session, "_sess", None)
+    run: Any = getattr(native, "run_with_iobinding", None)
+    held = getattr(binding, "_iobinding", None)
 
-    def call() -> None:
-        run(binding)
+    def call_native(_kept: Any = (binding, feed)) -> None:  # that it computes on
+        run(held, None)
 
-    return call
+    def call_public(_kept: Any = feed) -> None:
+        session.run_with_iobinding(binding)
+
+    return call_public if run is None or held is None else call_native
 
 
 def try_once(call: Callable[[], None]) -> None:

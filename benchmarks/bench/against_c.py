@@ -119,9 +119,7 @@ def main() -> None:
     parser.add_argument("--agent", type=Path, help="another agent's __main__.py")
     parser.add_argument("--note", default="", help="for the rows")
     options = parser.parse_args()
-    config = BenchConfig(
-        **{**vars(CONFIG), "seconds": options.seconds, "seed": options.seed}
-    )
+    config = BenchConfig(**{**vars(CONFIG), "seconds": options.seconds, "seed": options.seed})
     access = LocalAccess((sys.executable, str(options.agent)) if options.agent else AGENT)
     draw = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as name:
