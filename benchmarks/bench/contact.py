@@ -5,7 +5,8 @@
 
 An OpenSSH server on loopback stands in for a board, so the network's share is missing. One clock runs from before the
 connection until the first process has answered with times; taken off are its warm-up, its timed calls and the first call, as the
-agent tells them. "empty" is a board that edgekd never saw; "known" one that keeps agent and model. To reach: 3 s.
+agent tells them. "empty" is a board that edgekd never saw; "known" one that keeps agent and model. The board's shell finds an
+empty home, for bash reads .bashrc at every command that comes over ssh; with --own-home it reads this account's. To reach: 3 s.
 """
 
 import argparse
@@ -71,6 +72,7 @@ def main() -> None:
     parser.add_argument("--model", choices=subjects.NETWORKS, default=MODEL)
     parser.add_argument("--repeats", type=int, default=10, help="of both kinds, in turn")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--own-home", action="store_true", help="with this account's .bashrc")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
     if not os.access(sshd.SSHD, os.X_OK):
@@ -83,7 +85,8 @@ def main() -> None:
         for repeat in range(options.repeats):
             place = folder / f"board-{repeat}"  # of each repeat, a new board
             place.mkdir()
-            server = sshd.start(place)
+            home = Path.home() if options.own_home else place
+            server = sshd.start(place, f"SetEnv XDG_CACHE_HOME={place / 'cache'} HOME={home}")
             try:
                 for board, seconds in taken.items():
                     load = os.getloadavg()[0]
@@ -100,6 +103,7 @@ def main() -> None:
                             "model": options.model,
                             "repeat": repeat + 1,
                             "board": board,
+                            "home": "own" if options.own_home else "empty",
                             **{
                                 key: f"{value:.3f}"
                                 for key, value in parts.items()
