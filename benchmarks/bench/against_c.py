@@ -3,9 +3,9 @@
     python -m benchmarks.bench.against_c
     python -m benchmarks.bench.against_c --models resnet18 --pairs 40
 
-A process of the agent and one of the C program (timing.c) take turns, which is first being drawn; a pair gives one ratio of
-medians. Both have the same file, values, threads, arena, optimisation and rules of warm-up, and the C program's outputs
-are held against Python's. Printed is the median of the ratios with a bootstrap interval. To reach: 0.98 to 1.02.
+A process of the agent and one of the C program (timing.c) run side by side in turns of 0.2 s, which is first being drawn; a pair
+gives one ratio of medians. Both have the same file, values, threads, arena, optimisation and rules of warm-up, and the C
+program's outputs are held against Python's. Printed is the median of the ratios with a bootstrap interval. To reach: 0.98 to 1.02.
 """
 
 import argparse
@@ -22,17 +22,19 @@ import numpy as np
 import onnxruntime
 
 from benchmarks.bench import c_program, subjects
+from benchmarks.bench.turns import run_in_turns
 from benchmarks.distill.running import commit
 from benchmarks.machine import processor
 from benchmarks.rows import append_row
 from edgekd.bench import child, questions
-from edgekd.bench.access import AGENT, LocalAccess
-from edgekd.bench.answers import LatencyAnswer
+from edgekd.bench.access import AGENT
+from edgekd.bench.agent.supervisor import INNER
+from edgekd.bench.answers import LatencyAnswer, read_answer
 from edgekd.bench.config import BenchConfig
 
 RESULTS: Final = Path(__file__).parents[1] / "results" / "bench-against-c.csv"
 REACH: Final = (0.98, 1.02)
-CONFIG: Final = BenchConfig(seconds=1.0, max_runs=100_000)
+CONFIG: Final = BenchConfig(seconds=4.0, max_runs=200_000)
 # Kernels of the two builds of the library may round differently.
 TOLERANCE: Final = 1e-5
 
@@ -49,24 +51,20 @@ class Pair:
         return self.ours_s / self.theirs_s
 
 
-def ours(case: c_program.Case, config: BenchConfig, access: LocalAccess) -> tuple[int, ...]:
-    """Nanoseconds of each call in one process of the agent."""
+def ours_command(case: c_program.Case, config: BenchConfig, agent: Sequence[str]) -> list[str]:
+    """Words of the process that the agent measures in, without the one that watches it."""
     placed = questions.Placed(str(case.model), None, None)
     question = next(questions.questions([placed], config, "onnxruntime"))
     assert question.kind == "run"
-    answers = access.ask(question.arguments, timeout_s=config.seconds + config.timeout_s)
-    return child.one(LatencyAnswer, answers).values_ns
+    return [*agent, *question.arguments, INNER]
 
 
-def theirs(
-    program: Path, case: c_program.Case, config: BenchConfig, folder: Path
-) -> tuple[int, ...]:
-    """The same of the C program, once its answer was compared.
+def check(case: c_program.Case, found: c_program.Timed) -> None:
+    """Hold what the C program says against Python.
 
     Raises:
         RuntimeError: it runs another version, or computes something else.
     """
-    found = c_program.run(program, case, config, folder)
     if found.version != onnxruntime.__version__:
         raise RuntimeError(f"the library is {found.version}, the module {onnxruntime.__version__}")
     expected = case.expected.ravel()
@@ -75,7 +73,6 @@ def theirs(
         found.output, expected, rtol=0, atol=TOLERANCE * scale
     ):
         raise RuntimeError(f"{case.model.name}: the C program's output differs from Python's")
-    return found.values_ns
 
 
 def interval(ratios: Sequence[float], *, seed: int) -> tuple[float, float]:
@@ -91,20 +88,29 @@ def take_pair(
     case: c_program.Case,
     config: BenchConfig,
     *,
-    access: LocalAccess,
+    agent: Sequence[str],
     folder: Path,
     ours_first: bool,
 ) -> Pair:
-    """A process of each, one after the other."""
+    """A process of each, in turns.
+
+    Raises:
+        RuntimeError: one failed, or the C program computes something else.
+    """
+    commands = [
+        ours_command(case, config, agent),
+        c_program.command(program, case, config, folder),
+    ]
     if ours_first:
-        first = ours(case, config, access)
-        second = theirs(program, case, config, folder)
+        said, printed = run_in_turns(commands)
     else:
-        second = theirs(program, case, config, folder)
-        first = ours(case, config, access)
-    return Pair(
-        float(np.median(first)) / 1e9, float(np.median(second)) / 1e9, len(first), len(second)
-    )
+        printed, said = run_in_turns(commands[::-1])
+    answers = [read_answer(line, at) for at, line in enumerate(said.encode().splitlines(), 1)]
+    ours = child.one(LatencyAnswer, answers).values_ns
+    theirs = c_program.read(printed, folder)
+    check(case, theirs)
+    medians = [float(np.median(values)) / 1e9 for values in (ours, theirs.values_ns)]
+    return Pair(medians[0], medians[1], len(ours), len(theirs.values_ns))
 
 
 def main() -> None:
@@ -112,7 +118,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--models", nargs="+", choices=subjects.NETWORKS, default=None)
-    parser.add_argument("--pairs", type=int, default=20)
+    parser.add_argument("--pairs", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=CONFIG.seconds, help="of timed calls")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--results", type=Path, default=RESULTS)
@@ -120,7 +126,7 @@ def main() -> None:
     parser.add_argument("--note", default="", help="for the rows")
     options = parser.parse_args()
     config = BenchConfig(**{**vars(CONFIG), "seconds": options.seconds, "seed": options.seed})
-    access = LocalAccess((sys.executable, str(options.agent)) if options.agent else AGENT)
+    agent = (sys.executable, str(options.agent)) if options.agent else AGENT
     draw = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -135,7 +141,7 @@ def main() -> None:
                 load = os.getloadavg()[0]
                 ours_first = draw.random() < 0.5
                 pair = take_pair(
-                    program, case, config, access=access, folder=folder, ours_first=ours_first
+                    program, case, config, agent=agent, folder=folder, ours_first=ours_first
                 )
                 pairs[model].append(pair)
                 print(

@@ -15,7 +15,6 @@ from edgekd.bench.config import BenchConfig
 
 SOURCE: Final = Path(__file__).parent / "timing.c"
 FLAGS: Final = ("-std=c11", "-D_POSIX_C_SOURCE=200809L", "-O2", "-Wall", "-Wextra", "-Werror")
-TIMEOUT_S: Final = 120.0
 
 Array = npt.NDArray[np.float32]
 
@@ -96,32 +95,30 @@ def case_of(model: Path, config: BenchConfig) -> Case:
     )
 
 
-def run(program: Path, case: Case, config: BenchConfig, folder: Path) -> Timed:
-    """One process of the program, by the rules of the configuration.
-
-    Raises:
-        subprocess.CalledProcessError: it failed; its words are on stderr.
-    """
-    given, found = folder / "input.bin", folder / "output.bin"
+def command(program: Path, case: Case, config: BenchConfig, folder: Path) -> list[str]:
+    """Words of a process of the program, by the rules of the configuration; its input is written."""
+    given, found = _files(folder)
     case.values.tofile(given)
-    done = subprocess.run(
-        [
-            *map(str, (program, library(), case.model, config.threads)),
-            *map(str, (given, case.input_name, found, case.output_name)),
-            *map(str, (config.warmup_min_s, config.warmup_max_s, config.seconds, config.max_runs)),
-            *map(str, case.values.shape),
-        ],
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-        timeout=TIMEOUT_S,
-    )
-    said = dict(line.split(" ", 1) for line in done.stdout.splitlines())
+    return [
+        *map(str, (program, library(), case.model, config.threads)),
+        *map(str, (given, case.input_name, found, case.output_name)),
+        *map(str, (config.warmup_min_s, config.warmup_max_s, config.seconds, config.max_runs)),
+        *map(str, case.values.shape),
+    ]
+
+
+def _files(folder: Path) -> tuple[Path, Path]:
+    return folder / "input.bin", folder / "output.bin"
+
+
+def read(text: str, folder: Path) -> Timed:
+    """What it printed, with the output that it wrote."""
+    said = dict(line.split(" ", 1) for line in text.splitlines())
     return Timed(
         version=said["version"],
         first_ns=int(said["first_ns"]),
         warmup_runs=int(said["warmup_runs"]),
         stationary=said["stationary"] == "1",
         values_ns=tuple(map(int, said["values_ns"].split())),
-        output=np.fromfile(found, np.float32),
+        output=np.fromfile(_files(folder)[1], np.float32),
     )

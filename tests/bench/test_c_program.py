@@ -1,13 +1,14 @@
 """The C program that the bench is held against, on a model of one convolution."""
 
 import dataclasses
+import subprocess
 
 import numpy as np
 import onnxruntime
 import pytest
 
 from benchmarks.bench import against_c, c_program
-from edgekd.bench.access import LocalAccess
+from edgekd.bench.access import AGENT
 from edgekd.bench.config import BenchConfig
 
 CONFIG = BenchConfig(
@@ -27,7 +28,10 @@ def program(tmp_path_factory):
 def test_it_answers_as_python_does(program, model, tmp_path):
     case = c_program.case_of(model, CONFIG)
     assert case.values.shape == (2, 3, 16, 16)
-    found = c_program.run(program, case, CONFIG, tmp_path)
+    command = c_program.command(program, case, CONFIG, tmp_path)
+    printed = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    found = c_program.read(printed, tmp_path)
+    against_c.check(case, found)
     assert found.version == onnxruntime.__version__
     np.testing.assert_allclose(found.output, case.expected.ravel(), rtol=0, atol=1e-5)
     assert found.warmup_runs >= 50
@@ -37,9 +41,7 @@ def test_it_answers_as_python_does(program, model, tmp_path):
 
 def test_a_pair_is_a_process_of_each(program, model, tmp_path):
     case = c_program.case_of(model, CONFIG)
-    pair = against_c.take_pair(
-        program, case, CONFIG, access=LocalAccess(), folder=tmp_path, ours_first=True
-    )
+    pair = against_c.take_pair(program, case, CONFIG, agent=AGENT, folder=tmp_path, ours_first=True)
     assert 0.1 < pair.ratio < 10
 
 
@@ -47,7 +49,7 @@ def test_an_answer_that_differs_stops_the_comparison(program, model, tmp_path):
     case = c_program.case_of(model, CONFIG)
     wrong = dataclasses.replace(case, expected=case.expected + 1)
     with pytest.raises(RuntimeError, match="output differs"):
-        against_c.theirs(program, wrong, CONFIG, tmp_path)
+        against_c.take_pair(program, wrong, CONFIG, agent=AGENT, folder=tmp_path, ours_first=False)
 
 
 def test_the_interval_is_of_the_median_of_the_ratios():
