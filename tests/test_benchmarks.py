@@ -129,3 +129,31 @@ def test_steadiness_is_of_the_last_fifth():
     assert found["delivered_last_fifth_sd"] == "0.1000"
     assert found["raw_last_fifth_sd"] == "0.0500"
     assert found["agreement_tracks"] == "1.000"
+
+
+def test_agent_and_c_program_ran_in_pairs_and_the_log_says_what_came_of_it():
+    rows = read_rows(RESULTS / "bench-against-c.csv")
+    log = (REPOSITORY / "docs" / "log.md").read_text(encoding="utf-8")
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        assert float(row["ratio"]) == pytest.approx(
+            float(row["ours_p50_us"]) / float(row["c_p50_us"]), abs=1e-4
+        )
+        if not row["note"]:
+            found.setdefault(row["model"], []).append(float(row["ratio"]))
+    assert len(found) == 6
+    for ratios in found.values():
+        assert len(ratios) == 8
+        assert f"| {median(ratios):.3f}" in log
+
+
+def test_repeats_of_both_ways_were_taken_in_turn():
+    rows = read_rows(RESULTS / "bench-spread.csv")
+    turns = [{row["way"] for row in rows[at : at + 2]} for at in range(0, len(rows), 2)]
+    assert turns == [{"bench", "plain"}] * 30
+
+
+def test_every_board_was_contacted_empty_and_then_known():
+    rows = read_rows(RESULTS / "bench-contact.csv")
+    assert [row["board"] for row in rows] == ["empty", "known"] * (len(rows) // 2)
+    assert all((row["sent_bytes"] == "0") == (row["board"] == "known") for row in rows)

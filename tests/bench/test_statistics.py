@@ -38,7 +38,7 @@ def test_the_median_is_the_50th_percentile_whatever_the_order(values):
 def test_the_spread_does_not_depend_on_the_unit(values, factor):
     scaled = samples([value * factor for value in values])
     assert statistics.relative_spread(scaled) == pytest.approx(
-        statistics.relative_spread(samples(values)), abs=1e-9
+        statistics.relative_spread(samples(values)), rel=1e-9, abs=1e-9
     )
 
 
