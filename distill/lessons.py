@@ -68,6 +68,7 @@ class Lessons:
                 self.teacher,
                 info.input,
                 info.classes,
+                macs=max(1, info.macs),
                 normalised=self.normalised,
                 generator=torch.Generator(self.place.device).manual_seed(seed),
             )

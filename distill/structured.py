@@ -22,6 +22,8 @@ from edgekd.records import InputSpec
 LEAST_CELLS, MOST_CELLS = 3, 11  # of a field's grid along a side
 IMAGES = 40_000
 BYTES = 128 * 2**20  # fewer images where they are large
+# Fewer for a large teacher as well, which is asked about each: about 20 s of a processor's core.
+MACS, LEAST_IMAGES = 400_000_000_000, 2000
 AT_ONCE = 1000
 
 
@@ -110,6 +112,7 @@ class Gallery:
         spec: InputSpec,
         classes: int,
         *,
+        macs: int,
         normalised: Callable[[Tensor], Tensor],
         generator: torch.Generator,
     ) -> None:
@@ -119,10 +122,11 @@ class Gallery:
             teacher: evaluation mode, on the generator's device.
             spec: of its input.
             classes: K.
+            macs: of the teacher, for one image.
             normalised: images (N, C, H, W) of 0..1 as the teacher takes them.
             generator: of the images; the same seed gives the same gallery.
         """
-        wanted = min(IMAGES, BYTES // math.prod(spec.shape))
+        wanted = min(IMAGES, BYTES // math.prod(spec.shape), max(LEAST_IMAGES, MACS // macs))
         images, seen = [], []
         for start in range(0, max(wanted, classes), AT_ONCE):
             count = min(AT_ONCE, max(wanted, classes) - start)

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgekd.distill.structured import BYTES, Gallery, fields, shapes
+from edgekd.distill.structured import BYTES, LEAST_IMAGES, Gallery, fields, shapes
 from edgekd.records import InputSpec
 
 
@@ -61,7 +61,12 @@ class Areas(nn.Module):
 @pytest.fixture
 def gallery():
     return Gallery(
-        Areas(), spec(0.2, 0.3, side=12), 3, normalised=lambda images: images, generator=seeded()
+        Areas(),
+        spec(0.2, 0.3, side=12),
+        3,
+        macs=1000,
+        normalised=lambda images: images,
+        generator=seeded(),
     )
 
 
@@ -78,7 +83,12 @@ def test_a_class_that_no_shape_shows_is_left_out():
             return torch.eye(3)[0].expand(len(images), 3)
 
     found = Gallery(
-        One(), spec(0.2, 0.3, side=12), 3, normalised=lambda images: images, generator=seeded()
+        One(),
+        spec(0.2, 0.3, side=12),
+        3,
+        macs=1000,
+        normalised=lambda images: images,
+        generator=seeded(),
     )
     assert found.found[1:] == [0, 0]
     assert len(found.sample(10, generator=seeded())) == 10
@@ -89,8 +99,22 @@ def test_large_images_are_fewer():
         Areas(),
         spec(0.4, 0.3, channels=3, side=512),
         3,
+        macs=1000,
         normalised=lambda images: images,
         generator=seeded(),
     )
     assert len(found.images) == BYTES // (3 * 512 * 512)
     assert found.nbytes <= BYTES
+
+
+@pytest.mark.parametrize(("macs", "count"), [(10**8, 4000), (10**12, LEAST_IMAGES)])
+def test_a_large_teacher_is_asked_about_fewer(macs, count):
+    found = Gallery(
+        Areas(),
+        spec(0.2, 0.3, side=12),
+        3,
+        macs=macs,
+        normalised=lambda images: images,
+        generator=seeded(),
+    )
+    assert len(found.images) == count
