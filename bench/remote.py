@@ -131,6 +131,14 @@ for name in ("lock",):
         os.unlink(os.path.join(home, name))
 os.rmdir(home)
 """
+# A command that ends when stdin closes, so that a killed bench leaves no connection open. What a shell starts in the
+# background has no stdin; a second descriptor has.
+_GUARDED: Final = (
+    "sh",
+    "-c",
+    'exec 3<&0; "$@" 3<&- & p=$!; { read -r _ <&3; kill "$p"; } 2>/dev/null & wait "$p"',
+    "sh",
+)
 _NO_SPACE: Final = 73
 _CUT: Final = 74
 _NO_PYTHON: Final = 127
@@ -293,8 +301,8 @@ class SshAccess:
         """One connection, in a process of its own, that all others go through."""
         errors = self._stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - the stack closes it
         master = subprocess.Popen(
-            ["ssh", "-N", "-T", *self._settings(master=True), *self.address.words],
-            stdin=subprocess.DEVNULL,
+            [*_GUARDED, "ssh", "-N", "-T", *self._settings(master=True), *self.address.words],
+            stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=errors,
             start_new_session=True,  # an interrupt is for this program, which then cleans up through it
@@ -506,7 +514,8 @@ class SshAccess:
 
 
 def _ended(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
+    assert process.stdin is not None
+    process.stdin.close()
     process.wait()
 
 

@@ -198,6 +198,22 @@ def test_an_interrupted_bench_leaves_a_clean_board(server, model):
     assert sshd.settled(lambda: sshd.listing(server.home / "runs") == [])
 
 
+def test_a_bench_that_is_killed_leaves_nothing_on_either_side(server, model):
+    command = [sys.executable, "-m", "edgekd", "bench", str(model), "--device", server.url]
+    command += ["--ssh-config", str(server.config), "--device-python", sys.executable]
+    command += ["--seconds", "30", "--max-runs", "1000000"]
+    process = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.DEVNULL)
+    assert sshd.settled(lambda: len(agents(server)) >= 3)
+    process.kill()
+    process.wait()
+    assert sshd.settled(lambda: agents(server) == [])
+    assert sshd.settled(lambda: sshd.listing(server.home / "runs") == [])
+    ours = ["pgrep", "-f", f"ssh .*{server.config}"]
+    assert sshd.settled(
+        lambda: subprocess.run(ours, stdout=subprocess.DEVNULL, check=False).returncode
+    )
+
+
 def test_a_runtime_that_crashes_takes_its_process_and_not_the_bench(start, model, tmp_path):
     broken = tmp_path / "broken" / "onnxruntime"
     broken.mkdir(parents=True)
