@@ -140,6 +140,7 @@ def test_alone_nothing_is_exchanged_or_copied():
     assert (ALONE.told(0.1), ALONE.largest(3), ALONE.total([1, 2])) == (0.1, 3, [1, 2])
 
 
+@pytest.mark.slow
 def test_a_killed_rank_ends_the_job_with_a_message_and_the_same_command_goes_on(tmp_path):
     command = (*TORCHRUN, "-m", "edgekd", *DISTIL, "--minutes", "0.12", "--out", "s")
     process = started(*command, cwd=tmp_path)
@@ -157,6 +158,7 @@ def test_a_killed_rank_ends_the_job_with_a_message_and_the_same_command_goes_on(
     assert {path.name for path in tmp_path.iterdir()} == {"s"}
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_rank_stops_both_after_the_same_round(tmp_path, capfd):
     command = (*TORCHRUN, "-m", "edgekd", *DISTIL, "--steps", "100000", "--out", "s")
     process = started(*command, cwd=tmp_path)

@@ -11,6 +11,8 @@ from tests.bench.agent.test_building import save_network
 from tests.edgekd.conftest import REPOSITORY
 from tests.standin.cudart import build_cudart
 
+pytestmark = pytest.mark.slow
+
 STANDIN = REPOSITORY / "tests" / "standin"
 SHORT = (
     *("--processes", "1", "--seconds", "0.1", "--max-runs", "100", "--warmup-seconds", "0.02"),
