@@ -259,7 +259,8 @@ class Distillation:
         self.elapsed_s += self.place.team.told(self.clock() - started)
 
     def _draw_gallery(self) -> None:
-        self.lessons.prepare(seed=self.place.team.seed(self.seed + 4))
+        seed = self.place.team.seed(self.seed + 4)
+        self.lessons.prepare(seed=seed, steps=self.budget.steps)
 
     def _compile(self) -> None:
         """Compile the passes of a step; the time that it takes is not the budget's."""

@@ -58,17 +58,25 @@ class Lessons:
         self.noise_teacher = batch_statistics_teacher(teacher) if noisy else None
         self.gallery: Gallery | None = None
 
-    def prepare(self, *, seed: int) -> None:
-        """Draw what is drawn once: the same for the same seed, so that no checkpoint holds it."""
+    def prepare(self, *, seed: int, steps: int | None) -> None:
+        """Draw what is drawn once: the same for the same seed and steps, so that no checkpoint holds it.
+
+        Args:
+            seed: of the run.
+            steps: of the student, in all; None: the clock decides.
+        """
         if not self.recipe.learning.structured or self.gallery is not None:
             return
-        info = self.production.teacher.info
+        info, learning = self.production.teacher.info, self.recipe.learning
         with self.place.autocast():
             self.gallery = Gallery(
                 self.teacher,
                 info.input,
                 info.classes,
                 macs=max(1, info.macs),
+                shown=None
+                if steps is None
+                else round(steps * learning.batch * learning.structured),
                 normalised=self.normalised,
                 generator=torch.Generator(self.place.device).manual_seed(seed),
             )

@@ -113,6 +113,7 @@ class Gallery:
         classes: int,
         *,
         macs: int,
+        shown: int | None = None,
         normalised: Callable[[Tensor], Tensor],
         generator: torch.Generator,
     ) -> None:
@@ -123,10 +124,13 @@ class Gallery:
             spec: of its input.
             classes: K.
             macs: of the teacher, for one image.
+            shown: how many a run shows in all; no more are drawn. None: not known beforehand.
             normalised: images (N, C, H, W) of 0..1 as the teacher takes them.
             generator: of the images; the same seed gives the same gallery.
         """
         wanted = min(IMAGES, BYTES // math.prod(spec.shape), max(LEAST_IMAGES, MACS // macs))
+        if shown is not None:
+            wanted = min(wanted, max(LEAST_IMAGES, shown))
         images, seen = [], []
         for start in range(0, max(wanted, classes), AT_ONCE):
             count = min(AT_ONCE, max(wanted, classes) - start)

@@ -118,3 +118,16 @@ def test_a_large_teacher_is_asked_about_fewer(macs, count):
         generator=seeded(),
     )
     assert len(found.images) == count
+
+
+def test_no_more_are_drawn_than_a_run_shows():
+    found = Gallery(
+        Areas(),
+        spec(0.2, 0.3, side=12),
+        3,
+        macs=1000,
+        shown=2500,
+        normalised=lambda images: images,
+        generator=seeded(),
+    )
+    assert len(found.images) == 2500
