@@ -212,6 +212,7 @@ def fleet(server, tmp_path):
     return ("--fleet", path, "--ssh-config", server.config)
 
 
+@pytest.mark.slow
 def test_a_dead_board_does_not_take_the_others_results(model, edgekd, fleet, tmp_path):
     outputs = ("--out", tmp_path / "bench.json", "--html", tmp_path / "bench.html")
     code, out, err = edgekd("bench", model, *fleet, *SHORT, *outputs)
@@ -225,6 +226,7 @@ def test_a_dead_board_does_not_take_the_others_results(model, edgekd, fleet, tmp
     assert "Boards that gave nothing" in (tmp_path / "bench.html").read_text()
 
 
+@pytest.mark.slow
 def test_boards_of_a_fleet_are_taken_by_name(model, edgekd, fleet):
     code, out, err = edgekd("bench", model, *fleet, *SHORT, "--device", "good", "--json")
     assert code == 0, err
