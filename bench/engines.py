@@ -1,7 +1,6 @@
 """A TensorRT engine, built by the agent on this machine and tried on golden vectors."""
 
 import json
-import logging
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,8 +14,6 @@ from edgekd.bench.answers import Answer, BoardAnswer, EngineAnswer, ParityAnswer
 from edgekd.errors import DeviceError
 from edgekd.files import digest_of
 from edgekd.records import Engine, OnnxModel, Parity, Precision, TensorSpec, record
-
-logger = logging.getLogger(__name__)
 
 TIMEOUT_S: Final = 3600.0
 

@@ -5,9 +5,9 @@ import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field
 
 from edgekd.bench import child, questions
 from edgekd.bench.answers import PROTOCOL, Answer
@@ -176,7 +176,7 @@ class KitAccess:
             raise InputFileError(
                 f"{result}: larger than {MAX_RESULT_BYTES >> 20} MiB; no result of a kit is."
             )
-        plain = _read(result)
+        plain = from_json(_Result, result.read_bytes(), origin=str(result), schema="kit-result")
         if plain.plan_sha256 != kit.plan_sha256:
             raise IntegrityError(f"{result} answers another plan than the kit in {folder} asks.")
         self._answers: dict[tuple[str, ...], list[_Said]] = {}
@@ -208,21 +208,3 @@ class KitAccess:
             if heard is not None:
                 heard(answer)
         return answers
-
-
-def _read(path: Path) -> _Result:
-    try:
-        plain: Any = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise InputFileError(f"{path}: not JSON ({error}). Was it cut short?") from error
-    if not isinstance(plain, dict) or plain.pop("schema", None) != "kit-result":
-        raise InputFileError(f"{path}: no result of an offline kit.")
-    version = plain.pop("schema_version", None)
-    if version != FORMAT:
-        raise InputFileError(f"{path}: format {version!r}; this edgekd reads {FORMAT}.")
-    try:
-        return TypeAdapter(_Result).validate_python(plain)
-    except ValidationError as error:
-        first = error.errors(include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InputFileError(f"{path}: {where}: {first['msg']}.") from error

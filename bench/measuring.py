@@ -1,6 +1,5 @@
 """Measure models where an agent is: on this machine, on a board, or in what a kit brought back."""
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,8 +34,6 @@ from edgekd.records import (
     Setup,
     Unmeasured,
 )
-
-logger = logging.getLogger(__name__)
 
 DEFAULT: Final = BenchConfig()
 EMULATED: Final = Unmeasured(

@@ -3,7 +3,6 @@
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
 from edgekd.bench.config import BenchConfig
@@ -123,8 +122,3 @@ def _trees(config: BenchConfig) -> list[str]:
         *("--proc", str(config.proc)),
         *("--root", str(config.root)),
     ]
-
-
-def named(path: str) -> str:
-    """A path as it is shown: folders of a machine are nobody's business in a bundle."""
-    return Path(path).name

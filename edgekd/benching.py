@@ -1,8 +1,8 @@
 """Measure models on this machine or on boards: `edgekd bench`."""
 
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -125,21 +125,46 @@ def bench(
         return Measured(measurements=_here(models, display, config, target))
     if len(devices) == 1:
         return Measured(measurements=_there(devices[0], models, display, config, target))
-    with ThreadPoolExecutor(len(devices)) as pool:
-        running = [
-            pool.submit(_there, device, models, display, config, target) for device in devices
-        ]
-    taken: list[Measurements] = []
+    return _everywhere(devices, models, display, config, target)
+
+
+def _everywhere(
+    devices: Sequence[Device],
+    models: Sequence[Wanted],
+    display: Display,
+    config: BenchConfig,
+    target: Target | None,
+) -> Measured:
+    """All boards at once.
+
+    In threads that do not keep the program alive: when it is interrupted, pipes close, and the boards clean up.
+    """
+    taken: list[tuple[Measurements, ...] | BaseException | None] = [None] * len(devices)
+
+    def bench_one(number: int) -> None:
+        try:
+            taken[number] = _there(devices[number], models, display, config, target)
+        except BaseException as error:
+            taken[number] = error
+
+    threads = [
+        threading.Thread(target=bench_one, args=(number,), daemon=True)
+        for number in range(len(devices))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     failed: dict[str, str] = {}
-    for device, each in zip(devices, running, strict=True):
-        error = each.exception()
-        if error is None:
-            taken.extend(each.result())
-        elif isinstance(error, EdgekdError):
-            failed[device.name] = str(error)
+    found: list[Measurements] = []
+    for device, each in zip(devices, taken, strict=True):
+        if isinstance(each, EdgekdError):
+            failed[device.name] = str(each)
+        elif isinstance(each, BaseException):
+            raise each
         else:
-            raise error
-    return Measured(measurements=tuple(taken), failed=failed)
+            found.extend(each or ())
+    return Measured(measurements=tuple(found), failed=failed)
 
 
 def _here(

@@ -198,6 +198,28 @@ def test_an_interrupted_bench_leaves_a_clean_board(server, model):
     assert sshd.settled(lambda: sshd.listing(server.home / "runs") == [])
 
 
+@pytest.mark.slow
+def test_an_interrupted_bench_of_several_boards_does_not_wait_for_them(start, model, tmp_path):
+    servers = [start(), start()]
+    fleet = tmp_path / "fleet.toml"
+    config = tmp_path / "ssh_config"
+    text = ""
+    for number, server in enumerate(servers):
+        text += server.config.read_text().replace("Host board", f"Host board{number}")
+    config.write_text(text)
+    fleet.write_text('[boards.a]\nurl = "ssh://board0"\n[boards.b]\nurl = "ssh://board1"\n')
+    command = [sys.executable, "-m", "edgekd", "bench", str(model), "--fleet", str(fleet)]
+    command += ["--ssh-config", str(config), "--device-python", sys.executable]
+    command += ["--seconds", "120", "--max-runs", "1000000"]
+    process = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.DEVNULL)
+    assert all(sshd.settled(lambda each=each: len(agents(each)) >= 3) for each in servers)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 130
+    for server in servers:
+        assert sshd.settled(lambda each=server: agents(each) == [])
+        assert sshd.settled(lambda each=server: sshd.listing(each.home / "runs") == [])
+
+
 def test_a_bench_that_is_killed_leaves_nothing_on_either_side(server, model):
     command = [sys.executable, "-m", "edgekd", "bench", str(model), "--device", server.url]
     command += ["--ssh-config", str(server.config), "--device-python", sys.executable]

@@ -348,7 +348,7 @@ def other_plan(kit: Path) -> None:
         (cut, 2, "not JSON .* Was it cut short"),
         (lambda kit: (kit / "result.json").unlink(), 2, "no such file"),
         (lambda kit: (kit / "model-0.onnx").unlink(), 2, "its model 'model-0.onnx' is not there"),
-        (spoilt(lambda result: result.update(schema="other")), 2, "no result of an offline kit"),
+        (spoilt(lambda result: result.update(schema="other")), 2, "not an edgekd kit-result file"),
         (spoilt(lambda result: result.update(schema_version=9)), 2, "format 9; this edgekd reads 1"),
         (spoilt(lambda result: result.update(answers=3)), 2, "answers: Input should be"),
         (spoilt(lambda result: result["answers"][1].update(stdout="Hello\\nyou\\n")), 6, "nonsense in line 1"),
