@@ -14,6 +14,7 @@ from edgekd.errors import DeviceError, InputFileError, OutputError, UsageError
 from edgekd.files import check_writable_file, read_text, write_atomically
 from edgekd.measured_views import view_of
 from edgekd.records import Energy, Figure, Measurements, Samples, from_json, record, to_json
+from edgekd.templating import rendered
 
 SCHEMA: Final = "measurements"
 COLUMNS: Final = (
@@ -206,17 +207,9 @@ def _shown(figure: Figure, unit: str, *, percent: float = 50) -> str:
 
 def html_of(found: Measured) -> str:
     """A page for people, with nothing outside it."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("edgekd"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     names = list(dict.fromkeys(each.subject for each in found.measurements))
-    return environment.get_template("bench.html").render(
+    return rendered(
+        "bench.html",
         title=", ".join(names) or "No figures",
         failed=tuple(found.failed.items()),
         measurements=tuple(

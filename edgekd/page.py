@@ -19,6 +19,7 @@ from edgekd.manifest import Manifest, Report
 from edgekd.measured_views import Chart, Value, markup, view_of
 from edgekd.pictures import IMAGES_SHOWN, Timeline, class_rows, moment_rows
 from edgekd.records import HistoryPoint, LayerPrecision
+from edgekd.templating import rendered
 
 LAYERS_SHOWN: Final = 10
 FULL_BAR_DB: Final = 50.0
@@ -67,17 +68,9 @@ def html(
         report: of it.
         timeline: of the run; a bundle's files do not hold it.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("edgekd"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     classes, no_classes = class_rows(folder, manifest)
-    return environment.get_template("report.html").render(
+    return rendered(
+        "report.html",
         manifest=manifest,
         report=report,
         command=shlex.join(report.command),

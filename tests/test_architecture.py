@@ -51,7 +51,7 @@ LAYERS = (
         "edgekd.progress",
         "edgekd.stability",
     },
-    {"edgekd.charts"},
+    {"edgekd.charts", "edgekd.templating"},
     {"edgekd.distill", "edgekd.export", "edgekd.bench"},
     {"edgekd.targets"},
     {"edgekd.manifest"},

@@ -77,27 +77,27 @@ def _busy_ticks(proc: str) -> Optional[int]:
 def _cpuinfo(proc: str) -> Dict[str, str]:
     """The lines of the first processor, and those that stand once."""
     fields: Dict[str, str] = {}
-    for line in (_read(os.path.join(proc, "cpuinfo")) or "").splitlines():
+    for line in (read_text(os.path.join(proc, "cpuinfo")) or "").splitlines():
         name, _, value = line.partition(":")
         fields.setdefault(name.strip(), value.strip())
     return fields
 
 
 def _machine(cpuinfo: Dict[str, str], proc: str) -> str:
-    board = _read(os.path.join(proc, "device-tree", "model"))
+    board = read_text(os.path.join(proc, "device-tree", "model"))
     name = board or cpuinfo.get("model name") or cpuinfo.get("Model") or "unknown processor"
     return "{} ({}, {} processors)".format(name, platform.machine(), os.cpu_count())
 
 
 def _governor(sysfs: str) -> Optional[str]:
     pattern = os.path.join(sysfs, "devices", "system", "cpu", "cpu*", "cpufreq", "scaling_governor")
-    names = sorted({name for name in map(_read, glob.glob(pattern)) if name})
+    names = sorted({name for name in map(read_text, glob.glob(pattern)) if name})
     return ", ".join(names) if names else None
 
 
 def _cpu_mhz(cpuinfo: Dict[str, str], sysfs: str) -> Optional[float]:
     pattern = os.path.join(sysfs, "devices", "system", "cpu", "cpu*", "cpufreq", "scaling_cur_freq")
-    kilohertz = _numbers(glob.glob(pattern))
+    kilohertz = numbers(glob.glob(pattern))
     if kilohertz:
         return max(kilohertz) / 1000.0
     try:
@@ -109,21 +109,21 @@ def _cpu_mhz(cpuinfo: Dict[str, str], sysfs: str) -> Optional[float]:
 def _temperature_c(sysfs: str) -> Optional[float]:
     """The hottest zone."""
     pattern = os.path.join(sysfs, "class", "thermal", "thermal_zone*", "temp")
-    millidegrees = _numbers(glob.glob(pattern))
+    millidegrees = numbers(glob.glob(pattern))
     return max(millidegrees) / 1000.0 if millidegrees else None
 
 
-def _numbers(paths: List[str]) -> List[float]:
+def numbers(paths: List[str]) -> List[float]:
     values = []
     for path in paths:
         try:
-            values.append(float(_read(path) or ""))
+            values.append(float(read_text(path) or ""))
         except ValueError:
             continue
     return values
 
 
-def _read(path: str) -> Optional[str]:
+def read_text(path: str) -> Optional[str]:
     try:
         with open(path, encoding="utf-8", errors="replace") as stream:
             return stream.read().strip().strip("\0")

@@ -29,7 +29,7 @@ def probe(proc: str, sysfs: str, root: str) -> Dict[str, Any]:
     onnxruntime, tensorrt, tool = _runtime("onnxruntime"), _tensorrt(), _trtexec()
     return dict(
         found,
-        board=_text(os.path.join(proc, "device-tree", "model")),
+        board=conditions.read_text(os.path.join(proc, "device-tree", "model")) or None,
         compatible=_compatible(proc),
         kernel=platform.release(),
         architecture=platform.machine(),
@@ -111,7 +111,7 @@ def _cuda(root: str) -> Optional[str]:
     except (OSError, ValueError, KeyError, TypeError):
         pass
     words = (
-        _text(os.path.join(folder, "version.txt")) or ""
+        conditions.read_text(os.path.join(folder, "version.txt")) or ""
     ).split()  # CUDA 10: "CUDA Version 10.2.89"
     return words[-1] if words else None
 
@@ -135,7 +135,9 @@ def _zones(sysfs: str) -> Dict[str, float]:
     """Temperature by zone, in degrees Celsius; a zone that is gated does not answer and is left out."""
     found = {}
     for folder in sorted(glob.glob(os.path.join(sysfs, "class", "thermal", "thermal_zone*"))):
-        name, value = (_text(os.path.join(folder, each)) for each in ("type", "temp"))
+        name, value = (
+            conditions.read_text(os.path.join(folder, each)) for each in ("type", "temp")
+        )
         try:
             found[name or os.path.basename(folder)] = float(value or "") / 1000.0
         except ValueError:
@@ -144,21 +146,8 @@ def _zones(sysfs: str) -> Dict[str, float]:
 
 
 def _most(sysfs: str, pattern: str, unit: float) -> Optional[float]:
-    values = []
-    for path in glob.glob(os.path.join(sysfs, pattern)):
-        try:
-            values.append(float(_text(path) or ""))
-        except ValueError:
-            continue
+    values = conditions.numbers(glob.glob(os.path.join(sysfs, pattern)))
     return max(values) / unit if values else None
-
-
-def _text(path: str) -> Optional[str]:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as stream:
-            return stream.read().strip().strip("\0") or None
-    except OSError:
-        return None
 
 
 def _run(command: List[str], timeout_s: float) -> Any:
