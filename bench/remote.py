@@ -18,14 +18,13 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Annotated, Final
-from urllib.parse import urlsplit
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from edgekd.bench import child
+from edgekd.bench import child, ondevice
+from edgekd.bench.addresses import Address
 from edgekd.bench.answers import (
     PROTOCOL,
     Answer,
@@ -38,7 +37,7 @@ from edgekd.bench.answers import (
     read_answer,
 )
 from edgekd.bench.archive import agent_archive
-from edgekd.errors import DeviceError, IntegrityError, MissingToolError, UsageError
+from edgekd.errors import DeviceError, IntegrityError, MissingToolError
 from edgekd.files import digest_of
 from edgekd.records import record
 
@@ -48,11 +47,8 @@ CONNECT_S: Final = 15
 CONTACT_S: Final = 60.0
 PUSH_S: Final = 3600.0
 HEARTBEAT_S: Final = 5.0
-SLACK_BYTES: Final = 16 * 2**20  # to be left free on the board
 OLDEST_PYTHON: Final = (3, 6)
 SSH_FAILED: Final = 255  # ssh's own code: everything else is the remote command's
-_HOST: Final = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9_.:%-]*$")
-_USER: Final = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9_.@-]*$")
 
 # What OpenSSH says, and what to do about it.
 _REASONS: Final = (
@@ -72,65 +68,6 @@ _REASONS: Final = (
     ("not responding", "the link was lost"),
 )  # fmt: skip
 
-# Run by whichever Python the board has; it must be readable by old ones too, for these to say that they are old.
-_CONTACT: Final = """
-import json, os, sys
-home = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache"), "edgekd")
-missing = []
-for name in ("argparse", "ctypes", "fcntl", "hashlib", "json", "select", "subprocess", "zipimport"):
-    try:
-        __import__(name)
-    except ImportError:
-        missing.append(name)
-try:
-    store = sorted(os.listdir(os.path.join(home, "store")))
-except OSError:
-    store = []
-sys.stdout.write(json.dumps({"home": home, "python": list(sys.version_info[:3]), "missing": missing, "store": store,
-    "executable": sys.executable}))
-"""
-_PUSH: Final = (
-    """
-import hashlib, os, sys
-home, digest, size = sys.argv[1], sys.argv[2], int(sys.argv[3])
-store = os.path.join(home, "store")
-os.makedirs(store, 0o700, exist_ok=True)
-space = os.statvfs(store)
-free = space.f_bavail * space.f_frsize
-if free < size + SLACK:
-    sys.stderr.write("edgekd: no space: %d bytes are free, %d are needed\\n" % (free, size))
-    sys.exit(73)
-part = os.path.join(store, ".part-" + digest + "-" + str(os.getpid()))
-found = hashlib.sha256()
-try:
-    with open(part, "wb") as stream:
-        for block in iter(lambda: sys.stdin.buffer.read(1 << 16), b""):
-            found.update(block)
-            stream.write(block)
-        stream.flush()
-        os.fsync(stream.fileno())
-    if found.hexdigest() != digest:
-        sys.stderr.write("edgekd: cut: what came has another digest\\n")
-        sys.exit(74)
-    os.rename(part, os.path.join(store, digest))
-except OSError as error:
-    sys.stderr.write("edgekd: no space: %s\\n" % error)
-    sys.exit(73)
-finally:
-    if os.path.exists(part):
-        os.unlink(part)
-"""
-).replace("SLACK", str(SLACK_BYTES))
-_CLEAR: Final = """
-import os, shutil, sys
-home = sys.argv[1]
-for name in ("store", "engines", "runs"):
-    shutil.rmtree(os.path.join(home, name), ignore_errors=True)
-for name in ("lock",):
-    if os.path.exists(os.path.join(home, name)):
-        os.unlink(os.path.join(home, name))
-os.rmdir(home)
-"""
 # A command that ends when stdin closes, so that a killed bench leaves no connection open. What a shell starts in the
 # background has no stdin; a second descriptor has.
 _GUARDED: Final = (
@@ -139,9 +76,6 @@ _GUARDED: Final = (
     'exec 3<&0; "$@" 3<&- & p=$!; { read -r _ <&3; kill "$p"; } 2>/dev/null & wait "$p"',
     "sh",
 )
-_NO_SPACE: Final = 73
-_CUT: Final = 74
-_NO_PYTHON: Final = 127
 PYTHONS: Final = ("python3", "/usr/bin/python3", "/usr/local/bin/python3")
 
 
@@ -152,49 +86,6 @@ class _Contact:
     missing: Annotated[tuple[Text, ...], Field(max_length=16)]
     executable: Annotated[Text, Field(min_length=1)]
     store: Annotated[tuple[Text, ...], Field(max_length=100_000)]
-
-
-@dataclass(frozen=True)
-class Address:
-    """`ssh://user@host:port`; what is left out is ssh's configuration's."""
-
-    host: str
-    user: str | None = None
-    port: int | None = None
-
-    @property
-    def url(self) -> str:
-        user = f"{self.user}@" if self.user else ""
-        return f"ssh://{user}{self.host}{f':{self.port}' if self.port else ''}"
-
-    @property
-    def words(self) -> list[str]:
-        """As arguments of ssh: the destination last."""
-        port = ["-p", str(self.port)] if self.port else []
-        return [*port, f"{self.user}@{self.host}" if self.user else self.host]
-
-
-def read_address(text: str) -> Address:
-    """An address of a board.
-
-    Raises:
-        UsageError: it is none.
-    """
-    try:
-        parts = urlsplit(text if "://" in text else f"ssh://{text}")
-        host, user, port = parts.hostname or "", parts.username, parts.port
-    except ValueError as error:
-        raise UsageError(f"--device {printable(text)}: {error}.") from error
-    good = parts.scheme == "ssh" and parts.path in {"", "/"} and not parts.query
-    # A name that begins with a dash would be an option of ssh.
-    if not (
-        good and _HOST.match(host) and parts.password is None and (not user or _USER.match(user))
-    ):
-        raise UsageError(
-            f"--device {printable(text)}: no address of a board. Give ssh://user@host, with :port where it is not 22; "
-            "keys and jump hosts are taken from ~/.ssh/config."
-        )
-    return Address(host=host, user=user, port=port)
 
 
 class SshAccess:
@@ -292,7 +183,7 @@ class SshAccess:
             DeviceError: it was lost.
         """
         self._let_go()
-        self._run([self._python, "-c", _CLEAR, self._home])
+        self._run([self._python, "-c", ondevice.CLEAR, self._home])
         self._store.clear()
 
     # --- the steps of a contact ----------------------------------------------------------------
@@ -322,9 +213,9 @@ class SshAccess:
             f'command -v {name} >/dev/null 2>&1 && exec {name} -c "$c"'
             for name in map(shlex.quote, self._pythons)
         )
-        script = f"c={shlex.quote(_CONTACT)}; {tries}; exit {_NO_PYTHON}"
-        done = self._run(["sh", "-c", script], codes={0, _NO_PYTHON})
-        if done.returncode == _NO_PYTHON:
+        script = f"c={shlex.quote(ondevice.CONTACT)}; {tries}; exit {ondevice.NO_PYTHON}"
+        done = self._run(["sh", "-c", script], codes={0, ondevice.NO_PYTHON})
+        if done.returncode == ondevice.NO_PYTHON:
             tried = ", ".join(self._pythons)
             raise MissingToolError(
                 f"{self.name} has no Python 3 ({tried}); the agent needs 3.6 or newer. Name another: --device-python"
@@ -352,16 +243,18 @@ class SshAccess:
 
     def _send(self, name: str, digest: str, size: int, stream: IO[bytes]) -> str:
         logger.info("%s: sending %s, %d bytes", self.name, name, size)
-        command = [self._python, "-c", _PUSH, self._home, digest, str(size)]
-        done = self._run(command, given=stream, codes={0, _NO_SPACE, _CUT}, timeout_s=PUSH_S)
-        if done.returncode == _NO_SPACE:
+        command = [self._python, "-c", ondevice.PUSH, self._home, digest, str(size)]
+        done = self._run(
+            command, given=stream, codes={0, ondevice.NO_SPACE, ondevice.CUT}, timeout_s=PUSH_S
+        )
+        if done.returncode == ondevice.NO_SPACE:
             said = (
                 printable(done.stderr.decode(errors="replace")).partition("no space: ")[2].strip()
             )
             raise DeviceError(
                 f"{self.name} has no room for {name} ({said}). Make room, or: edgekd bench clean --device {self.name}"
             )
-        if done.returncode == _CUT:
+        if done.returncode == ondevice.CUT:
             raise IntegrityError(f"{name} did not arrive whole at {self.name}. Try again.")
         self._store.add(digest)
         self.sent.append((name, size))

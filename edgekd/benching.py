@@ -13,12 +13,13 @@ from pydantic import Field, ValidationError
 from edgekd import bundle, golden
 from edgekd.bench import kit, measuring
 from edgekd.bench.access import Access, LocalAccess
+from edgekd.bench.addresses import read_address
 from edgekd.bench.answers import ProbeAnswer
 from edgekd.bench.config import BenchConfig
 from edgekd.bench.engines import EngineOptions, build_on
 from edgekd.bench.measuring import Subject
 from edgekd.bench.questions import Runtime
-from edgekd.bench.remote import SshAccess, read_address
+from edgekd.bench.remote import SshAccess
 from edgekd.calibrating import existing
 from edgekd.errors import EdgekdError, InputFileError, UsageError
 from edgekd.export.described import inputs_of, precision_of

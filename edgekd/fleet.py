@@ -14,7 +14,7 @@ from typing import Annotated
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from edgekd.bench.remote import read_address
+from edgekd.bench.addresses import read_address
 from edgekd.errors import InputFileError, UsageError
 from edgekd.files import read_text
 from edgekd.records import Target, record

@@ -26,9 +26,10 @@ from benchmarks.distill.running import commit
 from benchmarks.machine import processor
 from benchmarks.rows import append_row
 from edgekd.bench import child, measuring, questions
+from edgekd.bench.addresses import read_address
 from edgekd.bench.answers import LatencyAnswer
 from edgekd.bench.config import BenchConfig
-from edgekd.bench.remote import SshAccess, read_address
+from edgekd.bench.remote import SshAccess
 from edgekd.files import digest_of
 from tests.bench import sshd
 

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from edgekd.bench import measuring
+from edgekd.bench.addresses import read_address
 from edgekd.bench.answers import LatencyAnswer, ProbeAnswer
 from edgekd.bench.archive import agent_archive, agent_digest
 from edgekd.bench.config import BenchConfig
-from edgekd.bench.remote import SshAccess, read_address
+from edgekd.bench.remote import SshAccess
 from edgekd.errors import DeviceError, IntegrityError, MissingToolError, UsageError
 from edgekd.records import Samples
 from tests.bench import sshd

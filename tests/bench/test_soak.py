@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from edgekd.bench import access, child, questions
+from edgekd.bench.addresses import read_address
 from edgekd.bench.answers import LatencyAnswer
 from edgekd.bench.config import BenchConfig
-from edgekd.bench.remote import SshAccess, read_address
+from edgekd.bench.remote import SshAccess
 from tests.bench import sshd
 
 RUNS = int(os.environ.get("EDGEKD_SOAK_RUNS", "2000"))
