@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 
 from edgekd.errors import EdgekdError, IncompatibleError, InputFileError
 from edgekd.export import rules
@@ -132,22 +132,20 @@ def read(path: Path) -> onnx.ModelProto:
     if not model.graph.node:
         raise InputFileError(f"{path}: an ONNX model without a single operator; is it cut short?")
     # Protobuf hands out bytes where text is not UTF-8, and onnx then fails wherever it meets them.
-    if any(isinstance(text, bytes) for text in _names(model)):
+    if any(isinstance(text, bytes) for text in _texts(model)):
         raise InputFileError(f"{path}: names that are not UTF-8; the file is damaged.")
     return model
 
 
-def _names(model: onnx.ModelProto) -> Iterator[object]:
-    graph = model.graph
-    for node in graph.node:
-        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
-        yield from (entry.name for entry in node.attribute)
-    for value in (*graph.input, *graph.output, *graph.value_info):
-        yield value.name
-        yield from (d.dim_param for d in value.type.tensor_type.shape.dim)
-    yield from (tensor.name for tensor in graph.initializer)
-    yield from (entry.domain for entry in model.opset_import)
-    yield from _annotations(model)
+def _texts(message: Message) -> Iterator[object]:
+    """Every text of a message and of those within it, whose depth the parser limits."""
+    for kind, value in message.ListFields():
+        inner = value if hasattr(value, "extend") else (value,)  # repeated, or one
+        if kind.type == kind.TYPE_STRING:
+            yield from inner
+        elif kind.type == kind.TYPE_MESSAGE:
+            for each in inner:
+                yield from _texts(each)
 
 
 def _annotations(model: onnx.ModelProto) -> Iterator[str]:

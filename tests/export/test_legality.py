@@ -39,7 +39,7 @@ def quantised(fp32, images, tmp_path):
 def fp32_int8(fp32, images, tmp_path_factory):
     out = tmp_path_factory.mktemp("int8") / "m.onnx"
     write_int8(fp32, out=out, calibration=images(8), held_out=images(8, seed=1))
-    return out.read_bytes()
+    return out  # and not its bytes: a failure is told with its arguments
 
 
 def rules(path, software=JP62):
@@ -413,6 +413,14 @@ def test_any_bytes_are_an_input_error(tmp_path_factory, data):
         check_model(path, JP62)
 
 
+def test_a_graph_whose_own_name_is_no_text_is_an_input_error(fp32, tmp_path):
+    name = onnx.load(fp32).graph.name.encode()
+    damaged = fp32.read_bytes().replace(name, b"\x80" * len(name))
+    (tmp_path / "m.onnx").write_bytes(damaged)
+    with pytest.raises(InputFileError, match="not UTF-8"):
+        check_model(tmp_path / "m.onnx", ORT)
+
+
 @hypothesis_settings(max_examples=60, deadline=None)
 @given(
     place=st.floats(0, 1, exclude_max=True),
@@ -420,7 +428,7 @@ def test_any_bytes_are_an_input_error(tmp_path_factory, data):
     tensorrt=st.booleans(),
 )
 def test_a_damaged_model_is_judged_or_refused(fp32_int8, tmp_path_factory, place, byte, tensorrt):
-    data = bytearray(fp32_int8)
+    data = bytearray(fp32_int8.read_bytes())
     data[int(place * len(data))] = byte
     path = tmp_path_factory.mktemp("damaged") / "m.onnx"
     path.write_bytes(data)
