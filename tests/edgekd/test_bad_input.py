@@ -174,6 +174,7 @@ def test_an_output_in_a_read_only_folder_is_refused(edgekd, tmp_path):
     assert "cannot be written" in err
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_said_and_leaves_nothing(tmp_path):
     full = tmp_path / "full"
     full.mkdir()

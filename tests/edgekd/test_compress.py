@@ -143,6 +143,7 @@ def test_the_unfinished_run_is_gone(made):
     assert {path.name for path in made[0].parent.iterdir()} == {"b"}
 
 
+@pytest.mark.slow
 def test_no_images_leaves_nothing_that_shows_them(tmp_path, edgekd):
     code, _, err = edgekd(
         "compress", TEACHER, "-t", "jetson-nano", "--steps", "5", "--batch", "64", "--min-agreement", "0",
@@ -160,6 +161,7 @@ def test_no_images_leaves_nothing_that_shows_them(tmp_path, edgekd):
     assert onnx.load(tmp_path / "b" / "model-fp32.onnx").opset_import[0].version == 13
 
 
+@pytest.mark.slow
 def test_a_student_that_learned_nothing_exits_4_with_a_bundle_marked_failed(tmp_path):
     process = edgekd_process(
         "compress",
@@ -182,6 +184,7 @@ def test_a_student_that_learned_nothing_exits_4_with_a_bundle_marked_failed(tmp_
     assert manifest["quality"] == "failed"
 
 
+@pytest.mark.slow
 def test_distill_then_export_gives_the_same_models_as_compress(tmp_path, edgekd, made):
     code, _, err = edgekd(
         "distill", TEACHER, "--steps", "40", "--batch", "64", "--out", tmp_path / "student"
@@ -282,6 +285,7 @@ def test_other_calibration_images_than_the_recorded_are_refused(edgekd, made, tm
     assert "not the images that were recorded" in err
 
 
+@pytest.mark.slow
 def test_compress_for_thor_has_every_precision_and_its_figures(edgekd, tmp_path):
     bundle = tmp_path / "b"
     code, out, err = edgekd(
@@ -330,6 +334,7 @@ def test_bytes_are_refused_for_jetpack_4(edgekd, made, tmp_path):
     assert not (tmp_path / "o").exists()
 
 
+@pytest.mark.slow
 def test_int8_is_tuned_on_the_images_of_the_run(edgekd, tmp_path):
     bundle = tmp_path / "b"
     code, out, err = edgekd(

@@ -40,6 +40,7 @@ def distill(edgekd, tmp_path):
     return call
 
 
+@pytest.mark.slow
 def test_half_a_batch_is_tried_once_and_said(distill, tmp_path):
     code, _, err = distill(20)
     assert code == 0, err
@@ -47,6 +48,7 @@ def test_half_a_batch_is_tried_once_and_said(distill, tmp_path):
     assert (tmp_path / "student" / "student.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_where_half_is_too_much_as_well_the_number_to_set_is_said(distill):
     code, _, err = distill(10)
     assert code == 2

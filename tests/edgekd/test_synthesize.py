@@ -83,6 +83,7 @@ def test_a_killed_run_goes_on_to_the_same_set(small_set, tmp_path):
         assert (tmp_path / "s" / name).read_bytes() == (small_set[0] / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_an_extended_set_begins_with_what_was_there(edgekd, small_set, tmp_path):
     folder = copied(small_set, tmp_path / "s")
     code, out, err = edgekd(
