@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, StringConstraints, TypeAdapter, Vali
 from edgekd.errors import DeviceError
 from edgekd.records import record
 
-PROTOCOL: Final = 3  # of bench/agent/commands.py
+PROTOCOL: Final = 4  # of bench/agent/commands.py
 
 
 def printable(text: str) -> str:
@@ -34,6 +34,7 @@ Readings: TypeAlias = Annotated[
     tuple[Annotated[float, Field(ge=-(2**53), le=2**53, allow_inf_nan=False)], ...],
     Field(max_length=200_000),
 ]
+Column: TypeAlias = Annotated[tuple[Finite | None, ...], Field(max_length=2000)]
 
 
 @record
@@ -87,15 +88,6 @@ class ProbeAnswer(ConditionsAnswer):
 
 
 @record
-class AfterAnswer:
-    """What may have changed while a model ran."""
-
-    event: Literal["after"]
-    cpu_mhz: Positive | None
-    temperature_c: Finite | None
-
-
-@record
 class LoadAnswer:
     """What the agent itself took, beside the process that it measures."""
 
@@ -132,6 +124,8 @@ class SessionAnswer:
 @record
 class LatencyAnswer:
     event: Literal["latency"]
+    begin_ns: Whole | None  # of the timed calls, by CLOCK_MONOTONIC; None: trtexec does not say
+    end_ns: Whole | None
     fps: Positive | None  # None: back to back
     late: Whole | None  # of paced calls
     warmup_s: Positive
@@ -230,6 +224,23 @@ class StateAnswer:
     alarms: Annotated[tuple[Text, ...], Field(max_length=64)]  # of now
     temperatures_c: Annotated[dict[Text, Finite], Field(max_length=256)]
     clocks_mhz: Annotated[dict[Text, Positive], Field(max_length=256)]
+
+
+@record
+class StatesAnswer:
+    """A machine while something ran on it: columns, with a row for each look (CLOCK_MONOTONIC)."""
+
+    event: Literal["state"]
+    at_ns: Annotated[tuple[Whole, ...], Field(min_length=2, max_length=2000)]
+    temperatures_c: Annotated[dict[Text, Column], Field(max_length=256)]
+    clocks_mhz: Annotated[dict[Text, Column], Field(max_length=256)]
+    counts: Annotated[dict[Text, int], Field(max_length=64)]  # events, last look less the first
+    alarms: Annotated[tuple[Text, ...], Field(max_length=64)]
+
+    def __post_init__(self) -> None:
+        columns = (*self.temperatures_c.values(), *self.clocks_mhz.values())
+        if any(len(column) != len(self.at_ns) for column in columns):
+            raise ValueError("the columns of the looks differ in length")
 
 
 @record
@@ -346,7 +357,7 @@ Answer: TypeAlias = Annotated[
     HelloAnswer
     | ConditionsAnswer
     | ProbeAnswer
-    | AfterAnswer
+    | StatesAnswer
     | LoadAnswer
     | HeldAnswer
     | SessionAnswer

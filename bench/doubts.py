@@ -1,11 +1,13 @@
 """Reasons to trust a latency less, each with what to do about it. docs/measuring.md lists them."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Final
 
 from edgekd.bench import statistics
-from edgekd.bench.answers import LatencyAnswer
+from edgekd.bench.answers import LatencyAnswer, StatesAnswer
 from edgekd.bench.figures import pooled
+from edgekd.bench.states import doubts_of_clocks, doubts_of_events, doubts_of_heat
 from edgekd.records import Conditions, Doubt, Samples
 
 COLD_START_RATIO: Final = 5.0
@@ -23,16 +25,47 @@ CLOCK_STEPS: Final = 100  # a call shorter than this many steps is known to 1 % 
 
 
 def doubts_of(
-    runs: Sequence[LatencyAnswer], conditions: Conditions, paced: Sequence[LatencyAnswer] = ()
+    runs: Sequence[LatencyAnswer],
+    conditions: Conditions,
+    paced: Sequence[LatencyAnswer] = (),
+    states: Sequence[StatesAnswer] = (),
 ) -> tuple[Doubt, ...]:
-    """Everything there is to doubt about the runs of one model, one answer a process."""
+    """Everything there is to doubt about the runs of one model, one answer a process.
+
+    Args:
+        runs: back to back.
+        conditions: that they were taken under.
+        paced: runs at a fixed rate.
+        states: of the machine during `runs`.
+    """
     samples = pooled(runs)
     return (
         *_about_samples(samples),
         *_about_runs(runs),
         *_about_paced(paced),
         *_about_conditions(conditions),
+        *_about_states(states),
+        *doubts_of_clocks(conditions.clocks_mhz, CLOCK_CHANGE),
     )
+
+
+def _about_states(states: Sequence[StatesAnswer]) -> Iterator[Doubt]:
+    if not states:
+        return
+    counts = Counter[str]()
+    for each in states:
+        counts.update(each.counts)
+    seconds = sum(each.at_ns[-1] - each.at_ns[0] for each in states) / 1e9
+    yield from doubts_of_events(counts, {name for each in states for name in each.alarms}, seconds)
+    ends = [
+        {
+            name: value
+            for name, column in each.temperatures_c.items()
+            if (value := column[row]) is not None
+        }
+        for each, row in ((states[0], 0), (states[-1], -1))
+    ]
+    yield from doubts_of_heat(*ends)
 
 
 def _about_paced(runs: Sequence[LatencyAnswer]) -> Iterator[Doubt]:
@@ -132,13 +165,6 @@ def _about_conditions(conditions: Conditions) -> Iterator[Doubt]:
             code="load",
             message=f"{conditions.load_before:.1f} processors were busy with something else before the start",
             advice="end other programs and measure again",
-        )
-    before, after = conditions.cpu_mhz, conditions.cpu_mhz_after
-    if before and after and abs(after - before) > CLOCK_CHANGE * before:
-        yield Doubt(
-            code="clock-moved",
-            message=f"the processor's clock was {before:.0f} MHz before the first run and {after:.0f} MHz after the last",
-            advice="fix the clocks, and let the board cool down between runs",
         )
     if conditions.agent_load is not None and conditions.agent_load > AGENT_LOAD:
         yield Doubt(

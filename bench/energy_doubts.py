@@ -3,29 +3,31 @@
 from collections.abc import Iterator
 from typing import Final
 
-from edgekd.bench.answers import EnergyAnswer, PowerAnswer, SensorAnswer, StateAnswer
+from edgekd.bench.answers import EnergyAnswer, PowerAnswer, SensorAnswer, StatesAnswer
 from edgekd.bench.energy import Analysis
+from edgekd.bench.states import clocks_of, doubts_of_clocks, doubts_of_events, doubts_of_heat
 from edgekd.bench.windows import Quality
 from edgekd.records import Doubt
 
 RATE: Final = 0.8  # of what was asked for
 GAP_S: Final = 0.5
 IDLE_DRIFT: Final = 0.02  # of the net power
-HEATING_C: Final = 5.0
 CLOCK: Final = 0.02
 SPREAD: Final = 0.05  # between the windows
 REPEATS: Final = 0.5
 STEP_SHARE: Final = 0.005  # of the power
 SAMPLER_LOAD: Final = 0.10  # processors
-# Events of a Jetson after which its figures are of a board that protects itself.
-PROTECTION: Final = ("oc1", "oc2")
 
 
 def doubts_of_energy(
-    analysis: Analysis, sensor: SensorAnswer, power: PowerAnswer, run: EnergyAnswer
+    analysis: Analysis,
+    sensor: SensorAnswer,
+    power: PowerAnswer,
+    run: EnergyAnswer,
+    states: StatesAnswer,
 ) -> tuple[Doubt, ...]:
     """Everything there is to doubt about one energy."""
-    found = [*about_state(run)]
+    found = [*about_state(run, states)]
     if analysis.energy.kind == "estimate":
         found.append(
             Doubt(
@@ -46,68 +48,26 @@ def about_quality(quality: Quality, sensor: SensorAnswer) -> Iterator[Doubt]:
     yield from _about_windows(quality)
 
 
-def about_state(run: EnergyAnswer) -> Iterator[Doubt]:
-    """Throttling, heat and clocks, from what the board said before the windows and after."""
-    yield from _events(run)
-    yield from _heating(run.before, run.after)
-    yield from _clocks(run.before, run.after)
-
-
-def _events(run: EnergyAnswer) -> Iterator[Doubt]:
-    seconds = (run.windows[-1].end_ns - run.windows[0].begin_ns) / 1e9
-    happened = {
-        name: count - run.before.counts[name]
-        for name, count in run.after.counts.items()
-        if count > run.before.counts.get(name, count)
-    }
-    current = {name: count for name, count in happened.items() if name.startswith("oc")}
-    if current:
-        told = ", ".join(f"{name} {count} times" for name, count in sorted(current.items()))
-        stops = any(name.startswith(PROTECTION) for name in current)
-        yield Doubt(
-            code="over-current",
-            message=f"within {seconds:.0f} s: {told} ({sum(current.values()) / seconds:.1f} a second)"
-            + ("; the board protected itself, and the figures are not its own" if stops else ""),
-            advice="use a stronger supply or a lower power mode, and measure again",
-        )
-    slowed = [name for name in happened if not name.startswith("oc")]
-    told_now = sorted({*slowed, *run.after.alarms, *run.before.alarms})
-    if told_now:
-        yield Doubt(
-            code="throttled",
-            message=f"the board slowed itself down: {', '.join(told_now)}",
-            advice="cool it, check its supply, and measure again",
-        )
-
-
-def _heating(before: StateAnswer, after: StateAnswer) -> Iterator[Doubt]:
-    rises = {
-        name: after.temperatures_c[name] - value
-        for name, value in before.temperatures_c.items()
-        if name in after.temperatures_c
-    }
-    name = max(rises, key=lambda each: abs(rises[each]), default=None)
-    if name is not None and abs(rises[name]) > HEATING_C:
-        yield Doubt(
-            code="temperature-drift",
-            message=f"{name} went from {before.temperatures_c[name]:.0f} C to {after.temperatures_c[name]:.0f} C",
-            advice="warm up for longer, so that leakage has settled",
-        )
-
-
-def _clocks(before: StateAnswer, after: StateAnswer) -> Iterator[Doubt]:
-    moved = [
-        f"{name} from {value:.0f} MHz to {after.clocks_mhz[name]:.0f} MHz"
-        for name, value in sorted(before.clocks_mhz.items())
-        if name in after.clocks_mhz
-        and abs(after.clocks_mhz[name] - value) > CLOCK * max(value, after.clocks_mhz[name])
-    ]
-    if moved:
-        yield Doubt(
-            code="clocks-changed",
-            message=f"clocks moved: {', '.join(moved)}",
-            advice="fix them (on a Jetson: jetson_clocks), and measure again",
-        )
+def about_state(run: EnergyAnswer, states: StatesAnswer) -> Iterator[Doubt]:
+    """Throttling, heat and clocks, from what the board said before the windows, in them, and after."""
+    begin_ns, end_ns = run.windows[0].begin_ns, run.windows[-1].end_ns
+    before, after = run.before, run.after
+    counts = {name: count - before.counts.get(name, count) for name, count in after.counts.items()}
+    alarms = {*before.alarms, *after.alarms, *states.alarms}
+    yield from doubts_of_events(counts, alarms, (end_ns - begin_ns) / 1e9)
+    yield from doubts_of_heat(before.temperatures_c, after.temperatures_c)
+    ends = StatesAnswer(
+        event="state",
+        at_ns=(begin_ns, end_ns),
+        temperatures_c={},
+        clocks_mhz={
+            name: (before.clocks_mhz.get(name), after.clocks_mhz.get(name))
+            for name in {**before.clocks_mhz, **after.clocks_mhz}
+        },
+        counts={},
+        alarms=(),
+    )
+    yield from doubts_of_clocks(clocks_of([states, ends], [(begin_ns, end_ns)]), CLOCK)
 
 
 def _about_sampler(power: PowerAnswer, run: EnergyAnswer) -> Iterator[Doubt]:

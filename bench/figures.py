@@ -11,6 +11,7 @@ from edgekd.bench.answers import (
     NoEnergyAnswer,
     PowerAnswer,
     SensorAnswer,
+    StatesAnswer,
 )
 from edgekd.bench.questions import STAGES, Stage
 from edgekd.records import Doubt, Energy, Figure, Memory, Samples, Unmeasured
@@ -103,9 +104,9 @@ def energy_of(answers: Sequence[Answer]) -> tuple[Energy | Unmeasured, tuple[Dou
     """
     if any(isinstance(answer, NoEnergyAnswer) for answer in answers):
         return Unmeasured(reason=child.one(NoEnergyAnswer, answers).reason), ()
-    run = child.one(EnergyAnswer, answers)
+    run, states = child.one(EnergyAnswer, answers), child.one(StatesAnswer, answers)
     if not any(isinstance(answer, SensorAnswer) for answer in answers):
-        return energy.without_sensor(run), tuple(energy_doubts.about_state(run))
+        return energy.without_sensor(run), tuple(energy_doubts.about_state(run, states))
     sensor, power = child.one(SensorAnswer, answers), child.one(PowerAnswer, answers)
     found = energy.analyse(sensor, power, run)
-    return found.energy, energy_doubts.doubts_of_energy(found, sensor, power, run)
+    return found.energy, energy_doubts.doubts_of_energy(found, sensor, power, run, states)

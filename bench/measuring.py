@@ -9,7 +9,6 @@ import edgekd
 from edgekd.bench import child, doubts, questions
 from edgekd.bench.access import Access, LocalAccess
 from edgekd.bench.answers import (
-    AfterAnswer,
     Answer,
     ConditionsAnswer,
     LatencyAnswer,
@@ -17,10 +16,12 @@ from edgekd.bench.answers import (
     MemoryAnswer,
     ProbeAnswer,
     SessionAnswer,
+    StatesAnswer,
 )
 from edgekd.bench.config import BenchConfig
 from edgekd.bench.figures import energy_of, memory_of, pooled
 from edgekd.bench.questions import Placed, Question, Runtime
+from edgekd.bench.states import clocks_of, temperatures_of, timed
 from edgekd.errors import InputFileError, MissingToolError, UsageError
 from edgekd.files import digest_of
 from edgekd.records import (
@@ -262,7 +263,8 @@ def _measurements(
     is_target: bool,
 ) -> Measurements:
     runs = [child.one(LatencyAnswer, answers) for answers in heard.runs]
-    conditions = _conditions(subject, config, heard, runs, probe)
+    states = [child.one(StatesAnswer, answers) for answers in heard.runs]
+    conditions = _conditions(subject, config, heard, runs, states, probe)
     hidden = _is_hidden(probe, config)
     energy, energy_doubted = energy_of(heard.energy)
     paced = [child.one(LatencyAnswer, answers) for answers in heard.paced]
@@ -273,7 +275,7 @@ def _measurements(
         taken_on=conditions.machine,
         is_target=is_target,
         conditions=conditions,
-        doubts=(*doubts.doubts_of(runs, conditions, paced), *energy_doubted),
+        doubts=(*doubts.doubts_of(runs, conditions, paced, states), *energy_doubted),
         latency=EMULATED if hidden else pooled(runs),
         memory=_hidden_memory() if hidden else memory_of(heard.memory),
         energy=energy,
@@ -300,12 +302,12 @@ def _conditions(
     config: BenchConfig,
     heard: _Heard,
     runs: Sequence[LatencyAnswer],
+    states: Sequence[StatesAnswer],
     probe: ProbeAnswer,
 ) -> Conditions:
-    """Those of the first process; later ones see the machine as the first left it. After: of the last."""
+    """Those before the first process, for later ones see the machine as it left it; clocks and heat of all."""
     seen = child.one(ConditionsAnswer, heard.runs[0])
     session = child.one(SessionAnswer, heard.runs[0])
-    last = [answer for answer in heard.runs[-1] if isinstance(answer, AfterAnswer)]
     loads = [child.one(LoadAnswer, answers) for answers in heard.runs]
     shapes = [each.shape for each in session.inputs]
     # Names only: the folders of this machine are nobody's business in a bundle.
@@ -329,8 +331,8 @@ def _conditions(
         temperature_c=seen.temperature_c,
         emulated=probe.emulated,
         command=("edgekd-agent", *shown, "--seconds", str(config.seconds)),
-        cpu_mhz_after=last[0].cpu_mhz if last else None,
-        temperature_after_c=last[0].temperature_c if last else None,
+        clocks_mhz=clocks_of(states, timed(runs)),
+        temperatures_c=temperatures_of(states),
         inputs=tuple(
             f"{each.name} {each.dtype} {'x'.join(map(str, each.shape))}" for each in session.inputs
         ),

@@ -1,10 +1,20 @@
 """Measurements as text for people. Units are chosen here and nowhere else."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final, Literal
 
 from edgekd.bench import statistics
-from edgekd.records import Energy, Figure, Measurements, Memory, Paced, Samples, Setup, Unmeasured
+from edgekd.records import (
+    Energy,
+    Figure,
+    Measurements,
+    Memory,
+    Paced,
+    Range,
+    Samples,
+    Setup,
+    Unmeasured,
+)
 
 _PREFIXES: Final = ((1.0, ""), (1e-3, "m"), (1e-6, "u"), (1e-9, "n"))
 
@@ -212,15 +222,32 @@ def _conditions(measurements: Measurements) -> Iterator[str]:
     parts = [
         conditions.os,
         f"governor {_known(conditions.governor)}",
-        f"clock {_known(conditions.cpu_mhz, '.0f', ' MHz')}",
-        f"temperature {_known(conditions.temperature_c, '.0f', ' C')}",
+        f"clock before {_known(conditions.cpu_mhz, '.0f', ' MHz')}",
+        f"temperature before {_known(conditions.temperature_c, '.0f', ' C')}",
         f"busy before {_known(conditions.load_before, '.1f', ' processors')}",
         f"warm-up {format_quantity(conditions.warmup_s, 's')}",
     ]
     yield _row("conditions", ", ".join(parts))
+    yield _row("", f"while timed: {ranges(conditions.clocks_mhz, 'MHz')}")
+    yield _row("", f"through the runs: {ranges(conditions.temperatures_c, 'C')}")
     yield from _setup(conditions.setup)
     if conditions.note:
         yield _row("", f"note: {conditions.note}")
+
+
+def ranges(found: Mapping[str, Range], unit: str) -> str:
+    """`GPU 306 to 1020 MHz, ...`; looks are a second apart, so short runs have none of the clocks."""
+    if not found and unit == "MHz":
+        return "clocks not seen (not readable, or timed for less than a second)"
+    if not found:
+        return "temperatures not readable"
+    parts = (f"{name} {_span(each)} {unit}" for name, each in found.items())
+    return ", ".join(parts)
+
+
+def _span(found: Range) -> str:
+    lowest, highest = f"{found.lowest:.0f}", f"{found.highest:.0f}"
+    return lowest if lowest == highest else f"{lowest} to {highest}"
 
 
 def _setup(setup: Setup | None) -> Iterator[str]:

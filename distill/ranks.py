@@ -5,6 +5,7 @@ everywhere. Each has its own share of every batch; weights, optimizers and verdi
 """
 
 import contextlib
+import importlib
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -197,6 +198,9 @@ def joined(*, on_cpu: bool) -> Team:
     """
     if world_size() == 1:
         return ALONE
+    # Its functions take the group of the moment of its import for a default, and would keep it, threads included, beyond
+    # `disband`: a thread of gloo's that outlives the interpreter aborts the process. timm imports it.
+    importlib.import_module("torch.distributed.nn")
     try:
         # Host tensors (verdicts, checkpoints) go through gloo in either case.
         dist.init_process_group(

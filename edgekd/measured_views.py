@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from edgekd import charts
 from edgekd.bench import statistics
-from edgekd.bench.report import energy_text, format_bytes, format_quantity, place
+from edgekd.bench.report import energy_text, format_bytes, format_quantity, place, ranges
 from edgekd.records import (
     Conditions,
     Doubt,
@@ -242,8 +242,10 @@ def _conditions(taken: Conditions) -> tuple[tuple[str, str], ...]:
         ("Threads, batch", f"{taken.threads}, {taken.batch}"),
         ("Processes", f"{taken.processes}, each after a warm-up of {_seconds(taken.warmup_s)}"),
         ("Governor", known(taken.governor)),
-        ("Clock", known(taken.cpu_mhz, ".0f", " MHz")),
-        ("Temperature", known(taken.temperature_c, ".0f", " °C")),
+        ("Clock before", known(taken.cpu_mhz, ".0f", " MHz")),
+        ("Temperature before", known(taken.temperature_c, ".0f", " °C")),
+        ("Clocks in the runs", ranges(taken.clocks_mhz, "MHz")),
+        ("Temperatures in the runs", ranges(taken.temperatures_c, "°C")),
         ("Busy before", known(taken.load_before, ".1f", " processors")),
         ("Emulated", "yes" if taken.emulated else "no"),
         *_setup(taken.setup),

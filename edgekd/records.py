@@ -500,6 +500,12 @@ class Setup:
 
 
 @record
+class Range:
+    lowest: float
+    highest: float
+
+
+@record
 class Conditions:
     """What a figure was taken under. None: could not be read."""
 
@@ -513,13 +519,13 @@ class Conditions:
     warmup_runs: Count
     processes: Count
     governor: str | None
-    cpu_mhz: float | None
+    cpu_mhz: float | None  # before the first run, as the temperature is
     load_before: float | None  # busy processors just before the first run
     temperature_c: float | None
     emulated: bool
     command: tuple[str, ...]
-    cpu_mhz_after: float | None = None
-    temperature_after_c: float | None = None
+    clocks_mhz: dict[str, Range] = field(default_factory=dict)  # while calls were timed
+    temperatures_c: dict[str, Range] = field(default_factory=dict)  # by zone, through the runs
     inputs: tuple[str, ...] = ()  # "images float32 1x3x32x32"
     clock_step_ns: Count | None = None  # of the monotonic clock
     agent_load: float | None = None  # processors that the agent took beside the model

@@ -14,11 +14,12 @@ from edgekd.bench.agent import (
     timing,
 )
 from edgekd.bench.agent.failures import RefusedError
+from edgekd.bench.agent.power import monotonic_ns
 
 VERSION = "0.1.0"  # of edgekd, which cannot be imported here
 # Goes up when an older host would misread an answer. 2: `hello` comes first; `build`. 3: what is measured runs in a
-# child of the agent; `probe`, `hold`, `kit`; paced calls, runtimes, engines; traces of power.
-PROTOCOL = 3
+# child of the agent; `probe`, `hold`, `kit`; paced calls, runtimes, engines; traces of power. 4: the machine's state through each run.
+PROTOCOL = 4
 RUNS_BEFORE_MEMORY = 20
 
 Emit = Callable[..., None]
@@ -42,14 +43,19 @@ def supervised(options: Any, arguments: List[str], lines: Any) -> int:
     Raises:
         RefusedError: the model is another file.
     """
-    from edgekd.bench.agent import holding, supervisor
+    from edgekd.bench.agent import holding, state, supervisor
 
     if options.run_folder is not None:
         holding.enrol(options.run_folder)
     if options.model_digest is not None:
         check_digest(options.model, options.model_digest)
+    look = state.looker(sampler.place_of(options), options.on_gpu, options.gpu)
     return supervisor.supervise(
-        arguments, lines, deadline_s=options.deadline_s, watch_stdin=options.watch_stdin
+        arguments,
+        lines,
+        look=look,
+        deadline_s=options.deadline_s,
+        watch_stdin=options.watch_stdin,
     )
 
 
@@ -100,13 +106,17 @@ def run(options: Any, emit: Emit) -> None:
     first_ns = now() - start_ns
     warmup = latency.warm_up(ready.call, options.warmup_min_s, options.warmup_max_s, now)
     late: Optional[int] = None
+    begin_ns = monotonic_ns()
     if options.fps is None:
         values_ns = latency.time_calls(ready.call, options.seconds, options.max_runs, now)
     else:
         paced = latency.time_paced(ready.call, options.fps, options.seconds, options.max_runs, now)
         values_ns, late = paced
+    end_ns = monotonic_ns()
     emit(
         "latency",
+        begin_ns=begin_ns,
+        end_ns=end_ns,
         fps=options.fps,
         late=late,
         warmup_s=warmup.seconds,
@@ -116,7 +126,6 @@ def run(options: Any, emit: Emit) -> None:
         clock_step_ns=latency.clock_step_ns(now),
         values_ns=values_ns,
     )
-    emit("after", **conditions.after(options.proc, options.sysfs))
 
 
 def measure_memory(options: Any, emit: Emit) -> None:

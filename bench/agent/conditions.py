@@ -26,11 +26,6 @@ def conditions_of(proc: str, sysfs: str) -> Dict[str, Any]:
     }
 
 
-def after(proc: str, sysfs: str) -> Dict[str, Any]:
-    """What may have changed while a model ran."""
-    return {"cpu_mhz": _cpu_mhz(_cpuinfo(proc), sysfs), "temperature_c": _temperature_c(sysfs)}
-
-
 def busy_processors(proc: str, window_s: float) -> Optional[float]:
     """How many processors were busy, on average over a short wait; 0.0 is a quiet machine.
 

@@ -58,11 +58,7 @@ def _longest_s(options: Any) -> float:
 
 
 def _run(options: Any, call: Callable[[], None], lead_s: float) -> Dict[str, Any]:
-    place = place_of(options)
-
-    def look() -> Dict[str, Any]:
-        return state.state_of(place, options.on_gpu, options.gpu)
-
+    look = state.looker(place_of(options), options.on_gpu, options.gpu)
     runtime.try_once(call)
     latency.warm_up(call, options.warmup_min_s, options.warmup_max_s, latency.clock())
     rest_s = max(lead_s, min(REST_S, options.idle_seconds))

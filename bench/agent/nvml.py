@@ -147,17 +147,20 @@ def _reader(ask: Callable[[], int]) -> Callable[[], Reading]:
     return lambda: [(None, ask())]
 
 
-def state_of(number: int) -> Tuple[Optional[float], Optional[float], List[str]]:
-    """Temperature in Celsius, clock in MHz, and what slows the card now. None where it does not say."""
+def card_or_none(number: int) -> Optional[Card]:
+    """A card that is kept open until the process ends: to open it takes longer than to ask it."""
     try:
-        card = Card(number)
+        return Card(number)
     except (OSError, AttributeError):
-        return None, None, []
+        return None
+
+
+def state_of(card: Card) -> Tuple[Optional[float], Optional[float], List[str]]:
+    """Temperature in Celsius, clock in MHz, and what slows the card now. None where it does not say."""
     found: Dict[str, Any] = {}
     for name in ("temperature_c", "clock_mhz", "throttled"):
         try:
             found[name] = getattr(card, name)()
         except (OSError, AttributeError):
             continue
-    card.close()
     return found.get("temperature_c"), found.get("clock_mhz"), found.get("throttled", [])

@@ -1,8 +1,9 @@
-"""What disturbs a run and shows before and after it: throttling, over-current, heat, clocks."""
+"""What disturbs a run, as it is now: throttling, over-current, heat, clocks."""
 
+import contextlib
 import glob
 import os
-from typing import Any, Dict, List
+from typing import Any, Callable, Dict, List, Optional
 
 from edgekd.bench.agent import nvml, pmic
 from edgekd.bench.agent.power import Place, number_or_none, text_or_none
@@ -15,7 +16,13 @@ OVER_CURRENT = {
 }
 
 
-def state_of(place: Place, on_gpu: bool = False, gpu: int = 0) -> Dict[str, Any]:
+def looker(place: Place, on_gpu: bool, gpu: int) -> Callable[[], Dict[str, Any]]:
+    """`state_of` a machine, with its card where the model runs on one."""
+    card = nvml.card_or_none(gpu) if on_gpu else None
+    return lambda: state_of(place, card)
+
+
+def state_of(place: Place, card: Optional[nvml.Card] = None) -> Dict[str, Any]:
     """`counts` of events since boot, `alarms` of now, `temperatures_c` and `clocks_mhz` by name.
 
     What cannot be read is left out: zones and clocks answer EAGAIN while their part is gated.
@@ -26,8 +33,8 @@ def state_of(place: Place, on_gpu: bool = False, gpu: int = 0) -> Dict[str, Any]
     counts.update(since_boot)
     temperatures = _temperatures(place)
     clocks = _clocks(place)
-    if on_gpu:
-        temperature_c, clock_mhz, reasons = nvml.state_of(gpu)
+    if card is not None:
+        temperature_c, clock_mhz, reasons = nvml.state_of(card)
         alarms = alarms + reasons
         if temperature_c is not None:
             temperatures["GPU"] = float(temperature_c)
@@ -108,7 +115,7 @@ def _temperatures(place: Place) -> Dict[str, float]:
 
 def _clocks(place: Place) -> Dict[str, float]:
     """The fastest processor, and what devfreq governs (on a Jetson, the GPU)."""
-    found = {}
+    found: Dict[str, float] = {}
     cpu = os.path.join(place.sysfs, "devices", "system", "cpu", "cpu*", "cpufreq")
     kilohertz = [
         value
@@ -117,8 +124,22 @@ def _clocks(place: Place) -> Dict[str, float]:
     ]
     if kilohertz:
         found["CPU"] = max(kilohertz) / 1e3
+    else:
+        found.update(_told_by_cpuinfo(place))
     for folder in sorted(glob.glob(os.path.join(place.sysfs, "class", "devfreq", "*"))):
         hertz = number_or_none(os.path.join(folder, "cur_freq"))
         if hertz is not None:
             found[os.path.basename(folder)] = hertz / 1e6
     return found
+
+
+def _told_by_cpuinfo(place: Place) -> Dict[str, float]:
+    """Of x86 without a governor that can be read: most virtual machines."""
+    text = text_or_none(os.path.join(place.proc, "cpuinfo")) or ""
+    found = []
+    for line in text.splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == "cpu MHz":
+            with contextlib.suppress(ValueError):
+                found.append(float(value))
+    return {"CPU": max(found)} if found else {}

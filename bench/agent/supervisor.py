@@ -1,7 +1,7 @@
-"""What is measured runs in a child process: this one only waits, and tells how the other ended.
+"""What is measured runs in a child process: this one waits, looks at the machine once a second, and tells how it ended.
 
 A runtime that crashes takes the child with it and not the answer. The parent sleeps in `select`, so that it takes
-nothing of what is measured, and says how much it took.
+next to nothing of what is measured, and says how much it took.
 """
 
 import contextlib
@@ -13,9 +13,10 @@ import signal
 import subprocess
 import sys
 import time
-from typing import Any, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional
 
 from edgekd.bench.agent.failures import DIED
+from edgekd.bench.agent.looking import Looks
 
 INNER = "--inner"
 DEADLINE_CODE = 124  # as timeout(1)
@@ -33,13 +34,19 @@ def program() -> List[str]:
 
 
 def supervise(
-    arguments: List[str], lines: Any, *, deadline_s: Optional[float], watch_stdin: bool
+    arguments: List[str],
+    lines: Any,
+    *,
+    look: Callable[[], Dict[str, Any]],
+    deadline_s: Optional[float],
+    watch_stdin: bool,
 ) -> int:
     """Run the agent's own command in a child, hand its whole lines on, and tell how it ended.
 
     Args:
         arguments: of the command.
         lines: where whole lines go (text).
+        look: at temperatures, clocks and events (`state.looker`).
         deadline_s: after which the child is ended; None: never.
         watch_stdin: end with all that was started once stdin closes: the host is gone, or the link to it.
 
@@ -61,7 +68,9 @@ def supervise(
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: _stop(child))
     begin, before = time.monotonic(), time.process_time()
-    over = _forward(child, lines, None if deadline_s is None else begin + deadline_s, watch_stdin)
+    looks = Looks(look)
+    deadline = None if deadline_s is None else begin + deadline_s
+    over = _forward(child, lines, deadline, watch_stdin, looks)
     if over:
         _end(child)
     code = child.wait()
@@ -70,6 +79,8 @@ def supervise(
     if code < 0:
         return _died(lines, "it was killed by {}".format(_name(-code)))
     if code == 0:
+        looks.take()
+        _say(lines, event="state", **looks.told())
         _say(
             lines,
             event="load",
@@ -79,16 +90,22 @@ def supervise(
     return code
 
 
-def _forward(child: Any, lines: Any, deadline: Optional[float], watch_stdin: bool) -> bool:
+def _forward(
+    child: Any, lines: Any, deadline: Optional[float], watch_stdin: bool, looks: Looks
+) -> bool:
     """Hand on what the child says until it ends; whether it ran too long."""
     source = child.stdout.fileno()
     watched = [source] + ([0] if watch_stdin else [])
     held = b""
     while True:
-        left = None if deadline is None else max(0.0, deadline - time.monotonic())
-        ready, _, _ = select.select(watched, [], [], left)
-        if not ready:
+        if deadline is not None and time.monotonic() >= deadline:
             return True
+        if not looks.wait_s():
+            looks.take()
+        left = looks.wait_s()
+        if deadline is not None:
+            left = min(left, max(0.0, deadline - time.monotonic()))
+        ready, _, _ = select.select(watched, [], [], left)
         if 0 in ready and not os.read(0, 4096):
             _stop(child)
         if source in ready:

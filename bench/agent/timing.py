@@ -58,6 +58,8 @@ def run_trtexec(options: Any, emit: Emit) -> None:
     )
     emit(
         "latency",
+        begin_ns=None,  # of trtexec's own clock
+        end_ns=None,
         fps=None,
         late=None,
         warmup_s=options.warmup_min_s,

@@ -34,6 +34,8 @@ def saying(*lines, code=0) -> list[str]:
 def latency(**changes) -> str:
     fields = {
         "event": "latency",
+        "begin_ns": 5,
+        "end_ns": 9,
         "fps": None,
         "late": None,
         "warmup_s": 0.1,

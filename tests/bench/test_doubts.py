@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from edgekd.bench import doubts, figures
-from edgekd.bench.answers import LatencyAnswer
-from edgekd.records import Conditions
+from edgekd.bench.answers import LatencyAnswer, StatesAnswer
+from edgekd.records import Conditions, Range
 
 QUIET = Conditions(
     machine="board",
@@ -29,11 +29,25 @@ STEADY_NS = tuple(
 )
 
 
+def states(**changes) -> StatesAnswer:
+    given = {
+        "event": "state",
+        "at_ns": (0, 10, 20, 30),
+        "temperatures_c": {"cpu": (41.0, 41.0, 42.0, 42.0)},
+        "clocks_mhz": {},
+        "counts": {"core throttled for heat": 0},
+        "alarms": (),
+    }
+    return StatesAnswer(**{**given, **changes})
+
+
 def run(
     values_ns=STEADY_NS, *, first_ns=1_200_000, stationary=True, clock_step_ns=40
 ) -> LatencyAnswer:
     return LatencyAnswer(
         event="latency",
+        begin_ns=0,
+        end_ns=sum(values_ns),
         fps=None,
         late=None,
         warmup_s=0.5,
@@ -70,7 +84,10 @@ CASES = {
     "governor-unknown": ([run()], conditions(governor=None)),
     "load": ([run()], conditions(load_before=1.4)),
     "emulated": ([run()], conditions(emulated=True)),
-    "clock-moved": ([run()], conditions(cpu_mhz=1500.0, cpu_mhz_after=1200.0)),
+    "clocks-changed": (
+        [run()],
+        conditions(clocks_mhz={"CPU": Range(lowest=1200.0, highest=1500.0)}),
+    ),
     "agent-load": ([run()], conditions(agent_load=0.2)),
 }
 
@@ -90,6 +107,18 @@ def test_calls_that_start_late_at_a_fixed_rate_are_a_doubt():
     late = LatencyAnswer(**{**vars(run()), "fps": 30.0, "late": 6})
     assert doubts.doubts_of([run()], QUIET, [on_time]) == ()
     assert [doubt.code for doubt in doubts.doubts_of([run()], QUIET, [late])] == ["late"]
+
+
+def test_throttling_and_heat_while_it_ran_are_doubts_of_a_latency_too():
+    calm = states()
+    assert doubts.doubts_of([run()], QUIET, states=[calm, calm]) == ()
+    hot = states(
+        temperatures_c={"cpu": (40.0, 41.0, 44.0, 52.0)},
+        counts={"core throttled for heat": 3, "oc3 instantaneous over-current": 2},
+    )
+    found = {doubt.code: doubt for doubt in doubts.doubts_of([run()], QUIET, states=[calm, hot])}
+    assert set(found) == {"temperature-drift", "throttled", "over-current"}
+    assert "from 41 C to 52 C" in found["temperature-drift"].message
 
 
 def test_a_level_that_moves_while_timed_is_not_stationary():

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from edgekd.bench.answers import StatesAnswer
 from edgekd.bench.energy import Analysis, analyse
 from edgekd.bench.energy_doubts import doubts_of_energy
 from edgekd.bench.windows import Quality
@@ -27,8 +28,17 @@ def run(before=STATE, after=STATE, **changes):
     return changed(RUN, before=before, after=after, **changes)
 
 
-def doubts(found=GOOD, told=None, ran=RUN, by=None):
-    return doubts_of_energy(found, by or sensor(), told or power(), ran)
+def doubts(found=GOOD, told=None, ran=RUN, by=None, clocks=None):
+    begin_ns, end_ns = ran.windows[0].begin_ns, ran.windows[-1].end_ns
+    states = StatesAnswer(
+        event="state",
+        at_ns=(begin_ns - 1, (begin_ns + end_ns) // 2, end_ns + 1),
+        temperatures_c={},
+        clocks_mhz=clocks or {},
+        counts={},
+        alarms=(),
+    )
+    return doubts_of_energy(found, by or sensor(), told or power(), ran, states)
 
 
 ESTIMATE = sensor(kind="estimate")
@@ -107,3 +117,12 @@ def test_an_energy_without_readings_is_still_of_a_board_in_some_state():
     assert doubts(missing) == ()
     heated = run(state(temperatures_c={"cpu": 50.0}), state(temperatures_c={"cpu": 60.0}))
     assert [doubt.code for doubt in doubts(missing, ran=heated)] == ["temperature-drift"]
+
+
+def test_a_clock_that_fell_within_the_windows_alone_is_seen():
+    same = run(state(clocks_mhz={"gpu": 1300.0}), state(clocks_mhz={"gpu": 1300.0}))
+    plain = doubts(ran=same, clocks={"gpu": (306.0, 1300.0, 306.0)})
+    assert "clocks-changed" not in {doubt.code for doubt in plain}
+    (doubt,) = set(doubts(ran=same, clocks={"gpu": (1300.0, 918.0, 1300.0)})) - set(plain)
+    assert doubt.code == "clocks-changed"
+    assert "gpu between 918 and 1300 MHz" in doubt.message

@@ -131,6 +131,11 @@ def continued(teacher, place, folder):
     return [digest(finished(run)) for run in (fresh(), second)]
 
 
+def threads():
+    """Names of all that run in this process."""
+    return [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
+
+
 def main():
     folder = Path(sys.argv[1])
     torch.set_num_threads(1)
@@ -159,6 +164,7 @@ def main():
         found["batches"] = [tuple(pool.images.shape[:2]) for _, pool in run.pools()]
         learned.place = run.place
         found["agreement"] = learned.agreement(learned.deliver())
+    found["threads"] = threads()
     torch.save(found, folder / f"{place.ranks}-{place.rank}.pt")
 
 

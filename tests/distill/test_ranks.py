@@ -98,6 +98,11 @@ def test_two_ranks_learn_what_one_process_learns(results):
     assert two["agreement"] == pytest.approx(alone["agreement"], abs=0.12)
 
 
+def test_ranks_that_have_parted_leave_no_thread_to_abort_the_process_at_its_end(results):
+    for rank in (0, 1):
+        assert not [name for name in results[2, rank]["threads"] if "gloo" in name]
+
+
 def test_the_losses_of_a_whole_batch_have_the_gradient_that_they_have_in_one_process(results):
     whole, first, second = (results[key]["gradients"] for key in ((1, 0), (2, 0), (2, 1)))
     close = functools.partial(torch.testing.assert_close, atol=1e-5, rtol=1e-5)

@@ -535,7 +535,7 @@ def test_the_python_of_a_board_builds_by_trtexec(board, monkeypatch, version):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    hello, told, engine, _, end = map(json.loads, done.stdout.splitlines())
+    hello, told, engine, *_, end = map(json.loads, done.stdout.splitlines())
     assert hello["python"].startswith(version)
     assert (told["tool"], told["tensorrt"]) == ("trtexec", "8.2.1")
     assert engine["parity"]["passed"]

@@ -71,7 +71,7 @@ def test_a_card_that_is_not_there_and_a_driver_that_is_not_running(ask):
 
 
 def test_heat_clock_and_throttling_of_a_card(library):
-    script = "from edgekd.bench.agent import nvml; print(nvml.state_of(0))"
+    script = "from edgekd.bench.agent import nvml; print(nvml.state_of(nvml.Card(0)))"
     environment = os.environ | {"LD_LIBRARY_PATH": str(library), "NVML_STANDIN": "card"}
     done = subprocess.run(
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
@@ -84,4 +84,4 @@ def test_a_machine_without_the_library_says_so(monkeypatch):
     sensor, reason = nvml.find(Place("/", "/", "/"))
     assert sensor is None
     assert "cannot open shared object" in reason
-    assert nvml.state_of(0) == (None, None, [])
+    assert nvml.card_or_none(0) is None
