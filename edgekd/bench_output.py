@@ -9,11 +9,20 @@ from typing import Final
 
 from edgekd.bench import comparing, statistics
 from edgekd.bench.report import format_bytes, format_quantity, report
-from edgekd.benching import Measured, Probed
+from edgekd.benching import Probed
 from edgekd.errors import DeviceError, InputFileError, OutputError, UsageError
 from edgekd.files import check_writable_file, read_text, write_atomically
 from edgekd.measured_views import view_of
-from edgekd.records import Energy, Figure, Measurements, Samples, from_json, record, to_json
+from edgekd.records import (
+    Energy,
+    Figure,
+    Measured,
+    Measurements,
+    Samples,
+    from_json,
+    record,
+    to_json,
+)
 from edgekd.templating import rendered
 
 SCHEMA: Final = "measurements"

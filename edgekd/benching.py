@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from edgekd import bundle, golden
 from edgekd.bench import kit, measuring
@@ -26,7 +26,8 @@ from edgekd.export.described import inputs_of, precision_of
 from edgekd.files import new_folder
 from edgekd.fleet import Device
 from edgekd.progress import Display
-from edgekd.records import Measurements, OnnxModel, Precision, Setup, Target, record
+from edgekd.records import Measured, Measurements, OnnxModel, Precision, Setup, Target, record
+from edgekd.targets import matching
 from edgekd.targets.catalogue import load_target
 
 ENGINE: Final = ".engine"
@@ -37,14 +38,6 @@ _OPTIONS: Final = {
     "energy_idle_s": "energy-idle-seconds",
 }
 STRONG_SINCE: Final = (10, 12)  # of TensorRT
-
-
-@record
-class Measured:
-    """What `edgekd bench --json` prints."""
-
-    measurements: tuple[Measurements, ...]
-    failed: dict[str, str] = Field(default_factory=dict)  # boards that gave nothing, and why
 
 
 @record
@@ -120,7 +113,20 @@ def bench(
     Raises:
         EdgekdError: of the only device. Of several, the failed ones are in the result.
     """
-    models = wanted(paths)
+    return bench_models(
+        wanted(paths), display=display, config=config, target=target, devices=devices
+    )
+
+
+def bench_models(
+    models: Sequence[Wanted],
+    *,
+    display: Display,
+    config: BenchConfig = measuring.DEFAULT,
+    target: Target | None = None,
+    devices: Sequence[Device] = (),
+) -> Measured:
+    """As `bench`, of models that are known already."""
     measuring.check([model.file for model in models], config)
     if not devices:
         return Measured(measurements=_here(models, display, config, target))
@@ -404,18 +410,7 @@ def clean(device: Device) -> None:
 
 
 def is_board(found: ProbeAnswer, target: Target) -> bool:
-    """Whether a machine is a target's board, by the part numbers of its device tree.
-
-    A target without part numbers is known by its name in the device tree's model; x86 by its architecture.
-    """
-    if found.emulated:
-        return False
-    board = target.board
-    parts = board.facts.get("part_numbers")
-    if parts is not None and isinstance(parts.value, tuple):
-        known = [str(part) for part in parts.value]
-        return any(part in name for part in known for name in found.compatible)
-    if board.family == "x86":
-        return found.architecture in {"x86_64", "AMD64"}
-    names = [board.title.lower(), board.name.lower().replace("-", " ")]
-    return any(name in (found.board or "").lower() for name in names)
+    """Whether a machine is a target's board; one that is made up is none."""
+    return not found.emulated and matching.is_board(
+        target.board, parts=found.compatible, model=found.board, architecture=found.architecture
+    )

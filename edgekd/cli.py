@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from edgekd import __version__, usage
+from edgekd import __version__, budget_commands, usage
 from edgekd.errors import (
     CollapseError,
     EdgekdError,
@@ -51,6 +51,8 @@ app.add_typer(teacher_app, name="teacher")
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(targets_app, name="targets")
 app.add_typer(bundle_app, name="bundle")
+app.add_typer(budget_commands.config_app, name="config")
+app.command("gate")(budget_commands.gate)
 
 # Commands that the processes of `torchrun` can share; each would run by itself in every one of them.
 _IN_SEVERAL = ("distill", "compress")
@@ -428,9 +430,21 @@ def compress(
     bench_it: Annotated[
         bool,
         typer.Option(
-            "--bench/--no-bench", help="Measure on this machine.", rich_help_panel=_OUTPUT
+            "--bench/--no-bench", help="Measure at the end.", rich_help_panel=budget_commands.BUDGET
         ),
     ] = True,
+    bench_device: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ssh://USER@HOST",
+            help="Measure on this board rather than on this machine.",
+            rich_help_panel=budget_commands.BUDGET,
+        ),
+    ] = None,
+    budget: budget_commands.BudgetFile = None,
+    limit: budget_commands.Limits = None,
+    allow_estimates: budget_commands.AllowEstimates = None,
+    junit: budget_commands.JUnit = None,
     embed: Embed = None,
     keep_fp16: KeepFp16 = 0.0,
     keep_by: KeepBy = "macs",
@@ -449,10 +463,13 @@ def compress(
     """Teacher to bundle: distil, export, bench, seal."""
     local = dict(locals())
     _require("compress")
-    from edgekd import export_options, pipeline
+    from edgekd import budgeting, export_options, pipeline
+    from edgekd.fleet import Device as Board
+    from edgekd.gate import allowed_metrics
 
     chosen = pipeline.target_named(target)
     folder = out or pipeline.default_out(teacher, chosen)
+    limits = budgeting.budget_said(file=budget, limits=tuple(limit or ()), target=target)
     options = pipeline.CompressOptions(
         distil=_distil_options(local, out=folder),
         target=chosen,
@@ -461,13 +478,17 @@ def compress(
         keep_images=keep_images,
         bench=bench_it,
         export=export_options.said(embed or [], keep=keep_fp16, keep_by=keep_by, tune=tune),
+        bench_device=None if bench_device is None else Board(name=bench_device, url=bench_device),
+        budget=limits,
+        allowed=allowed_metrics(allow_estimates or []),
     )
     outcome = pipeline.compress(options, _display())
     if outcome is None:  # another process of `torchrun` has it
         return
     if as_json:
         _print_record(outcome, "outcome")
-    pipeline.require_quality(outcome)
+    budgeting.write(pipeline.judgement(outcome), junit=junit, summary=None)
+    pipeline.require_gates(outcome)
 
 
 @app.command()

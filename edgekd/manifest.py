@@ -3,6 +3,7 @@
 from typing import Literal
 
 from edgekd.records import (
+    Budget,
     Count,
     DataUsed,
     Digest,
@@ -122,3 +123,5 @@ class Report:
     measurements: tuple[Measurements, ...]
     gates: tuple[GateResult, ...]
     layer_precision: tuple[LayerPrecision, ...] = ()  # of the INT8 graph, in graph order
+    budget: Budget | None = None  # that the last gates held the figures against
+    bench_failed: str | None = None  # why there are no figures of the board that was asked for

@@ -7,9 +7,8 @@ from pydantic import ValidationError
 
 from edgekd.bench import meters
 from edgekd.bench.meters import Alignment, LogColumns, Meter
-from edgekd.benching import Measured
 from edgekd.errors import InputFileError, UsageError
-from edgekd.records import Doubt, Energy, Measurements, PowerTrace
+from edgekd.records import Doubt, Energy, Measured, Measurements, PowerTrace
 
 UNBOUND = Doubt(
     code="meter-bounds",

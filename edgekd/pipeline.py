@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from edgekd import __version__, bundle, gate, golden, page, pictures
-from edgekd.bench import measuring
 from edgekd.bench.report import brief, place
+from edgekd.benching import Wanted, bench_models
+from edgekd.budgeting import Estimator
 from edgekd.distill.data import LabelledImages, load_labelled, normalised
 from edgekd.distill.engine import Distillation
 from edgekd.distilling import (
@@ -28,7 +29,9 @@ from edgekd.distilling import (
     tuner,
     write_student,
 )
+from edgekd.errors import DeviceError, EdgekdError
 from edgekd.evaluation import module_logits
+from edgekd.evidence import Reports
 from edgekd.export.parity import agreement, logits_of
 from edgekd.export.precision import layer_precision
 from edgekd.export_options import (
@@ -47,6 +50,8 @@ from edgekd.exporting import (
 )
 from edgekd.exporting import gates as export_gates
 from edgekd.files import new_folder
+from edgekd.fleet import Device
+from edgekd.gate_output import verdict
 from edgekd.interrupts import caught
 from edgekd.manifest import (
     Accuracy,
@@ -59,9 +64,11 @@ from edgekd.manifest import (
 )
 from edgekd.progress import Display
 from edgekd.records import (
+    Budget,
     DataUsed,
     LayerPrecision,
     Measurements,
+    Metric,
     Precision,
     Target,
     TeacherInfo,
@@ -69,6 +76,7 @@ from edgekd.records import (
 )
 from edgekd.setting import DistilOptions, setting_of
 from edgekd.student_choice import slower_than
+from edgekd.targets.budgets import NONE as NO_BUDGET
 from edgekd.targets.catalogue import load_target
 
 
@@ -81,6 +89,9 @@ class CompressOptions:
     keep_images: bool
     bench: bool
     export: ExportOptions = field(default_factory=ExportOptions)
+    bench_device: Device | None = None  # the board, over ssh; None: this machine
+    budget: Budget = NO_BUDGET
+    allowed: frozenset[Metric] = frozenset()  # limits that pass without a figure of the board
 
 
 @record
@@ -135,13 +146,30 @@ def compress(options: CompressOptions, display: Display) -> Outcome | None:
     return outcome
 
 
-def require_quality(outcome: Outcome) -> None:
+def require_gates(outcome: Outcome) -> None:
     """Raise when a gate of a bundle failed; the bundle stays, marked.
 
     Raises:
         QualityError: naming each gate.
+        OverBudgetError: likewise, where quality passed.
+        DeviceError: all passed, and the board that was to be measured on gave nothing.
     """
-    gate.require(outcome.manifest.quality_gates, bundle=outcome.bundle)
+    gate.require(outcome.report.gates, bundle=outcome.bundle)
+    if outcome.report.bench_failed is not None:
+        raise DeviceError(
+            f"{outcome.report.bench_failed}\n{outcome.bundle} is whole, without figures of the board. Take them with: "
+            f"edgekd bench {outcome.bundle} --device ..."
+        )
+
+
+def judgement(outcome: Outcome) -> gate.Judgement:
+    """The verdicts on a bundle, as `edgekd gate` has them."""
+    return gate.Judgement(
+        subject=outcome.manifest.models[-1].path,
+        target=outcome.manifest.target.id,
+        passed=all(result.passed for result in outcome.report.gates),
+        results=outcome.report.gates,
+    )
 
 
 def _evaluation_data(path: Path | None, teacher: TeacherInfo) -> LabelledImages | None:
@@ -193,7 +221,7 @@ def _bundled(
         ),
         *export_gates(exported),
     )
-    measured = _benched(exported, folder, display) if options.bench else ()
+    measured, bench_failed = _benched(exported, vectors, folder, options, display)
     manifest = Manifest(
         made_with=f"edgekd {__version__}",
         target=_target_info(target),
@@ -225,7 +253,9 @@ def _bundled(
         measurements=measured,
         gates=gates,
         layer_precision=precision,
+        bench_failed=bench_failed,
     )
+    report = _judged(report, manifest, folder, options, display)
     timeline = _timeline(distilled.run) if options.keep_images else None
     sealed = bundle.seal(
         folder,
@@ -369,19 +399,59 @@ def _evaluated(
     )
 
 
-def _benched(exported: Exported, folder: Path, display: Display) -> tuple[Measurements, ...]:
-    display.say("bench    ONNX Runtime on this machine, one thread, in processes of its own")
-    taken = measuring.measure(
-        [
-            measuring.Subject(folder / model.path, model.precision, model.path)
-            for model in exported.models
-        ],
-        is_target=lambda _: False,
-    )
+def _benched(
+    exported: Exported,
+    vectors: GoldenVectors,
+    folder: Path,
+    options: CompressOptions,
+    display: Display,
+) -> tuple[tuple[Measurements, ...], str | None]:
+    """Figures of this machine or of the board; and why not, where the board gave none: hours of work are not lost for it."""
+    device = options.bench_device
+    if not options.bench:
+        return (), None
+    if device is None:
+        display.say("bench    ONNX Runtime on this machine, one thread, in processes of its own")
+    else:
+        display.say(f"bench    {device.name}")
+    golden_files = {name: folder / file for name, file in vectors.vectors.items()}
+    try:
+        taken = bench_models(
+            [
+                Wanted(folder / model.path, model.precision, model, golden_files)
+                for model in exported.models
+            ],
+            display=display,
+            target=options.target,
+            devices=() if device is None else (device,),
+        ).measurements
+    except EdgekdError as error:
+        if device is None:
+            raise
+        display.warn(f"the board was not measured: {error}")
+        return (), str(error)
     for found in taken:
         display.say(f"         {brief(found)}")
     display.say(f"         {place(taken[0])}")
-    return taken
+    return taken, None
+
+
+def _judged(
+    report: Report, manifest: Manifest, folder: Path, options: CompressOptions, display: Display
+) -> Report:
+    """The report with the verdicts of the budget, where there is one."""
+    if not options.budget.limits:
+        return report
+    found = gate.judge(
+        Reports(manifest=manifest, report=report, measurements=report.measurements),
+        options.budget,
+        allowed=options.allowed,
+        estimated=Estimator([folder]),
+    )
+    display.say(f"gate     {'passed' if found.passed else 'FAILED'}")
+    for result in found.results:
+        display.say(f"         {verdict(result)}")
+    return replace(report, gates=found.results, budget=options.budget)
 
 
 def _closing(outcome: Outcome, display: Display) -> None:

@@ -384,6 +384,7 @@ class Board:
     software: dict[str, Software]
     default_software: str
     notes: tuple[str, ...] = ()
+    budget: dict[str, Any] = field(default_factory=dict)  # its file's table, as it stands
 
 
 @record
@@ -647,13 +648,55 @@ class Measurements:
 
 
 @record
+class Measured:
+    """What `edgekd bench --json` prints."""
+
+    measurements: tuple[Measurements, ...]
+    failed: dict[str, str] = Field(default_factory=dict)  # boards that gave nothing, and why
+
+
+Metric: TypeAlias = Literal[
+    "latency-p50", "latency-p99", "size", "peak-memory", "energy", "agreement", "accuracy"
+]
+
+
+@record
+class Limit:
+    """What one figure must keep to: seconds, bytes, joules, or a share of images; the tighter of both, where both are given.
+
+    `degradation` is a share of the reference's figure that may be added to a cost, and what agreement and accuracy may
+    be below the reference's, as a share of images.
+    """
+
+    value: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
+    degradation: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
+    of: Literal["teacher", "baseline"] | None
+    origin: str  # where it was said
+
+
+@record
+class Budget:
+    """What a board may spend, and what the student must be worth."""
+
+    limits: dict[Metric, Limit]
+    target: str | None = None  # whose figures count
+    precision: Precision | None = None  # of the model that is deployed; None: the bundle's last
+    baseline: str | None = None  # the file or bundle that `of = "baseline"` means
+    origins: dict[str, str] = field(default_factory=dict)  # of the three above
+
+
+@record
 class GateResult:
+    """A verdict. `passed` without a figure of the board is allowed by the user, and marked."""
+
     name: str
     passed: bool
     value: float | None
-    limit: float
+    limit: float | None  # None: what it is relative to is not known
     unit: str
     reason: str
+    bound: Literal["at least", "at most"] = "at least"
+    mark: Literal["measured", "estimate", "not checked"] = "measured"
 
 
 # --- writing and reading ----------------------------------------------------------------------
@@ -679,7 +722,7 @@ def from_json(kind: type[T], text: str | bytes, *, origin: str, schema: str | No
         InputFileError: not JSON, another schema, a newer version, or fields that do not fit.
     """
     try:
-        plain: Any = json.loads(text)
+        plain: Any = json.loads(text, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise InputFileError(f"{origin}: not JSON ({error}). Was it cut short?") from error
     if schema is not None:
@@ -690,6 +733,10 @@ def from_json(kind: type[T], text: str | bytes, *, origin: str, schema: str | No
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "top level"
         raise InputFileError(f"{origin}: {where}: {first['msg']}.") from error
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number")
 
 
 def _unwrapped(plain: Any, *, origin: str, schema: str) -> dict[str, Any]:  # noqa: ANN401

@@ -6,15 +6,25 @@ from pathlib import Path
 from typing import Final
 
 from edgekd.bench_output import Comparisons
-from edgekd.benching import Measured, Probes
+from edgekd.benching import Probes
 from edgekd.checking import TeacherCheck
 from edgekd.cookery import Shown
 from edgekd.describing import Description
 from edgekd.evaluation import Comparison
 from edgekd.findings import Doctor
+from edgekd.gate import Judgement
 from edgekd.judging import GraphCheck
 from edgekd.manifest import Manifest, Report
-from edgekd.records import CondensedSet, ModelEstimate, Plan, Student, SyntheticSet, json_schema
+from edgekd.records import (
+    Budget,
+    CondensedSet,
+    Measured,
+    ModelEstimate,
+    Plan,
+    Student,
+    SyntheticSet,
+    json_schema,
+)
 
 # The name in a file's `schema` field, and the record it holds.
 SCHEMAS: Final[dict[str, type[object]]] = {
@@ -26,6 +36,8 @@ SCHEMAS: Final[dict[str, type[object]]] = {
     "condensed-set": CondensedSet,
     "doctor": Doctor,
     "graph-check": GraphCheck,
+    "judgement": Judgement,
+    "budget": Budget,
     "manifest": Manifest,
     "report": Report,
     "plan": Plan,

@@ -17,6 +17,7 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
         "edgekd compress teacher.pt --target jetson",
         "edgekd compress teacher.pt -t jetson --steps 2600 --eval test.npz --out b",
         "edgekd compress t.pt -t jetson --input 1x28x28 --mean 0.1307 --std 0.3081",
+        "edgekd compress teacher.pt -t jetson --budget edgekd.toml --junit gate.xml",
     ),
     "distill": (
         "edgekd distill teacher.pt --minutes 15 --out student",
@@ -47,6 +48,11 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
         "edgekd export check model.onnx",
         "edgekd export check model.onnx --target jetson@jp5.1",
     ),
+    "gate": (
+        "edgekd gate bundle --budget edgekd.toml --junit gate.xml",
+        "edgekd gate bundle bench.json --limit latency-p50-ms=5 -t jetson",
+    ),
+    "config show": ("edgekd config show --budget edgekd.toml --limit size-kib=200",),
     "bench": (
         "edgekd bench bundle/model-fp32.onnx",
         "edgekd bench a.onnx b.onnx --device ssh://nvidia@jetson -t jetson",

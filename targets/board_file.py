@@ -82,6 +82,7 @@ class BoardFile:
     notes: tuple[Text, ...] = ()
     facts: dict[str, Fact] = Field(default_factory=dict)
     software: dict[SoftwareName, SoftwareTable] = Field(default_factory=dict)
+    budget: dict[str, Any] = Field(default_factory=dict)
 
 
 def read_board(path: Path) -> BoardFile:

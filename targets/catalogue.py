@@ -133,6 +133,7 @@ def _board(file: BoardFile, *, origin: str) -> Board:
         software={name: _software(name, tables[name], file.facts) for name in names},
         default_software=file.default_software,
         notes=file.notes,
+        budget=dict(file.budget),
     )
 
 

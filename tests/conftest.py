@@ -6,7 +6,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
+# On a busy machine drawing examples is slow, and that is no fault.
+settings.register_profile("edgekd", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("edgekd")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, before torch comes
 
 REPOSITORY = Path(__file__).parents[1]

@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 
 from edgekd import bench_output
-from edgekd.benching import Measured
-from edgekd.records import Energy, Measurements, Samples, from_json, to_json
+from edgekd.records import Energy, Measured, Measurements, Samples, from_json, to_json
 from tests.bench import sshd
 from tests.bench.conftest import save_convolution
 from tests.edgekd.conftest import edgekd_process

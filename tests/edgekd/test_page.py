@@ -17,7 +17,6 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from edgekd import bench_output, bundle, charts, page, pictures
-from edgekd.benching import Measured
 from edgekd.errors import OutputError
 from edgekd.manifest import Accuracy, Evaluation, GoldenVectors, Manifest, Report, TargetInfo
 from edgekd.records import (
@@ -31,6 +30,7 @@ from edgekd.records import (
     HistoryPoint,
     InputSpec,
     LayerPrecision,
+    Measured,
     Measurements,
     Memory,
     NoiseResponse,

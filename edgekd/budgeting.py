@@ -1,0 +1,149 @@
+"""Budgets as commands use them: read, judged, written."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from edgekd import evidence, gate, gate_output
+from edgekd.errors import IncompatibleError, InputFileError, OutputError, UsageError
+from edgekd.evidence import Finding, Model
+from edgekd.files import write_atomically
+from edgekd.gate import Judgement
+from edgekd.records import Budget, Limit, Metric, Target
+from edgekd.targets import budgets
+from edgekd.targets.catalogue import load_target
+
+SCHEMA: Final = "judgement"
+
+
+def budget_said(*, file: Path | None, limits: tuple[str, ...], target: str | None) -> Budget:
+    """The budget of a file, a target's file and options; `target` is whose figures count.
+
+    Raises:
+        As `budgets.budget_of` and `load_target`.
+    """
+    found = budgets.budget_of(file=file, limits=limits)
+    name = target or found.target
+    if name is not None:
+        board = load_target(name)
+        found = budgets.budget_of(file=file, target=board, limits=limits)
+        _check_precision(found, board)
+    if target is None:
+        return found
+    origins = {**found.origins, "target": "--target"}
+    return Budget(**{**vars(found), "target": target, "origins": origins})
+
+
+def judged(
+    paths: Sequence[Path],
+    *,
+    file: Path | None,
+    limits: tuple[str, ...],
+    target: str | None,
+    allowed: tuple[str, ...],
+) -> Judgement:
+    """Reports held against a budget.
+
+    Raises:
+        As `budget_said`, `evidence.read` and `gate.judge`.
+        UsageError: there is neither a budget nor a bundle, so nothing to judge.
+    """
+    budget = budget_said(file=file, limits=limits, target=target)
+    reports = evidence.read(paths)
+    if not budget.limits and reports.manifest is None:
+        raise UsageError(
+            f"no limits: give --budget FILE or --limit KEY=VALUE, or write a {budgets.PROJECT} here."
+        )
+    metrics = gate.allowed_metrics(allowed)
+    found = gate.judge(reports, budget, allowed=metrics, estimated=Estimator(paths))
+    if not found.results:
+        raise UsageError("nothing was judged: no limits, and no gates in the bundle.")
+    return found
+
+
+def write(found: Judgement, *, junit: Path | None, summary: Path | None) -> None:
+    """Write what pipelines read. A summary is added to, as GitHub's is.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
+    try:
+        if junit is not None:
+            write_atomically(junit, gate_output.junit(found))
+        if summary is not None:
+            with summary.open("a", encoding="utf-8") as stream:
+                stream.write(gate_output.markdown(found))
+    except OSError as error:
+        raise OutputError(f"{error.filename}: {error.strerror}.") from error
+
+
+def text(found: Budget) -> str:
+    """A line a value: what, and where it was said."""
+    rows = [
+        (name, value, found.origins[name])
+        for name in ("target", "precision", "baseline")
+        if (value := getattr(found, name)) is not None
+    ]
+    rows += [
+        (
+            budgets.NAMES[metric] if limit.value is not None else metric,
+            _limit(metric, limit),
+            limit.origin,
+        )
+        for metric, limit in found.limits.items()
+    ]
+    if not rows:
+        return "no budget: nothing is limited\n"
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    return "".join(
+        f"{name:{widths[0]}}  {value:{widths[1]}}  {origin}\n" for name, value, origin in rows
+    )
+
+
+def _limit(metric: Metric, limit: Limit) -> str:
+    kind = budgets.KINDS[metric]
+    parts = []
+    if limit.value is not None:
+        parts.append(f"{kind.bound} {budgets.written(metric, limit.value):g}")
+    if limit.degradation is not None:
+        unit = "points below" if kind.bound == "at least" else "% above"
+        parts.append(f"at most {limit.degradation * 100:g} {unit} the {limit.of}")
+    return ", ".join(parts)
+
+
+def _check_precision(budget: Budget, target: Target) -> None:
+    if budget.precision == "int8" and not target.software.int8:
+        raise UsageError(
+            f"the budget contradicts itself: precision int8 ({budget.origins['precision']}), which "
+            f"{target.id} has not. Ask for fp16."
+        )
+
+
+class Estimator:
+    """Estimates of a bundle's own models, where published rows support one."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._folders = [path if path.is_dir() else path.parent for path in paths]
+
+    def __call__(self, metric: Metric, model: Model, target: Target) -> Finding | None:
+        """An estimate; None where there is no file, or none is possible."""
+        if metric not in {"latency-p50", "energy"}:
+            return None
+        file = next(
+            (folder / model.name for folder in self._folders if (folder / model.name).is_file()),
+            None,
+        )
+        if file is None or target.software.runtime != "tensorrt":
+            return None
+        from edgekd.estimating import (
+            estimate,  # onnx and numpy: half a second that most gates need not wait
+        )
+
+        try:
+            found = estimate(file, target=target, precision=model.precision)
+        except (IncompatibleError, InputFileError):
+            return None
+        figure = found.latency if metric == "latency-p50" else found.energy
+        if figure.kind == "unmeasured":
+            return None
+        return Finding("estimate", figure.value, f"an estimate ({figure.basis})")

@@ -1,0 +1,25 @@
+"""Whether a machine is a board, by what it says of itself."""
+
+from collections.abc import Sequence
+
+from edgekd.records import Board
+
+
+def is_board(board: Board, *, parts: Sequence[str], model: str | None, architecture: str) -> bool:
+    """Whether a machine is that board, by the part numbers of its device tree.
+
+    A board without part numbers is known by its name in the device tree's model; x86 by its architecture.
+
+    Args:
+        board: that it may be.
+        parts: compatible names of the machine's device tree.
+        model: of its device tree; None: it has none.
+        architecture: as `uname -m` has it.
+    """
+    known = board.facts.get("part_numbers")
+    if known is not None and isinstance(known.value, tuple):
+        return any(str(part) in name for part in known.value for name in parts)
+    if board.family == "x86":
+        return architecture in {"x86_64", "AMD64"}
+    names = [board.title.lower(), board.name.lower().replace("-", " ")]
+    return any(name in (model or "").lower() for name in names)

@@ -1,0 +1,350 @@
+"""Budgets held against reports that are built here, and against a bundle that was made."""
+
+import json
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from edgekd import evidence, gate, gate_output
+from edgekd.errors import InputFileError, OverBudgetError, QualityError, UsageError
+from edgekd.evidence import Finding, Reports
+from edgekd.records import (
+    Budget,
+    Energy,
+    Estimate,
+    GateResult,
+    Measured,
+    ModelEstimate,
+    Samples,
+    Setup,
+    Unmeasured,
+    to_json,
+)
+from edgekd.targets import budgets
+from edgekd.targets.budgets import budget_of
+from tests.edgekd.test_page import ZERO, manifest_of, measured, report_of
+
+ORIN = "jetson-orin-nano-8gb"
+FAST = Samples(values=(0.004, 0.005, 0.006), unit="s", groups=(3,))
+
+
+def setup(*parts, board="NVIDIA Jetson Orin Nano"):
+    known: dict[str, Any] = {
+        "architecture": "aarch64",
+        "kernel": "5",
+        "python": "3.10",
+        "processors": 6,
+        "missing": {},
+        "board": board,
+        "parts": parts,
+    }
+    return Setup(**{**dict.fromkeys(Setup.__annotations__), **known})
+
+
+def taken(latency=FAST, *, parts=("nvidia,p3767-0003",), emulated=False, **changes):
+    one = measured(latency)
+    conditions = replace(one.conditions, setup=setup(*parts), emulated=emulated)
+    return replace(one, conditions=conditions, **changes)
+
+
+def energy(kind="measured"):
+    figure = Samples(values=(0.002, 0.004), unit="J")
+    return Energy(gross=figure, kind=kind, scope="module", sensor="PMIC")
+
+
+def budget(*limits, **changes):
+    found = budget_of(limits=limits)
+    return Budget(**{**vars(found), "target": ORIN, **changes})
+
+
+def judged(wanted, *measurements, allowed=(), estimates=(), **more):
+    reports = Reports(measurements=measurements, estimates=estimates, **more)
+    return gate.judge(reports, wanted, allowed=allowed).results
+
+
+@pytest.mark.parametrize(
+    ("limit", "passed"),
+    [
+        ("latency-p50-ms=5", True),
+        ("latency-p50-ms=4.9", False),
+        ("latency-p99-ms=5.99", True),
+        ("latency-p99-ms=5.9", False),
+        ("energy-mj=3", True),
+        ("energy-mj=2.9", False),
+    ],
+)
+def test_a_figure_of_the_board_is_held_against_its_limit(limit, passed):
+    (result,) = judged(budget(limit), taken(energy=energy()))
+    assert result.passed is passed
+    assert result.mark == "measured"
+    assert ("% over" in gate.told(result)) is not passed
+
+
+def test_of_several_figures_that_count_the_worst_does():
+    slow = taken(Samples(values=(0.009,), unit="s", groups=(1,)))
+    (result,) = judged(budget("latency-p50-ms=5"), taken(), slow)
+    assert result.value == 0.009
+    assert "worst of 2" in result.reason
+
+
+ELSEWHERE = {
+    "another board": (taken(parts=("nvidia,p3701-0000",)), "which is not jetson-orin-nano-8gb"),
+    "no setup": (measured(FAST), "which is not jetson-orin-nano-8gb"),
+    "emulated": (taken(emulated=True), "emulated; an estimate does not count"),
+    "unmeasured": (taken(Unmeasured(reason="no runtime there")), "Unmeasured (no runtime there)"),
+}
+
+
+@pytest.mark.parametrize("case", ELSEWHERE)
+def test_what_was_not_measured_on_the_board_fails_unless_it_is_allowed(case):
+    one, said = ELSEWHERE[case]
+    limit = budget("latency-p50-ms=5")
+    (result,) = judged(limit, one)
+    assert not result.passed
+    assert said in result.reason
+    (result,) = judged(limit, one, allowed={"latency-p50"})
+    assert result.passed
+    assert result.mark == ("estimate" if case == "emulated" else "not checked")
+    (result,) = judged(limit, one, allowed={"latency-p99"})
+    assert not result.passed
+
+
+def test_an_estimate_over_the_limit_fails_even_where_it_is_allowed():
+    found = judged(budget("latency-p50-ms=4"), taken(emulated=True), allowed={"latency-p50"})
+    assert not found[0].passed
+
+
+def test_energy_that_a_sensor_only_estimates_does_not_count():
+    one = taken(energy=energy("estimate"))
+    limit = budget("energy-mj=9")
+    assert not judged(limit, one)[0].passed
+    assert judged(limit, one, allowed={"energy"})[0].mark == "estimate"
+
+
+def test_an_estimate_for_another_board_says_nothing():
+    figure = Estimate(value=0.003, interval=(0.002, 0.004), unit="s", confidence=0.9, basis="rows",
+                      model="1")  # fmt: skip
+
+    def of(target):
+        return ModelEstimate(subject="m", subject_digest=ZERO, target=target, precision="fp32",
+                             latency=figure, energy=Unmeasured(reason="no rows"), kernels=3, macs=9,
+                             moved_bytes=9)  # fmt: skip
+
+    limit, allowed = budget("latency-p50-ms=5"), {"latency-p50"}
+    assert judged(limit, estimates=(of(ORIN),), allowed=allowed)[0].mark == "estimate"
+    assert judged(limit, estimates=(of("jetson-nano"),), allowed=allowed)[0].mark == "not checked"
+    assert not judged(limit, estimates=(of(ORIN),))[0].passed
+
+
+def test_a_budget_without_a_board_asks_whose_figures_count():
+    with pytest.raises(UsageError, match="whose"):
+        judged(budget("latency-p50-ms=5", target=None), taken())
+
+
+def test_two_models_and_no_word_which_is_refused():
+    other = replace(taken(), subject="other.onnx", subject_digest="1" * 64)
+    with pytest.raises(UsageError, match=r"model-fp32\.onnx, other\.onnx"):
+        judged(budget("latency-p50-ms=5"), taken(), other)
+
+
+def test_size_agreement_and_accuracy_come_from_the_bundle():
+    manifest, report = manifest_of(), report_of()
+    found = {
+        result.name: result
+        for result in judged(
+            budget("size-kib=1", "agreement=0.8", "accuracy=0.99"), manifest=manifest, report=report
+        )
+    }
+    assert found["budget size"].value == manifest.models[-1].size_bytes
+    assert found["budget agreement"].passed
+    accuracy = found["budget accuracy"]
+    assert (accuracy.value is None) == (report.evaluation is None)
+
+
+def test_accuracy_may_be_relative_to_the_teacher():
+    text = {"accuracy": {"max-degradation": 0.5, "of": "teacher"}}
+    relative = replace(budgets._budget(text, "a test"), target=ORIN)
+    report = report_of()
+    without = replace(report, evaluation=None)
+    (_, unknown) = judged(relative, manifest=manifest_of(), report=without)
+    assert not unknown.passed
+    assert unknown.limit is None
+    assert "--eval" in unknown.reason
+    if report.evaluation is None:
+        return
+    teacher = evidence.teachers("accuracy", Reports(report=report))
+    (_, known) = judged(relative, manifest=manifest_of(), report=report)
+    assert teacher is not None
+    assert known.limit == pytest.approx(teacher - 0.005)
+
+
+def test_a_cost_may_be_relative_to_a_baseline_of_the_same_board(tmp_path):
+    old = tmp_path / "old.json"
+    limits = {"latency-p50": {"max-degradation": 10, "of": "baseline"}, "baseline": str(old)}
+    relative = replace(budgets._budget(limits, "a test"), target=ORIN)
+    old.write_text(to_json(Measured(measurements=(taken(),)), schema="measurements"))
+    (result,) = judged(relative, taken())
+    assert result.passed
+    assert result.limit == pytest.approx(0.0055)
+    elsewhere = taken(parts=("nvidia,p3701-0000",))
+    old.write_text(to_json(Measured(measurements=(elsewhere,)), schema="measurements"))
+    (result,) = judged(relative, taken())
+    assert not result.passed
+    assert "is not jetson-orin-nano-8gb" in result.reason
+
+
+# --- exit codes and outputs -------------------------------------------------------------------------
+
+
+def result(name="budget size", *, passed=False, value: float | None = 200.0, **more):
+    known = {"limit": 100.0, "unit": "B", "reason": "200 B", "bound": "at most"}
+    return GateResult(name=name, passed=passed, value=value, **{**known, **more})
+
+
+def test_quality_wins_over_cost():
+    bad = result("budget agreement", value=0.5, limit=0.9, unit="share of images", bound="at least")
+    gate.require([result(passed=True)], bundle="b")
+    with pytest.raises(OverBudgetError, match=r"budget size.*2.0 times"):
+        gate.require([result()], bundle="b")
+    with pytest.raises(QualityError, match=r"40\.00 points short"):
+        gate.require([result(), bad], bundle="b")
+
+
+HOSTILE = 'a "<b>" & ]]> | \x01\n::error::x %'
+
+
+def shown(*results):
+    passed = all(each.passed for each in results)
+    return gate.Judgement(subject=HOSTILE, target=None, passed=passed, results=results)
+
+
+def test_junit_is_xml_whatever_a_report_says_and_names_the_gate():
+    root = ET.fromstring(
+        gate_output.junit(
+            shown(
+                result(reason=HOSTILE),
+                result("budget energy", passed=True, value=None, mark="not checked"),
+                result("budget accuracy", passed=True),
+            )
+        )
+    )
+    assert (root.get("tests"), root.get("failures"), root.get("skipped")) == ("3", "1", "1")
+    cases = {case.get("name"): [part.tag for part in case] for case in root.iter("testcase")}
+    assert cases == {
+        "budget size": ["failure", "system-out"],
+        "budget energy": ["skipped", "system-out"],
+        "budget accuracy": ["system-out"],
+    }
+
+
+def test_annotations_and_tables_stay_one_line_a_gate():
+    found = shown(result(reason=HOSTILE), result("budget energy", passed=True, mark="estimate"))
+    lines = gate_output.annotations(found).splitlines()
+    assert [line.split(" ")[0] for line in lines] == ["::error", "::warning"]
+    assert "%0A" in lines[0]
+    table = [line for line in gate_output.markdown(found).splitlines() if line.startswith("| ")]
+    assert len(table) == 4
+    assert all(len(re.findall(r"(?<!\\)\|", line)) == 6 for line in table)
+
+
+# --- the command ------------------------------------------------------------------------------------
+
+
+def test_a_bundle_passes_a_budget_that_it_keeps_and_fails_a_tighter_one(edgekd, made, tmp_path):
+    junit, summary = tmp_path / "gate.xml", tmp_path / "summary.md"
+    wide = ("--limit", "size-kib=500", "--junit", junit, "--summary", summary)
+    code, out, err = edgekd("gate", made[0], *wide)
+    assert code == 0, err
+    assert "budget size" in out
+    assert ET.parse(junit).getroot().get("failures") == "0"
+    code, _, err = edgekd("gate", made[0], "--limit", "size-kib=5", "--junit", junit)
+    assert code == 5
+    assert "budget size" in err
+    failed = [case.get("name") for case in ET.parse(junit).iter("testcase") if case.find("failure") is not None]  # fmt: skip
+    assert failed == ["budget size"]
+    assert summary.read_text().startswith("### edgekd gate: passed")
+
+
+def test_a_latency_that_nobody_measured_fails_and_is_marked_where_it_is_allowed(edgekd, made):
+    limit = ("--limit", "latency-p50-ms=5")
+    code, out, _ = edgekd("gate", made[0], *limit)
+    assert code == 5
+    assert "Unmeasured" in out
+    code, out, _ = edgekd("gate", made[0], *limit, "--allow-estimates", "latency-p50-ms", "--json")
+    assert code == 0
+    (latency,) = [each for each in json.loads(out)["results"] if "latency" in each["name"]]
+    assert (latency["passed"], latency["mark"], latency["value"]) == (True, "not checked", None)
+
+
+BAD = {
+    "no such file": ("nothing.json",),
+    "not JSON": ("not.json",),
+    "another schema": ("other.json",),
+    "NaN": ("nan.json", "--target", ORIN),
+    "another model": ("BUNDLE", "other-model.json"),
+    "two bundles": ("BUNDLE", "BUNDLE"),
+    "no key": ("BUNDLE", "--allow-estimates", "speed"),
+    "never estimated": ("BUNDLE", "--allow-estimates", "size-kib"),
+    "no such precision": ("BUNDLE", "--budget", "fp16.toml"),
+    "no INT8 there": ("BUNDLE", "--budget", "nano.toml"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_code_2_and_says_what(edgekd, made, tmp_path, monkeypatch, case):
+    monkeypatch.chdir(tmp_path)
+    text = to_json(Measured(measurements=(taken(),)), schema="measurements")
+    (tmp_path / "not.json").write_text("{")
+    (tmp_path / "other.json").write_text('{"schema": "plan", "schema_version": 1}')
+    (tmp_path / "nan.json").write_text(text.replace("0.004", "NaN"))
+    (tmp_path / "other-model.json").write_text(text)
+    (tmp_path / "fp16.toml").write_text('[budget]\nprecision = "fp16"\nsize-kib = 1\n')
+    (tmp_path / "nano.toml").write_text(
+        '[budget]\ntarget = "jetson-nano"\nprecision = "int8"\nsize-kib = 1\n'
+    )
+    words = [made[0] if word == "BUNDLE" else word for word in BAD[case]]
+    code, out, err = edgekd("gate", *words, "--limit", "size-kib=500")
+    assert (code, out) == (2, ""), err
+    assert err.startswith("edgekd: ")
+    assert "Traceback" not in err
+
+
+def test_nothing_to_judge_is_said(edgekd, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "b.json").write_text(to_json(Measured(measurements=()), schema="measurements"))
+    code, _, err = edgekd("gate", "b.json")
+    assert code == 2
+    assert "no limits" in err
+
+
+def test_a_bundle_that_was_changed_is_not_judged(edgekd, made, tmp_path):
+    copy = tmp_path / "b"
+    shutil.copytree(made[0], copy)
+    report = copy / "report.json"
+    report.write_text(report.read_text().replace("0.9", "0.8", 1))
+    code, _, _ = edgekd("gate", copy, "--limit", "size-kib=500")
+    assert code == 7
+
+
+def test_where_each_value_comes_from_is_shown(edgekd, tmp_path):
+    file = tmp_path / "edgekd.toml"
+    file.write_text('[budget]\ntarget = "jetson-nano"\nsize-kib = 200\n')
+    code, out, _ = edgekd(
+        "config", "show", "--budget", file, "--limit", "energy-mj=2", "-t", "jetson"
+    )
+    assert code == 0
+    rows = {line.split()[0]: line for line in out.splitlines()}
+    assert rows["target"].endswith("--target")
+    assert rows["size-kib"].endswith(str(file))
+    assert rows["energy-mj"].endswith("--limit")
+
+
+def test_a_finding_without_a_number_is_never_zero():
+    assert Finding("unmeasured", None, "x").value is None
+    with pytest.raises(InputFileError):
+        evidence._schema("[NaN", Path("x"))
