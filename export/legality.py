@@ -58,7 +58,12 @@ def _judged(
     folder = source.parent if isinstance(source, Path) else Path()
     elsewhere = tuple(_external_data(model, folder))
     # With the values elsewhere, the other rules have nothing to look at.
-    common = elsewhere or (*_standard(model), *_input_shapes(model), *_paths(model))
+    common = elsewhere or (
+        *_standard(model),
+        *_input_shapes(model),
+        *_paths(model),
+        *rules.weights(model),
+    )
     for software in softwares:
         yield elsewhere or (*common, *_of_software(source, model, software, common))
 
@@ -127,7 +132,9 @@ def read(path: Path) -> onnx.ModelProto:
     require_size(path)
     try:
         model = onnx.load(path, load_external_data=False)
-    except (DecodeError, OSError) as error:
+    except OSError as error:
+        raise InputFileError(f"{path}: cannot be read: {error.strerror}.") from error
+    except DecodeError as error:
         raise InputFileError(f"{path}: not a readable ONNX model ({error}).") from error
     if not model.graph.node:
         raise InputFileError(f"{path}: an ONNX model without a single operator; is it cut short?")

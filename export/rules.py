@@ -68,6 +68,34 @@ def constants_of(model: onnx.ModelProto) -> dict[str, onnx.TensorProto | None]:
     return known
 
 
+def weights(model: onnx.ModelProto) -> Iterator[Violation]:
+    """Constants that make every answer NaN: NaN anywhere, and infinity in what a product takes.
+
+    Elsewhere infinity has its uses: masks of attention, open ends of `Clip`.
+    """
+    multiplied = {e for n in model.graph.node if n.op_type in WEIGHTED for e in n.input[1:]}
+    known = constants_of(model)
+    for name in known:
+        found = _value(known, name)
+        if found is None or not found.size or not _is_float(found):
+            continue
+        # NaN and infinity both show in the ends, which takes no second array as large as the weights.
+        ends = np.asarray([found.min(), found.max()], np.float64)
+        if np.isnan(ends).any() or (name in multiplied and np.isinf(ends).any()):
+            bad = int((~np.isfinite(found)).sum())
+            yield Violation(
+                rule="not finite",
+                where=name,
+                message=f"{bad:,} of {found.size:,} values are NaN or infinite",
+                advice="take an earlier checkpoint, or export without what overflowed",
+            )
+
+
+def _is_float(values: Constant) -> bool:
+    # ml_dtypes' bfloat16 and 8-bit kinds are no floats to numpy, but it can tell whether they are finite.
+    return values.dtype.kind == "f" or values.dtype.name == "bfloat16"
+
+
 def operators(model: onnx.ModelProto, version: Version) -> Iterator[Violation]:
     said: set[str] = set()
     for node in model.graph.node:
@@ -257,7 +285,7 @@ def _coarse_weights(
             yield Violation(
                 rule="weights per tensor",
                 where=node.name,
-                message=f"one scale for weights {tuple(weight.dims)}; INT8 loses most where channels differ",
+                message="one scale for all channels; INT8 loses most where channels differ",
                 advice="quantise weights per output channel",
                 refuses=False,
             )

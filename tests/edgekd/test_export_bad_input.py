@@ -114,6 +114,12 @@ def test_what_is_not_onnx_is_said_so(edgekd, tmp_path, content, command):
     assert "ONNX model" in err
 
 
+def test_a_file_that_is_not_there_is_said_so(edgekd, tmp_path):
+    code, _, err = judged(edgekd, tmp_path / "m.onnx")
+    assert code == 2
+    assert "m.onnx: cannot be read: No such file" in err
+
+
 @pytest.mark.parametrize(
     "command",
     [("export", "check"), ("bench",), ("eval", TEACHER)],

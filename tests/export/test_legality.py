@@ -91,6 +91,8 @@ def test_what_onnx_runtime_quantises_by_itself_is_refused_with_every_reason(
     coarse = {each.where for each in found if each.rule == "weights per tensor"}
     layers = {n.name for n in onnx.load(tmp_path / "m.onnx").graph.node if n.op_type in WEIGHTED}
     assert coarse == layers
+    # One reason, said once with its places.
+    assert len({each.message for each in found if each.rule == "weights per tensor"}) == 1
     write_int8(
         tmp_path / "f.onnx", out=tmp_path / "q.onnx", calibration=images(8), held_out=images(8)
     )
@@ -394,6 +396,27 @@ def test_external_data_is_found(tmp_path):
     path = small(tmp_path / "m.onnx", node, initializers=[weight])
     onnx.save(onnx.load(path), path, save_as_external_data=True, size_threshold=0)
     assert "external data" in rules(path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "found"),
+    [
+        ("Conv", np.nan, True),
+        ("Conv", np.inf, True),
+        ("Conv", 1e30, False),
+        ("Add", np.nan, True),
+        ("Add", -np.inf, False),  # a mask
+    ],
+)
+@pytest.mark.parametrize("software", [JP62, ORT], ids=lambda each: each.name)
+def test_weights_that_are_not_finite_are_found(tmp_path, software, kind, value, found):
+    values = np.ones((4, 4, 1, 1), np.float32)
+    values.flat[5] = value
+    node = helper.make_node(kind, ["images", "w"], ["logits"], name="n")
+    path = small(tmp_path / "m.onnx", node, initializers=[numpy_helper.from_array(values, "w")])
+    told = [each for each in check_model(path, software) if each.rule == "not finite"]
+    assert [(each.where, each.refuses) for each in told] == [("w", True)] * found
+    assert all("1 of 16 values" in each.message for each in told)
 
 
 def test_a_refusal_names_every_reason(quantised):
