@@ -205,9 +205,13 @@ def heard_before(output: bytes, code: int, last_words: str) -> list[Answer]:
 def _raise_refusal(refusal: RefusedAnswer, last_words: str) -> NoReturn:
     match refusal.kind:
         case "missing-runtime":
+            comes = (
+                "ONNX Runtime comes with: pip install onnxruntime."
+                if "onnxruntime" in refusal.message
+                else "TensorRT and CUDA's runtime come with JetPack."
+            )
             raise MissingToolError(
-                f"What runs the model is missing or does not load ({refusal.message}). ONNX Runtime comes with: "
-                "pip install onnxruntime; TensorRT with JetPack."
+                f"What runs the model is missing or does not load ({refusal.message}). {comes}"
             )
         case "not-a-model":
             raise InputFileError(f"Not an ONNX model: {refusal.message}")

@@ -1,5 +1,6 @@
 """An engine from an ONNX file: built here, tried on golden vectors, kept until something that it hangs on changes."""
 
+import contextlib
 import json
 import os
 import tempfile
@@ -48,7 +49,8 @@ def build(options: Any, emit: Emit, library: Any = None) -> None:
     vectors = read_vectors(options.vectors)
     kept = _kept(options.engine)
     wish = None if options.model is None else _wish(options, kept)
-    with cuda.Cuda(library or cuda.find_library(options.cudart)) as device:
+    with contextlib.ExitStack() as stack:
+        device = _device(options, library, stack)
         tool = _tool(options, device, emit)
         key: Key = {
             "tensorrt": tool.tensorrt,
@@ -117,6 +119,38 @@ def _signature(
         return signature(wish, _digest_of_file(wish.model), tool.name, options.workspace_mb)
     # Only an engine was brought: it may be run where all else is the same.
     return None if kept is None else kept.record["key"]["signature"]
+
+
+def _device(options: Any, library: Any, stack: contextlib.ExitStack) -> cuda.Cuda:
+    """The device, until the stack ends.
+
+    Raises:
+        RefusedError: CUDA's runtime or a GPU is not here; what lacks of TensorRT is said with it, not at the next try.
+    """
+    try:
+        return stack.enter_context(cuda.Cuda(library or cuda.find_library(options.cudart)))
+    except RefusedError as refused:
+        if refused.kind != "missing-runtime":
+            raise
+        raise RefusedError(refused.kind, "; ".join([str(refused), *_lacking(options)])) from refused
+
+
+def _lacking(options: Any) -> List[str]:
+    """Why nothing here can build; empty where something can."""
+    looks: List[Callable[[], Any]] = []
+    if options.tool in ("auto", "python"):
+        looks.append(engines.import_tensorrt)
+    if options.tool in ("auto", "trtexec"):
+        looks.append(lambda: trtexec.find_trtexec(options.trtexec))
+    reasons: List[str] = []
+    for look in looks:
+        try:
+            look()
+        except RefusedError as refused:
+            reasons.append(str(refused))
+        else:
+            return []
+    return reasons
 
 
 def _tool(options: Any, device: cuda.Cuda, emit: Emit) -> Tool:

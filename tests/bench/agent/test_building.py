@@ -508,7 +508,11 @@ def test_without_cuda_it_says_what_is_missing(board):
         "build", "--engine", "e", "--vectors", board.folder / "vectors.json", "--cudart", "/none.so"
     )
     assert done.returncode == 3
-    assert json.loads(done.stdout.splitlines()[-1])["kind"] == "missing-runtime"
+    refused = json.loads(done.stdout.splitlines()[-1])
+    assert refused["kind"] == "missing-runtime"
+    assert "/none.so" in refused["message"]
+    # Not one thing at a time: TensorRT is not here either.
+    assert "No module named 'tensorrt'; trtexec: neither" in refused["message"]
 
 
 def old_python(version):
