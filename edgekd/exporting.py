@@ -227,7 +227,12 @@ def _written(
         if options.engine is not None:
             _bring_engines(out, folder)
         _write_record(exported, folder)
-    gate.require(gates(exported), bundle=str(out))
+    gate.require(
+        gates(exported),
+        bundle=str(out),
+        closing=f"{out} is kept; do not ship {INT8_FILE} of it. Other images (edgekd synthesize, then --images SET) or "
+        "--keep-fp16 0.1, which leaves the layers that INT8 hurts most in floating point, may help.",
+    )
     if options.engine is not None:  # the ONNX files stand whatever becomes of it
         engines = build_all(
             exported.models, out, target=target, options=options.engine, display=display

@@ -130,13 +130,16 @@ def allowed_metrics(options: Sequence[str]) -> frozenset[Metric]:
     return frozenset(found)
 
 
-def require(results: Sequence[GateResult], *, bundle: str, listed: bool = False) -> None:
+def require(
+    results: Sequence[GateResult], *, bundle: str, listed: bool = False, closing: str | None = None
+) -> None:
     """Raise when one failed.
 
     Args:
         results: the verdicts.
         bundle: that is kept; empty where nothing was made.
         listed: the verdicts were printed already, and are named only.
+        closing: what became of the files and what to do, of a command with other options than `compress`.
 
     Raises:
         QualityError: agreement, accuracy, parity or calibration failed, whatever else did.
@@ -157,6 +160,8 @@ def require(results: Sequence[GateResult], *, bundle: str, listed: bool = False)
     kept = f"{bundle} is kept and marked 'quality: failed'. " if bundle else ""
     if bundle and kind is OverBudgetError:
         kept = f"{bundle} is kept, and its report says so. "
+    if closing is not None:
+        kept, advice = "", closing
     raise kind(f"{what}: {lines}. {advice}" if listed else f"{what}:\n  {lines}\n{kept}{advice}")
 
 

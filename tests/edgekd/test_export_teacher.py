@@ -90,6 +90,8 @@ def test_images_that_do_not_reach_what_it_saw_fail_the_gate_and_the_files_are_ke
     )
     assert code == 4
     assert "calibration int8" in err
+    assert "--images SET" in err
+    assert "--min-agreement" not in err  # which is no option of this command
     assert (tmp_path / "o" / "model-int8.onnx").is_file()
 
 
