@@ -100,8 +100,8 @@ def tune(
         reached = float(loss.detach())
         if not math.isfinite(reached):
             raise QualityError(
-                f"tuning for INT8 came to a loss of {reached} at step {step}. Run again with a smaller --tune-rate, "
-                "or without --tune."
+                f"tuning for INT8 came to a loss of {reached} at step {step}. Run again "
+                "without --tune."
             )
         optimizer.zero_grad()
         place.backward(loss)
