@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from edgekd import bundle
 from edgekd.distill import imagesets
@@ -36,6 +37,9 @@ class Brought:
     held_out: Pixels
     answers: npt.NDArray[np.float32] | None  # the teacher's on `held_out`, where it is at hand
     outside: Mapping[str, float]  # of its batch-norms, what `calibration` does not reach
+    learned: Tensor | None = (
+        None  # bytes (N, C, H, W) that INT8 can be tuned on, where the teacher is at hand
+    )
 
 
 def of_student(source: Path, student: Student, images: Path | None) -> Brought:
@@ -55,7 +59,7 @@ def of_student(source: Path, student: Student, images: Path | None) -> Brought:
         found = imagesets.read_set(
             images, teacher_digest=student.teacher_digest, spec=spec, classes=classes
         )
-        calibration, held_out = _parted(found, images)
+        calibration, held_out = _parted(imagesets.parted(found, origin=str(images)))
         return Brought(
             calibration=calibration,
             held_out=held_out,
@@ -90,18 +94,19 @@ def of_teacher(teacher: Teacher, images: Path) -> Brought:
         IntegrityError: a file of it is not what its record says.
         UsageError: the set is too small.
     """
-    calibration, held_out = _parted(image_set(images, teacher.info), images)
+    ahead = imagesets.parted(image_set(images, teacher.info), origin=str(images))
+    calibration, held_out = _parted(ahead)
     return Brought(
         calibration=calibration,
         held_out=held_out,
         answers=module_logits(teacher.module, normalised(held_out, teacher.info.input)),
         outside=coverage_of(teacher, calibration).outside,
+        learned=ahead.images,
     )
 
 
-def _parted(found: imagesets.ImageSet, origin: Path) -> tuple[Pixels, Pixels]:
+def _parted(ahead: imagesets.Ahead) -> tuple[Pixels, Pixels]:
     """Images to calibrate on, and others."""
-    ahead = imagesets.parted(found, origin=str(origin))
     return (
         pixels_of(ahead.images[:CALIBRATION_IMAGES]),
         pixels_of(ahead.held_out[:HELD_OUT_IMAGES]),

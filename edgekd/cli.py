@@ -106,6 +106,15 @@ KeepFp16 = Annotated[
         rich_help_panel=_OUTPUT,
     ),
 ]
+Tune = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        metavar="STEPS",
+        help="Learn the INT8 model's weights and scales on the synthetic images; 0: calibrate only.",
+        rich_help_panel=_OUTPUT,
+    ),
+]
 KeepBy = Annotated[
     str,
     typer.Option(
@@ -448,15 +457,7 @@ def compress(
     embed: Embed = None,
     keep_fp16: KeepFp16 = 0.0,
     keep_by: KeepBy = "macs",
-    tune: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            metavar="STEPS",
-            help="Learn the INT8 model's weights and scales on the synthetic images; 0: calibrate only.",
-            rich_help_panel=_OUTPUT,
-        ),
-    ] = 0,
+    tune: Tune = 0,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -713,6 +714,7 @@ def export(
     embed: Embed = None,
     keep_fp16: KeepFp16 = 0.0,
     keep_by: KeepBy = "macs",
+    tune: Tune = 0,
     dynamic_batch: Annotated[
         bool,
         typer.Option(
@@ -762,7 +764,7 @@ def export(
         raise UsageError(
             "--dla, --workspace-mb and --timing-cache are about engines: add --engine."
         )
-    options = export_options.said(embed or [], keep=keep_fp16, keep_by=keep_by)
+    options = export_options.said(embed or [], keep=keep_fp16, keep_by=keep_by, tune=tune)
     options = dataclasses.replace(options, dynamic_batch=dynamic_batch)
     if engine:
         built = building.engine_options(

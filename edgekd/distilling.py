@@ -12,16 +12,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors.torch import save as safetensors_bytes
-from torch import nn
+from torch import Tensor, nn
 
 from edgekd import __version__, stability
 from edgekd.distill import architectures
 from edgekd.distill.checkpoint import Resumable, RunFolder
 from edgekd.distill.data import normalised
 from edgekd.distill.engine import Distillation
+from edgekd.distill.place import Place
 from edgekd.distill.ranks import Team
 from edgekd.distill.real import RealImages
 from edgekd.distill.recipes import Recipe, for_batch
+from edgekd.distill.sources import channel_statistics
 from edgekd.distill.statistics import watch_batch_norm, watch_reach
 from edgekd.distill.teacher import Teacher
 from edgekd.distill.tuning import Learned, Tuning, tune
@@ -326,17 +328,35 @@ def write_student(distilled: Distilled, folder: Path) -> Student:
     return student
 
 
-def tuner(distilled: Distilled, steps: int, display: Display) -> Callable[[FakeQuantised], None]:
+def tuner_of(distilled: Distilled, steps: int, display: Display) -> Callable[[FakeQuantised], None]:
     """What tunes the wrapped student: against its teacher, on the images of its memory."""
     run = distilled.run
-    pool, teacher = run.pool, run.teacher
-    images = pool.images[: min(pool.made, pool.capacity)].flatten(0, 1)
-    device = next(teacher.module.parameters()).device
-    plan = Tuning(steps=steps)
+    images = run.pool.images[: min(run.pool.made, run.pool.capacity)].flatten(0, 1)
+    return tuner(
+        run.teacher, images, Tuning(steps=steps), place=run.place, seed=run.seed, display=display
+    )
+
+
+def tuner(
+    teacher: Teacher, images: Tensor, plan: Tuning, *, place: Place, seed: int, display: Display
+) -> Callable[[FakeQuantised], None]:
+    """What tunes a wrapped network against a teacher.
+
+    Args:
+        teacher: on the device of `place`.
+        images: bytes (N, C, H, W) to learn from.
+        plan: how.
+        place: where to compute.
+        seed: of all draws.
+        display: what happens is said there.
+    """
+    mean, std = channel_statistics(teacher.info.input, device=place.device)
 
     def tuned(wrapped: FakeQuantised) -> None:
-        display.say(f"tune     INT8 against the teacher: {steps:,} steps, {len(images):,} images")
-        module = wrapped.to(device)
+        display.say(
+            f"tune     INT8 against the teacher: {plan.steps:,} steps, {len(images):,} images"
+        )
+        module = wrapped.to(place.device)
         weights, scales = module.learned()
         tune(
             module,
@@ -344,10 +364,10 @@ def tuner(distilled: Distilled, steps: int, display: Display) -> Callable[[FakeQ
             images,
             plan,
             learned=Learned(weights=weights, scales=scales),
-            normalised=run.production.judge.normalised,
-            flip=run.lessons.flip,
-            place=run.place,
-            generator=torch.Generator(device).manual_seed(run.seed),
+            normalised=lambda shown: (shown - mean) / std,
+            flip=teacher.flip,
+            place=place,
+            generator=torch.Generator(place.device).manual_seed(seed),
             told=lambda *_: None,
         )
         wrapped.cpu()  # where files are made

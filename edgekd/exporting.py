@@ -15,9 +15,12 @@ from edgekd.building import build_all
 from edgekd.calibrating import Brought, existing, of_student, of_teacher
 from edgekd.distill import architectures
 from edgekd.distill.data import normalised
+from edgekd.distill.place import choose_place
 from edgekd.distill.said import TeacherOptions
+from edgekd.distill.teacher import Teacher
+from edgekd.distill.tuning import Tuning
 from edgekd.distill.weights import read_weights
-from edgekd.distilling import Pixels
+from edgekd.distilling import Pixels, tuner
 from edgekd.errors import InputFileError, UsageError
 from edgekd.evaluation import module_logits
 from edgekd.export import models as exporting
@@ -100,7 +103,13 @@ def export(
         InputFileError: the folder lacks something, or its weights are not the recorded ones.
         IncompatibleError: the target cannot take what is asked of it.
         QualityError: a file answers otherwise; those of INT8 are kept.
+        UsageError: it is to be tuned, and its teacher is not at hand.
     """
+    if options.tune:
+        raise UsageError(
+            "--tune learns from the teacher, which is not in a student's folder: give it to `edgekd compress`, or "
+            "export the teacher itself with --teacher TEACHER."
+        )
     require_possible(options, target)
     check_writable(out, force=force)
     student = from_json(
@@ -167,13 +176,29 @@ def export_teacher(
     teacher = teacher_said(path, said, seed=0, display=display)
     info = teacher.info
     display.say(f"export   the teacher, for {target.id}, {software_text(target)}")
+    brought = of_teacher(teacher, images)
     return _written(
         Network(module=teacher.module, spec=info.input, digest=info.state_digest),
-        of_teacher(teacher, images),
+        brought,
         target=target,
         out=out,
         force=force,
         options=options,
+        display=display,
+        tune=_tuner(teacher, brought, options, display) if options.tune else None,
+    )
+
+
+def _tuner(
+    teacher: Teacher, brought: Brought, options: ExportOptions, display: Display
+) -> Callable[[FakeQuantised], None]:
+    assert brought.learned is not None  # of a teacher there is a set
+    return tuner(
+        teacher,
+        brought.learned,
+        Tuning(steps=options.tune),
+        place=choose_place("cpu", threads=None),
+        seed=0,
         display=display,
     )
 
@@ -187,6 +212,7 @@ def _written(
     force: bool,
     options: ExportOptions,
     display: Display,
+    tune: Callable[[FakeQuantised], None] | None = None,
 ) -> Exported:
     """A folder of files that passed, with their record."""
     with new_folder(out, force=force) as folder:
@@ -200,6 +226,7 @@ def _written(
             display=display,
             teacher=brought.answers,
             outside=brought.outside,
+            tune=tune,
         )
         exported = embedded_models(
             exported,

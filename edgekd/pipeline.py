@@ -26,7 +26,7 @@ from edgekd.distilling import (
     pixels_of,
     run_folder,
     synthetic_set,
-    tuner,
+    tuner_of,
     write_student,
 )
 from edgekd.errors import DeviceError, EdgekdError
@@ -200,7 +200,7 @@ def _bundled(
         options=options.export,
         teacher=distilled.answers,
         outside=distilled.coverage.outside,
-        tune=tuner(distilled, options.export.tune, display) if options.export.tune else None,
+        tune=tuner_of(distilled, options.export.tune, display) if options.export.tune else None,
     )
     # Both look at the plain files: at normalised images, logits and inner tensors.
     evaluation = _evaluated(data, distilled, exported, folder, display)

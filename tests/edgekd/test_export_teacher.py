@@ -12,7 +12,7 @@ from edgekd.distill.said import TeacherOptions
 from edgekd.distill.teacher import load_teacher
 from edgekd.export.parity import logits_of
 from tests.edgekd.conftest import IMAGES, TEACHER
-from tests.edgekd.making import models_of, write_set
+from tests.edgekd.making import models_of, write_set, write_student
 
 SAID = ("--arch", "resnet14-w12", "--input", "1x28x28", "--mean", "0.1307", "--std", "0.3081")
 
@@ -78,6 +78,36 @@ def test_what_its_file_does_not_say_can_be_said(edgekd, tmp_path, images):
     assert set(models_of(tmp_path / "o")) == {"fp32"}
     assert "runs no INT8" in err
     assert "--fp16" in err
+
+
+def test_int8_is_tuned_on_the_set_and_the_same_each_time(edgekd, tmp_path, images):
+    given = ("export", "--teacher", TEACHER, "--images", images, "-t", "jetson", "--tune", "3")
+    for name in "ab":
+        code, _, err = edgekd(*given, "--out", tmp_path / name)
+        assert code == 0, err
+        assert "tune     INT8 against the teacher: 3 steps, " in err
+    first, again = (models_of(tmp_path / name)["int8"] for name in "ab")
+    found = first["calibration"]
+    best = max(value for name, value in found["agreement"].items() if name != "tuned")
+    assert (found["method"] == "tuned") == (found["agreement"]["tuned"] >= best)
+    assert found["tuned_steps"] == (3 if found["method"] == "tuned" else 0)
+    assert first["digest"] == again["digest"]
+
+
+def test_a_student_without_its_teacher_is_not_tuned(edgekd, tmp_path):
+    code, _, err = edgekd(
+        "export",
+        write_student(tmp_path / "s"),
+        "-t",
+        "jetson",
+        "--tune",
+        "3",
+        "--out",
+        tmp_path / "o",
+    )
+    assert code == 2
+    assert "--teacher TEACHER" in err
+    assert not (tmp_path / "o").exists()
 
 
 def test_images_that_do_not_reach_what_it_saw_fail_the_gate_and_the_files_are_kept(
