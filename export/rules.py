@@ -17,10 +17,12 @@ from edgekd.export.operators import (
     BYTES_SINCE,
     CONTROL_FLOW,
     CONVOLUTION_WEIGHTS_SINCE,
+    INSTANCE_SCALES_SINCE,
     NEVER,
     OPERATORS,
     PAD_AXES_SINCE,
     REDUCTION_AXES_SINCE,
+    SLICE_AXES_SINCE,
     TOP_K_SINCE,
     Version,
     opsets_of,
@@ -149,7 +151,12 @@ def inputs(model: onnx.ModelProto, version: Version) -> Iterator[Violation]:
             )
     for node in model.graph.node:
         reduces = node.op_type.startswith("Reduce")
-        computed = [name for name in node.input[1:] if name and name not in known]
+        computed = [
+            name
+            for place in _built_with(node.op_type, version)
+            for name in node.input[place : place + 1]
+            if name and name not in known
+        ]
         # ReduceSum took its axes as an input in opset 13 already, and TensorRT 8 reads them.
         late = reduces and node.op_type != "ReduceSum" and len(node.input) > 1
         if late and version < REDUCTION_AXES_SINCE:
@@ -166,13 +173,26 @@ def inputs(model: onnx.ModelProto, version: Version) -> Iterator[Violation]:
                 message="Pad with axes needs TensorRT 10.4",
                 advice="give pads for every dimension",
             )
-        if (reduces or node.op_type in {"Pad", "Reshape", "Slice", "Expand"}) and computed:
+        if computed:
             yield Violation(
                 rule="computed shape",
                 where=node.name,
                 message=f"{node.op_type} takes {', '.join(computed)} from the graph",
                 advice="fold constants, and export with a fixed batch",
             )
+
+
+def _built_with(kind: str, version: Version) -> tuple[int, ...]:
+    """Places of the inputs that must be known when the engine is built.
+
+    After the tables, which ask nothing of the shapes of `Reshape` and `Expand`: those are what an open batch is made of.
+    They ask nothing of padding either, but what exporters compute it with did not build (NVIDIA/TensorRT issue 2045).
+    """
+    if kind.startswith("Reduce") or kind in {"Squeeze", "Unsqueeze"}:
+        return (1,)
+    if kind == "Slice" and version < SLICE_AXES_SINCE:
+        return (3,)
+    return (1, 2, 3) if kind == "Pad" else ()
 
 
 def restrictions(model: onnx.ModelProto, version: Version) -> Iterator[Violation]:
@@ -222,6 +242,10 @@ def _restricted(
         yield "only the first output", "leave the other outputs out"
     if kind in {"Conv", "ConvTranspose"} and version < CONVOLUTION_WEIGHTS_SINCE and computed:
         yield "weights that are computed need TensorRT 8.5", "fold constants"
+    if kind == "InstanceNormalization" and version < INSTANCE_SCALES_SINCE and computed:
+        yield "scale and bias that are computed need TensorRT 9.2", "fold constants"
+    if kind == "OneHot" and computed.intersection(node.input[1:2]):
+        yield "the depth is computed", "fold constants"
     if kind == "GroupNormalization":
         # NVIDIA/TensorRT issues 4336 (10.7) and 4756 (10.16).
         if opset >= GROUPS_BY_CHANNEL_SINCE:

@@ -119,6 +119,26 @@ def test_a_dynamic_batch_runs_any_number_of_images(tmp_path, network, images, ta
         np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    "target", ["jetson-nano", "jetson@jp5.1", "jetson@jp6.0", "jetson@jp6.2", "jetson@jp7.2"]
+)
+def test_normalised_groups_keep_a_dynamic_batch(tmp_path, target, images):
+    # Written as a reshape there and back, whose shapes follow the batch.
+    block = nn.Sequential(
+        nn.Conv2d(1, 8, 3, stride=4), nn.GroupNorm(4, 8), nn.GELU(), nn.GroupNorm(1, 8),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.LayerNorm(8), nn.Linear(8, 4),
+    )  # fmt: skip
+    software = load_target(target).software
+    out = tmp_path / "m.onnx"
+    write_fp32(block.eval(), spec=SPEC, software=software, out=out, dynamic_batch=True)
+    assert check_model(out, software) == ()
+    assert "GroupNormalization" not in {node.op_type for node in onnx.load(out).graph.node}
+    for count in (1, 5):
+        with torch.no_grad():
+            expected = block(torch.from_numpy(images(count))).numpy()
+        np.testing.assert_allclose(logits_of(out, images(count)), expected, atol=1e-4)
+
+
 @pytest.mark.parametrize("target", ["jetson@jp6.0", "jetson@jp6.2"])
 def test_relu6_becomes_a_clip_and_is_legal(tmp_path, target, images):
     from torchvision.models.mobilenetv2 import InvertedResidual

@@ -343,6 +343,43 @@ def test_padding_that_is_computed_is_found(tmp_path):
     assert "computed shape" in rules(small(tmp_path / "m.onnx", pad, opset=18, extra=[make]))
 
 
+@pytest.mark.parametrize(
+    ("kind", "place", "software", "legal"),
+    [
+        ("Reshape", 1, JP46, True),
+        ("Expand", 1, JP51, True),
+        ("Slice", 1, JP51, True),
+        ("Slice", 3, JP60, False),
+        ("Slice", 3, JP62, True),
+        ("Squeeze", 1, JP62, False),
+        ("Unsqueeze", 1, JP62, False),
+        ("ReduceSum", 1, JP62, False),
+    ],
+)
+def test_what_the_tables_want_constant_is_not_computed(tmp_path, kind, place, software, legal):
+    others = [
+        numpy_helper.from_array(np.zeros(1, np.int64), f"c{each}") for each in range(1, place)
+    ]
+    given = ["images", *(each.name for each in others), "computed"]
+    if kind == "Slice" and place == 1:
+        others.append(numpy_helper.from_array(np.full(4, 4), "ends"))
+        given.append("ends")
+    make = helper.make_node("Shape", ["images"], ["computed"], name="s")
+    node = helper.make_node(kind, given, ["logits"], name="n")
+    path = small(tmp_path / "m.onnx", node, opset=13, extra=[make], initializers=others)
+    assert ("computed shape" not in rules(path, software)) == legal
+
+
+def test_computed_scales_of_instance_norms_need_tensorrt_9_2(tmp_path):
+    make = helper.make_node("GlobalMaxPool", ["images"], ["scale"], name="m")
+    node = helper.make_node(
+        "InstanceNormalization", ["images", "scale", "scale"], ["logits"], name="n"
+    )
+    path = small(tmp_path / "m.onnx", node, opset=13, extra=[make])
+    assert "restriction" in rules(path, JP60)
+    assert "restriction" not in rules(path, JP62)
+
+
 def test_padding_by_axes_needs_tensorrt_10_4(tmp_path):
     pads = numpy_helper.from_array(np.zeros(2, np.int64), "p")
     axes = numpy_helper.from_array(np.array([1]), "a")
