@@ -1,14 +1,15 @@
 """Architectures by name: building them, recognising ours from a state dict, choosing a student.
 
-Ours are named by a small grammar (`GRAMMAR`); `timm:NAME` and `torchvision:NAME` build theirs.
+Ours are named by a small grammar (`GRAMMAR`); `timm:NAME` and `torchvision:NAME` build theirs. With `@SIDE` behind the
+name a network first scales its images to SIDE x SIDE.
 """
 
 import difflib
 import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Final, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,9 @@ GRAMMAR: Final = (
     "lenet5, lenet5-half, resnet8|14|20|32|44|56 (a: option-A shortcuts; -wN: first width N instead of 16), "
     "resnet18, resnet34, wrn-D-K, vgg11, mobilenetv2-F"
 )
+# Below, three halvings leave nothing to see; of these families, what their layers need.
+LEAST_SIDE: Final = 16
+LEAST_SIDES: Final = {"lenet": 28, "vgg": 28}
 # What `auto` chooses from, and what a typing error is compared with. First widths are multiples of
 # four, since accelerators pad channels to that anyway.
 _DEPTHS: Final = (8, 14, 20, 32, 44, 56)
@@ -59,11 +63,57 @@ def build(architecture: Architecture) -> nn.Module:
     Raises:
         UsageError: the name is unknown, or the library cannot build it in this shape.
     """
+    bare, side = _at_side(architecture)
+    if side is not None:
+        return networks.Resized(build(bare), side=side)
     if architecture.source == "edgekd":
         return _ours(architecture.name, _signature(architecture))
     if architecture.source == "timm":
         return _timm(architecture)
     return _torchvision(architecture)
+
+
+def _at_side(architecture: Architecture) -> tuple[Architecture, int | None]:
+    """A network without its `@SIDE`, and that."""
+    name, at, text = architecture.name.partition("@")
+    if not at:
+        return architecture, None
+    side = int(text) if text.isdecimal() else 0
+    if not LEAST_SIDE <= side < max(architecture.height, architecture.width):
+        raise UsageError(
+            f"{architecture}: @SIDE should be a number of pixels from {LEAST_SIDE} to below the input's "
+            f"{architecture.height} x {architecture.width}."
+        )
+    return replace(architecture, name=name, height=side, width=side), side
+
+
+def named(asked: str, *, channels: int, classes: int, height: int, width: int) -> Architecture:
+    """A network that a user named, for images of that shape.
+
+    Raises:
+        UsageError: it is none that can be built.
+    """
+    source, colon, name = asked.partition(":")
+    shape = {"channels": channels, "classes": classes, "height": height, "width": width}
+    if colon and source in {"timm", "torchvision"}:
+        found = Architecture(
+            source=cast(Literal["timm", "torchvision"], source), name=name, **shape
+        )
+    elif colon or family_of(asked.partition("@")[0]) is None:
+        raise unknown(asked)
+    else:
+        found = Architecture(source="edgekd", name=asked, **shape)
+    with torch.random.fork_rng(devices=[]):
+        module = build(found)  # whose own checks say what is wrong
+    try:
+        answer = module.eval()(torch.zeros(1, channels, height, width))
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise UsageError(
+            f"{found} takes no images of {channels}x{height}x{width} ({error})."
+        ) from error
+    if answer.shape != (1, classes):
+        raise UsageError(f"{found} answers {tuple(answer.shape)}, not {classes} logits an image.")
+    return found
 
 
 def _signature(architecture: Architecture) -> Signature:
@@ -142,9 +192,10 @@ def _ours(name: str, at: Signature) -> nn.Module:
     family = family_of(name)
     if family is None:
         raise unknown(name)
-    if min(at.height, at.width) < 28:
+    least = LEAST_SIDES.get(family, LEAST_SIDE)
+    if min(at.height, at.width) < least:
         raise UsageError(
-            f"{name} needs an input of at least 28 x 28 pixels, not {at.height} x {at.width}."
+            f"{name} needs an input of at least {least} x {least} pixels, not {at.height} x {at.width}."
         )
     pattern, builder = FAMILIES[family]
     match = pattern.fullmatch(name)
@@ -353,7 +404,7 @@ def choose_student(
         asked: a name, or "auto".
         teacher: its architecture.
         size: of the teacher.
-        slower: whether a student is slower on its board than the teacher; such a one is not chosen.
+        slower: whether a student is slower on its board than the teacher, or over a budget; such a one is not chosen.
 
     Raises:
         UsageError: an unknown name, or nothing small enough for `auto`.
@@ -361,10 +412,7 @@ def choose_student(
     shape = {"channels": teacher.channels, "classes": teacher.classes}
     shape |= {"height": teacher.height, "width": teacher.width}
     if asked != "auto":
-        if family_of(asked) is None:
-            raise unknown(asked)
-        chosen = Architecture(source="edgekd", name=asked, **shape)
-        return Choice(architecture=chosen, reason="asked for with --student")
+        return Choice(architecture=named(asked, **shape), reason="asked for with --student")
     family = _teacher_family(teacher)
     # A family may have nothing small enough (VGG-11 is our only VGG); residual networks always do.
     for tried in dict.fromkeys((family, "resnet")):
@@ -380,14 +428,14 @@ def choose_student(
                     + (
                         ""
                         if best is fitting[0]
-                        else f"; {fitting[0][1].name} would be slower on the board"
+                        else f"; {fitting[0][1].name} would cost the board too much"
                     )
                     + ("" if tried == family else f"; no {family} of ours is small enough")
                 ),
             )
     raise UsageError(
         f"none of our networks has at most a quarter of the teacher's {size.parameters:,} parameters "
-        f"and {size.macs:,} MACs. Name one with --student: {GRAMMAR}."
+        f"and {size.macs:,} MACs and costs the board no more than it may. Name one with --student: {GRAMMAR}."
     )
 
 

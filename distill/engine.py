@@ -114,7 +114,9 @@ class Distillation:
         first = torch.Generator().manual_seed(seed)
         self.generator = torch.Generator(device).manual_seed(place.team.seed(seed + 1))
         self.teacher_module = copy.deepcopy(teacher.module).to(device, memory_format=place.layout)  # type: ignore[call-overload]
-        self.student = architectures.build(student)
+        with torch.random.fork_rng(devices=[]):  # what a library draws beside weights of layers
+            torch.manual_seed(seed)  # noqa: TID251  # libraries take no generator
+            self.student = architectures.build(student)
         networks.initialise(self.student, generator=first)
         self.student.to(device, memory_format=place.layout)  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.student).eval().requires_grad_(False)

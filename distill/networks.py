@@ -1,7 +1,7 @@
 """Our own small-image networks: teachers that are recognised, students that are delivered.
 
 N images, C channels, H x W pixels, K classes. Every network maps (N, C, H, W) to logits (N, K),
-takes any C and any H, W >= 28, and says its penultimate features where that helps nobody but us:
+takes any C, and any H and W that are not too small for it, and says its penultimate features where that helps nobody but us:
 no hooks, no state beside the parameters. Parameter names follow the checkpoints that are in
 circulation, so that those load (see `architectures.canonical`).
 """
@@ -310,3 +310,18 @@ def follow(average: nn.Module, network: nn.Module, *, decay: float) -> None:
             tensor.lerp_(theirs[name], 1 - decay)
         else:
             tensor.copy_(theirs[name])
+
+
+class Resized(nn.Module):
+    """A network that sees its images (N, C, H, W) at another size: fewer pixels are the cheapest way to be faster."""
+
+    def __init__(self, network: nn.Module, *, side: int) -> None:
+        super().__init__()
+        self.network = network
+        self.side = side
+
+    def forward(self, images: Tensor) -> Tensor:  # (N, C, H, W) -> (N, K)
+        size = (self.side, self.side)
+        scaled = functional.interpolate(images, size=size, mode="bilinear", align_corners=False)
+        found: Tensor = self.network(scaled)
+        return found

@@ -37,6 +37,12 @@ NEEDS: Final[dict[str, Needs]] = {
     "distill": Needs(
         libraries=(*_PIPELINE, "accelerate"), optional=_TEACHERS | _FOLDERS_AND_SAMPLES
     ),
+    "search": Needs(
+        libraries=(*_EXPORT, "accelerate", "pillow", "matplotlib"),
+        optional=_TEACHERS | {"ray": "no search on several machines"},
+    ),
+    "gate": Needs(libraries=("numpy",), optional={}),
+    "config": Needs(libraries=(), optional={}),
     "synthesize": Needs(
         libraries=(*_PIPELINE, "accelerate", "pillow"),
         optional=_TEACHERS,

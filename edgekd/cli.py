@@ -89,6 +89,14 @@ TargetName = Annotated[
 Out = Annotated[
     Path | None, typer.Option("--out", "-o", help="Folder to write.", rich_help_panel=_OUTPUT)
 ]
+BenchDevice = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ssh://USER@HOST",
+        help="Measure on this board rather than on this machine.",
+        rich_help_panel=budget_commands.BUDGET,
+    ),
+]
 Embed = Annotated[
     list[str] | None,
     typer.Option(
@@ -368,6 +376,15 @@ def _distil_options(local: dict[str, Any], *, out: Path) -> Any:  # noqa: ANN401
     )
 
 
+def _board(address: str | None) -> Any:  # noqa: ANN401
+    """The board of an address; None: none."""
+    if address is None:
+        return None
+    from edgekd.fleet import Device as Board
+
+    return Board(name=address, url=address)
+
+
 def _statistics(
     mean: str | None, std: str | None
 ) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
@@ -442,14 +459,7 @@ def compress(
             "--bench/--no-bench", help="Measure at the end.", rich_help_panel=budget_commands.BUDGET
         ),
     ] = True,
-    bench_device: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ssh://USER@HOST",
-            help="Measure on this board rather than on this machine.",
-            rich_help_panel=budget_commands.BUDGET,
-        ),
-    ] = None,
+    bench_device: BenchDevice = None,
     budget: budget_commands.BudgetFile = None,
     limit: budget_commands.Limits = None,
     allow_estimates: budget_commands.AllowEstimates = None,
@@ -465,7 +475,6 @@ def compress(
     local = dict(locals())
     _require("compress")
     from edgekd import budgeting, export_options, pipeline
-    from edgekd.fleet import Device as Board
     from edgekd.gate import allowed_metrics
 
     chosen = pipeline.target_named(target)
@@ -479,7 +488,7 @@ def compress(
         keep_images=keep_images,
         bench=bench_it,
         export=export_options.said(embed or [], keep=keep_fp16, keep_by=keep_by, tune=tune),
-        bench_device=None if bench_device is None else Board(name=bench_device, url=bench_device),
+        bench_device=_board(bench_device),
         budget=limits,
         allowed=allowed_metrics(allow_estimates or []),
     )
@@ -600,6 +609,98 @@ def synthesize(
     found = synthesizing.synthesized(options, _display())
     if as_json:
         _print_record(found, "synthetic-set")
+
+
+@app.command()
+def search(
+    teacher: TeacherFile,
+    target: TargetName,
+    out: Out = None,
+    candidate: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="A student to try: ours, timm:NAME, torchvision:NAME, NAME@SIDE. Repeatable (default: some of ours).",
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(help="Of the whole search (default: 20).", rich_help_panel=_RUN),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of each run in the last rung, instead.", rich_help_panel=_RUN),
+    ] = None,
+    count: Annotated[
+        int, typer.Option(min=1, help="Images that all candidates share.", rich_help_panel=_RUN)
+    ] = 2560,
+    images: ImageSet = None,
+    budget: budget_commands.BudgetFile = None,
+    limit: budget_commands.Limits = None,
+    allow_estimates: budget_commands.AllowEstimates = None,
+    bench_device: BenchDevice = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Run on a Ray cluster; `local` starts one here. --out must lie where all machines see it.",
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
+    recipe: RecipeName = "pool",
+    seed: Seed = 0,
+    device: Device = "auto",
+    threads: Threads = None,
+    restart: Restart = False,
+    arch: Arch = None,
+    input_shape: Input = None,
+    mean: Mean = None,
+    std: Std = None,
+    classes: Classes = None,
+    weights: Weights = None,
+    trust_pickle: TrustPickle = False,
+    flip: Flip = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """The best student that a budget allows."""
+    local = dict(locals())
+    _require("search")
+    from edgekd import budgeting, clusters, pipeline
+    from edgekd import search as searching
+    from edgekd.gate import allowed_metrics
+    from edgekd.halving import Here
+
+    if minutes is not None and steps is not None:
+        raise UsageError("give either --minutes or --steps, not both.")
+    if minutes is None and steps is None:
+        minutes = 20.0
+    local |= dict.fromkeys(
+        ("condensed", "condensed_mean", "condensed_std", "samples", "embeddings", "batch")
+    )
+    local |= {"condensed_number": 0, "strict": False, "faithful": False, "compiles": False}
+    local |= {"student": "auto", "minutes": None, "steps": None}
+    cluster = None if ray is None else clusters.Ray(ray, threads=threads or 1)
+    found = searching.search(
+        searching.SearchOptions(
+            distil=_distil_options(local, out=out or Path(f"{teacher.stem}-search")),
+            target=pipeline.target_named(target),
+            budget=budgeting.budget_said(file=budget, limits=tuple(limit or ()), target=target),
+            names=tuple(candidate or ()),
+            minutes=minutes,
+            steps=steps,
+            count=count,
+            device=_board(bench_device),
+            allowed=allowed_metrics(allow_estimates or []),
+            pool=cluster or Here(),
+        ),
+        _display(),
+    )
+    if as_json:
+        _print_record(found, searching.SCHEMA)
+    else:
+        print(found.reason)
 
 
 @app.command()

@@ -227,7 +227,7 @@ def _of_measurement(metric: Metric, taken: Measurements, target: Target) -> Find
         board, parts=setup.parts, model=setup.board, architecture=setup.architecture
     ):
         return Finding("unmeasured", None, f"taken on {taken.taken_on}, which is not {board.name}")
-    value, told = _value(metric, taken)
+    value, told = figure(metric, taken)
     if value is None:
         return Finding("unmeasured", None, told)
     if taken.conditions.emulated:
@@ -237,7 +237,8 @@ def _of_measurement(metric: Metric, taken: Measurements, target: Target) -> Find
     return Finding("measured", value, f"{told} on {taken.taken_on}")
 
 
-def _value(metric: Metric, taken: Measurements) -> tuple[float | None, str]:
+def figure(metric: Metric, taken: Measurements) -> tuple[float | None, str]:
+    """A cost in the unit of its metric, and what it is of; None, and why there is none."""
     readers: dict[str, Callable[[Samples], tuple[float, str]]] = {
         "latency-p50": lambda each: (
             statistics.median(each),
@@ -253,10 +254,10 @@ def _value(metric: Metric, taken: Measurements) -> tuple[float | None, str]:
             f"gross energy a call over {len(each.values)} windows",
         ),
     }
-    figure = _figure(metric, taken)
-    if isinstance(figure, Unmeasured):
-        return None, figure.reason
-    return readers[metric](figure)
+    found = _figure(metric, taken)
+    if isinstance(found, Unmeasured):
+        return None, found.reason
+    return readers[metric](found)
 
 
 def _figure(metric: Metric, taken: Measurements) -> Samples | Unmeasured:

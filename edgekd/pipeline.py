@@ -1,7 +1,7 @@
 """The way from a teacher to a bundle: the stages in order, each handing the next what it needs."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
@@ -15,6 +15,7 @@ from edgekd.benching import Wanted, bench_models
 from edgekd.budgeting import Estimator
 from edgekd.distill.data import LabelledImages, load_labelled, normalised
 from edgekd.distill.engine import Distillation
+from edgekd.distill.teacher import Teacher
 from edgekd.distilling import (
     ANSWERS_FILE,
     CALIBRATION_FILE,
@@ -64,6 +65,7 @@ from edgekd.manifest import (
 )
 from edgekd.progress import Display
 from edgekd.records import (
+    Architecture,
     Budget,
     DataUsed,
     LayerPrecision,
@@ -75,7 +77,7 @@ from edgekd.records import (
     record,
 )
 from edgekd.setting import DistilOptions, setting_of
-from edgekd.student_choice import slower_than
+from edgekd.student_choice import over_budget, slower_than
 from edgekd.targets.budgets import NONE as NO_BUDGET
 from edgekd.targets.catalogue import load_target
 
@@ -132,7 +134,7 @@ def compress(options: CompressOptions, display: Display) -> Outcome | None:
         distil,
         display,
         evaluation=options.evaluation,
-        slower=lambda teacher: slower_than(teacher, target, display),
+        slower=lambda teacher: _too_costly(teacher, options, display),
     )
     data = _evaluation_data(options.evaluation, setting.teacher.info)
     with caught() as interrupts, run_folder(setting) as folder:
@@ -144,6 +146,17 @@ def compress(options: CompressOptions, display: Display) -> Outcome | None:
         folder.discard()
     _closing(outcome, display)
     return outcome
+
+
+def _too_costly(
+    teacher: Teacher, options: CompressOptions, display: Display
+) -> Callable[[Architecture], bool]:
+    """What tells whether a student is slower than its teacher, or over the budget."""
+    slower = slower_than(teacher, options.target, display)
+    over = over_budget(options.budget, options.target, display, device=options.bench_device)(
+        teacher.info
+    )
+    return lambda student: slower(student) or over(student)
 
 
 def require_gates(outcome: Outcome) -> None:

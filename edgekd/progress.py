@@ -78,7 +78,7 @@ def _nothing(_: HistoryPoint, __: float, ___: float | None) -> None:
 
 
 class SilentDisplay:
-    """For the processes of a run that are not the first: they would say the same."""
+    """For the processes of a run that are not the first, which would say the same; and for work that is one of many."""
 
     def say(self, text: str) -> None:
         """Nothing."""

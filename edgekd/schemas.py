@@ -25,6 +25,7 @@ from edgekd.records import (
     SyntheticSet,
     json_schema,
 )
+from edgekd.search import Search
 
 # The name in a file's `schema` field, and the record it holds.
 SCHEMAS: Final[dict[str, type[object]]] = {
@@ -42,6 +43,7 @@ SCHEMAS: Final[dict[str, type[object]]] = {
     "report": Report,
     "plan": Plan,
     "recipe": Shown,
+    "search": Search,
     "student": Student,
     "synthetic-set": SyntheticSet,
     "teacher-check": TeacherCheck,

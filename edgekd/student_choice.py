@@ -1,20 +1,36 @@
-"""Whether a student is worth its size on the board: `--student auto`, by estimates."""
+"""Whether a student is worth its size on the board, and keeps the budget: `--student auto`."""
 
 import copy
+import tempfile
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
 from edgekd.bench.estimate import estimate_latency, fit_for
 from edgekd.bench.layers import network_of
 from edgekd.bench.report import format_quantity
+from edgekd.candidates import COSTS, Costing, costed
 from edgekd.distill import architectures
 from edgekd.distill.teacher import Teacher
+from edgekd.distilling import Pixels
 from edgekd.errors import IncompatibleError, InputFileError
 from edgekd.export.graph import fp32_model
-from edgekd.progress import Display
-from edgekd.records import Architecture, Estimate, InputSpec, Precision, Target
+from edgekd.fleet import Device
+from edgekd.progress import Display, SilentDisplay
+from edgekd.records import (
+    Architecture,
+    Budget,
+    Estimate,
+    InputSpec,
+    Precision,
+    Target,
+    TeacherInfo,
+)
+from edgekd.search_words import row
 
 PRECISION: Precision = "fp16"
 
@@ -59,3 +75,47 @@ def _estimated(module: nn.Module, spec: InputSpec, target: Target) -> Estimate:
 def _shown(found: Estimate) -> str:
     low, high = (format_quantity(each, "s") for each in found.interval)
     return f"about {format_quantity(found.value, 's')} ({low} to {high})"
+
+
+def over_budget(
+    budget: Budget, target: Target, display: Display, *, device: Device | None
+) -> Callable[[TeacherInfo], Callable[[Architecture], bool]]:
+    """What tells of a teacher whether one of its students would cost more than a budget allows.
+
+    By what is measured on the board, where there is one, and by the size of its file; what cannot be known yet is held
+    against the budget at the end.
+    """
+    absolute = {
+        metric: limit
+        for metric, limit in budget.limits.items()
+        if metric in COSTS and limit.degradation is None
+    }
+
+    def of_teacher(teacher: TeacherInfo) -> Callable[[Architecture], bool]:
+        costing = Costing(
+            target=target,
+            budget=replace(budget, limits=absolute),
+            device=device,
+            allowed=frozenset(COSTS),
+            images=_noise(teacher),
+        )
+
+        def over(student: Architecture) -> bool:
+            if not absolute:
+                return False
+            with tempfile.TemporaryDirectory(prefix="edgekd-") as folder:
+                (found,) = costed([student], teacher, costing, Path(folder), SilentDisplay())
+            if found.over:
+                display.say(f"         {row(found)}")
+            return bool(found.over)
+
+        return over
+
+    return of_teacher
+
+
+def _noise(teacher: TeacherInfo) -> Pixels:
+    """Enough to export INT8 with: what it decides is of no matter, what it costs is."""
+    spec = teacher.input
+    shape = (64, spec.height, spec.width, spec.channels)
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)

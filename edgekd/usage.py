@@ -48,6 +48,11 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
         "edgekd export check model.onnx",
         "edgekd export check model.onnx --target jetson@jp5.1",
     ),
+    "search": (
+        "edgekd search teacher.pt --target x86 --limit size-kib=120 --minutes 20",
+        "edgekd search t.pt -t jetson --budget edgekd.toml --images images --steps 900",
+        "edgekd search t.pt -t x86 --candidate resnet8-w8 --candidate resnet8-w8@20",
+    ),
     "gate": (
         "edgekd gate bundle --budget edgekd.toml --junit gate.xml",
         "edgekd gate bundle bench.json --limit latency-p50-ms=5 -t jetson",

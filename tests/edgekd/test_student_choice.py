@@ -64,4 +64,4 @@ def test_a_deep_student_that_would_be_slower_is_passed_over():
         slower=lambda student: student == first.architecture,
     )
     assert other.architecture != first.architecture
-    assert f"{first.architecture.name} would be slower on the board" in other.reason
+    assert f"{first.architecture.name} would cost the board too much" in other.reason

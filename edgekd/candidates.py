@@ -1,0 +1,301 @@
+"""Students that a search tries, and what each costs on the board before it has learned anything.
+
+Costs do not depend on weights: a network is exported as it is drawn, in every precision that the board has, and
+measured or estimated; the cheapest precision is the one that it would be deployed in.
+"""
+
+import contextlib
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from edgekd.bench.config import BenchConfig
+from edgekd.benching import Wanted, bench_models
+from edgekd.distill import architectures
+from edgekd.distill.data import normalised
+from edgekd.distilling import Pixels
+from edgekd.errors import IncompatibleError, InputFileError, UsageError
+from edgekd.estimating import estimate
+from edgekd.evidence import figure
+from edgekd.exporting import Exported, Network, export_network
+from edgekd.fleet import Device
+from edgekd.progress import Display, SilentDisplay
+from edgekd.records import (
+    Architecture,
+    Budget,
+    Measurements,
+    Metric,
+    OnnxModel,
+    Precision,
+    Target,
+    TeacherInfo,
+    record,
+)
+from edgekd.targets.budgets import NAMES
+from edgekd.targets.matching import is_board
+
+COSTS: Final[tuple[Metric, ...]] = ("latency-p50", "latency-p99", "energy", "peak-memory", "size")
+SHOWN: Final[tuple[Metric, ...]] = ("latency-p50", "energy", "size")  # the axes of the front
+# Short, as there are many: a median of 200 calls and more is known to a few percent on a quiet board.
+QUICK: Final = BenchConfig(
+    processes=2,
+    seconds=0.5,
+    memory_processes=1,
+    warmup_min_s=0.2,
+    warmup_max_s=1.0,
+    energy_windows=1,
+)
+# Of ours, from small to large and of unlike shapes; a search without --candidate starts from these.
+OWN: Final = (
+    "resnet8-w4", "resnet8-w8@20", "resnet8-w8", "resnet14-w4", "resnet8-w12", "resnet14-w8@20", "resnet14-w8",
+    "resnet20-w4", "resnet8", "resnet14-w12", "resnet20-w8", "resnet14", "mobilenetv2-0.25@20", "mobilenetv2-0.25",
+    "lenet5-half", "lenet5",
+)  # fmt: skip
+
+
+@record
+class Cost:
+    """A figure of a candidate. `estimated`: by a model, not a measurement on the board."""
+
+    value: float
+    estimated: bool
+
+
+@record
+class Candidate:
+    """A network that could be the student. `over`: budget keys that it does not keep."""
+
+    name: str
+    architecture: Architecture
+    parameters: int
+    macs: int
+    precision: Precision  # that it would be deployed in
+    costs: dict[Metric, Cost]
+    over: dict[str, float]  # by how much, as a ratio
+
+
+@dataclass(frozen=True, kw_only=True)
+class Costing:
+    """How candidates are costed."""
+
+    target: Target
+    budget: Budget
+    device: Device | None  # None: this machine, where it is the target's board
+    allowed: frozenset[Metric]
+    images: Pixels  # (N, H, W, C), N at least 64: what INT8 is exported with; costs do not depend on them
+
+
+def listed(names: Sequence[str], teacher: TeacherInfo) -> list[Architecture]:
+    """The candidates by name; without names, those of ours that are smaller than the teacher.
+
+    Raises:
+        UsageError: a name is none, is given twice, or nothing is smaller.
+    """
+    shape = {
+        "channels": teacher.input.channels,
+        "classes": teacher.classes,
+        "height": teacher.input.height,
+        "width": teacher.input.width,
+    }
+    if names:
+        doubled = sorted({name for name in names if names.count(name) > 1})
+        if doubled:
+            raise UsageError(f"--candidate {doubled[0]}: given twice.")
+        return [architectures.named(name, **shape) for name in names]
+    found = []
+    for name in OWN:
+        try:
+            architecture = architectures.named(name, **shape)
+        except UsageError:
+            continue  # not for images of this size
+        size = _size(architecture, teacher)
+        if size.parameters < teacher.parameters and size.macs < teacher.macs:
+            found.append(architecture)
+    if not found:
+        raise UsageError(
+            f"none of our networks is smaller than the teacher ({teacher.parameters:,} parameters, {teacher.macs:,} "
+            "MACs). Name some with --candidate."
+        )
+    return found
+
+
+def costed(
+    wanted: Sequence[Architecture],
+    teacher: TeacherInfo,
+    costing: Costing,
+    folder: Path,
+    display: Display,
+) -> list[Candidate]:
+    """Each candidate with what it costs, measured in one go: their turns see the same machine.
+
+    Args:
+        wanted: the candidates.
+        teacher: whose students they would be.
+        costing: how.
+        folder: to write files into.
+        display: what happens is said there.
+
+    Raises:
+        UsageError: the budget limits what can neither be measured nor estimated here.
+        EdgekdError: of the board.
+    """
+    folders = {architecture: folder / str(number) for number, architecture in enumerate(wanted)}
+    exported = {
+        architecture: _exported(architecture, teacher, costing, place)
+        for architecture, place in folders.items()
+    }
+    taken = _measured(exported, folders, costing, display)
+    return [
+        _candidate(architecture, teacher, files, folders[architecture], taken, costing)
+        for architecture, files in exported.items()
+    ]
+
+
+def limit_of(metric: Metric, budget: Budget) -> float | None:
+    """The absolute limit of a cost.
+
+    Raises:
+        UsageError: it is relative, and nothing is there yet that it could be relative to.
+    """
+    limit = budget.limits.get(metric)
+    if limit is None:
+        return None
+    if limit.degradation is not None:
+        raise UsageError(
+            f"{metric}: a search takes absolute limits of what a student costs: {NAMES[metric]}."
+        )
+    return limit.value
+
+
+def _size(architecture: Architecture, teacher: TeacherInfo) -> architectures.Size:
+    with torch.random.fork_rng(devices=[]):
+        return architectures.size_of(architectures.build(architecture), shape=teacher.input.shape)
+
+
+def _exported(
+    architecture: Architecture, teacher: TeacherInfo, costing: Costing, folder: Path
+) -> Exported:
+    folder.mkdir(parents=True, exist_ok=True)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # noqa: TID251  # libraries take no generator
+        module = architectures.build(architecture).eval().requires_grad_(False)
+    images = normalised(costing.images[:64], teacher.input)
+    return export_network(
+        Network(module=module, spec=teacher.input, digest="0" * 64),
+        target=costing.target,
+        folder=folder,
+        calibration=images[:32],
+        held_out=images[32:],
+        display=SilentDisplay(),
+    )
+
+
+def _measured(
+    exported: Mapping[Architecture, Exported],
+    folders: Mapping[Architecture, Path],
+    costing: Costing,
+    display: Display,
+) -> dict[str, Measurements]:
+    """By digest; empty where there is no board."""
+    here = costing.target.board.family == "x86" and platform.machine() in {"x86_64", "AMD64"}
+    if costing.device is None and not here:
+        return {}
+    wanted = [
+        Wanted(folders[architecture] / model.path, model.precision, model)
+        for architecture, files in exported.items()
+        for model in _deployable(files, costing.budget)
+    ]
+    where = "this machine" if costing.device is None else costing.device.name
+    display.say(f"bench    {len(wanted)} files on {where}, in turns")
+    taken = bench_models(
+        wanted,
+        display=SilentDisplay(),
+        config=QUICK,
+        target=costing.target,
+        devices=() if costing.device is None else (costing.device,),
+    ).measurements
+    elsewhere = next((each.taken_on for each in taken if not _is_there(each, costing.target)), None)
+    if elsewhere is not None:
+        raise UsageError(
+            f"{where} is {elsewhere}, not {costing.target.board.name}: its figures say nothing about that board."
+        )
+    return {each.subject_digest: each for each in taken}
+
+
+def _is_there(taken: Measurements, target: Target) -> bool:
+    setup = taken.conditions.setup
+    return setup is not None and is_board(
+        target.board, parts=setup.parts, model=setup.board, architecture=setup.architecture
+    )
+
+
+def _deployable(files: Exported, budget: Budget) -> list[OnnxModel]:
+    """Those of the budget's precision; without one, all."""
+    found = [each for each in files.models if budget.precision in {None, each.precision}]
+    if not found:
+        there = ", ".join(each.precision for each in files.models)
+        raise UsageError(f"the budget is for {budget.precision}, and the target has {there}.")
+    return found
+
+
+def _candidate(
+    architecture: Architecture,
+    teacher: TeacherInfo,
+    files: Exported,
+    folder: Path,
+    taken: Mapping[str, Measurements],
+    costing: Costing,
+) -> Candidate:
+    models = _deployable(files, costing.budget)
+    costs = {model.precision: _costs(model, folder, taken, costing) for model in models}
+    # INT8 is deployed only where it is the faster one; where no time is known, by the target's own preference.
+    timed = {
+        name: found["latency-p50"].value for name, found in costs.items() if "latency-p50" in found
+    }
+    precision = min(timed, key=lambda each: timed[each]) if timed else models[-1].precision
+    over = {}
+    for metric in COSTS:
+        limit = limit_of(metric, costing.budget)
+        cost = costs[precision].get(metric)
+        if limit is None or (cost is None and metric in costing.allowed):
+            continue
+        if cost is None:
+            raise UsageError(
+                f"the budget limits {metric}, and it can be neither measured nor estimated here. Measure on the board: "
+                f"--bench-device ssh://...; or let it pass unchecked: --allow-estimates {NAMES[metric]}."
+            )
+        if cost.value > limit:
+            over[NAMES[metric]] = cost.value / limit
+    size = _size(architecture, teacher)
+    return Candidate(
+        name=str(architecture),
+        architecture=architecture,
+        parameters=size.parameters,
+        macs=size.macs,
+        precision=precision,
+        costs=costs[precision],
+        over=over,
+    )
+
+
+def _costs(
+    model: OnnxModel, folder: Path, taken: Mapping[str, Measurements], costing: Costing
+) -> dict[Metric, Cost]:
+    found: dict[Metric, Cost] = {"size": Cost(value=float(model.size_bytes), estimated=False)}
+    measured = taken.get(model.digest)
+    for metric in COSTS:
+        value = None if measured is None or metric == "size" else figure(metric, measured)[0]
+        if value is not None:
+            found[metric] = Cost(value=value, estimated=False)
+    if "latency-p50" not in found and "latency-p50" in costing.allowed:
+        with contextlib.suppress(IncompatibleError, InputFileError):  # the limit then says so
+            # TensorRT runs a file in FP32 in FP16, unless the graph says otherwise.
+            precision: Precision = "int8" if model.precision == "int8" else "fp16"
+            path = folder / model.path
+            latency = estimate(path, target=costing.target, precision=precision).latency
+            found["latency-p50"] = Cost(value=latency.value, estimated=True)
+    return found

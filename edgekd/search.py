@@ -1,0 +1,316 @@
+"""The best student that a budget allows: candidates, costs, successive halving, a front, a choice.
+
+Objective: the highest agreement with the teacher within the budget, on held-out synthetic images that no candidate
+learned from; of candidates that are not more than one image apart, the faster.
+"""
+
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Final
+
+from edgekd import __version__
+from edgekd.candidates import COSTS, SHOWN, Candidate, Costing, costed, limit_of, listed
+from edgekd.distill.schedule import RunBudget
+from edgekd.distilling import plan
+from edgekd.errors import InputFileError, OverBudgetError, QualityError, UsageError
+from edgekd.files import check_writable, new_folder, read_text, write_atomically
+from edgekd.fleet import Device
+from edgekd.halving import Here, Pool, Run, halved, rungs
+from edgekd.interrupts import caught
+from edgekd.progress import Display, SilentDisplay, duration
+from edgekd.records import Budget, Metric, Target, from_json, record, to_json
+from edgekd.search_words import explained, nearest, row
+from edgekd.setting import DistilOptions, image_set, teacher_said
+from edgekd.synthesizing import SynthesisOptions, synthesized
+from edgekd.targets.budgets import NAMES
+
+SCHEMA: Final = "search"
+FILE: Final = "search.json"
+STUDENT: Final = "student"
+IMAGES: Final = "images"
+STATE: Final = "state.json"
+COUNT: Final = 2560  # images of the shared set
+LEAST_STEPS, MOST_STEPS = 90, 20_000  # of a run in the last rung
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions:
+    """What `edgekd search` is told."""
+
+    distil: DistilOptions  # of every run; its budget is not looked at
+    target: Target
+    budget: Budget
+    names: tuple[str, ...]
+    minutes: float | None  # in all; None: `steps` says it
+    steps: int | None  # of a run in the last rung
+    count: int = COUNT
+    device: Device | None = None
+    allowed: frozenset[Metric] = frozenset()
+    pool: Pool = field(default_factory=Here)
+
+
+@record
+class Search:
+    """`search.json`, and what `edgekd search --json` prints."""
+
+    made_with: str
+    target: str
+    budget: Budget
+    teacher_digest: str
+    images_digest: str
+    candidates: tuple[Candidate, ...]
+    runs: tuple[Run, ...]
+    front: tuple[str, ...]  # that no other beats in agreement and in every cost
+    chosen: str
+    reason: str
+
+
+@record
+class _State:
+    """What a search that goes on must not decide anew."""
+
+    identity: str
+    steps: int | None
+    candidates: tuple[Candidate, ...]
+
+
+def search(options: SearchOptions, display: Display) -> Search:
+    """Find the student, and write it with the record of the search.
+
+    Raises:
+        UsageError: the budget limits what cannot be known here.
+        OverBudgetError: no candidate keeps the budget's costs.
+        QualityError: the best does not agree as the budget asks.
+        EdgekdError: of the stages.
+    """
+    begin = time.monotonic()
+    out = options.distil.out
+    check_writable(out, force=options.distil.force)
+    for metric in COSTS:
+        limit_of(metric, options.budget)
+    teacher = teacher_said(
+        options.distil.teacher, options.distil.said, seed=options.distil.seed, display=display
+    ).info
+    wanted = listed(options.names, teacher)
+    folder = out.with_name(f"{out.name}.search")
+    if options.distil.restart:
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    images = options.distil.images or _images(options, folder, display)
+    found = image_set(images, teacher)
+    identity = to_json(
+        {
+            "edgekd": __version__,
+            "teacher": teacher.state_digest,
+            "images": found.record.digest,
+            "candidates": [str(each) for each in wanted],
+            "target": options.target.id,
+            "budget": asdict(options.budget),
+            "asked": [options.minutes, options.steps],
+            "seed": options.distil.seed,
+        }
+    )
+    state = _read_state(folder / STATE, identity)
+    if state is None:
+        costing = Costing(
+            target=options.target,
+            budget=options.budget,
+            device=options.device,
+            allowed=options.allowed,
+            images=found.images,
+        )
+        candidates = costed(wanted, teacher, costing, folder / "costs", display)
+        state = _State(identity=identity, steps=None, candidates=tuple(candidates))
+    else:
+        candidates = list(state.candidates)
+        display.say("search   goes on with what it costed before")
+    kept = [each for each in candidates if not each.over]
+    for each in candidates:
+        display.say(f"         {row(each)}")
+    if not kept:
+        raise OverBudgetError(nearest(candidates))
+    distil = replace(options.distil, images=images, command=())
+    if state.steps is None:
+        left_s = (
+            None if options.minutes is None else 60 * options.minutes - (time.monotonic() - begin)
+        )
+        state = replace(state, steps=options.steps or _steps(kept, distil, left_s))
+        write_atomically(folder / STATE, to_json(state))
+    assert state.steps is not None
+    runs = _runs(kept, distil, folder, state.steps, options, display)
+    last = [run for run in runs if run.rung == runs[-1].rung]
+    chosen = _chosen(last, {each.name: each for each in kept})
+    result = Search(
+        made_with=f"edgekd {__version__}",
+        target=options.target.id,
+        budget=options.budget,
+        teacher_digest=teacher.state_digest,
+        images_digest=found.record.digest,
+        candidates=tuple(candidates),
+        runs=tuple(runs),
+        front=_front(runs, kept),
+        chosen=chosen.name,
+        reason=explained(chosen, last, candidates, options.budget),
+    )
+    from edgekd.search_picture import picture  # matplotlib
+
+    with new_folder(out, force=options.distil.force) as temporary:
+        shutil.copytree(folder / chosen.folder, temporary / STUDENT)
+        if options.distil.images is None:
+            shutil.copytree(images, temporary / IMAGES)
+        (temporary / FILE).write_text(to_json(result, schema=SCHEMA), encoding="utf-8")
+        (temporary / "search.png").write_bytes(picture(result))
+    shutil.rmtree(folder)
+    display.say(
+        f"search   {duration(time.monotonic() - begin)} in all: {out}/{FILE}, {out}/search.png"
+    )
+    display.say(f"next     edgekd export {out}/{STUDENT} --target {options.target.asked}")
+    _require_agreement(chosen, options.budget, out)
+    return result
+
+
+def _images(options: SearchOptions, folder: Path, display: Display) -> Path:
+    """The set that all candidates share, made now unless it stands."""
+    images = folder / IMAGES
+    if not images.is_dir():
+        distil = options.distil
+        display.say(f"images   {options.count:,}, which all candidates share")
+        synthesized(
+            SynthesisOptions(
+                teacher=distil.teacher,
+                said=distil.said,
+                count=options.count,
+                recipe=distil.recipe,
+                seed=distil.seed,
+                device=distil.device,
+                threads=distil.threads,
+                out=images,
+                extend=False,
+                force=False,
+                restart=False,
+            ),
+            SilentDisplay(),
+        )
+    return images
+
+
+def _read_state(path: Path, identity: str) -> _State | None:
+    if not path.is_file():
+        return None
+    found = from_json(_State, read_text(path), origin=str(path))
+    if found.identity != identity:
+        raise UsageError(
+            f"{path.parent}: an unfinished search of something else lies there (teacher, images, candidates, budget, "
+            "target, length or seed differ). Give it another --out, or start over with --restart."
+        )
+    return found
+
+
+def _steps(kept: Sequence[Candidate], options: DistilOptions, left_s: float | None) -> int:
+    """Of a run in the last rung, so that all runs fit into the time that is left."""
+    assert left_s is not None  # either minutes or steps
+    ordered = sorted(kept, key=lambda each: each.macs)
+    probed = {ordered[0].name, ordered[len(ordered) // 2].name, ordered[-1].name}
+    step_s = [
+        plan(
+            replace(options, student=name, budget=RunBudget(steps=100)), SilentDisplay()
+        ).student_step_s
+        for name in sorted(probed)
+    ]
+    mean_s = sum(step_s) / len(step_s)
+    share = sum(rung.candidates * rung.steps for rung in rungs(len(kept), MOST_STEPS)) / MOST_STEPS
+    # A tenth for what is between the steps: loading, measuring, delivering.
+    steps = int(0.9 * max(0.0, left_s) / (share * mean_s))
+    if steps < LEAST_STEPS:
+        raise UsageError(
+            f"{duration(max(0.0, left_s))} are left, and {len(kept)} candidates want {duration(LEAST_STEPS * share * mean_s)} "
+            "at least. Give more --minutes, fewer --candidate, or --images that are made already."
+        )
+    return min(MOST_STEPS, steps)
+
+
+def _runs(
+    kept: Sequence[Candidate],
+    distil: DistilOptions,
+    folder: Path,
+    steps: int,
+    options: SearchOptions,
+    display: Display,
+) -> list[Run]:
+    shape = ", then ".join(
+        f"{each.candidates} for {each.steps:,} steps" for each in rungs(len(kept), steps)
+    )
+    display.say(f"search   {shape}")
+
+    def told(run: Run) -> None:
+        display.say(f"         {run.name}: {run.agreement:.1%} after {run.steps:,} steps")
+
+    runs: list[Run] = []
+    names = [each.name for each in kept]
+    with caught():
+        for done in halved(names, distil, folder, steps=steps, pool=options.pool, told=told):
+            runs += done
+    return runs
+
+
+def _chosen(last: Sequence[Run], candidates: dict[str, Candidate]) -> Run:
+    """The highest agreement; of those one image apart at most, the faster."""
+    best = max(run.agreement for run in last)
+    near = [run for run in last if best - run.agreement <= 1 / run.images + 1e-9]
+    return min(near, key=lambda run: _speed(candidates[run.name]))
+
+
+def _speed(candidate: Candidate) -> tuple[float, int]:
+    latency = candidate.costs.get("latency-p50")
+    return (0.0 if latency is None else latency.value, candidate.macs)
+
+
+def _front(runs: Sequence[Run], kept: Sequence[Candidate]) -> tuple[str, ...]:
+    """Names that no other beats in agreement and in every known cost; agreement is of each one's last run."""
+    agreement = {run.name: run.agreement for run in runs}  # later rungs win
+    points = {
+        each.name: (-agreement[each.name], *_costs_of(each, kept))
+        for each in kept
+        if each.name in agreement
+    }
+    return tuple(
+        name
+        for name, point in points.items()
+        if not any(_beats(other, point) for other in points.values())
+    )
+
+
+def _costs_of(candidate: Candidate, kept: Sequence[Candidate]) -> list[float]:
+    known = [metric for metric in SHOWN if all(metric in each.costs for each in kept)]
+    return [candidate.costs[metric].value for metric in known] or [float(candidate.macs)]
+
+
+def _beats(one: Sequence[float], other: Sequence[float]) -> bool:
+    return all(a <= b for a, b in zip(one, other, strict=True)) and tuple(one) != tuple(other)
+
+
+def _require_agreement(chosen: Run, budget: Budget, out: Path) -> None:
+    limit = budget.limits.get("agreement")
+    if limit is None:
+        return
+    least = max(limit.value or 0.0, 1 - limit.degradation if limit.degradation is not None else 0.0)
+    if chosen.agreement < least:
+        raise QualityError(
+            f"the best within the budget agrees on {chosen.agreement:.2%} ({chosen.name}), and {NAMES['agreement']} asks "
+            f"for {least:.2%}. It is in {out}. More --minutes or --count helps, or a wider limit of what it costs."
+        )
+
+
+def read(path: Path) -> Search:
+    """The record of a search.
+
+    Raises:
+        InputFileError: it is none.
+    """
+    file = path / FILE if path.is_dir() else path
+    if not file.is_file():
+        raise InputFileError(f"{path}: no {FILE}.")
+    return from_json(Search, read_text(file), origin=str(file), schema=SCHEMA)

@@ -1,0 +1,73 @@
+"""What a search says: candidates, the choice, and a budget that nothing keeps."""
+
+from collections.abc import Sequence
+
+from edgekd.bench.report import format_bytes, format_quantity
+from edgekd.candidates import Candidate, Cost
+from edgekd.halving import Run
+from edgekd.records import Budget, Metric
+from edgekd.targets.budgets import KINDS, NAMES
+
+
+def row(candidate: Candidate) -> str:
+    """One candidate in a line."""
+    costs = ", ".join(cost(metric, found) for metric, found in sorted(candidate.costs.items()))
+    line = f"{candidate.name}: {candidate.parameters:,} parameters, {candidate.macs / 1e6:.2f} M MACs, {candidate.precision.upper()}, {costs}"
+    if candidate.over:
+        line += f"; over: {_ratios(candidate)}"
+    return line
+
+
+def cost(metric: Metric, found: Cost) -> str:
+    """`latency-p50 1.20 ms`, marked where it is an estimate."""
+    unit = KINDS[metric].unit
+    shown = format_bytes(found.value) if unit == "B" else format_quantity(found.value, unit)
+    return f"{metric} {'about ' if found.estimated else ''}{shown}{' (estimate)' if found.estimated else ''}"
+
+
+def nearest(candidates: Sequence[Candidate]) -> str:
+    """Of a budget that nothing keeps: what comes nearest, and what to relax."""
+    best = min(candidates, key=lambda each: max(each.over.values()))
+    wanted = ", ".join(f"{key} by {ratio - 1:.1%}" for key, ratio in sorted(best.over.items()))
+    return (
+        f"none of {len(candidates)} candidates keeps the budget. The nearest is {best.name}, {_ratios(best)}. Relax {wanted}, "
+        "or name smaller networks with --candidate."
+    )
+
+
+def explained(
+    chosen: Run, last: Sequence[Run], candidates: Sequence[Candidate], budget: Budget
+) -> str:
+    """The choice in a paragraph."""
+    by_name = {each.name: each for each in candidates}
+    found = by_name[chosen.name]
+    over = sum(bool(each.over) for each in candidates)
+    text = f"{len(candidates)} candidates, {over} of them over the budget. "
+    text += (
+        f"{chosen.name} agrees with the teacher on {chosen.agreement:.2%} of {chosen.images} held-out synthetic images after "
+        f"{chosen.steps:,} steps, "
+    )
+    best = max(last, key=lambda run: run.agreement)
+    if best.name == chosen.name:
+        text += "the highest agreement of the last rung. "
+    else:
+        text += f"one image at most below {best.name} ({best.agreement:.2%}), and is the faster of the two. "
+    text += f"It would be deployed in {found.precision.upper()}: "
+    text += ", ".join(cost(metric, each) for metric, each in sorted(found.costs.items())) + "."
+    unchecked = [
+        NAMES[metric]
+        for metric in budget.limits
+        if KINDS[metric].bound == "at most" and metric not in found.costs
+    ]
+    if unchecked:
+        text += f" Not checked, as --allow-estimates says: {', '.join(unchecked)}."
+    if any(each.estimated for each in found.costs.values()):
+        text += " Estimates are no measurements: bench it on the board."
+    return text
+
+
+def _ratios(candidate: Candidate) -> str:
+    return ", ".join(
+        f"{key} {ratio - 1:.1%} over" if ratio < 2 else f"{key} {ratio:.1f} times the limit"
+        for key, ratio in sorted(candidate.over.items())
+    )

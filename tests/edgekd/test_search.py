@@ -1,0 +1,279 @@
+"""Searches over few candidates of few steps, on real digits in the place of inverted ones: they teach faster."""
+
+import json
+
+import jsonschema
+import numpy as np
+import pytest
+import torch
+
+from edgekd import search as searching
+from edgekd.candidates import Candidate, Cost
+from edgekd.distill import architectures, networks
+from edgekd.distill.said import TeacherOptions
+from edgekd.distill.teacher import load_teacher
+from edgekd.distilling import coverage_of
+from edgekd.errors import DeviceError, UsageError
+from edgekd.files import digest_of
+from edgekd.halving import Here, Run, Rung, rungs
+from edgekd.records import Architecture, Student, SyntheticSet, from_json, to_json
+from edgekd.search_words import nearest
+from tests.edgekd.conftest import IMAGES, REPOSITORY, TEACHER
+
+NAMES = ("resnet8-w4", "resnet8-w8@20", "lenet5-half", "resnet14-w8")
+WORDS = [word for name in NAMES for word in ("--candidate", name)]
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """Real digits as a set of the teacher's."""
+    folder = tmp_path_factory.mktemp("digits") / "set"
+    folder.mkdir()
+    found = np.load(IMAGES)
+    images, classes = found["images"][:600], found["labels"][:600].astype(np.int64)
+    np.save(folder / "images.npy", images)
+    np.save(folder / "classes.npy", classes)
+    teacher = load_teacher(TEACHER, TeacherOptions(), generator=torch.Generator().manual_seed(0))
+    record = SyntheticSet(
+        file="images.npy",
+        digest=digest_of(folder / "images.npy"),
+        count=len(images),
+        input=teacher.info.input,
+        teacher_digest=teacher.info.state_digest,
+        seed=0,
+        coverage=coverage_of(teacher, images, classes),
+        classes_file="classes.npy",
+        classes_digest=digest_of(folder / "classes.npy"),
+        recipe="pool",
+    )
+    (folder / "set.json").write_text(to_json(record, schema="synthetic-set"))
+    return folder
+
+
+@pytest.fixture
+def search(edgekd, digits, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words, target="jetson", steps=9):
+        given = ("-t", target, "--images", digits, "--steps", steps, "--threads", 1, "--out", "s")
+        return edgekd("search", TEACHER, *given, *words)
+
+    return call
+
+
+def test_a_third_is_left_of_each_rung_and_learns_three_times_as_long():
+    assert rungs(12, 900) == (Rung(12, 100), Rung(4, 300), Rung(2, 900))
+    assert rungs(2, 900) == (Rung(2, 900),)
+    assert rungs(1, 900) == (Rung(1, 900),)
+    assert rungs(4, 9) == (Rung(4, 3), Rung(2, 9))
+    for count in range(1, 60):
+        counts = [rung.candidates for rung in rungs(count, 10_000)]
+        assert counts[0] == count
+        assert counts == sorted(counts, reverse=True)
+        assert counts[-1] <= 2
+
+
+def test_the_best_within_the_budget_is_written_with_all_that_was_tried(search, tmp_path):
+    code, out, err = search(*WORDS, "--limit", "size-kib=120", "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    published = REPOSITORY / "docs" / "schema" / "search-1.schema.json"
+    jsonschema.validate(found, json.loads(published.read_text()))
+    over = {each["name"] for each in found["candidates"] if each["over"]}
+    assert over == {"resnet14-w8"}
+    assert {run["name"] for run in found["runs"]} == {*NAMES} - over
+    assert [run["steps"] for run in found["runs"]] == [3, 3, 3, 9, 9]
+    last = {run["name"]: run["agreement"] for run in found["runs"] if run["steps"] == 9}
+    assert max(last.values()) - last[found["chosen"]] <= 1 / found["runs"][-1]["images"] + 1e-9
+    student = tmp_path / "s" / "student"
+    record = from_json(
+        Student, (student / "student.json").read_text(), origin="s", schema="student"
+    )
+    assert str(record.architecture) == found["chosen"]
+    assert (tmp_path / "s" / "search.png").read_bytes().startswith(b"\x89PNG")
+    assert not (tmp_path / "s.search").exists()
+    assert "3 for 3 steps, then 2 for 9 steps" in err
+
+
+class Cut:
+    """One after the other, until the power goes."""
+
+    def __init__(self, after):
+        self.left = after
+
+    def map(self, function, options):
+        for number in Here().map(function, options):
+            yield number
+            self.left -= 1
+            if not self.left:
+                raise DeviceError("the power went")
+
+
+class Counted(Here):
+    made = 0
+
+    def map(self, function, options):
+        self.made += len(options)
+        return super().map(function, options)
+
+
+def options_of(digits, out, pool):
+    from edgekd.budgeting import budget_said
+    from edgekd.setting import DistilOptions
+    from edgekd.targets.catalogue import load_target
+
+    return searching.SearchOptions(
+        distil=DistilOptions(
+            teacher=TEACHER, said=TeacherOptions(), student="auto", recipe="pool", budget=None,
+            seed=0, device="cpu", threads=1, out=out, force=False, restart=False, command=(),
+            images=digits,
+        ),
+        target=load_target("jetson"),
+        budget=budget_said(file=None, limits=("size-kib=120",), target=None),
+        names=NAMES,
+        minutes=None,
+        steps=9,
+        pool=pool,
+    )  # fmt: skip
+
+
+def test_a_search_that_was_cut_goes_on_and_finds_the_same(digits, tmp_path):
+    from edgekd.progress import SilentDisplay
+
+    whole = searching.search(options_of(digits, tmp_path / "whole", Here()), SilentDisplay())
+    for after in (2, 2):  # in the first rung, then in the second
+        with pytest.raises(DeviceError):
+            searching.search(options_of(digits, tmp_path / "cut", Cut(after)), SilentDisplay())
+    counted = Counted()
+    found = searching.search(options_of(digits, tmp_path / "cut", counted), SilentDisplay())
+    assert counted.made == 1
+    assert found == whole
+
+
+def test_an_unfinished_search_of_something_else_is_not_mixed_with_this_one(search, tmp_path):
+    (tmp_path / "s.search").mkdir()
+    (tmp_path / "s.search" / "state.json").write_text(
+        '{"identity": "another", "steps": 9, "candidates": []}'
+    )
+    code, _, err = search(*WORDS)
+    assert code == 2
+    assert "--restart" in err
+
+
+def test_a_budget_that_nothing_keeps_names_the_nearest(search):
+    code, _, err = search(*WORDS, "--limit", "size-kib=10")
+    assert code == 5
+    assert "The nearest is resnet8-w4" in err
+    assert "Relax size-kib by" in err
+
+
+def test_a_latency_wants_a_board_or_a_word(search):
+    limits = ("--limit", "latency-p50-ms=5", "--limit", "size-kib=30")
+    code, _, err = search(*WORDS, *limits)
+    assert code == 2
+    assert "--bench-device" in err
+    code, out, err = search(*WORDS, *limits, "--allow-estimates", "latency-p50-ms", steps=1)
+    assert code == 0, err
+    assert "Not checked" in out
+
+
+def test_an_estimate_prunes_where_it_is_allowed_and_is_marked(search):
+    limits = ("--limit", "latency-p50-ms=0.0001", "--allow-estimates", "latency-p50-ms")
+    code, _, err = search("--candidate", "resnet8-w4", *limits, target="jetson-agx-xavier")
+    assert code == 5
+    assert "FP32, latency-p50 about" in err  # no published row supports INT8 there
+    assert "(estimate)" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--candidate", "resnet9"), "unknown architecture"),
+        (("--candidate", "timm:resnet_none"), "timm has no model"),
+        (("--candidate", "resnet8-w4@8"), "@SIDE should be"),
+        (("--candidate", "resnet8-w4", "--candidate", "resnet8-w4"), "given twice"),
+        (("--minutes", "3"), "either --minutes or --steps"),
+    ],
+)
+def test_bad_words_are_code_2(search, words, said):
+    code, _, err = search(*words)
+    assert code == 2
+    assert said in err
+
+
+def test_an_agreement_that_the_best_does_not_reach_is_code_4(search, tmp_path):
+    code, _, err = search("--candidate", "resnet8-w4", "--limit", "agreement=0.999", steps=2)
+    assert code == 4
+    assert (tmp_path / "s" / "search.json").is_file()
+    assert "agreement asks for 99.90%" in err
+
+
+@pytest.mark.slow
+def test_workers_of_a_cluster_find_what_one_machine_finds(digits, tmp_path):
+    pytest.importorskip("ray", reason="ray is not installed: pip install edgekd[ray]")
+    from edgekd.clusters import Ray
+    from edgekd.progress import SilentDisplay
+
+    here = searching.search(options_of(digits, tmp_path / "here", Here()), SilentDisplay())
+    cluster = Ray("local", threads=1)
+    try:
+        there = searching.search(options_of(digits, tmp_path / "there", cluster), SilentDisplay())
+    finally:
+        cluster.close()
+    assert there == here
+
+
+# --- parts ------------------------------------------------------------------------------------------
+
+
+def candidate(name, **over):
+    shape = {"channels": 1, "classes": 10, "height": 28, "width": 28}
+    return Candidate(
+        name=name,
+        architecture=Architecture(source="edgekd", name="lenet5", **shape),
+        parameters=1,
+        macs=1,
+        precision="fp32",
+        costs={"latency-p50": Cost(value=0.001 if name == "fast" else 0.002, estimated=False)},
+        over=over,
+    )
+
+
+def run(name, agreement, images=100):
+    return Run(name=name, rung=0, steps=9, agreement=agreement, images=images, folder="f")
+
+
+def test_of_candidates_one_image_apart_the_faster_is_chosen():
+    by_name = {name: candidate(name) for name in ("fast", "slow")}
+    close = [run("slow", 0.95), run("fast", 0.94)]
+    assert searching._chosen(close, by_name).name == "fast"
+    apart = [run("slow", 0.95), run("fast", 0.93)]
+    assert searching._chosen(apart, by_name).name == "slow"
+
+
+def test_the_nearest_is_the_one_whose_worst_limit_is_least_over():
+    said = nearest([candidate("a", **{"size-kib": 3.0}), candidate("b", **{"energy-mj": 1.2, "size-kib": 1.5})])  # fmt: skip
+    assert "The nearest is b" in said
+    assert "energy-mj by 20.0%, size-kib by 50.0%" in said
+
+
+def test_a_network_at_fewer_pixels_is_the_network_on_scaled_images():
+    shape = {"channels": 1, "classes": 10, "height": 28, "width": 28}
+    module = architectures.build(architectures.named("resnet8-w4@20", **shape)).eval()
+    images = torch.randn(3, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    scaled = torch.nn.functional.interpolate(images, (20, 20), mode="bilinear")
+    assert isinstance(module, networks.Resized)
+    torch.testing.assert_close(module(images), module.network(scaled))
+
+
+def test_a_relative_limit_of_a_cost_is_refused_before_anything_is_made(digits, tmp_path):
+    from dataclasses import replace
+
+    from edgekd.progress import SilentDisplay
+    from edgekd.targets import budgets
+
+    text = {"size": {"max-degradation": 5, "of": "baseline"}, "baseline": "x"}
+    options = options_of(digits, tmp_path / "s", Here())
+    with pytest.raises(UsageError, match="absolute limits"):
+        searching.search(replace(options, budget=budgets._budget(text, "a test")), SilentDisplay())
+    assert not (tmp_path / "s.search").exists()
