@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from edgekd import __version__, budget_commands, usage
+from edgekd import __version__, budget_commands, bundle_commands, usage
 from edgekd.errors import (
     CollapseError,
     EdgekdError,
@@ -40,7 +40,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 targets_app = typer.Typer(help="The boards that edgekd knows.", no_args_is_help=True)
-bundle_app = typer.Typer(help="What `compress` wrote.", no_args_is_help=True)
 recipes_app = typer.Typer(
     help="How images are made and learned from, by paper.", no_args_is_help=True
 )
@@ -50,7 +49,7 @@ teacher_app = typer.Typer(
 app.add_typer(teacher_app, name="teacher")
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(targets_app, name="targets")
-app.add_typer(bundle_app, name="bundle")
+app.add_typer(bundle_commands.app, name="bundle")
 app.add_typer(budget_commands.config_app, name="config")
 app.command("gate")(budget_commands.gate)
 
@@ -73,9 +72,6 @@ TeacherFile = Annotated[
         metavar="TEACHER",
         help="Weights (.pt, .pth, .ckpt, .safetensors …), .pt2, TorchScript or ONNX.",
     ),
-]
-BundleFolder = Annotated[
-    Path, typer.Argument(metavar="BUNDLE", help="The folder that `compress` wrote.")
 ]
 TargetName = Annotated[
     str,
@@ -1544,47 +1540,6 @@ def recipes_show(
         _print_record(found, "recipe")
         return
     print(cookery.text(found))
-
-
-@bundle_app.command("verify")
-def bundle_verify(folder: BundleFolder, as_json: Json = False) -> None:
-    """Check every file against the sums and the manifest."""
-    from edgekd import bundle
-
-    manifest = bundle.verify(folder)
-    if as_json:
-        _print_record(manifest, "manifest")
-        return
-    print(
-        f"{folder}: whole. {len(manifest.files)} files, content {manifest.content_digest}, quality: {manifest.quality}"
-    )
-
-
-@bundle_app.command("inspect")
-def bundle_inspect(folder: BundleFolder, as_json: Json = False) -> None:
-    """What a bundle says of itself; nothing is checked."""
-    from edgekd import bundle
-    from edgekd.inspection import description
-
-    manifest = bundle.read_manifest(folder)
-    if as_json:
-        _print_record(manifest, "manifest")
-        return
-    print(description(manifest, bundle.read_report(folder)))
-
-
-@bundle_app.command("report")
-def bundle_report(
-    folder: Annotated[Path, typer.Argument(metavar="BUNDLE")],
-    out: Annotated[
-        Path | None, typer.Option(help="File to write (default: report.html in the bundle).")
-    ] = None,
-    force: Force = False,
-) -> None:
-    """Write report.html anew; the images over time are known only to the run."""
-    from edgekd import page
-
-    print(page.write(folder, out=out, force=force))
 
 
 @app.command()

@@ -59,6 +59,12 @@ class DeviceError(EdgekdError):
     exit_code = 6
 
 
+class RegistryError(EdgekdError):
+    """A registry could not be reached, refused, or answered nonsense."""
+
+    exit_code = 6
+
+
 class IntegrityError(EdgekdError):
     """A digest or signature does not hold."""
 

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, get_args
 import numpy as np
 import torch
 
-from edgekd import __version__, bundle, gate, golden, page, pictures
+from edgekd import __version__, bill, bundle, cards, gate, golden, page, pictures
 from edgekd.bench.report import brief, place
 from edgekd.benching import Wanted, bench_models
 from edgekd.budgeting import Estimator
@@ -274,7 +274,12 @@ def _bundled(
         folder,
         manifest,
         report,
-        page=lambda sealed: page.html(folder, sealed, report, timeline=timeline),
+        pages={
+            bundle.PAGE: lambda sealed: page.html(folder, sealed, report, timeline=timeline),
+            bundle.CARD: lambda sealed: cards.model_card(sealed, report),
+            bundle.LICENCES: cards.licences,
+            bundle.BILL: lambda sealed: bill.bill(sealed, report, bill.versions()),
+        },
     )
     return Outcome(bundle=str(options.distil.out), manifest=sealed, report=report)
 

@@ -7,6 +7,7 @@ from typing import Final
 
 from edgekd.bench_output import Comparisons
 from edgekd.benching import Probes
+from edgekd.bundle_diff import BundleDiff
 from edgekd.checking import TeacherCheck
 from edgekd.cookery import Shown
 from edgekd.describing import Description
@@ -29,6 +30,7 @@ from edgekd.search import Search
 
 # The name in a file's `schema` field, and the record it holds.
 SCHEMAS: Final[dict[str, type[object]]] = {
+    "bundle-diff": BundleDiff,
     "comparisons": Comparisons,
     "measurements": Measured,
     "model-estimate": ModelEstimate,

@@ -78,9 +78,24 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "teacher check": ("edgekd teacher check teacher.pt --eval test.npz",),
     "targets list": ("edgekd targets list",),
     "targets show": ("edgekd targets show jetson", "edgekd targets show ./board.toml"),
-    "bundle verify": ("edgekd bundle verify bundle",),
+    "bundle verify": (
+        "edgekd bundle verify bundle",
+        "edgekd bundle verify bundle.tar --key release.pub",
+    ),
     "bundle inspect": ("edgekd bundle inspect bundle", "edgekd bundle inspect bundle --json"),
     "bundle report": ("edgekd bundle report bundle --out report.html",),
+    "bundle pack": (
+        "edgekd bundle pack bundle",
+        "edgekd bundle pack bundle --out bundle.tar.zst",
+    ),
+    "bundle unpack": ("edgekd bundle unpack bundle.tar --out bundle --key release.pub",),
+    "bundle sign": (
+        "edgekd bundle sign bundle.tar --key release.pem",
+        "edgekd bundle sign bundle --key 'pkcs11:token=T;object=K?module-path=P.so'",
+    ),
+    "bundle diff": ("edgekd bundle diff bundle-1.0.tar bundle-1.1.tar",),
+    "bundle push": ("edgekd bundle push bundle.tar registry.example.com/mnist:1.0",),
+    "bundle pull": ("edgekd bundle pull registry.example.com/mnist:1.0 --out bundle.tar",),
     "doctor": ("edgekd doctor", "edgekd doctor --json > doctor.json"),
     "eval": ("edgekd eval teacher.pt bundle/model-int8.onnx --eval test.npz",),
 }

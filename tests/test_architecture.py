@@ -19,7 +19,7 @@ STAGES = ("distill", "export", "bench", "targets")
 LAYERS = (
     {"edgekd.__main__", "edgekd.reference", "edgekd.schemas"},
     {"edgekd.cli"},
-    {"edgekd.budget_commands"},
+    {"edgekd.budget_commands", "edgekd.bundle_commands"},
     {"edgekd.diagnosis", "edgekd.usage"},
     {
         "edgekd.pipeline",
@@ -46,7 +46,7 @@ LAYERS = (
     {"edgekd.findings"},
     {"edgekd.checking"},
     {"edgekd.judging"},
-    {"edgekd.page", "edgekd.evaluation", "edgekd.describing"},
+    {"edgekd.page", "edgekd.evaluation", "edgekd.describing", "edgekd.bundle_diff"},
     {"edgekd.gate"},
     {"edgekd.evidence"},
     {
@@ -58,11 +58,14 @@ LAYERS = (
         "edgekd.progress",
         "edgekd.stability",
     },
+    {"edgekd.cards"},
+    {"edgekd.bill"},
     {"edgekd.charts", "edgekd.templating"},
     {"edgekd.distill", "edgekd.export", "edgekd.bench"},
     {"edgekd.targets"},
     {"edgekd.manifest"},
-    {"edgekd.machine"},
+    {"edgekd.machine", "edgekd.registry"},
+    {"edgekd.archive", "edgekd.signing"},
     {"edgekd.records", "edgekd.files"},
     {"edgekd.errors", "edgekd.probes"},
 )
@@ -127,7 +130,7 @@ def test_help_brings_no_framework():
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     heavy = {"torch", "numpy", "onnx", "onnxruntime", "timm", "torchvision", "accelerate", "PIL"}
-    heavy |= {"jinja2", "matplotlib"}
+    heavy |= {"jinja2", "matplotlib", "cryptography", "backports", "oras", "requests", "pkcs11"}
     assert heavy.isdisjoint(found.stdout.split())
 
 

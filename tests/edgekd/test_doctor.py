@@ -335,8 +335,12 @@ def third_party_of(function):
 def test_commands_need_what_they_import():
     modules = {doctor.MODULES.get(name, name): name for name in doctor.requirements()}
     assert modules, "edgekd has no metadata here: it is not installed"
-    tree = ast.parse((REPOSITORY / "edgekd" / "cli.py").read_text())
-    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    functions = {
+        node.name: node
+        for name in ("cli", "bundle_commands")
+        for node in ast.parse((REPOSITORY / "edgekd" / f"{name}.py").read_text()).body
+        if isinstance(node, ast.FunctionDef)
+    }
     # Every command imports these through typer or the records: without them there is no doctor.
     always = {"typer", "pydantic", "rich"}
     for command, needs in abilities.NEEDS.items():
