@@ -415,7 +415,9 @@ def _against_sums(seen: _Seen) -> list[str]:
         if name not in seen.sums:
             problems.append(f"{name}: missing, or not a plain file")
         elif seen.sums[name].sha256 != digest:
-            problems.append(f"{seen.shown(name)}: changed, or line {number} of {SUMS} is")
+            problems.append(
+                f"{seen.shown(name)}: changed, or line {number} of {seen.shown(SUMS)} is"
+            )
     problems += [
         f"{seen.shown(name)}: not in {SUMS}"
         for name in seen.sums

@@ -722,7 +722,10 @@ def from_json(kind: type[T], text: str | bytes, *, origin: str, schema: str | No
         InputFileError: not JSON, another schema, a newer version, or fields that do not fit.
     """
     try:
-        plain: Any = json.loads(text, parse_constant=_no_number)
+        decoded = text if isinstance(text, str) else text.decode("utf-8")
+        plain: Any = json.loads(
+            decoded, object_pairs_hook=_once_each, parse_constant=_no_number
+        )
     except (ValueError, RecursionError) as error:
         raise InputFileError(f"{origin}: not JSON ({error}). Was it cut short?") from error
     if schema is not None:
@@ -732,7 +735,20 @@ def from_json(kind: type[T], text: str | bytes, *, origin: str, schema: str | No
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "top level"
+        if first["type"] == "unexpected_keyword_argument":
+            raise InputFileError(
+                f"{origin}: {where}: a key that this edgekd does not know. Read it with the edgekd that wrote it."
+            ) from error
         raise InputFileError(f"{origin}: {where}: {first['msg']}.") from error
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; of two values for one key, readers would take different ones."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"twice: {next(name for name in names if names.count(name) > 1)!r}")
+    return found
 
 
 def _no_number(name: str) -> None:

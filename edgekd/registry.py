@@ -5,6 +5,7 @@ where things go on this machine is said by who pulls them.
 """
 
 import hashlib
+import inspect
 import json
 import re
 import tempfile
@@ -136,9 +137,9 @@ def _asked(reference: str, plain_http: bool) -> Iterator[tuple[Any, Any]]:
     try:
         client = oras.client.OrasClient(insecure=plain_http)
         container = client.get_container(reference)
-        # The library waits without end, and tries five times over minutes; whether anybody is there shows at once.
+        # The library waits without end for an answer, and repeats what failed for two minutes, refusals too.
         client.session.request = partial(client.session.request, timeout=_TIMEOUT_S)
-        client.session.request("GET", f"{client.prefix}://{container.registry}/v2/")
+        client.do_request = partial(inspect.unwrap(type(client).do_request), client)
         yield client, container
     except requests.exceptions.SSLError as error:
         raise RegistryError(

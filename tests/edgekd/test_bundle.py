@@ -2,11 +2,13 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 
 from edgekd import bundle
 from edgekd.errors import InputFileError, IntegrityError
+from tests.edgekd.bundles import bill_faults, renamed_student, reseal, sha, write_bundle
 
 
 @pytest.fixture
@@ -29,7 +31,7 @@ def test_one_changed_byte_is_found(copy, edgekd, name):
     data[len(data) // 2] ^= 1
     (copy / name).write_bytes(data)
     code, out, err = edgekd("bundle", "verify", copy)
-    assert code in {2, 7}  # a manifest can be damaged until it is none
+    assert code == 7
     assert out == ""
     assert name in err
 
@@ -52,6 +54,7 @@ def test_a_manifest_whose_digest_does_not_hold_is_found(copy):
     manifest = json.loads((copy / "manifest.json").read_text())
     manifest["quality"] = "failed" if manifest["quality"] == "passed" else "passed"
     (copy / "manifest.json").write_text(json.dumps(manifest))
+    reseal(copy)
     with pytest.raises(IntegrityError, match="content digest"):
         bundle.verify(copy)
 
@@ -70,8 +73,84 @@ def test_paths_that_lead_out_are_refused(copy, path):
     manifest = json.loads((copy / "manifest.json").read_text())
     manifest["files"][0]["path"] = path
     (copy / "manifest.json").write_text(json.dumps(manifest))
+    reseal(copy)
     with pytest.raises(InputFileError, match="path"):
         bundle.verify(copy)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('"schema_version": 1', '"schema_version": 2', "format 2; this edgekd reads 1"),
+        (
+            '"schema_version": 1',
+            '"schema_version": 1, "colour": 3',
+            "colour: a key that this edgekd",
+        ),
+        (
+            '"schema_version": 1',
+            '"schema_version": 1, "schema_version": 1',
+            "twice: 'schema_version'",
+        ),
+        ('"agreement": 0.875', '"agreement": NaN', "NaN is no number"),
+        ('"classes": 10', '"classes": "ten"', "classes"),
+        ('"schema": "manifest"', '"schema": "report"', "not an edgekd manifest"),
+    ],
+)
+def test_a_manifest_that_is_not_understood_is_said_to_be(tmp_path, edgekd, old, new, said):
+    folder = write_bundle(tmp_path / "b")
+    text = (folder / "manifest.json").read_text()
+    assert old in text
+    (folder / "manifest.json").write_text(text.replace(old, new, 1))
+    reseal(folder)
+    code, out, err = edgekd("bundle", "verify", folder)
+    assert code == 2
+    assert out == ""
+    assert said in err
+
+
+def test_a_chain_of_digests_that_is_broken_is_found(tmp_path):
+    def other_origin(manifest):
+        return replace(manifest, models=(replace(manifest.models[0], made_from=sha("x")),))
+
+    def other_digest(manifest):
+        return replace(manifest, student=replace(manifest.student, digest=sha("x")))
+
+    for change, said in (
+        (renamed_student, "student.safetensors was made from"),
+        (other_origin, "model-fp32.onnx was made from"),
+        (other_digest, "student.safetensors has another digest"),
+    ):
+        folder = write_bundle(tmp_path / said, change=change)
+        with pytest.raises(IntegrityError, match=said):
+            bundle.verify(folder)
+
+
+def test_sums_in_another_form_are_found(tmp_path):
+    folder = write_bundle(tmp_path / "b")
+    text = (folder / "SHA256SUMS").read_text()
+    lines = text.splitlines(keepends=True)
+    for spoilt in (
+        text.replace("  ", " *"),
+        "".join(reversed(lines)),
+        text + lines[0],
+        text.rstrip("\n"),
+        text + "\n",
+    ):
+        (folder / "SHA256SUMS").write_text(spoilt)
+        with pytest.raises(IntegrityError, match="SHA256SUMS"):
+            bundle.verify(folder)
+
+
+def test_what_compress_made_holds_a_card_a_bill_and_notes_on_licences(made):
+    folder = made[0]
+    manifest = bundle.verify(folder)
+    card = (folder / "MODEL_CARD.md").read_text()
+    for model in manifest.models:
+        assert model.digest in card
+    assert manifest.teacher.file_digest in card
+    assert manifest.content_digest in (folder / "LICENSES.md").read_text()
+    assert bill_faults((folder / "bom.cdx.json").read_text()) is None
 
 
 def test_a_folder_that_is_no_bundle_is_named(tmp_path, edgekd):
