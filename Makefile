@@ -65,7 +65,9 @@ slow: $(VENV)/.dev
 device-test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -v -rs --device -m device tests/device
 
+# Atheris has no wheel for every Python: without it the fuzzing of readers skips, and says so.
 soak: $(VENV)/.dev
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[soak]'
 	$(BIN)/pytest --soak -m soak
 
 dist: $(VENV)/.dev

@@ -321,9 +321,9 @@ def _wrong(path: Path, at: int, what: str) -> IntegrityError:
 # --- zstd -----------------------------------------------------------------------------------------
 
 if sys.version_info >= (3, 14):
-    from compression import zstd
+    from compression import zstd as zstd
 else:
-    from backports import zstd
+    from backports import zstd as zstd
 
 
 def _compressor() -> "zstd.ZstdCompressor":

@@ -8,6 +8,7 @@ History of the formats, one number for all of them (`SCHEMA_VERSION`):
 """
 
 import json
+import re
 from dataclasses import field
 from typing import Annotated, Any, Final, Literal, TypeAlias, TypeVar, dataclass_transform
 
@@ -18,6 +19,7 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 from edgekd.errors import InputFileError
 
 SCHEMA_VERSION: Final = 1
+_SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F]")
 
 T = TypeVar("T")
 
@@ -726,6 +728,9 @@ def from_json(kind: type[T], text: str | bytes, *, origin: str, schema: str | No
         plain: Any = json.loads(
             decoded, object_pairs_hook=_once_each, parse_constant=_no_number
         )
+        if _SURROGATE.search(decoded):
+            # Half a character: JSON can say it, no file can hold it. Whole pairs pass.
+            json.dumps(plain, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise InputFileError(f"{origin}: not JSON ({error}). Was it cut short?") from error
     if schema is not None:

@@ -10,7 +10,7 @@ from cyclonedx.validation.json import JsonStrictValidator
 
 from edgekd import bill, bundle, cards
 from edgekd.files import digest_of
-from edgekd.manifest import Accuracy, Evaluation, GoldenVectors, Manifest, Report, TargetInfo
+from edgekd.manifest import Accuracy, Evaluation, GoldenVectors, Manifest, Report, Role, TargetInfo
 from edgekd.records import (
     Architecture,
     Conditions,
@@ -31,7 +31,7 @@ from edgekd.records import (
 )
 from edgekd.targets.catalogue import load_target
 
-ROLES = {
+ROLES: dict[str, Role] = {
     "golden-fp32.bin": "golden outputs",
     "golden-inputs.bin": "golden inputs",
     "model-fp32.onnx": "model",

@@ -375,8 +375,12 @@ def test_a_compressed_archive_is_one_frame(whole, tmp_path):
         out.write_bytes(data[:size])
         with pytest.raises(IntegrityError, match=r"byte"):
             bundle.verify(out)
-    wide = {zstd.CompressionParameter.window_log: 27, zstd.CompressionParameter.checksum_flag: 1}
-    encoder = zstd.ZstdCompressor(options=wide)
+    encoder = zstd.ZstdCompressor(
+        options={
+            zstd.CompressionParameter.window_log: 27,
+            zstd.CompressionParameter.checksum_flag: 1,
+        }
+    )
     out.write_bytes(encoder.compress(bytes(2**20), mode=encoder.FLUSH_BLOCK) + encoder.flush())
     with pytest.raises(IntegrityError, match=r"no zstd"):
         bundle.verify(out)

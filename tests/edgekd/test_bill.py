@@ -21,7 +21,8 @@ def records(tmp_path):
 
 
 def test_the_bill_is_valid_and_would_be_refused_if_it_were_not(records):
-    text = bill.bill(*records, {"torch": "2.0"})
+    manifest, report = records
+    text = bill.bill(manifest, report, {"torch": "2.0"})
     assert bill_faults(text) is None
     for spoilt in (
         text.replace("machine-learning-model", "machine-learned-model"),
