@@ -28,14 +28,14 @@ RESULTS: Final = Path(__file__).parent / "results" / "bundle.csv"
 SIZE: Final = 100_000_000
 # The command line in a process of its own, which says its peak memory as it ends.
 RUN: Final = """
-import os, re, sys
+import os, sys
 from edgekd.cli import app, run
 if sys.argv[1] == "--no-flush":
     del sys.argv[1]
     os.fsync = lambda descriptor: None
 code = run(lambda: app(sys.argv[1:], standalone_mode=False))
-status = open("/proc/self/status").read()
-sys.stderr.write(f"peak {int(re.search(r'VmHWM:\\s+(\\d+)', status)[1]) * 1024}\\n")
+(line,) = [line for line in open("/proc/self/status") if line.startswith("VmHWM:")]
+print("peak", int(line.split()[1]) * 1024, file=sys.stderr)
 sys.exit(code)
 """
 

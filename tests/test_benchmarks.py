@@ -157,3 +157,17 @@ def test_every_board_was_contacted_empty_and_then_known():
     rows = read_rows(RESULTS / "bench-contact.csv")
     assert [row["board"] for row in rows] == ["empty", "known"] * (len(rows) // 2)
     assert all((row["sent_bytes"] == "0") == (row["board"] == "known") for row in rows)
+
+
+def test_packing_and_verifying_keep_to_tar_and_sha256sum_and_the_page_says_so():
+    rows = read_rows(RESULTS / "bundle.csv")
+    seconds: dict[str, list[float]] = {}
+    for row in rows:
+        seconds.setdefault(row["way"], []).append(float(row["seconds"]))
+        assert not row["peak_bytes"] or int(row["peak_bytes"]) < 100e6
+    assert {len(taken) for taken in seconds.values()} == {9}
+    yardstick = median(seconds["tar and sha256sum"])
+    assert median(seconds["pack"]) + median(seconds["verify"]) <= 2.5 * yardstick
+    page_text = (REPOSITORY / "docs" / "bundle.md").read_text(encoding="utf-8")
+    for way, taken in seconds.items():
+        assert f"| {way} | {median(taken):.2f} | {median(taken) / yardstick:.2f} |" in page_text
