@@ -38,7 +38,7 @@ BILL: Final = "bom.cdx.json"
 LICENCES: Final = "LICENSES.md"
 SIGNATURE: Final = SUMS + signing.SUFFIX  # of a folder; the one file that has no sum
 _SUM_LINE: Final = re.compile(
-    r"([0-9a-f]{64})  ([A-Za-z0-9_][A-Za-z0-9._-]*(?:/[A-Za-z0-9_][A-Za-z0-9._-]*)*)"
+    rb"([0-9a-f]{64})  ([A-Za-z0-9_][A-Za-z0-9._-]*(?:/[A-Za-z0-9_][A-Za-z0-9._-]*)*)"
 )
 _LARGEST_TEXT: Final = 32 * 2**20  # bytes of a manifest or list of sums that is read at all
 _TEXTS: Final = (SUMS, MANIFEST, REPORT, BILL)
@@ -403,17 +403,20 @@ def _against_sums(seen: _Seen) -> list[str]:
     if text is None:
         return [*problems, f"{SUMS}: missing, or too large"]
     listed: dict[str, str] = {}
-    for number, line in enumerate(text.decode("utf-8", "replace").splitlines(), start=1):
+    # Not `splitlines`, which takes other bytes than the newline for one as well.
+    for number, line in enumerate(text.removesuffix(b"\n").split(b"\n"), start=1):
         found = _SUM_LINE.fullmatch(line)
         if found is None:
             problems.append(f"{seen.shown(SUMS)}: line {number} is not a sum")
             continue
-        digest, name = found.groups()
+        digest, name = (part.decode() for part in found.groups())
         if name in listed:
             problems.append(f"{seen.shown(SUMS)}: line {number} names {name} a second time")
         listed[name] = digest
         if name not in seen.sums:
-            problems.append(f"{name}: missing, or not a plain file")
+            problems.append(
+                f"{name}: missing, or not a plain file; it is in line {number} of {seen.shown(SUMS)}"
+            )
         elif seen.sums[name].sha256 != digest:
             problems.append(
                 f"{seen.shown(name)}: changed, or line {number} of {seen.shown(SUMS)} is"

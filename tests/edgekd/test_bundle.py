@@ -9,6 +9,7 @@ import pytest
 from edgekd import bundle
 from edgekd.errors import InputFileError, IntegrityError
 from tests.edgekd.bundles import bill_faults, renamed_student, reseal, sha, write_bundle
+from tests.edgekd.conftest import TEACHER, edgekd_process
 
 
 @pytest.fixture
@@ -151,6 +152,22 @@ def test_what_compress_made_holds_a_card_a_bill_and_notes_on_licences(made):
     assert manifest.teacher.file_digest in card
     assert manifest.content_digest in (folder / "LICENSES.md").read_text()
     assert bill_faults((folder / "bom.cdx.json").read_text()) is None
+
+
+@pytest.mark.slow
+def test_a_bundle_of_all_precisions_with_embedded_parts_and_tuning_holds(tmp_path):
+    """Every way in which one model is made from another leaves a chain that is whole."""
+    wanted = ("--embed", "preprocessing", "--embed", "softmax", "--tune", "4")
+    asked = ("--target", "jetson-thor-t5000", "--min-agreement", "0")
+    budget = ("--steps", "20", "--batch", "64")
+    process = edgekd_process(
+        "compress", TEACHER, *asked, *budget, *wanted, "--out", "b", cwd=tmp_path
+    )
+    _, err = process.communicate(timeout=280)
+    assert process.returncode in {0, 4}, err  # so few steps may miss a gate
+    manifest = bundle.verify(tmp_path / "b")
+    assert [model.precision for model in manifest.models] == ["fp32", "fp16", "int8"]
+    assert bill_faults((tmp_path / "b" / "bom.cdx.json").read_text()) is None
 
 
 def test_a_folder_that_is_no_bundle_is_named(tmp_path, edgekd):

@@ -183,6 +183,7 @@ def test_anything_as_a_record_a_signature_or_sums(place, data):
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(900)
 def test_atheris_finds_nothing_in_ten_minutes(place):
     pytest.importorskip(
         "atheris", reason="the extra soak is not installed: no wheel for this Python"
