@@ -56,7 +56,10 @@ NEEDS: Final[dict[str, Needs]] = {
     "bench": Needs(libraries=(*_PIPELINE, "onnxruntime"), optional={}),
     "eval": Needs(libraries=(*_PIPELINE, "onnxruntime"), optional=_TEACHERS | _FOLDERS),
     "teacher": Needs(libraries=("torch", "numpy"), optional=_TEACHERS | _FOLDERS),
-    "bundle": Needs(libraries=("numpy",), optional={}),
+    "bundle": Needs(
+        libraries=("numpy",),
+        optional={"cryptography": "no signatures (bundle sign, bundle verify --key)"},
+    ),
     "targets": Needs(libraries=(), optional={}),
 }
 # After the command a comment of the shell, so that the line can be copied as it stands.

@@ -222,10 +222,10 @@ def _token_signer(uri: str, ask: Ask) -> Iterator[Signer]:
         with token.open(user_pin=pin) as session:
             private = session.get_key(object_class=pkcs11.ObjectClass.PRIVATE_KEY, **named)
             public = session.get_key(object_class=pkcs11.ObjectClass.PUBLIC_KEY, **named)
-            if private.key_type != pkcs11.KeyType.EC_EDWARDS:
-                raise InputFileError(f"{_shown(uri)}: not a key for Ed25519.")
             point = public[pkcs11.Attribute.EC_POINT]
-            # An OCTET STRING of DER; the point is its last 32 bytes.
+            # An OCTET STRING of DER around 32 bytes, or these alone; Ed448 has longer ones.
+            if private.key_type != pkcs11.KeyType.EC_EDWARDS or len(point) not in {32, 34}:
+                raise InputFileError(f"{_shown(uri)}: not a key for Ed25519.")
             key = Ed25519PublicKey.from_public_bytes(point[-32:])
             yield Signer(
                 public=_named(key, _shown(uri)),
