@@ -725,9 +725,7 @@ def from_json(kind: type[T], text: str | bytes, *, origin: str, schema: str | No
     """
     try:
         decoded = text if isinstance(text, str) else text.decode("utf-8")
-        plain: Any = json.loads(
-            decoded, object_pairs_hook=_once_each, parse_constant=_no_number
-        )
+        plain: Any = json.loads(decoded, object_pairs_hook=_once_each, parse_constant=_no_number)
         if _SURROGATE.search(decoded):
             # Half a character: JSON can say it, no file can hold it. Whole pairs pass.
             json.dumps(plain, ensure_ascii=False).encode()
