@@ -63,13 +63,21 @@ def gate(
         list[Path],
         typer.Argument(
             metavar="REPORT...",
-            help="A bundle or its report.json, and what `bench --out` or `bench estimate --json` wrote.",
+            help="A bundle (folder or archive) or its report.json, and what `bench --out` or `bench estimate --json` wrote.",
         ),
     ],
     budget: BudgetFile = None,
     limit: Limits = None,
     target: BudgetTarget = None,
     allow_estimates: AllowEstimates = None,
+    key: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="Public key (PEM) that must have signed the bundle; repeatable: any of them.",
+            rich_help_panel=BUDGET,
+        ),
+    ] = None,
     junit: JUnit = None,
     summary: Annotated[
         Path | None,
@@ -94,6 +102,7 @@ def gate(
         limits=tuple(limit or ()),
         target=target,
         allowed=tuple(allow_estimates or ()),
+        keys=key or (),
     )
     budgeting.write(found, junit=junit, summary=summary)
     if as_json:

@@ -10,6 +10,7 @@ from edgekd.evidence import Finding, Model
 from edgekd.files import write_atomically
 from edgekd.gate import Judgement
 from edgekd.records import Budget, Limit, Metric, Target
+from edgekd.signing import public_key
 from edgekd.targets import budgets
 from edgekd.targets.catalogue import load_target
 
@@ -41,6 +42,7 @@ def judged(
     limits: tuple[str, ...],
     target: str | None,
     allowed: tuple[str, ...],
+    keys: Sequence[Path] = (),
 ) -> Judgement:
     """Reports held against a budget.
 
@@ -49,7 +51,7 @@ def judged(
         UsageError: there is neither a budget nor a bundle, so nothing to judge.
     """
     budget = budget_said(file=file, limits=limits, target=target)
-    reports = evidence.read(paths)
+    reports = evidence.read(paths, trusted=[public_key(path) for path in keys])
     if not budget.limits and reports.manifest is None:
         raise UsageError(
             f"no limits: give --budget FILE or --limit KEY=VALUE, or write a {budgets.PROJECT} here."

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from edgekd import bundle
+from edgekd import archive, bundle
 from edgekd.bench import statistics
 from edgekd.errors import InputFileError, UsageError
 from edgekd.files import read_text
@@ -25,6 +25,7 @@ from edgekd.records import (
     Unmeasured,
     from_json,
 )
+from edgekd.signing import PublicKey
 from edgekd.targets.catalogue import load_target
 from edgekd.targets.matching import is_board
 
@@ -60,8 +61,12 @@ class Finding:
     told: str  # "median of 6,000 calls on NVIDIA Jetson Orin Nano"
 
 
-def read(paths: Sequence[Path]) -> Reports:
+def read(paths: Sequence[Path], *, trusted: Sequence[PublicKey] = ()) -> Reports:
     """Bundles, reports, and what `edgekd bench` and `bench estimate` wrote.
+
+    Args:
+        paths: of them; a bundle is a folder or an archive.
+        trusted: keys of which one must have signed a bundle; none: signatures are not looked at.
 
     Raises:
         InputFileError: one is none of these, or is of a model that the bundle has not.
@@ -74,11 +79,12 @@ def read(paths: Sequence[Path]) -> Reports:
     estimates: list[ModelEstimate] = []
     origins: list[tuple[str, Path]] = []  # digests of what was measured apart
     for path in paths:
-        if path.is_dir() or path.name == bundle.REPORT:
-            folder = path if path.is_dir() else path.parent
+        if path.is_dir() or path.name == bundle.REPORT or archive.is_archive(path):
+            folder = path.parent if path.name == bundle.REPORT else path
             if manifest is not None:
                 raise UsageError(f"{path}: a second bundle. Judge each by itself.")
-            manifest, report = bundle.verify(folder), bundle.read_report(folder)
+            whole = bundle.verified(folder, trusted=trusted)
+            manifest, report = whole.manifest, whole.report
             measurements += report.measurements
             continue
         text = _text(path)

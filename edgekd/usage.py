@@ -50,7 +50,7 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     ),
     "search": (
         "edgekd search teacher.pt --target x86 --limit size-kib=120 --minutes 20",
-        "edgekd search t.pt -t jetson --budget edgekd.toml --images images --steps 900",
+        "edgekd search t.pt -t jetson --budget edgekd.toml --images set --steps 900",
         "edgekd search t.pt -t x86 --candidate resnet8-w8 --candidate resnet8-w8@20",
     ),
     "gate": (

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -329,6 +330,20 @@ def test_a_bundle_that_was_changed_is_not_judged(edgekd, made, tmp_path):
     report.write_text(report.read_text().replace("0.9", "0.8", 1))
     code, _, _ = edgekd("gate", copy, "--limit", "size-kib=500")
     assert code == 7
+
+
+def test_an_archive_is_judged_as_its_folder_is_and_a_key_is_asked_for(edgekd, made, tmp_path):
+    packed = tmp_path / "b.tar"
+    assert edgekd("bundle", "pack", made[0], "--out", packed)[0] == 0
+    limit = ("--limit", "size-kib=500", "--json")
+    assert edgekd("gate", packed, *limit)[1] == edgekd("gate", made[0], *limit)[1]
+    key = tmp_path / "key.pem"
+    subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", key], check=True)
+    public = tmp_path / "public.pem"
+    subprocess.run(["openssl", "pkey", "-in", key, "-pubout", "-out", public], check=True)
+    assert edgekd("gate", packed, *limit, "--key", public)[0] == 7
+    assert edgekd("bundle", "sign", packed, "--key", key)[0] == 0
+    assert edgekd("gate", packed, *limit, "--key", public)[0] == 0
 
 
 def test_where_each_value_comes_from_is_shown(edgekd, tmp_path):
