@@ -28,6 +28,7 @@ from edgekd.records import (
 )
 from edgekd.targets import budgets
 from edgekd.targets.budgets import budget_of
+from tests.edgekd.conftest import REPOSITORY, TEACHER, edgekd_process
 from tests.edgekd.test_page import ZERO, manifest_of, measured, report_of
 
 ORIN = "jetson-orin-nano-8gb"
@@ -363,3 +364,64 @@ def test_a_finding_without_a_number_is_never_zero():
     assert Finding("unmeasured", None, "x").value is None
     with pytest.raises(InputFileError):
         evidence._schema("[NaN", Path("x"))
+
+
+# --- at the end of compress -------------------------------------------------------------------------
+
+SHORT = (
+    "--target",
+    "jetson-orin-nano-8gb",
+    "--steps",
+    "40",
+    "--batch",
+    "64",
+    "--min-agreement",
+    "0",
+)
+PROJECT = REPOSITORY / "examples" / "project" / "edgekd.toml"
+
+
+@pytest.mark.slow
+def test_compress_ends_with_its_budget_and_keeps_the_bundle(tmp_path):
+    words = ("compress", TEACHER, *SHORT, "--no-bench", "--budget", PROJECT, "--out", "b")
+    tight = ("--limit", "agreement=0.01", "--limit", "size-kib=5", "--junit", "out.xml")
+    process = edgekd_process(*words, *tight, "--student", "resnet8-w8", cwd=tmp_path)
+    _, err = process.communicate(timeout=280)
+    assert process.returncode == 5, err
+    assert "b is kept" in err
+    failed = {
+        case.get("name")
+        for case in ET.parse(tmp_path / "out.xml").iter("testcase")
+        if case.find("failure") is not None
+    }
+    assert failed == {"budget size"}
+    report = json.loads((tmp_path / "b" / "report.json").read_text())
+    assert report["budget"]["limits"]["size"]["origin"] == "--limit"
+    assert {gate["name"] for gate in report["gates"]} >= {"budget size", "budget agreement"}
+
+
+@pytest.mark.slow
+def test_a_board_that_is_not_there_costs_the_figures_and_not_the_bundle(tmp_path):
+    words = ("compress", TEACHER, *SHORT, "--student", "resnet8-w8", "--out", "b")
+    board = ("--bench-device", "ssh://nobody@127.0.0.1:1")
+    process = edgekd_process(*words, *board, cwd=tmp_path)
+    _, err = process.communicate(timeout=280)
+    assert process.returncode == 6, err
+    assert "is whole, without figures of the board" in err
+    assert json.loads((tmp_path / "b" / "report.json").read_text())["bench_failed"]
+    gated = edgekd_process("gate", "b", "--limit", "latency-p50-ms=5", cwd=tmp_path)
+    out, _ = gated.communicate(timeout=60)
+    assert gated.returncode == 5
+    assert "Unmeasured" in out
+
+
+@pytest.mark.slow
+def test_auto_takes_a_student_that_keeps_the_budget(tmp_path):
+    words = ("compress", TEACHER, *SHORT, "--no-bench", "--out", "b", "--limit", "size-kib=45")
+    process = edgekd_process(*words, "--limit", "agreement=0.01", cwd=tmp_path)
+    _, err = process.communicate(timeout=280)
+    assert process.returncode == 0, err
+    assert "over: size-kib" in err
+    report = json.loads((tmp_path / "b" / "report.json").read_text())
+    (size,) = [gate for gate in report["gates"] if gate["name"] == "budget size"]
+    assert size["value"] <= 45 * 1024

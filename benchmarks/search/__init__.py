@@ -1,0 +1,1 @@
+"""The search for a student against distilling every candidate."""
