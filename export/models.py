@@ -104,12 +104,15 @@ def export_fp16(fp32: Path, *, target: Target, out: Path, images: Array) -> Onnx
     Args:
         fp32: what `export_fp32` wrote.
         target: of strong typing.
-        out: the file to write; it appears only when it passed.
+        out: the file to write.
         images: normalised (N, C, H, W): what they overflow stays in FP32, and they are compared on.
+
+    Returns:
+        The record, whose parity says whether it answers as FP32: a gate's to judge, as with INT8.
 
     Raises:
         IncompatibleError: the graph is not legal for the target.
-        QualityError: it answers otherwise than FP32.
+        QualityError: FP32 is not finite itself.
     """
     model = legality.read(fp32)
     kept = half.overflowing(model, images)
@@ -120,7 +123,6 @@ def export_fp16(fp32: Path, *, target: Target, out: Path, images: Array) -> Onnx
         against=fp32.name,
         precision="fp16",
     )
-    parity.require(parted, what=out.name)
     write_atomically(out, found)
     return describe(
         out, "fp16", target=target, made_from=digest_of(fp32), found=parted, fp32_nodes=kept

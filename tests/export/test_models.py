@@ -133,3 +133,36 @@ def test_int8_is_judged_by_decisions():
 def test_a_failed_parity_is_raised_with_its_figures():
     with pytest.raises(QualityError, match=r"0\.00% of 1 images"):
         parity.require(compared([[0.0, 1.0]], [[1.0, 0.0]]), what="m.onnx")
+
+
+class Close(nn.Module):
+    """Decides by differences between weights that half precision rounds away."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(28 * 28, 4)
+        generator = torch.Generator().manual_seed(0)
+        nn.init.normal_(self.fc.weight, mean=1.0, std=1e-4, generator=generator)
+        nn.init.zeros_(self.fc.bias)
+
+    def forward(self, x):
+        return self.fc(x.flatten(1))
+
+
+def test_half_precision_that_decides_otherwise_is_written_and_told_apart(tmp_path, network, images):
+    _, spec = network("lenet5-half")
+    target = load_target("jetson-thor-t5000")
+    assert target.software.typing == "strong"
+    models.export_fp32(
+        Close().eval(),
+        spec=spec,
+        target=target,
+        out=tmp_path / "f.onnx",
+        images=images(16),
+        made_from="0" * 64,
+    )
+    found = models.export_fp16(
+        tmp_path / "f.onnx", target=target, out=tmp_path / "h.onnx", images=images(16)
+    )
+    assert not found.parity.passed
+    assert found.digest == hashlib.sha256((tmp_path / "h.onnx").read_bytes()).hexdigest()
