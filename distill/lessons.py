@@ -108,8 +108,9 @@ class Lessons:
         parts: list[Tensor] = []
         shown: list[Tensor] = []  # as it is: a mixture of two drawings is neither
         if self.real is not None and learning.real:
-            parts.append(self._real(max(1, round(learning.real * count))))
-            count -= len(parts[0])
+            wanted = max(1, round(learning.real * count))
+            parts.append(self._blended(self._real(wanted), self._made(wanted)))
+            count -= wanted
         if self.gallery is not None:
             drawn = self.gallery.sample(round(learning.structured * count), generator=draw)
             shown.append(self.augmented(drawn))
@@ -141,7 +142,11 @@ class Lessons:
         )  # share of the images that are given
         parts = [self.augmented(images)]
         if real:
-            parts.append(self._real(max(1, round(len(images) * real / made))))
+            few = self._real(max(1, round(len(images) * real / made)))
+            partners = torch.randint(
+                len(images), (len(few),), generator=self.generator, device=images.device
+            )
+            parts.append(self._blended(few, parts[0][partners]))
         shown = self._mixed(torch.cat(parts) if len(parts) > 1 else parts[0])
         if self.gallery is None or not structured or structured >= 1:
             return shown
@@ -170,6 +175,22 @@ class Lessons:
             len(images), (count,), generator=self.generator, device=images.device
         )
         return self._moved(images[chosen])
+
+    def _blended(self, few: Tensor, made: Tensor) -> Tensor:
+        """Few images each laid over one that was made, both (N, C, H, W), at any ratio.
+
+        Shown as they are, a hundred images that are seen hundreds of times are learned by heart by whatever tells them
+        from made ones, and that decides on all real images afterwards (docs/log.md).
+        """
+        draw = self.generator
+        share = torch.rand(len(few), 1, 1, 1, generator=draw, device=draw.device)
+        return share * few + (1 - share) * made
+
+    def _made(self, count: int) -> Tensor:
+        """New images (count, C, H, W), moved and normalised."""
+        if self.recipe.source.flows and self.production.ahead is None:
+            return self.augmented(self.production.fresh(count, generator=self.generator))
+        return self.augmented(self.production.pool.sample(count, generator=self.generator))
 
     def _moved(self, images: Tensor) -> Tensor:
         share = self.recipe.learning.shift

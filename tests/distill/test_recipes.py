@@ -175,10 +175,13 @@ def test_as_many_of_a_batch_are_real_as_the_recipe_says(make, share, expected):
     recipe = tiny(RECIPES["memory-bank"], learning={"real": share})
     run = make(recipe, real=real_images())
     next(run.events())
+    # Far from anything that is made, so that they show through what they are laid over.
+    real = run.lessons.real
+    run.lessons.real = replace(real, images=torch.full_like(real.images, 1e6))
     _, new, remembered = run.lessons.batch(0.5)
-    rows = {tuple(image.flatten().tolist()) for image in run.lessons.real.images}
-    found = [tuple(image.flatten().tolist()) in rows for image in new]
-    assert sum(found) == expected
+    means = new.flatten(1).mean(1)
+    assert int((means > 100).sum()) == expected
+    assert float(means.max()) < 1e6  # and none is shown as it is
     assert len(new) + len(remembered) == 8
 
 

@@ -137,6 +137,7 @@ def options_of(digits, out, pool):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_search_that_was_cut_goes_on_and_finds_the_same(digits, tmp_path):
     from edgekd.progress import SilentDisplay
 
@@ -167,6 +168,7 @@ def test_a_budget_that_nothing_keeps_names_the_nearest(search):
     assert "Relax size-kib by" in err
 
 
+@pytest.mark.slow
 def test_a_latency_wants_a_board_or_a_word(search):
     limits = ("--limit", "latency-p50-ms=5", "--limit", "size-kib=30")
     code, _, err = search(*WORDS, *limits)
