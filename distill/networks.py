@@ -317,11 +317,11 @@ class Resized(nn.Module):
 
     def __init__(self, network: nn.Module, *, side: int) -> None:
         super().__init__()
-        self.network = network
+        self.inner = network  # no name that wrappers use: those are taken off when weights are read
         self.side = side
 
     def forward(self, images: Tensor) -> Tensor:  # (N, C, H, W) -> (N, K)
         size = (self.side, self.side)
         scaled = functional.interpolate(images, size=size, mode="bilinear", align_corners=False)
-        found: Tensor = self.network(scaled)
+        found: Tensor = self.inner(scaled)
         return found
