@@ -241,6 +241,8 @@ class StatesAnswer:
         columns = (*self.temperatures_c.values(), *self.clocks_mhz.values())
         if any(len(column) != len(self.at_ns) for column in columns):
             raise ValueError("the columns of the looks differ in length")
+        if any(other <= one for one, other in pairwise(self.at_ns)):
+            raise ValueError("looks whose times do not go forward")
 
 
 @record

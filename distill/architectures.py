@@ -103,11 +103,11 @@ def named(asked: str, *, channels: int, classes: int, height: int, width: int) -
         raise unknown(asked)
     else:
         found = Architecture(source="edgekd", name=asked, **shape)
-    with torch.random.fork_rng(devices=[]):
-        module = build(found)  # whose own checks say what is wrong
     try:
-        answer = module.eval()(torch.zeros(1, channels, height, width))
-    except (RuntimeError, ValueError, IndexError) as error:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            module = build(found)  # whose own checks say what is wrong
+            answer = module.eval()(torch.zeros(1, channels, height, width))
+    except (RuntimeError, ValueError, IndexError, AssertionError, TypeError) as error:
         raise UsageError(
             f"{found} takes no images of {channels}x{height}x{width} ({error})."
         ) from error

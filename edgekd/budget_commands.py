@@ -103,6 +103,7 @@ def gate(
         target=target,
         allowed=tuple(allow_estimates or ()),
         keys=key or (),
+        junit=junit,
     )
     budgeting.write(found, junit=junit, summary=summary)
     if as_json:
@@ -110,7 +111,8 @@ def gate(
     else:
         sys.stdout.write(gate_output.text(found))
     if github:
-        sys.stdout.write(gate_output.annotations(found))
+        # GitHub reads them from either; stdout holds the record and nothing else.
+        (sys.stderr if as_json else sys.stdout).write(gate_output.annotations(found))
     require(found.results, bundle="", listed=not as_json)
 
 

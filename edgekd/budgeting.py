@@ -7,7 +7,7 @@ from typing import Final
 from edgekd import evidence, gate, gate_output
 from edgekd.errors import IncompatibleError, InputFileError, OutputError, UsageError
 from edgekd.evidence import Finding, Model
-from edgekd.files import write_atomically
+from edgekd.files import check_writable_file, digest_of, write_atomically
 from edgekd.gate import Judgement
 from edgekd.records import Budget, Limit, Metric, Target
 from edgekd.signing import public_key
@@ -23,11 +23,10 @@ def budget_said(*, file: Path | None, limits: tuple[str, ...], target: str | Non
     Raises:
         As `budgets.budget_of` and `load_target`.
     """
-    found = budgets.budget_of(file=file, limits=limits)
-    name = target or found.target
-    if name is not None:
-        board = load_target(name)
-        found = budgets.budget_of(file=file, target=board, limits=limits)
+    name = target or budgets.budget_of(file=file, limits=limits, checked=False).target
+    board = None if name is None else load_target(name)
+    found = budgets.budget_of(file=file, target=board, limits=limits)
+    if board is not None:
         _check_precision(found, board)
     if target is None:
         return found
@@ -43,6 +42,7 @@ def judged(
     target: str | None,
     allowed: tuple[str, ...],
     keys: Sequence[Path] = (),
+    junit: Path | None = None,
 ) -> Judgement:
     """Reports held against a budget.
 
@@ -51,13 +51,19 @@ def judged(
         UsageError: there is neither a budget nor a bundle, so nothing to judge.
     """
     budget = budget_said(file=file, limits=limits, target=target)
-    reports = evidence.read(paths, trusted=[public_key(path) for path in keys])
+    trusted = [public_key(path) for path in keys]
+    check(budget, junit=junit)
+    reports = evidence.read(paths, trusted=trusted)
+    if trusted and reports.manifest is None:
+        raise UsageError("--key: there is no bundle that could be signed. Give it too.")
     if not budget.limits and reports.manifest is None:
         raise UsageError(
             f"no limits: give --budget FILE or --limit KEY=VALUE, or write a {budgets.PROJECT} here."
         )
     metrics = gate.allowed_metrics(allowed)
-    found = gate.judge(reports, budget, allowed=metrics, estimated=Estimator(paths))
+    found = gate.judge(
+        reports, budget, allowed=metrics, estimated=Estimator(paths), trusted=trusted
+    )
     if not found.results:
         raise UsageError("nothing was judged: no limits, and no gates in the bundle.")
     return found
@@ -114,38 +120,63 @@ def _limit(metric: Metric, limit: Limit) -> str:
 
 
 def _check_precision(budget: Budget, target: Target) -> None:
-    if budget.precision == "int8" and not target.software.int8:
+    """Raise where the budget is for a file that an export for the target does not write."""
+    written = ["fp32"]
+    written += ["fp16"] if target.software.typing == "strong" else []
+    written += ["int8"] if target.software.int8 else []
+    if budget.precision is not None and budget.precision not in written:
         raise UsageError(
-            f"the budget contradicts itself: precision int8 ({budget.origins['precision']}), which "
-            f"{target.id} has not. Ask for fp16."
+            f"the budget contradicts itself: precision {budget.precision} ({budget.origins['precision']}), and for {target.id} there "
+            f"are files in {', '.join(written)}. (TensorRT runs a file in FP32 in FP16 where types are not in the graph.)"
         )
+
+
+def check(budget: Budget, *, junit: Path | None) -> None:
+    """What can be known of a budget before hours are spent: its baseline is there, and verdicts can be written.
+
+    Raises:
+        InputFileError: the baseline cannot be read.
+        OutputError: the file cannot be written.
+    """
+    if any(limit.of == "baseline" for limit in budget.limits.values()):
+        assert budget.baseline is not None  # budgets._check
+        evidence.read([Path(budget.baseline)])
+    if junit is not None:
+        check_writable_file(junit, force=True)
 
 
 class Estimator:
     """Estimates of a bundle's own models, where published rows support one."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
+        """`paths` are what was given; only in folders are there files to look at."""
         self._folders = [path if path.is_dir() else path.parent for path in paths]
 
     def __call__(self, metric: Metric, model: Model, target: Target) -> Finding | None:
-        """An estimate; None where there is no file, or none is possible."""
+        """An estimate, or why there is none; None where the metric is never estimated."""
         if metric not in {"latency-p50", "energy"}:
             return None
+        files = [folder / model.name for folder in self._folders]
         file = next(
-            (folder / model.name for folder in self._folders if (folder / model.name).is_file()),
-            None,
+            (each for each in files if each.is_file() and digest_of(each) == model.digest), None
         )
-        if file is None or target.software.runtime != "tensorrt":
-            return None
-        from edgekd.estimating import (
-            estimate,  # onnx and numpy: half a second that most gates need not wait
-        )
+        if file is None:
+            return Finding(
+                "unmeasured",
+                None,
+                f"no file of {model.name} is at hand to estimate; a bundle's folder has it",
+            )
+        # onnx and numpy: half a second that most gates need not wait
+        from edgekd.estimating import estimate, precision_run
 
+        precision = precision_run(model.precision, target)
         try:
-            found = estimate(file, target=target, precision=model.precision)
-        except (IncompatibleError, InputFileError):
-            return None
+            found = estimate(file, target=target, precision=precision)
+        except (IncompatibleError, InputFileError, UsageError) as error:
+            return Finding("unmeasured", None, f"no estimate: {error}")
         figure = found.latency if metric == "latency-p50" else found.energy
         if figure.kind == "unmeasured":
-            return None
-        return Finding("estimate", figure.value, f"an estimate ({figure.basis})")
+            return Finding("unmeasured", None, f"no estimate: {figure.reason}")
+        return Finding(
+            "estimate", figure.value, f"an estimate in {precision.upper()} ({figure.basis})"
+        )

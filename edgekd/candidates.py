@@ -19,8 +19,8 @@ from edgekd.distill import architectures
 from edgekd.distill.data import normalised
 from edgekd.distilling import Pixels
 from edgekd.errors import IncompatibleError, InputFileError, UsageError
-from edgekd.estimating import estimate
-from edgekd.evidence import figure
+from edgekd.estimating import estimate, precision_run
+from edgekd.evidence import figure, taken_there
 from edgekd.exporting import Exported, Network, export_network
 from edgekd.fleet import Device
 from edgekd.progress import Display, SilentDisplay
@@ -85,7 +85,8 @@ class Costing:
     target: Target
     budget: Budget
     device: Device | None  # None: this machine, where it is the target's board
-    allowed: frozenset[Metric]
+    allowed: frozenset[Metric]  # may stay unknown, or be estimated
+    estimates: bool = True
     images: Pixels  # (N, H, W, C), N at least 64: what INT8 is exported with; costs do not depend on them
 
 
@@ -201,8 +202,7 @@ def _measured(
     display: Display,
 ) -> dict[str, Measurements]:
     """By digest; empty where there is no board."""
-    here = costing.target.board.family == "x86" and platform.machine() in {"x86_64", "AMD64"}
-    if costing.device is None and not here:
+    if costing.device is None and not is_here(costing.target):
         return {}
     wanted = [
         Wanted(folders[architecture] / model.path, model.precision, model)
@@ -218,19 +218,14 @@ def _measured(
         target=costing.target,
         devices=() if costing.device is None else (costing.device,),
     ).measurements
-    elsewhere = next((each.taken_on for each in taken if not _is_there(each, costing.target)), None)
+    elsewhere = next(
+        (each.taken_on for each in taken if not taken_there(each, costing.target)), None
+    )
     if elsewhere is not None:
         raise UsageError(
             f"{where} is {elsewhere}, not {costing.target.board.name}: its figures say nothing about that board."
         )
     return {each.subject_digest: each for each in taken}
-
-
-def _is_there(taken: Measurements, target: Target) -> bool:
-    setup = taken.conditions.setup
-    return setup is not None and is_board(
-        target.board, parts=setup.parts, model=setup.board, architecture=setup.architecture
-    )
 
 
 def _deployable(files: Exported, budget: Budget) -> list[OnnxModel]:
@@ -252,24 +247,15 @@ def _candidate(
 ) -> Candidate:
     models = _deployable(files, costing.budget)
     costs = {model.precision: _costs(model, folder, taken, costing) for model in models}
-    # INT8 is deployed only where it is the faster one; where no time is known, by the target's own preference.
-    timed = {
-        name: found["latency-p50"].value for name, found in costs.items() if "latency-p50" in found
-    }
-    precision = min(timed, key=lambda each: timed[each]) if timed else models[-1].precision
-    over = {}
-    for metric in COSTS:
-        limit = limit_of(metric, costing.budget)
-        cost = costs[precision].get(metric)
-        if limit is None or (cost is None and metric in costing.allowed):
-            continue
-        if cost is None:
-            raise UsageError(
-                f"the budget limits {metric}, and it can be neither measured nor estimated here. Measure on the board: "
-                f"--bench-device ssh://...; or let it pass unchecked: --allow-estimates {NAMES[metric]}."
-            )
-        if cost.value > limit:
-            over[NAMES[metric]] = cost.value / limit
+    over = {name: _over(found, costing) for name, found in costs.items()}
+    # Of those that keep the limits, the fastest: INT8 only where it wins. Where a time is not known, the target's own
+    # preference, which is the last file.
+    kept = [name for name in costs if not over[name]] or list(costs)
+    precision = kept[-1]
+    if all("latency-p50" in costs[name] for name in kept):
+        precision = min(reversed(kept), key=lambda name: costs[name]["latency-p50"].value)
+    elif any("latency-p50" in costs[name] for name in kept):
+        precision = [name for name in kept if "latency-p50" in costs[name]][-1]
     size = _size(architecture, teacher)
     return Candidate(
         name=str(architecture),
@@ -278,8 +264,40 @@ def _candidate(
         macs=size.macs,
         precision=precision,
         costs=costs[precision],
-        over=over,
+        over=over[precision],
     )
+
+
+def _over(costs: Mapping[Metric, Cost], costing: Costing) -> dict[str, float]:
+    """By how much limits are passed, as ratios, by budget key.
+
+    Raises:
+        UsageError: a limited cost is not known, and may not pass so.
+    """
+    over = {}
+    for metric in COSTS:
+        limit = limit_of(metric, costing.budget)
+        cost = costs.get(metric)
+        if limit is None or (cost is None and metric in costing.allowed):
+            continue
+        if cost is None:
+            raise UsageError(unknown(metric))
+        if cost.value > limit:
+            over[NAMES[metric]] = cost.value / limit
+    return over
+
+
+def unknown(metric: Metric) -> str:
+    """What to do about a limit on what is not known."""
+    return (
+        f"the budget limits {metric}, and it can be neither measured nor estimated here. Measure on the board: "
+        f"--bench-device ssh://...; or let it pass unchecked: --allow-estimates {NAMES[metric]}."
+    )
+
+
+def is_here(target: Target) -> bool:
+    """Whether this machine is the target's board."""
+    return is_board(target.board, parts=(), model=None, architecture=platform.machine())
 
 
 def _costs(
@@ -291,10 +309,9 @@ def _costs(
         value = None if measured is None or metric == "size" else figure(metric, measured)[0]
         if value is not None:
             found[metric] = Cost(value=value, estimated=False)
-    if "latency-p50" not in found and "latency-p50" in costing.allowed:
+    if "latency-p50" not in found and "latency-p50" in costing.allowed and costing.estimates:
         with contextlib.suppress(IncompatibleError, InputFileError):  # the limit then says so
-            # TensorRT runs a file in FP32 in FP16, unless the graph says otherwise.
-            precision: Precision = "int8" if model.precision == "int8" else "fp16"
+            precision = precision_run(model.precision, costing.target)
             path = folder / model.path
             latency = estimate(path, target=costing.target, precision=precision).latency
             found["latency-p50"] = Cost(value=latency.value, estimated=True)

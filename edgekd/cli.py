@@ -487,6 +487,7 @@ def compress(
         bench_device=_board(bench_device),
         budget=limits,
         allowed=allowed_metrics(allow_estimates or []),
+        junit=junit,
     )
     outcome = pipeline.compress(options, _display())
     if outcome is None:  # another process of `torchrun` has it
@@ -622,7 +623,7 @@ def search(
     ] = None,
     minutes: Annotated[
         float | None,
-        typer.Option(help="Of the whole search (default: 20).", rich_help_panel=_RUN),
+        typer.Option(min=0.0, help="Of the whole search (default: 20).", rich_help_panel=_RUN),
     ] = None,
     steps: Annotated[
         int | None,
@@ -666,7 +667,6 @@ def search(
     from edgekd import budgeting, clusters, pipeline
     from edgekd import search as searching
     from edgekd.gate import allowed_metrics
-    from edgekd.halving import Here
 
     if minutes is not None and steps is not None:
         raise UsageError("give either --minutes or --steps, not both.")
@@ -677,26 +677,28 @@ def search(
     )
     local |= {"condensed_number": 0, "strict": False, "faithful": False, "compiles": False}
     local |= {"student": "auto", "minutes": None, "steps": None}
-    cluster = None if ray is None else clusters.Ray(ray, threads=threads or 1)
-    found = searching.search(
-        searching.SearchOptions(
-            distil=_distil_options(local, out=out or Path(f"{teacher.stem}-search")),
-            target=pipeline.target_named(target),
-            budget=budgeting.budget_said(file=budget, limits=tuple(limit or ()), target=target),
-            names=tuple(candidate or ()),
-            minutes=minutes,
-            steps=steps,
-            count=count,
-            device=_board(bench_device),
-            allowed=allowed_metrics(allow_estimates or []),
-            pool=cluster or Here(),
-        ),
-        _display(),
+    folder = out or Path(f"{teacher.stem}-search")
+    options = searching.SearchOptions(
+        distil=_distil_options(local, out=folder),
+        target=pipeline.target_named(target),
+        budget=budgeting.budget_said(file=budget, limits=tuple(limit or ()), target=target),
+        names=tuple(candidate or ()),
+        minutes=minutes,
+        steps=steps,
+        count=count,
+        device=_board(bench_device),
+        allowed=allowed_metrics(allow_estimates or []),
     )
+    if ray is None:
+        found = searching.search(options, _display())
+    else:
+        with clusters.Ray(ray, threads=threads or 1) as cluster:
+            found = searching.search(dataclasses.replace(options, pool=cluster), _display())
     if as_json:
         _print_record(found, searching.SCHEMA)
     else:
         print(found.reason)
+    searching.require_agreement(found, folder)
 
 
 @app.command()

@@ -30,7 +30,7 @@ class Ray:
         self._ray: Any = ray
         self._threads = threads
         try:
-            ray.init(address=None if address == "local" else address, log_to_driver=False)
+            ray.init(address=address, log_to_driver=False)
         except (ConnectionError, ValueError) as error:
             raise DeviceError(f"no Ray cluster at {address}: {error}") from error
 
@@ -58,6 +58,9 @@ class Ray:
                 ) from error
             yield waiting.pop(done)
 
-    def close(self) -> None:
+    def __enter__(self) -> "Ray":
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """Leave the cluster, and end it where it was started here."""
         self._ray.shutdown()

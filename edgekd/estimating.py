@@ -27,6 +27,12 @@ def estimate(path: Path, *, target: Target, precision: Precision) -> ModelEstima
     return estimate_model(path, target, precision)
 
 
+def precision_run(precision: Precision, target: Target) -> Precision:
+    """In what an engine of such a file runs: TensorRT takes a file in FP32 in FP16, unless types are in the graph."""
+    weak = target.software.runtime == "tensorrt" and target.software.typing == "weak"
+    return "fp16" if precision == "fp32" and weak else precision
+
+
 def precision_named(name: str) -> Precision:
     """A precision by its name.
 

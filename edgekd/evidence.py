@@ -1,6 +1,7 @@
 """What reports say about one model's figures, and what of it counts for a board."""
 
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from edgekd.records import (
     from_json,
 )
 from edgekd.signing import PublicKey
+from edgekd.targets.budgets import KINDS
 from edgekd.targets.catalogue import load_target
 from edgekd.targets.matching import is_board
 
@@ -79,8 +81,9 @@ def read(paths: Sequence[Path], *, trusted: Sequence[PublicKey] = ()) -> Reports
     estimates: list[ModelEstimate] = []
     origins: list[tuple[str, Path]] = []  # digests of what was measured apart
     for path in paths:
-        if path.is_dir() or path.name == bundle.REPORT or archive.is_archive(path):
-            folder = path.parent if path.name == bundle.REPORT else path
+        beside = path.name == bundle.REPORT and (path.parent / bundle.MANIFEST).is_file()
+        if path.is_dir() or beside or archive.is_archive(path):
+            folder = path.parent if beside else path
             if manifest is not None:
                 raise UsageError(f"{path}: a second bundle. Judge each by itself.")
             whole = bundle.verified(folder, trusted=trusted)
@@ -227,12 +230,21 @@ def _on_board(metric: Metric, reports: Reports, model: Model, target: Target | N
 
 
 def _of_measurement(metric: Metric, taken: Measurements, target: Target) -> Finding:
-    setup = taken.conditions.setup
-    board = target.board
-    if setup is None or not is_board(
-        board, parts=setup.parts, model=setup.board, architecture=setup.architecture
-    ):
-        return Finding("unmeasured", None, f"taken on {taken.taken_on}, which is not {board.name}")
+    if not taken_there(taken, target):
+        return Finding(
+            "unmeasured", None, f"taken on {taken.taken_on}, which is not {target.board.name}"
+        )
+    batch, runtime = taken.conditions.batch, taken.conditions.runtime
+    if batch != 1:
+        return Finding(
+            "unmeasured", None, f"taken with a batch of {batch}; a budget is for one image"
+        )
+    if not runtime.lower().startswith(target.software.runtime):
+        return Finding(
+            "unmeasured",
+            None,
+            f"taken by {runtime}, and {target.id} runs {target.software.runtime}",
+        )
     value, told = figure(metric, taken)
     if value is None:
         return Finding("unmeasured", None, told)
@@ -240,7 +252,15 @@ def _of_measurement(metric: Metric, taken: Measurements, target: Target) -> Find
         return Finding("estimate", value, f"{told}, emulated")
     if metric == "energy" and isinstance(taken.energy, Energy) and taken.energy.kind == "estimate":
         return Finding("estimate", value, f"{told}, which {taken.energy.sensor} only estimates")
-    return Finding("measured", value, f"{told} on {taken.taken_on}")
+    return Finding("measured", value, f"{told} by {runtime} on {taken.taken_on}")
+
+
+def taken_there(taken: Measurements, target: Target) -> bool:
+    """Whether figures were taken on a target's board, by what the machine said of itself."""
+    setup = taken.conditions.setup
+    return setup is not None and is_board(
+        target.board, parts=setup.parts, model=setup.board, architecture=setup.architecture
+    )
 
 
 def figure(metric: Metric, taken: Measurements) -> tuple[float | None, str]:
@@ -263,6 +283,12 @@ def figure(metric: Metric, taken: Measurements) -> tuple[float | None, str]:
     found = _figure(metric, taken)
     if isinstance(found, Unmeasured):
         return None, found.reason
+    if (
+        found.unit != KINDS[metric].unit
+        or not found.values
+        or not all(math.isfinite(value) and value >= 0 for value in found.values)
+    ):
+        return None, f"the report's values of {metric} are no {KINDS[metric].unit} above 0"
     return readers[metric](found)
 
 

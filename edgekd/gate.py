@@ -1,6 +1,7 @@
 """Verdicts: a figure against its limit."""
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -9,6 +10,7 @@ from edgekd.bench.report import format_bytes, format_quantity
 from edgekd.errors import EdgekdError, OverBudgetError, QualityError, UsageError
 from edgekd.evidence import Finding, Model, Reports
 from edgekd.records import Budget, GateResult, Limit, Metric, OnnxModel, Target, record
+from edgekd.signing import PublicKey
 from edgekd.targets.board_file import suggestion
 from edgekd.targets.budgets import KEYS, KINDS, NAMES
 
@@ -77,6 +79,7 @@ def judge(
     *,
     allowed: Collection[Metric] = (),
     estimated: Callable[[Metric, Model, Target], Finding | None] = lambda *_: None,
+    trusted: Sequence[PublicKey] = (),
 ) -> Judgement:
     """Every limit of a budget, and what the bundle says of its own quality.
 
@@ -85,6 +88,7 @@ def judge(
         budget: the limits.
         allowed: metrics that pass without a figure of the board, marked, as long as no estimate is over the limit.
         estimated: asked for an estimate of an allowed metric that has no figure.
+        trusted: keys of which one must have signed a baseline that is a bundle.
 
     Raises:
         UsageError: the budget does not say for which board or model, where the reports leave it open.
@@ -101,8 +105,12 @@ def judge(
             continue
         found = evidence.find(metric, reports, model, target)
         if found.kind == "unmeasured" and metric in allowed and target is not None:
-            found = estimated(metric, model, target) or found
-        least_or_most, problem = _resolved(metric, limit, reports, budget, target)
+            guess = estimated(metric, model, target)
+            if guess is not None and guess.kind == "unmeasured":
+                found = replace(found, told=f"{found.told}; {guess.told}")
+            else:
+                found = guess or found
+        least_or_most, problem = _resolved(metric, limit, reports, budget, target, trusted)
         results.append(_verdict(metric, found, least_or_most, problem, allowed=metric in allowed))
     return _judgement(model, target, results)
 
@@ -173,7 +181,9 @@ def is_quality(result: GateResult) -> bool:
 
 def told(result: GateResult) -> str:
     """One line: what was found, what is asked, and by how much it is missed."""
-    line = f"{result.name}: {result.reason}"
+    line = "".join(
+        letter if letter.isprintable() else "?" for letter in f"{result.name}: {result.reason}"
+    )
     if result.limit is None:
         return line
     line += f", {result.bound} {shown(result.limit, result.unit)} is asked"
@@ -243,7 +253,12 @@ def _verdict(
 
 
 def _resolved(
-    metric: Metric, limit: Limit, reports: Reports, budget: Budget, target: Target | None
+    metric: Metric,
+    limit: Limit,
+    reports: Reports,
+    budget: Budget,
+    target: Target | None,
+    trusted: Sequence[PublicKey],
 ) -> tuple[float | None, str]:
     """The limit as a number; None, and why, where what it is relative to is not known."""
     if limit.degradation is None:
@@ -253,7 +268,7 @@ def _resolved(
         problem = "what it is relative to, the teacher's, is not known: compress with --eval DATA"
     else:
         assert budget.baseline is not None  # budgets._check
-        old = evidence.read([Path(budget.baseline)])
+        old = evidence.read([Path(budget.baseline)], trusted=trusted)
         finding = evidence.find(metric, old, evidence.model_of(old, budget), target)
         reference = finding.value if finding.kind == "measured" else None
         problem = f"what it is relative to, {budget.baseline}, has no such figure: {finding.told}"

@@ -13,8 +13,10 @@ _NOT_IN_XML: Final = dict.fromkeys((*range(9), 11, 12, *range(14, 32), 65534, 65
 
 def text(found: Judgement) -> str:
     """Lines for a terminal: one a gate."""
-    about = [found.subject or "the bundle", *([f"on {found.target}"] if found.target else [])]
-    lines = [" ".join(about)]
+    about = " ".join(
+        [found.subject or "the bundle", *([f"on {found.target}"] if found.target else [])]
+    )
+    lines = ["".join(letter if letter.isprintable() else "?" for letter in about)]
     width = max((len(result.name) for result in found.results), default=0)
     lines += [verdict(each, width=width) for each in found.results]
     failed = sum(not each.passed for each in found.results)

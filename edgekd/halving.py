@@ -13,7 +13,8 @@ from typing import Final, Protocol
 
 from edgekd.distill.schedule import RunBudget
 from edgekd.distilling import distil
-from edgekd.files import read_text
+from edgekd.errors import CollapseError
+from edgekd.files import read_text, write_atomically
 from edgekd.progress import SilentDisplay
 from edgekd.records import Student, from_json, record
 from edgekd.setting import DistilOptions
@@ -28,9 +29,10 @@ class Run:
     name: str
     rung: int
     steps: int
-    agreement: float
+    agreement: float  # 0 where it collapsed
     images: int  # that the agreement was measured on
     folder: str  # relative to the search's
+    lost: str | None = None  # why there is no student
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ def halved(
                 )
             )
             for name, out in zip(left, folders, strict=True)
-            if not (out / "student.json").is_file()
+            if not ((out / "student.json").is_file() or _note(out).is_file())
         ]
         place = {each.student: number for number, each in enumerate(missing)}
         done = [
@@ -120,18 +122,31 @@ def halved(
             done.append(_run(name, number, rung.steps, out, folder))
             told(done[-1])
         done.sort(key=lambda run: (-run.agreement, left.index(run.name)))
-        left = [run.name for run in done]
+        left = [run.name for run in done if run.lost is None]
         yield done
 
 
 def distilled(options: DistilOptions) -> None:
-    """One run, without a word; picklable, for other machines."""
+    """One run, without a word; picklable, for other machines. One that collapses leaves a note instead of a student."""
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    distil(options, SilentDisplay())
+    try:
+        distil(options, SilentDisplay())
+    except CollapseError as error:
+        write_atomically(_note(options.out), str(error))
+
+
+def _note(out: Path) -> Path:
+    return out.with_name(f"{out.name}.lost")
 
 
 def _run(name: str, rung: int, steps: int, out: Path, folder: Path) -> Run:
     path = out / "student.json"
+    place = out.relative_to(folder).as_posix()
+    if not path.is_file() and _note(out).is_file():
+        why = read_text(_note(out))
+        return Run(
+            name=name, rung=rung, steps=steps, agreement=0.0, images=1, folder=place, lost=why
+        )
     student = from_json(Student, read_text(path), origin=str(path), schema="student")
     return Run(
         name=name,
@@ -139,7 +154,7 @@ def _run(name: str, rung: int, steps: int, out: Path, folder: Path) -> Run:
         steps=steps,
         agreement=student.agreement,
         images=student.agreement_images,
-        folder=out.relative_to(folder).as_posix(),
+        folder=place,
     )
 
 

@@ -13,6 +13,8 @@ from edgekd import __version__, bill, bundle, cards, gate, golden, page, picture
 from edgekd.bench.report import brief, place
 from edgekd.benching import Wanted, bench_models
 from edgekd.budgeting import Estimator
+from edgekd.budgeting import check as check_budget
+from edgekd.candidates import Candidate
 from edgekd.distill.data import LabelledImages, load_labelled, normalised
 from edgekd.distill.engine import Distillation
 from edgekd.distill.teacher import Teacher
@@ -30,9 +32,9 @@ from edgekd.distilling import (
     tuner_of,
     write_student,
 )
-from edgekd.errors import DeviceError, EdgekdError
+from edgekd.errors import DeviceError, EdgekdError, OverBudgetError, UsageError
 from edgekd.evaluation import module_logits
-from edgekd.evidence import Reports
+from edgekd.evidence import Reports, model_of
 from edgekd.export.parity import agreement, logits_of
 from edgekd.export.precision import layer_precision
 from edgekd.export_options import (
@@ -76,6 +78,7 @@ from edgekd.records import (
     TeacherInfo,
     record,
 )
+from edgekd.search_words import nearest
 from edgekd.setting import DistilOptions, setting_of
 from edgekd.student_choice import over_budget, slower_than
 from edgekd.targets.budgets import NONE as NO_BUDGET
@@ -94,6 +97,7 @@ class CompressOptions:
     bench_device: Device | None = None  # the board, over ssh; None: this machine
     budget: Budget = NO_BUDGET
     allowed: frozenset[Metric] = frozenset()  # limits that pass without a figure of the board
+    junit: Path | None = None  # where verdicts go
 
 
 @record
@@ -122,6 +126,11 @@ def compress(options: CompressOptions, display: Display) -> Outcome | None:
     """
     distil, target = options.distil, options.target
     require_possible(options.export, target)
+    if options.bench_device is not None and not options.bench:
+        raise UsageError(
+            "--bench-device measures on a board, and --no-bench asks not to: leave out one of them."
+        )
+    check_budget(options.budget, junit=options.junit)
     if target.asked != target.id:
         display.say(
             f"target   {target.asked} is {target.id}: {target.board.title}, {software_text(target)}"
@@ -130,12 +139,18 @@ def compress(options: CompressOptions, display: Display) -> Outcome | None:
         display.say(f"target   {target.board.title}, {software_text(target)}")
     if options.keep_images:
         display.warn(REVEALING)
-    setting = setting_of(
-        distil,
-        display,
-        evaluation=options.evaluation,
-        slower=lambda teacher: _too_costly(teacher, options, display),
-    )
+    passed_over: list[Candidate] = []
+    try:
+        setting = setting_of(
+            distil,
+            display,
+            evaluation=options.evaluation,
+            slower=lambda teacher: _too_costly(teacher, options, display, passed_over),
+        )
+    except UsageError as error:
+        if not passed_over:
+            raise
+        raise OverBudgetError(nearest(passed_over)) from error
     data = _evaluation_data(options.evaluation, setting.teacher.info)
     with caught() as interrupts, run_folder(setting) as folder:
         distilled = distilled_by(setting, folder, interrupts, display)
@@ -149,13 +164,17 @@ def compress(options: CompressOptions, display: Display) -> Outcome | None:
 
 
 def _too_costly(
-    teacher: Teacher, options: CompressOptions, display: Display
+    teacher: Teacher, options: CompressOptions, display: Display, passed_over: list[Candidate]
 ) -> Callable[[Architecture], bool]:
     """What tells whether a student is slower than its teacher, or over the budget."""
     slower = slower_than(teacher, options.target, display)
-    over = over_budget(options.budget, options.target, display, device=options.bench_device)(
-        teacher.info
-    )
+    over = over_budget(
+        options.budget,
+        options.target,
+        display,
+        device=options.bench_device,
+        passed_over=passed_over,
+    )(teacher.info)
     return lambda student: slower(student) or over(student)
 
 
@@ -177,8 +196,9 @@ def require_gates(outcome: Outcome) -> None:
 
 def judgement(outcome: Outcome) -> gate.Judgement:
     """The verdicts on a bundle, as `edgekd gate` has them."""
+    model = model_of(Reports(manifest=outcome.manifest), outcome.report.budget or NO_BUDGET)
     return gate.Judgement(
-        subject=outcome.manifest.models[-1].path,
+        subject=model.name,
         target=outcome.manifest.target.id,
         passed=all(result.passed for result in outcome.report.gates),
         results=outcome.report.gates,

@@ -9,19 +9,39 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from edgekd import __version__
-from edgekd.candidates import COSTS, SHOWN, Candidate, Costing, costed, limit_of, listed
+from edgekd.candidates import (
+    COSTS,
+    SHOWN,
+    Candidate,
+    Costing,
+    costed,
+    is_here,
+    limit_of,
+    listed,
+    unknown,
+)
+from edgekd.distill.checkpoint import RunFolder
 from edgekd.distill.schedule import RunBudget
 from edgekd.distilling import plan
-from edgekd.errors import InputFileError, OverBudgetError, QualityError, UsageError
+from edgekd.errors import CollapseError, InputFileError, OverBudgetError, QualityError, UsageError
 from edgekd.files import check_writable, new_folder, read_text, write_atomically
 from edgekd.fleet import Device
 from edgekd.halving import Here, Pool, Run, halved, rungs
 from edgekd.interrupts import caught
 from edgekd.progress import Display, SilentDisplay, duration
-from edgekd.records import Budget, Metric, Target, from_json, record, to_json
+from edgekd.records import (
+    Architecture,
+    Budget,
+    Metric,
+    Target,
+    TeacherInfo,
+    from_json,
+    record,
+    to_json,
+)
 from edgekd.search_words import explained, nearest, row
 from edgekd.setting import DistilOptions, image_set, teacher_said
 from edgekd.synthesizing import SynthesisOptions, synthesized
@@ -72,7 +92,6 @@ class Search:
 class _State:
     """What a search that goes on must not decide anew."""
 
-    identity: str
     steps: int | None
     candidates: tuple[Candidate, ...]
 
@@ -83,37 +102,86 @@ def search(options: SearchOptions, display: Display) -> Search:
     Raises:
         UsageError: the budget limits what cannot be known here.
         OverBudgetError: no candidate keeps the budget's costs.
-        QualityError: the best does not agree as the budget asks.
+        CollapseError: no candidate became a student.
         EdgekdError: of the stages.
     """
     begin = time.monotonic()
-    out = options.distil.out
-    check_writable(out, force=options.distil.force)
-    for metric in COSTS:
-        limit_of(metric, options.budget)
-    teacher = teacher_said(
-        options.distil.teacher, options.distil.said, seed=options.distil.seed, display=display
-    ).info
+    distil, out = options.distil, options.distil.out
+    check_writable(out, force=distil.force)
+    _require_judgeable(options)
+    teacher = teacher_said(distil.teacher, distil.said, seed=distil.seed, display=display).info
     wanted = listed(options.names, teacher)
+    if distil.images is not None:
+        image_set(distil.images, teacher)  # that it is this teacher's
     folder = out.with_name(f"{out.name}.search")
-    if options.distil.restart:
+    if distil.restart:
         shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
+    with caught(), RunFolder.opened(folder, _identity(options, teacher, wanted), restart=False):
+        result = _searched(options, teacher, wanted, folder, begin, display)
+    shutil.rmtree(folder)
+    display.say(
+        f"search   {duration(time.monotonic() - begin)} in all: {out}/{FILE}, {out}/search.png"
+    )
+    display.say(f"next     edgekd export {out}/{STUDENT} --target {options.target.asked}")
+    return result
+
+
+def _require_judgeable(options: SearchOptions) -> None:
+    """Raise where the budget limits what a search cannot hold anything against.
+
+    Raises:
+        UsageError: it does.
+    """
+    measured = options.device is not None or is_here(options.target)
+    for metric, limit in options.budget.limits.items():
+        if metric == "accuracy":
+            raise UsageError(
+                "accuracy: a search sees no labelled images. Leave it to the gate: --budget of `edgekd compress --eval`."
+            )
+        if metric == "agreement" and limit.of == "baseline":
+            raise UsageError("agreement: a search takes it absolute, or relative to the teacher.")
+        if metric in COSTS:
+            limit_of(metric, options.budget)
+            if metric != "size" and not measured and metric not in options.allowed:
+                raise UsageError(unknown(metric))
+
+
+def _identity(
+    options: SearchOptions, teacher: TeacherInfo, wanted: Sequence[Architecture]
+) -> dict[str, Any]:
+    """What decides the result; a search goes on only as the same one."""
+    distil, images = options.distil, options.distil.images
+    return {
+        "edgekd": __version__,
+        "teacher": teacher.state_digest,
+        "input": asdict(teacher.input),
+        "candidates": [str(each) for each in wanted],
+        "target": options.target.id,
+        "budget": {name: asdict(limit) for name, limit in options.budget.limits.items()},
+        "precision": options.budget.precision,
+        "allowed": sorted(options.allowed),
+        "board": None if options.device is None else options.device.url,
+        "minutes": options.minutes,
+        "steps": options.steps,
+        "seed": distil.seed,
+        "recipe": distil.recipe,
+        "images": options.count if images is None else image_set(images, teacher).record.digest,
+    }
+
+
+def _searched(
+    options: SearchOptions,
+    teacher: TeacherInfo,
+    wanted: Sequence[Architecture],
+    folder: Path,
+    begin: float,
+    display: Display,
+) -> Search:
+    """From images to what is written."""
+    out = options.distil.out
     images = options.distil.images or _images(options, folder, display)
     found = image_set(images, teacher)
-    identity = to_json(
-        {
-            "edgekd": __version__,
-            "teacher": teacher.state_digest,
-            "images": found.record.digest,
-            "candidates": [str(each) for each in wanted],
-            "target": options.target.id,
-            "budget": asdict(options.budget),
-            "asked": [options.minutes, options.steps],
-            "seed": options.distil.seed,
-        }
-    )
-    state = _read_state(folder / STATE, identity)
+    state = _read_state(folder / STATE)
     if state is None:
         costing = Costing(
             target=options.target,
@@ -122,26 +190,33 @@ def search(options: SearchOptions, display: Display) -> Search:
             allowed=options.allowed,
             images=found.images,
         )
-        candidates = costed(wanted, teacher, costing, folder / "costs", display)
-        state = _State(identity=identity, steps=None, candidates=tuple(candidates))
+        state = _State(
+            steps=None,
+            candidates=tuple(costed(wanted, teacher, costing, folder / "costs", display)),
+        )
     else:
-        candidates = list(state.candidates)
         display.say("search   goes on with what it costed before")
+    candidates = state.candidates
     kept = [each for each in candidates if not each.over]
     for each in candidates:
         display.say(f"         {row(each)}")
     if not kept:
         raise OverBudgetError(nearest(candidates))
-    distil = replace(options.distil, images=images, command=())
+    distil = replace(options.distil, images=images.absolute(), command=())
+    distil = replace(distil, teacher=distil.teacher.absolute())  # for workers that stand elsewhere
     if state.steps is None:
-        left_s = (
-            None if options.minutes is None else 60 * options.minutes - (time.monotonic() - begin)
-        )
+        left_s = None
+        if options.minutes is not None:
+            left_s = 60 * options.minutes - (time.monotonic() - begin)
         state = replace(state, steps=options.steps or _steps(kept, distil, left_s))
         write_atomically(folder / STATE, to_json(state))
     assert state.steps is not None
-    runs = _runs(kept, distil, folder, state.steps, options, display)
-    last = [run for run in runs if run.rung == runs[-1].rung]
+    runs = _runs(kept, distil, folder.absolute(), state.steps, options, display)
+    last = [run for run in runs if run.rung == runs[-1].rung and run.lost is None]
+    if not last:
+        raise CollapseError(
+            f"no candidate became a student: {next(run.lost for run in runs if run.lost)}"
+        )
     chosen = _chosen(last, {each.name: each for each in kept})
     result = Search(
         made_with=f"edgekd {__version__}",
@@ -149,7 +224,7 @@ def search(options: SearchOptions, display: Display) -> Search:
         budget=options.budget,
         teacher_digest=teacher.state_digest,
         images_digest=found.record.digest,
-        candidates=tuple(candidates),
+        candidates=candidates,
         runs=tuple(runs),
         front=_front(runs, kept),
         chosen=chosen.name,
@@ -163,12 +238,6 @@ def search(options: SearchOptions, display: Display) -> Search:
             shutil.copytree(images, temporary / IMAGES)
         (temporary / FILE).write_text(to_json(result, schema=SCHEMA), encoding="utf-8")
         (temporary / "search.png").write_bytes(picture(result))
-    shutil.rmtree(folder)
-    display.say(
-        f"search   {duration(time.monotonic() - begin)} in all: {out}/{FILE}, {out}/search.png"
-    )
-    display.say(f"next     edgekd export {out}/{STUDENT} --target {options.target.asked}")
-    _require_agreement(chosen, options.budget, out)
     return result
 
 
@@ -197,16 +266,10 @@ def _images(options: SearchOptions, folder: Path, display: Display) -> Path:
     return images
 
 
-def _read_state(path: Path, identity: str) -> _State | None:
+def _read_state(path: Path) -> _State | None:
     if not path.is_file():
         return None
-    found = from_json(_State, read_text(path), origin=str(path))
-    if found.identity != identity:
-        raise UsageError(
-            f"{path.parent}: an unfinished search of something else lies there (teacher, images, candidates, budget, "
-            "target, length or seed differ). Give it another --out, or start over with --restart."
-        )
-    return found
+    return from_json(_State, read_text(path), origin=str(path))
 
 
 def _steps(kept: Sequence[Candidate], options: DistilOptions, left_s: float | None) -> int:
@@ -246,13 +309,15 @@ def _runs(
     display.say(f"search   {shape}")
 
     def told(run: Run) -> None:
+        if run.lost is not None:
+            display.warn(f"{run.name} is given up: {run.lost}")
+            return
         display.say(f"         {run.name}: {run.agreement:.1%} after {run.steps:,} steps")
 
     runs: list[Run] = []
     names = [each.name for each in kept]
-    with caught():
-        for done in halved(names, distil, folder, steps=steps, pool=options.pool, told=told):
-            runs += done
+    for done in halved(names, distil, folder, steps=steps, pool=options.pool, told=told):
+        runs += done
     return runs
 
 
@@ -260,17 +325,14 @@ def _chosen(last: Sequence[Run], candidates: dict[str, Candidate]) -> Run:
     """The highest agreement; of those one image apart at most, the faster."""
     best = max(run.agreement for run in last)
     near = [run for run in last if best - run.agreement <= 1 / run.images + 1e-9]
-    return min(near, key=lambda run: _speed(candidates[run.name]))
-
-
-def _speed(candidate: Candidate) -> tuple[float, int]:
-    latency = candidate.costs.get("latency-p50")
-    return (0.0 if latency is None else latency.value, candidate.macs)
+    if all("latency-p50" in candidates[run.name].costs for run in near):
+        return min(near, key=lambda run: candidates[run.name].costs["latency-p50"].value)
+    return min(near, key=lambda run: candidates[run.name].macs)
 
 
 def _front(runs: Sequence[Run], kept: Sequence[Candidate]) -> tuple[str, ...]:
     """Names that no other beats in agreement and in every known cost; agreement is of each one's last run."""
-    agreement = {run.name: run.agreement for run in runs}  # later rungs win
+    agreement = {run.name: run.agreement for run in runs if run.lost is None}  # later rungs win
     points = {
         each.name: (-agreement[each.name], *_costs_of(each, kept))
         for each in kept
@@ -292,10 +354,16 @@ def _beats(one: Sequence[float], other: Sequence[float]) -> bool:
     return all(a <= b for a, b in zip(one, other, strict=True)) and tuple(one) != tuple(other)
 
 
-def _require_agreement(chosen: Run, budget: Budget, out: Path) -> None:
-    limit = budget.limits.get("agreement")
+def require_agreement(found: Search, out: Path) -> None:
+    """Raise where the chosen student does not agree as the budget asks.
+
+    Raises:
+        QualityError: it does not.
+    """
+    limit = found.budget.limits.get("agreement")
     if limit is None:
         return
+    chosen = next(run for run in reversed(found.runs) if run.name == found.chosen)
     least = max(limit.value or 0.0, 1 - limit.degradation if limit.degradation is not None else 0.0)
     if chosen.agreement < least:
         raise QualityError(

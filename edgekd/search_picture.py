@@ -33,7 +33,7 @@ def picture(found: Searched) -> bytes:
     from matplotlib import pyplot as plt
 
     kept = {each.name: each for each in found.candidates if not each.over}
-    agreement = {run.name: run.agreement for run in found.runs}
+    agreement = {run.name: run.agreement for run in found.runs if run.lost is None}
     metrics: list[Metric] = [
         metric for metric in SHOWN if all(metric in each.costs for each in kept.values())
     ]
@@ -51,6 +51,12 @@ def picture(found: Searched) -> bytes:
 
 def _panel(axes: Any, metric: Metric, found: Searched, agreement: dict[str, float]) -> None:  # noqa: ANN401
     unit = KINDS[metric].unit
+    longest = max(run.steps for run in found.runs)
+    # Of candidates that were dropped, after how many steps: they had less time to learn.
+    label = {
+        run.name: run.name if run.steps == longest else f"{run.name} ({run.steps} steps)"
+        for run in found.runs
+    }
     for each in found.candidates:
         if each.over or each.name not in agreement:
             continue
@@ -64,7 +70,9 @@ def _panel(axes: Any, metric: Metric, found: Searched, agreement: dict[str, floa
             color="tab:orange" if each.name == found.chosen else "tab:blue",
             fillstyle="full" if front else "none",
         )
-        axes.annotate(each.name, (x, y), fontsize=7, xytext=(4, -9), textcoords="offset points")
+        axes.annotate(
+            label[each.name], (x, y), fontsize=7, xytext=(4, -9), textcoords="offset points"
+        )
     limit = found.budget.limits.get(metric)
     if limit is not None and limit.value is not None:
         axes.axvline(limit.value, color="tab:red", linewidth=1, linestyle="--")

@@ -47,13 +47,20 @@ def explained(
         f"{chosen.name} agrees with the teacher on {chosen.agreement:.2%} of {chosen.images} held-out synthetic images after "
         f"{chosen.steps:,} steps, "
     )
-    best = max(last, key=lambda run: run.agreement)
-    if best.name == chosen.name:
+    others = [run for run in last if run.name != chosen.name]
+    near = [
+        run for run in others if abs(run.agreement - chosen.agreement) <= 1 / chosen.images + 1e-9
+    ]
+    if not near:
         text += "the highest agreement of the last rung. "
     else:
-        text += f"one image at most below {best.name} ({best.agreement:.2%}), and is the faster of the two. "
+        timed = all("latency-p50" in by_name[run.name].costs for run in (chosen, *near))
+        shown = ", ".join(f"{run.name} ({run.agreement:.2%})" for run in near)
+        text += f"within one image of {shown}, and is the {'faster' if timed else 'one with fewer MACs'}. "
     text += f"It would be deployed in {found.precision.upper()}: "
     text += ", ".join(cost(metric, each) for metric, each in sorted(found.costs.items())) + "."
+    if budget.precision is None:
+        text += f" Hold its bundle against the same file: --limit precision={found.precision}."
     unchecked = [
         NAMES[metric]
         for metric in budget.limits

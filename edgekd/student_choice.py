@@ -13,7 +13,7 @@ from torch import nn
 from edgekd.bench.estimate import estimate_latency, fit_for
 from edgekd.bench.layers import network_of
 from edgekd.bench.report import format_quantity
-from edgekd.candidates import COSTS, Costing, costed
+from edgekd.candidates import COSTS, Candidate, Costing, costed
 from edgekd.distill import architectures
 from edgekd.distill.teacher import Teacher
 from edgekd.distilling import Pixels
@@ -78,12 +78,24 @@ def _shown(found: Estimate) -> str:
 
 
 def over_budget(
-    budget: Budget, target: Target, display: Display, *, device: Device | None
+    budget: Budget,
+    target: Target,
+    display: Display,
+    *,
+    device: Device | None,
+    passed_over: list[Candidate],
 ) -> Callable[[TeacherInfo], Callable[[Architecture], bool]]:
     """What tells of a teacher whether one of its students would cost more than a budget allows.
 
-    By what is measured on the board, where there is one, and by the size of its file; what cannot be known yet is held
-    against the budget at the end.
+    By what is measured on the board, where there is one, and by the size of its file, of the model that the budget is held
+    against at the end; what cannot be known yet is held against it then.
+
+    Args:
+        budget: its absolute limits of costs.
+        target: the board.
+        display: what happens is said there.
+        device: the board itself; None: it is not at hand.
+        passed_over: is given those that cost too much.
     """
     absolute = {
         metric: limit
@@ -94,9 +106,14 @@ def over_budget(
     def of_teacher(teacher: TeacherInfo) -> Callable[[Architecture], bool]:
         costing = Costing(
             target=target,
-            budget=replace(budget, limits=absolute),
+            budget=replace(
+                budget,
+                limits=absolute,
+                precision=budget.precision or ("int8" if target.software.int8 else None),
+            ),
             device=device,
             allowed=frozenset(COSTS),
+            estimates=False,
             images=_noise(teacher),
         )
 
@@ -107,6 +124,7 @@ def over_budget(
                 (found,) = costed([student], teacher, costing, Path(folder), SilentDisplay())
             if found.over:
                 display.say(f"         {row(found)}")
+                passed_over.append(found)
             return bool(found.over)
 
         return over

@@ -62,6 +62,7 @@ def budget_of(
     file: Path | None = None,
     target: Target | None = None,
     limits: tuple[str, ...] = (),
+    checked: bool = True,
 ) -> Budget:
     """The budget that these say together; empty where none says anything.
 
@@ -69,6 +70,7 @@ def budget_of(
         file: a project file; None: `edgekd.toml` in this folder, where there is one.
         target: whose file may hold a budget, and whose figures count.
         limits: options, `KEY=VALUE`.
+        checked: refuse what contradicts itself.
 
     Raises:
         InputFileError: a file is missing, is not TOML, or holds what no budget has.
@@ -80,10 +82,17 @@ def budget_of(
     if file is not None:
         found = _laid_over(found, read_project(file))
     if target is not None:
-        found = _laid_over(found, _budget(target.board.budget, f"{target.board.name}'s file"))
+        origin = f"{target.board.name}'s file"
+        for key in ("target", "baseline"):
+            if key in target.board.budget:
+                raise InputFileError(
+                    f"{origin}: budget.{key}: belongs in a project file or an option."
+                )
+        found = _laid_over(found, _budget(target.board.budget, origin))
     if limits:
         found = _laid_over(found, _of_options(limits))
-    _check(found)
+    if checked:
+        _check(found)
     return found
 
 
@@ -95,7 +104,10 @@ def read_project(path: Path) -> Budget:
     """
     try:
         plain = tomllib.loads(read_text(path))
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # a TOMLDecodeError, or a number of too many digits
         raise InputFileError(f"{path}: not TOML ({error}).") from error
     for key in plain:
         if key != "budget":
@@ -104,8 +116,11 @@ def read_project(path: Path) -> Budget:
     if not isinstance(table, dict):
         raise InputFileError(f"{path}: budget: should be a table.")
     found = _budget(table, str(path))
-    if found.baseline is not None:  # is meant from where it is written
+    # Files are meant from where they are written.
+    if found.baseline is not None:
         found = replace(found, baseline=str(path.parent / found.baseline))
+    if found.target is not None and ".toml" in found.target:
+        found = replace(found, target=str(path.parent / found.target))
     return found
 
 
@@ -173,28 +188,38 @@ def _limit(key: str, kind: Kind, value: object, origin: str) -> Limit:
         )
     return Limit(
         value=None if limit is None else _number(limit, kind, f"{where}.limit"),
-        degradation=None if degradation is None else _percent(degradation, where),
+        degradation=None if degradation is None else _percent(degradation, kind, where),
         of=of,
         origin=origin,
     )
 
 
 def _number(value: object, kind: Kind, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise InputFileError(f"{where}: should be a number.")
-    if value <= 0:
-        raise InputFileError(f"{where}: should be above 0; {value:g} allows nothing.")
-    if kind.bound == "at least" and value > 1:
-        raise InputFileError(f"{where}: a share of images, so at most 1; {value:g} is given.")
-    return float(value) * kind.factor
+    found = _finite(value, where) * kind.factor
+    if not 0 < found < math.inf:
+        raise InputFileError(f"{where}: should be above 0 and no more than a board can have.")
+    if kind.bound == "at least" and found > 1:
+        raise InputFileError(f"{where}: a share of images, so at most 1; {found:g} is given.")
+    return found
 
 
-def _percent(value: object, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise InputFileError(f"{where}: max-degradation: should be a number.")
-    if value < 0:
+def _percent(value: object, kind: Kind, where: str) -> float:
+    found = _finite(value, f"{where}: max-degradation") / 100
+    if found < 0:
         raise InputFileError(f"{where}: max-degradation: should not be negative.")
-    return float(value) / 100
+    if kind.bound == "at least" and found >= 1:
+        raise InputFileError(f"{where}: max-degradation: 100 points and more allow anything.")
+    return found
+
+
+def _finite(value: object, where: str) -> float:
+    try:
+        found = math.nan if isinstance(value, bool | str) else float(cast(float, value))
+    except (TypeError, ValueError, OverflowError):
+        found = math.nan
+    if not math.isfinite(found):
+        raise InputFileError(f"{where}: should be a number.")
+    return found
 
 
 def _of_options(options: tuple[str, ...]) -> Budget:

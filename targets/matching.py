@@ -1,5 +1,6 @@
 """Whether a machine is a board, by what it says of itself."""
 
+import re
 from collections.abc import Sequence
 
 from edgekd.records import Board
@@ -21,5 +22,9 @@ def is_board(board: Board, *, parts: Sequence[str], model: str | None, architect
         return any(str(part) in name for part in known.value for name in parts)
     if board.family == "x86":
         return architecture in {"x86_64", "AMD64"}
-    names = [board.title.lower(), board.name.lower().replace("-", " ")]
-    return any(name in (model or "").lower() for name in names)
+    # A word further is another board: Raspberry Pi 400, Jetson Nano 2GB.
+    names = (board.title, board.name.replace("-", " "))
+    return any(
+        re.search(rf"\b{re.escape(name)}\b(?!\s*\d+\s*gb)", model or "", re.IGNORECASE)
+        for name in names
+    )

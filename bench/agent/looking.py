@@ -12,19 +12,19 @@ MOST_LOOKS = 1200  # then every second one is dropped, and the period is twice a
 class Looks:
     """Columns of what `look` finds; None where a look did not find what another did."""
 
-    def __init__(self, look: Callable[[], Dict[str, Any]]) -> None:
-        """`look` is what `state.looker` gives."""
+    def __init__(self, look: Callable[..., Dict[str, Any]]) -> None:
+        """Take the first look; `look` is what `state.looker` gives."""
         self._look = look
         self._at_ns: List[int] = []
         self._states: List[Dict[str, Any]] = []
         self._alarms: Set[str] = set()
         self._period_s = PERIOD_S
-        self.take()
+        self.take(whole=True)
 
-    def take(self) -> None:
-        """Look now; the next look is due a period after."""
+    def take(self, whole: bool = False) -> None:
+        """Look now; the next look is due a period after. Whole: nothing is measured now that it could disturb."""
         self._at_ns.append(monotonic_ns())
-        self._states.append(self._look())
+        self._states.append(self._look(whole))
         self._counts = self._states[-1]["counts"]
         self._alarms.update(self._states[-1]["alarms"])
         if len(self._states) >= MOST_LOOKS:

@@ -16,21 +16,24 @@ OVER_CURRENT = {
 }
 
 
-def looker(place: Place, on_gpu: bool, gpu: int) -> Callable[[], Dict[str, Any]]:
-    """`state_of` a machine, with its card where the model runs on one."""
+def looker(place: Place, on_gpu: bool, gpu: int) -> Callable[..., Dict[str, Any]]:
+    """`state_of` a machine, with its card where the model runs on one; takes `whole`."""
     card = nvml.card_or_none(gpu) if on_gpu else None
-    return lambda: state_of(place, card)
+    return lambda whole=True: state_of(place, card, whole)
 
 
-def state_of(place: Place, card: Optional[nvml.Card] = None) -> Dict[str, Any]:
+def state_of(place: Place, card: Optional[nvml.Card] = None, whole: bool = True) -> Dict[str, Any]:
     """`counts` of events since boot, `alarms` of now, `temperatures_c` and `clocks_mhz` by name.
 
-    What cannot be read is left out: zones and clocks answer EAGAIN while their part is gated.
+    What cannot be read is left out: zones and clocks answer EAGAIN while their part is gated. Not `whole`: only what is
+    read from files or a library, without a program that would be started beside what is measured.
     """
     counts = dict(_soctherm(place))
     counts.update(_thermal_throttle(place))
-    since_boot, alarms = pmic.throttled(place)
-    counts.update(since_boot)
+    alarms: List[str] = []
+    if whole:
+        since_boot, alarms = pmic.throttled(place)
+        counts.update(since_boot)
     temperatures = _temperatures(place)
     clocks = _clocks(place)
     if card is not None:

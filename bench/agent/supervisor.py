@@ -37,7 +37,7 @@ def supervise(
     arguments: List[str],
     lines: Any,
     *,
-    look: Callable[[], Dict[str, Any]],
+    look: Callable[..., Dict[str, Any]],
     deadline_s: Optional[float],
     watch_stdin: bool,
 ) -> int:
@@ -68,18 +68,22 @@ def supervise(
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: _stop(child))
     begin, before = time.monotonic(), time.process_time()
-    looks = Looks(look)
     deadline = None if deadline_s is None else begin + deadline_s
-    over = _forward(child, lines, deadline, watch_stdin, looks)
-    if over:
+    try:
+        looks = Looks(look)
+        over = _forward(child, lines, deadline, watch_stdin, looks)
+        if over:
+            _end(child)
+    except BaseException:
         _end(child)
+        raise
     code = child.wait()
     if over:
         return _died(lines, "it did not end within {:g} s".format(deadline_s or 0))
     if code < 0:
         return _died(lines, "it was killed by {}".format(_name(-code)))
     if code == 0:
-        looks.take()
+        looks.take(whole=True)
         _say(lines, event="state", **looks.told())
         _say(
             lines,

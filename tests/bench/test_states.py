@@ -47,12 +47,14 @@ def test_columns_of_different_lengths_are_refused():
 def test_looks_stay_few_and_their_columns_have_gaps_where_nothing_was_read(monkeypatch):
     monkeypatch.setattr(looking, "MOST_LOOKS", 8)
     numbers = iter(range(1000))
+    wholes: list[bool] = []
 
-    def look():
+    def look(whole):
         number = next(numbers)
         zones = {} if number == 2 else {"cpu": 40.0 + number}
         events = {"oc1 under-voltage": 7 + number}
         alarms = ["hot"] if number == 5 else []
+        wholes.append(whole)
         return {"counts": events, "alarms": alarms, "temperatures_c": zones, "clocks_mhz": {}}
 
     looks = looking.Looks(look)
@@ -68,5 +70,11 @@ def test_looks_stay_few_and_their_columns_have_gaps_where_nothing_was_read(monke
     assert len(told.at_ns) < 8
     assert told.alarms == ("hot",)
     assert told.counts == {"oc1 under-voltage": 99}
+    assert wholes == [True] + [False] * 99
     assert looks.wait_s() > 4 * looking.PERIOD_S
     assert sys.maxsize > told.at_ns[-1] > told.at_ns[0]
+
+
+def test_looks_that_go_backwards_are_refused():
+    with pytest.raises(ValueError, match="do not go forward"):
+        states(at_ns=(0, 10, 10, 30))

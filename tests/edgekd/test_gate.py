@@ -5,15 +5,16 @@ import re
 import shutil
 import subprocess
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
 
-from edgekd import evidence, gate, gate_output
-from edgekd.errors import InputFileError, OverBudgetError, QualityError, UsageError
-from edgekd.evidence import Finding, Reports
+from edgekd import budgeting, evidence, gate, gate_output
+from edgekd.errors import OverBudgetError, QualityError, UsageError
+from edgekd.evidence import Reports
+from edgekd.files import digest_of
+from edgekd.manifest import Accuracy, Evaluation
 from edgekd.records import (
     Budget,
     Energy,
@@ -28,6 +29,7 @@ from edgekd.records import (
 )
 from edgekd.targets import budgets
 from edgekd.targets.budgets import budget_of
+from edgekd.targets.catalogue import load_target
 from tests.edgekd.conftest import REPOSITORY, TEACHER, edgekd_process
 from tests.edgekd.test_page import ZERO, manifest_of, measured, report_of
 
@@ -50,7 +52,9 @@ def setup(*parts, board="NVIDIA Jetson Orin Nano"):
 
 def taken(latency=FAST, *, parts=("nvidia,p3767-0003",), emulated=False, **changes):
     one = measured(latency)
-    conditions = replace(one.conditions, setup=setup(*parts), emulated=emulated)
+    conditions = replace(
+        one.conditions, setup=setup(*parts), emulated=emulated, runtime="tensorrt 10.3.0 (python)"
+    )
     return replace(one, conditions=conditions, **changes)
 
 
@@ -164,8 +168,8 @@ def test_size_agreement_and_accuracy_come_from_the_bundle():
     }
     assert found["budget size"].value == manifest.models[-1].size_bytes
     assert found["budget agreement"].passed
-    accuracy = found["budget accuracy"]
-    assert (accuracy.value is None) == (report.evaluation is None)
+    assert found["budget accuracy"].value is None
+    assert not found["budget accuracy"].passed
 
 
 def test_accuracy_may_be_relative_to_the_teacher():
@@ -177,12 +181,22 @@ def test_accuracy_may_be_relative_to_the_teacher():
     assert not unknown.passed
     assert unknown.limit is None
     assert "--eval" in unknown.reason
-    if report.evaluation is None:
-        return
-    teacher = evidence.teachers("accuracy", Reports(report=report))
-    (_, known) = judged(relative, manifest=manifest_of(), report=report)
-    assert teacher is not None
-    assert known.limit == pytest.approx(teacher - 0.005)
+    results = (
+        Accuracy(model="teacher", accuracy=0.99, agreement_with_teacher=1.0),
+        Accuracy(model="int8", accuracy=0.986, agreement_with_teacher=0.99),
+    )
+    evaluated = replace(
+        report,
+        evaluation=Evaluation(
+            data="d", data_digest=ZERO, images=100, results=results, int8_same_as_fp32=None
+        ),
+    )
+    (_, known) = judged(relative, manifest=manifest_of(), report=evaluated)
+    assert known.passed
+    assert known.limit == pytest.approx(0.985)
+    (_, missed) = judged(budget("accuracy=0.99"), manifest=manifest_of(), report=evaluated)
+    assert not missed.passed
+    assert missed.value == 0.986
 
 
 def test_a_cost_may_be_relative_to_a_baseline_of_the_same_board(tmp_path):
@@ -248,7 +262,7 @@ def test_annotations_and_tables_stay_one_line_a_gate():
     found = shown(result(reason=HOSTILE), result("budget energy", passed=True, mark="estimate"))
     lines = gate_output.annotations(found).splitlines()
     assert [line.split(" ")[0] for line in lines] == ["::error", "::warning"]
-    assert "%0A" in lines[0]
+    assert "%25" in lines[0]
     table = [line for line in gate_output.markdown(found).splitlines() if line.startswith("| ")]
     assert len(table) == 4
     assert all(len(re.findall(r"(?<!\\)\|", line)) == 6 for line in table)
@@ -360,10 +374,53 @@ def test_where_each_value_comes_from_is_shown(edgekd, tmp_path):
     assert rows["energy-mj"].endswith("--limit")
 
 
-def test_a_finding_without_a_number_is_never_zero():
-    assert Finding("unmeasured", None, "x").value is None
-    with pytest.raises(InputFileError):
-        evidence._schema("[NaN", Path("x"))
+ODD: dict[str, tuple[dict[str, Any], Samples, str]] = {
+    "a batch": ({"batch": 64}, FAST, "batch of 64"),
+    "another runtime": ({"runtime": "onnxruntime 1.31"}, FAST, "runs tensorrt"),
+    "negative": ({}, Samples(values=(-0.004,), unit="s"), "no s above 0"),
+    "another unit": ({}, Samples(values=(0.004,), unit="J"), "no s above 0"),
+    "nothing": ({}, Samples(values=(), unit="s"), "no s above 0"),
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_figures_that_say_nothing_of_the_deployment_do_not_count(case):
+    changes, figure, said = ODD[case]
+    one = taken(figure)
+    odd = replace(one, conditions=replace(one.conditions, **changes))
+    (result,) = judged(budget("latency-p50-ms=5"), odd)
+    assert not result.passed
+    assert result.value is None
+    assert said in result.reason
+
+
+def test_a_file_of_the_same_name_is_not_estimated(tmp_path):
+    model = evidence.Model("model-fp32.onnx", "fp32", digest_of(PROJECT), None)
+    (tmp_path / "model-fp32.onnx").write_bytes(b"another")
+    found = budgeting.Estimator([tmp_path])("latency-p50", model, load_target("jetson-agx-xavier"))
+    assert found is not None
+    assert found.kind == "unmeasured"
+
+
+def test_a_key_without_a_bundle_is_bad_use(edgekd, tmp_path):
+    key, public = tmp_path / "key.pem", tmp_path / "public.pem"
+    subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", key], check=True)
+    subprocess.run(["openssl", "pkey", "-in", key, "-pubout", "-out", public], check=True)
+    bench = tmp_path / "b.json"
+    bench.write_text(to_json(Measured(measurements=(taken(),)), schema="measurements"))
+    words = ("gate", bench, "-t", ORIN, "--limit", "latency-p50-ms=9")
+    assert edgekd(*words)[0] == 0
+    code, _, err = edgekd(*words, "--key", public)
+    assert code == 2
+    assert "no bundle" in err
+
+
+def test_what_a_report_says_cannot_start_a_line_of_the_terminal():
+    found = shown(result(reason=HOSTILE + "\x1b[31m"))
+    text = gate_output.text(found)
+    assert len(text.splitlines()) == 3
+    assert "\x1b" not in text
+    assert not [line for line in text.splitlines() if line.startswith("::")]
 
 
 # --- at the end of compress -------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Searches over few candidates of few steps, on real digits in the place of inverted ones: they teach faster."""
 
 import json
+from dataclasses import replace
 
 import jsonschema
 import numpy as np
@@ -151,14 +152,15 @@ def test_a_search_that_was_cut_goes_on_and_finds_the_same(digits, tmp_path):
     assert found == whole
 
 
-def test_an_unfinished_search_of_something_else_is_not_mixed_with_this_one(search, tmp_path):
-    (tmp_path / "s.search").mkdir()
-    (tmp_path / "s.search" / "state.json").write_text(
-        '{"identity": "another", "steps": 9, "candidates": []}'
-    )
-    code, _, err = search(*WORDS)
-    assert code == 2
-    assert "--restart" in err
+def test_an_unfinished_search_goes_on_as_the_same_one_only(digits, tmp_path):
+    from edgekd.progress import SilentDisplay
+
+    options = options_of(digits, tmp_path / "s", Cut(1))
+    with pytest.raises(DeviceError):
+        searching.search(options, SilentDisplay())
+    for changes in ({"steps": 8}, {"allowed": frozenset({"latency-p50"})}, {"names": NAMES[:2]}):
+        with pytest.raises(UsageError, match="unfinished run of another command"):
+            searching.search(replace(options, **changes), SilentDisplay())
 
 
 def test_a_budget_that_nothing_keeps_names_the_nearest(search):
@@ -202,6 +204,9 @@ def test_a_student_at_fewer_pixels_can_be_exported(search, edgekd):
         (("--candidate", "resnet8-w4@8"), "@SIDE should be"),
         (("--candidate", "resnet8-w4", "--candidate", "resnet8-w4"), "given twice"),
         (("--minutes", "3"), "either --minutes or --steps"),
+        (("--candidate", "timm:vit_tiny_patch16_224"), "takes no images of 1x28x28"),
+        (("--limit", "accuracy=0.9"), "no labelled images"),
+        (("--limit", "precision=fp16"), "there are files in fp32, int8"),
     ],
 )
 def test_bad_words_are_code_2(search, words, said):
@@ -224,11 +229,8 @@ def test_workers_of_a_cluster_find_what_one_machine_finds(digits, tmp_path):
     from edgekd.progress import SilentDisplay
 
     here = searching.search(options_of(digits, tmp_path / "here", Here()), SilentDisplay())
-    cluster = Ray("local", threads=1)
-    try:
+    with Ray("local", threads=1) as cluster:
         there = searching.search(options_of(digits, tmp_path / "there", cluster), SilentDisplay())
-    finally:
-        cluster.close()
     assert there == here
 
 
@@ -250,6 +252,13 @@ def candidate(name, **over):
 
 def run(name, agreement, images=100):
     return Run(name=name, rung=0, steps=9, agreement=agreement, images=images, folder="f")
+
+
+def test_without_a_time_of_each_the_one_with_fewer_macs_is_chosen():
+    by_name = {name: candidate(name) for name in ("fast", "slow")}
+    unknown = replace(by_name["slow"], costs={}, macs=9)
+    chosen = searching._chosen([run("slow", 0.95), run("fast", 0.95)], by_name | {"slow": unknown})
+    assert chosen.name == "fast"
 
 
 def test_of_candidates_one_image_apart_the_faster_is_chosen():
@@ -276,8 +285,6 @@ def test_a_network_at_fewer_pixels_is_the_network_on_scaled_images():
 
 
 def test_a_relative_limit_of_a_cost_is_refused_before_anything_is_made(digits, tmp_path):
-    from dataclasses import replace
-
     from edgekd.progress import SilentDisplay
     from edgekd.targets import budgets
 

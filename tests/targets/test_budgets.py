@@ -83,6 +83,11 @@ def test_a_relative_limit_is_a_share_and_its_baseline_lies_beside_the_file(tmp_p
         ("[budget]\nsize-kib = nan", "should be a number"),
         ("[budget]\nsize-kib = inf", "should be a number"),
         ("[budget]\nsize-kib = true", "should be a number"),
+        (f"[budget]\nsize-kib = 1{'0' * 400}", "should be a number"),
+        (f"[budget]\nsize-kib = 1{'0' * 5000}", "not TOML"),
+        ("[budget]\nsize-kib = 1e306", "no more than a board can have"),
+        ("[budget]\nlatency-p50-ms = 1e-323", "above 0"),
+        ("[budget.agreement]\nmax-degradation = 150\nof = 'teacher'", "allow anything"),
         ('[budget]\nsize-kib = "3"', "should be a number"),
         ("[budget]\nsize-kib = 2026-11-26", "should be a number"),
         ("[budget]\nagreement = 95", "share of images"),
@@ -138,7 +143,12 @@ def test_what_is_written_and_what_is_meant_are_the_same():
 
 KEY = st.sampled_from([*budgets.KEYS, "accuracy", "latency-p50", "target", "baseline", "x", "of"])
 VALUE = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.just(10**400)
+    | st.floats()
+    | st.text(max_size=5),
     lambda inner: (
         st.lists(inner, max_size=2)
         | st.dictionaries(
