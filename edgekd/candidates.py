@@ -248,9 +248,13 @@ def _candidate(
     models = _deployable(files, costing.budget)
     costs = {model.precision: _costs(model, folder, taken, costing) for model in models}
     over = {name: _over(found, costing) for name, found in costs.items()}
-    # Of those that keep the limits, the fastest: INT8 only where it wins. Where a time is not known, the target's own
-    # preference, which is the last file.
-    kept = [name for name in costs if not over[name]] or list(costs)
+    # Of those whose limited costs are known, of those that keep the limits, the fastest: INT8 only where it wins. Where a
+    # time is not known, the target's own preference, which is the last file.
+    limited = [metric for metric in COSTS if metric in costing.budget.limits]
+    known = [name for name in costs if all(metric in costs[name] for metric in limited)] or list(
+        costs
+    )
+    kept = [name for name in known if not over[name]] or known
     precision = kept[-1]
     if all("latency-p50" in costs[name] for name in kept):
         precision = min(reversed(kept), key=lambda name: costs[name]["latency-p50"].value)

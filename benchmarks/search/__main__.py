@@ -79,8 +79,7 @@ def main() -> None:
         took.write_text(json.dumps(time.monotonic() - begin))
     found = read(out / FILE)
     steps = max(run.steps for run in found.runs)
-    images, labels = MNIST.tensors(asked.shared, "test")
-    inputs = MNIST.normalised(images)
+    inputs, labels = MNIST.tensors(asked.shared, "test")
     seen = {run.name: run for run in found.runs}  # the last of each
     for each in found.candidates:
         folder = asked.cache / "every" / each.name
