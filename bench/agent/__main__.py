@@ -6,6 +6,7 @@
     __main__.py energy --model M ...    power while the model is called, and while it is not
     __main__.py sample --seconds S      power alone
     __main__.py build  --model M --engine E --vectors V ...    a TensorRT engine, tried on golden vectors
+    __main__.py firstboot --bundle B --state S    what a bundle's model runs as here: made once, tried, kept
     __main__.py hold   --home H         keep the board for one host; until stdin closes
     __main__.py kit    --plan P --out O all that a plan asks, into one file
 
@@ -21,7 +22,7 @@ import sys
 import types
 from typing import Any, Dict, List
 
-MEASURING = ("probe", "run", "memory", "energy", "build")
+MEASURING = ("probe", "run", "memory", "energy", "build", "firstboot")
 
 
 def _be_the_package() -> None:
@@ -56,7 +57,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--model-digest", help="SHA-256 that the model must have")
     parser.add_argument(
-        "--runtime", choices=["onnxruntime", "tensorrt", "trtexec"], default="onnxruntime"
+        "--runtime",
+        choices=["onnxruntime", "tensorrt", "trtexec"],
+        help="default: onnxruntime; firstboot: the bundle's",
     )
     parser.add_argument("--no-arena", action="store_true", help="of ONNX Runtime's memory")
     parser.add_argument("--inputs", help=".npy or .npz; random values without it")
@@ -82,6 +85,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", help="where a kit's answers go")
     _add_power(parser)
     _add_build(parser)
+    parser.add_argument("--bundle", help="folder of a bundle")
+    parser.add_argument("--state", help="folder that outlives updates, for what firstboot makes")
     return parser
 
 
@@ -97,7 +102,11 @@ def _add_power(parser: argparse.ArgumentParser) -> None:
 def _add_build(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--engine", help="file to write; its record and timing cache go beside it")
     parser.add_argument("--vectors", help="JSON of golden vectors")
-    parser.add_argument("--precision", choices=["fp32", "fp16", "int8"], default="fp32")
+    parser.add_argument(
+        "--precision",
+        choices=["fp32", "fp16", "int8"],
+        help="default: fp32; firstboot: that of the bundle's last model",
+    )
     parser.add_argument("--typing", choices=["weak", "strong"], default="weak")
     parser.add_argument("--tool", choices=["auto", "python", "trtexec"], default="auto")
     parser.add_argument("--trtexec", help="the program")
@@ -126,6 +135,7 @@ NEEDED = {
     "memory": ("model",),
     "energy": ("model",),
     "build": ("engine", "vectors"),
+    "firstboot": ("bundle", "state"),
     "hold": ("home",),
     "kit": ("plan", "out"),
 }
@@ -140,6 +150,9 @@ def main() -> int:
     for name in NEEDED.get(options.command, ()):
         if getattr(options, name) is None:
             parser.error("{} needs --{}".format(options.command, name))
+    if options.command != "firstboot":
+        options.runtime = options.runtime or "onnxruntime"
+        options.precision = options.precision or "fp32"
     lines = _reserve_stdout()
 
     def emit(event: str, **fields: Any) -> None:

@@ -48,32 +48,49 @@ def build(options: Any, emit: Emit, library: Any = None) -> None:
     """
     vectors = read_vectors(options.vectors)
     kept = _kept(options.engine)
-    wish = None if options.model is None else _wish(options, kept)
+    wish = None if options.model is None else wish_of(options, kept)
     with contextlib.ExitStack() as stack:
-        device = _device(options, library, stack)
-        tool = _tool(options, device, emit)
-        key: Key = {
-            "tensorrt": tool.tensorrt,
-            "sm": device.sm(),
-            "l4t": board.l4t(options.root),
-            "signature": _signature(options, wish, tool, kept),
-        }
-        emit("board", tool=tool.name, **key)
-        _check_expected(options, key)
+        device = opened_device(options, library, stack)
+        tool, key = tool_and_key(options, device, wish, kept, emit)
         if kept is not None and kept.record["key"] == key and not options.rebuild:
-            found = _tried(tool, kept.plan, vectors)
+            found = tried(tool.answers(kept.plan, vectors), vectors)
             emit("engine", reused=True, parity=dict(found._asdict()), **kept.record)
         elif wish is None:
             raise _stale(options.engine, kept, key)
         else:
-            _build(options, vectors, tool, key, wish, emit)
+            make(options, vectors, tool, key, wish, emit)
 
 
-def _build(options: Any, vectors: Vectors, tool: Tool, key: Key, wish: Wish, emit: Emit) -> None:
+def tool_and_key(
+    options: Any, device: cuda.Cuda, wish: Optional[Wish], kept: Optional[Kept], emit: Emit
+) -> Tuple[Tool, Key]:
+    """What builds here, and all that an engine hangs on.
+
+    Raises:
+        RefusedError: nothing can, or this is not the board that was asked for.
+    """
+    tool = _tool(options, device, emit)
+    key: Key = {
+        "tensorrt": tool.tensorrt,
+        "sm": device.sm(),
+        "l4t": board.l4t(options.root),
+        "signature": _signature(options, wish, tool, kept),
+    }
+    emit("board", tool=tool.name, **key)
+    _check_expected(options, key)
+    return tool, key
+
+
+def make(options: Any, vectors: Vectors, tool: Tool, key: Key, wish: Wish, emit: Emit) -> Found:
+    """Build, try, and write what answers as the golden vectors.
+
+    Raises:
+        RefusedError: it cannot be built, or answers otherwise.
+    """
     started = time.monotonic()
     built = tool.build(wish)
     seconds = time.monotonic() - started
-    found = _tried(tool, built.plan, vectors)
+    found = tried(tool.answers(built.plan, vectors), vectors)
     record = {
         "key": key,
         "digest": digest_of(built.plan),
@@ -91,6 +108,7 @@ def _build(options: Any, vectors: Vectors, tool: Tool, key: Key, wish: Wish, emi
     }
     _write(options.engine, built, record)
     emit("engine", reused=False, parity=dict(found._asdict()), **record)
+    return found
 
 
 def _check_expected(options: Any, key: Key) -> None:
@@ -121,7 +139,7 @@ def _signature(
     return None if kept is None else kept.record["key"]["signature"]
 
 
-def _device(options: Any, library: Any, stack: contextlib.ExitStack) -> cuda.Cuda:
+def opened_device(options: Any, library: Any, stack: contextlib.ExitStack) -> cuda.Cuda:
     """The device, until the stack ends.
 
     Raises:
@@ -187,7 +205,7 @@ def _progress(emit: Emit) -> engines.Progress:
     return say
 
 
-def _wish(options: Any, kept: Optional[Kept]) -> Wish:
+def wish_of(options: Any, kept: Optional[Kept]) -> Wish:
     workspace = options.workspace_mb
     return Wish(
         model=options.model,
@@ -240,13 +258,13 @@ def _timing_cache(options: Any, kept: Optional[Kept]) -> Optional[bytes]:
     return data
 
 
-def _tried(tool: Tool, plan: bytes, vectors: Vectors) -> Found:
-    """Run an engine on the golden vectors.
+def tried(answers: List[List[bytes]], vectors: Vectors) -> Found:
+    """Hold what an engine answers against the golden vectors.
 
     Raises:
         RefusedError: it answers otherwise.
     """
-    found = compare(vectors, tool.answers(plan, vectors))
+    found = compare(vectors, answers)
     if not found.passed:
         raise RefusedError(
             "deviates",

@@ -65,18 +65,24 @@ def check_digest(path: str, expected: str) -> None:
     Raises:
         RefusedError: it is another one, or cannot be read.
     """
-    found = hashlib.sha256()
     try:
-        with open(path, "rb") as stream:
-            for block in iter(lambda: stream.read(1 << 20), b""):
-                found.update(block)
+        found = digest_of_file(path)
     except OSError as error:
         raise RefusedError("digest", "{}: {}".format(path, error.strerror)) from error
-    if found.hexdigest() != expected:
+    if found != expected:
         raise RefusedError(
             "digest",
-            "{} has the SHA-256 {}, not {}".format(path, found.hexdigest()[:12], expected[:12]),
+            "{} has the SHA-256 {}, not {}".format(path, found[:12], expected[:12]),
         )
+
+
+def digest_of_file(path: str) -> str:
+    """SHA-256 of a file, read in blocks."""
+    found = hashlib.sha256()
+    with open(path, "rb") as stream:
+        for block in iter(lambda: stream.read(1 << 20), b""):
+            found.update(block)
+    return found.hexdigest()
 
 
 def hold(options: Any, emit: Emit) -> None:
@@ -170,6 +176,13 @@ def build(options: Any, emit: Emit) -> None:
     building.build(options, emit)
 
 
+def firstboot(options: Any, emit: Emit) -> None:
+    """What a bundle's model runs as on this board; imported here, as `build` is."""
+    from edgekd.bench.agent import firstboot as booting
+
+    booting.firstboot(options, emit)
+
+
 def probe(options: Any, emit: Emit) -> None:
     """What the board is and has."""
     from edgekd.bench.agent import probe as probing
@@ -190,6 +203,7 @@ COMMANDS: Dict[str, Callable[[Any, Emit], None]] = {
     "energy": measure_energy,
     "sample": sampler.sample,
     "build": build,
+    "firstboot": firstboot,
     "hold": hold,
     "kit": kit,
 }

@@ -7,6 +7,7 @@ CODES = {
     "not-a-model": 2,
     "not-runnable": 2,
     "protocol": 2,
+    "state": 2,
     "digest": 2,
     "missing-runtime": 3,
     "deviates": 4,

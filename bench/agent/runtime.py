@@ -1,8 +1,11 @@
 """ONNX Runtime, imported only when asked for: what is imported is part of what is measured."""
 
-from typing import Any, Callable, Dict, List, Optional
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional
 
 from edgekd.bench.agent.failures import RefusedError
+
+if TYPE_CHECKING:
+    from edgekd.bench.agent.vectors import Vectors
 
 # ONNX Runtime's names for tensor types, and numpy's.
 DTYPES = {
@@ -47,6 +50,10 @@ def open_session(onnxruntime: Any, model: str, threads: int, arena: bool = True)
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.enable_cpu_mem_arena = arena
+    return _session(onnxruntime, model, options)
+
+
+def _session(onnxruntime: Any, model: str, options: Any) -> Any:
     try:
         return onnxruntime.InferenceSession(
             model, sess_options=options, providers=["CPUExecutionProvider"]
@@ -56,6 +63,41 @@ def open_session(onnxruntime: Any, model: str, threads: int, arena: bool = True)
         raise RefusedError(
             "not-a-model" if unreadable else "not-runnable", _first_line(error)
         ) from error
+
+
+def optimise(onnxruntime: Any, model: str, file: str) -> None:
+    """Write the graph that the runtime makes of a model for this processor.
+
+    Raises:
+        RefusedError: as `open_session`.
+    """
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.optimized_model_filepath = file
+    _session(onnxruntime, model, options)
+
+
+def answers(session: Any, vectors: "Vectors") -> List[List[bytes]]:
+    """What a session gives for golden vectors, as `vectors.compare` takes it.
+
+    Raises:
+        RefusedError: it takes or gives other tensors.
+    """
+    import numpy as np
+
+    names = [tensor.name for tensor in vectors.outputs]
+    found = []
+    for number in range(vectors.count):
+        feed = {
+            tensor.name: np.frombuffer(tensor.values[number], tensor.dtype).reshape(tensor.shape)
+            for tensor in vectors.inputs
+        }
+        try:
+            given = session.run(names, feed)
+        except Exception as error:  # the runtime's own classes share no public base
+            raise RefusedError("deviates", _first_line(error)) from error
+        found.append([np.ascontiguousarray(each).tobytes() for each in given])
+    return found
 
 
 def make_inputs(session: Any, inputs: Optional[str], seed: int, batch: int) -> Dict[str, Any]:

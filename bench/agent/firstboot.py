@@ -1,0 +1,241 @@
+"""A bundle's model as this board runs it: made on the first boot, tried, and made again when what it hangs on changes.
+
+On TensorRT that is an engine; on ONNX Runtime the graph that it optimises for this processor. Both are tried on the
+bundle's golden vectors at every start. When the new one fails, the last good one stays current, and the exit code says so.
+"""
+
+import contextlib
+import copy
+import json
+import os
+import platform
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
+
+from edgekd.bench.agent import building, runtime
+from edgekd.bench.agent.commands import Emit, check_digest
+from edgekd.bench.agent.failures import RefusedError
+from edgekd.bench.agent.generations import CURRENT, PREVIOUS, Generations
+from edgekd.bench.agent.vectors import Found, Vectors, read_vectors
+from edgekd.bench.agent.wishes import digest_of
+
+MANIFEST_FORMAT = 1
+# Goes up when the same bundle makes something else.
+RECIPE = 1
+SIGNATURE_LETTERS = 16
+# Of /proc/cpuinfo: what ONNX Runtime chooses its kernels and layouts by.
+PROCESSOR = ("model name", "flags", "CPU implementer", "CPU part", "CPU variant", "Features")
+
+Bundle = NamedTuple(
+    "Bundle",
+    [
+        ("digest", str),  # of its content
+        ("runtime", str),
+        ("typing", str),
+        ("precision", str),  # of what is made
+        ("model", str),
+        ("model_digest", str),
+        ("pinned", List[str]),
+        ("vectors", str),
+    ],
+)
+Maker = NamedTuple(
+    "Maker",
+    [
+        ("key", Dict[str, Optional[str]]),  # all that the made thing hangs on, but for the bundle
+        ("file", str),
+        ("make", Callable[[str], Found]),  # into a file; raises where it answers otherwise
+        ("try_again", Callable[[str], Found]),
+    ],
+)
+
+
+def firstboot(options: Any, emit: Emit, library: Any = None) -> None:
+    """Have what a bundle's model runs as, checked, under `current`.
+
+    Args:
+        options: of the command line.
+        emit: writes an answer.
+        library: CUDA's runtime; None: the one that is found here.
+
+    Raises:
+        RefusedError: it cannot be had here; what was current stays.
+    """
+    state = Generations(options.state)
+    with state.held():
+        # Also where the board resets while it builds, this says that the last start did not end.
+        said: Dict[str, Any] = {"wanted": None, "bundle": None}
+        state.say(ok=False, reason="it did not end", **said)
+        try:
+            bundle = read_bundle(options.bundle, options.runtime, options.precision)
+            said["bundle"] = bundle.digest
+            vectors = read_vectors(bundle.vectors)
+            with _maker(options, bundle, vectors, library, emit) as maker:
+                said["wanted"] = _signature(bundle, maker)
+                name, found, reused = _had(state, said["wanted"], bundle, maker, emit)
+                state.point(name)
+                state.prune()
+        except RefusedError as refused:
+            state.say(ok=False, reason=str(refused), **said)
+            emit("kept", current=state.target(CURRENT), wanted=said["wanted"])
+            raise
+        state.say(ok=True, reason=None, **said)
+        emit(
+            "firstboot",
+            current=name,
+            previous=state.target(PREVIOUS),
+            file=state.file(name),
+            reused=reused,
+            parity=dict(found._asdict()),
+            **maker.key,
+        )
+
+
+def _had(
+    state: Generations, wanted: str, bundle: Bundle, maker: Maker, emit: Emit
+) -> Tuple[str, Found, bool]:
+    """One that is there and still answers rightly, else a new one."""
+    for name in state.kept(wanted):
+        try:
+            return name, maker.try_again(state.file(name)), True
+        except RefusedError as refused:
+            emit("damaged", name=name, reason=str(refused))
+    check_digest(bundle.model, bundle.model_digest)
+    folder = state.begin()
+    file = os.path.join(folder, maker.file)
+    found = maker.make(file)
+    with open(file, "rb") as stream:
+        digest = digest_of(stream.read())
+    record = {
+        "file": maker.file,
+        "digest": digest,
+        "bundle": bundle.digest,
+        "made_from": bundle.model_digest,
+        "precision": bundle.precision,
+        "key": maker.key,
+        "parity": dict(found._asdict()),
+    }
+    return state.publish(folder, wanted, record), found, False
+
+
+def _signature(bundle: Bundle, maker: Maker) -> str:
+    said = {
+        "recipe": RECIPE,
+        "bundle": bundle.digest,
+        "model": bundle.model_digest,
+        "precision": bundle.precision,
+        "key": maker.key,
+    }
+    return digest_of(json.dumps(said, sort_keys=True).encode("ascii"))[:SIGNATURE_LETTERS]
+
+
+# --- the bundle -----------------------------------------------------------------------------------
+
+
+def read_bundle(folder: str, wanted_runtime: Optional[str], precision: Optional[str]) -> Bundle:
+    """What a bundle's manifest says of the model that is to run here.
+
+    Args:
+        folder: of the bundle.
+        wanted_runtime: None: that of the bundle's target.
+        precision: None: that of the bundle's last model.
+
+    Raises:
+        RefusedError: it cannot be read, is of another format, or has no such model.
+    """
+    path = os.path.join(folder, "manifest.json")
+    try:
+        with open(path, encoding="utf-8") as stream:
+            said = json.load(stream)
+        if said["schema"] != "manifest" or said["schema_version"] != MANIFEST_FORMAT:
+            raise ValueError("not a manifest of format {}".format(MANIFEST_FORMAT))
+        software = said["target"]["software"]
+        runs_on, typing = wanted_runtime or software["runtime"], software["typing"] or "weak"
+        flagged = runs_on != "onnxruntime" and typing == "weak"  # FP16 is a flag of the builder
+        last = said["models"][-1]["precision"]
+        if precision is None:
+            precision = "fp16" if flagged and last == "fp32" else last
+        made_of = "fp32" if flagged and precision == "fp16" else precision
+        models = [each for each in said["models"] if each["precision"] == made_of]
+        if not models or precision not in said["golden"]["vectors"]:
+            raise ValueError("no {} model with golden vectors".format(precision))
+        digests = {each["path"]: each["sha256"] for each in said["files"]}
+        vectors = said["golden"]["vectors"][precision]
+        check_digest(os.path.join(folder, vectors), digests[vectors])
+        return Bundle(
+            said["content_digest"],
+            runs_on,
+            typing,
+            precision,
+            os.path.join(folder, models[0]["path"]),
+            models[0]["digest"],
+            list(models[0]["fp32_nodes"]),
+            os.path.join(folder, vectors),
+        )
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        raise RefusedError("inputs", "{}: {}".format(path, error)) from error
+
+
+# --- what makes it --------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _maker(
+    options: Any, bundle: Bundle, vectors: Vectors, library: Any, emit: Emit
+) -> Iterator[Maker]:
+    if bundle.runtime == "onnxruntime":
+        yield _by_onnxruntime(options, bundle, vectors)
+        return
+    asked = copy.copy(options)
+    asked.model, asked.vectors = bundle.model, bundle.vectors
+    asked.precision, asked.typing, asked.pin = bundle.precision, bundle.typing, bundle.pinned
+    if bundle.runtime == "trtexec":
+        asked.tool = "trtexec"
+    asked.engine = ""
+    wish = building.wish_of(asked, None)
+    with contextlib.ExitStack() as stack:
+        device = building.opened_device(asked, library, stack)
+        tool, key = building.tool_and_key(asked, device, wish, None, emit)
+
+        def make(file: str) -> Found:
+            asked.engine = file
+            return building.make(asked, vectors, tool, key, wish, emit)
+
+        def try_again(file: str) -> Found:
+            with open(file, "rb") as stream:
+                plan = stream.read()
+            return building.tried(tool.answers(plan, vectors), vectors)
+
+        yield Maker(dict(key, runtime="tensorrt", tool=tool.name), "model.engine", make, try_again)
+
+
+def _by_onnxruntime(options: Any, bundle: Bundle, vectors: Vectors) -> Maker:
+    module = runtime.import_runtime()
+
+    def make(file: str) -> Found:
+        runtime.optimise(module, bundle.model, file)
+        return try_again(file)
+
+    def try_again(file: str) -> Found:
+        session = runtime.open_session(module, file, options.threads)
+        return building.tried(runtime.answers(session, vectors), vectors)
+
+    key: Dict[str, Optional[str]] = {
+        "runtime": "onnxruntime",
+        "onnxruntime": str(module.__version__),
+        "machine": platform.machine(),
+        "processor": _processor(options.proc),
+    }
+    return Maker(key, "model.onnx", make, try_again)
+
+
+def _processor(proc: str) -> str:
+    """A digest of what a processor is and can do: a graph that is optimised for one may not run on another."""
+    said = set()
+    try:
+        with open(os.path.join(proc, "cpuinfo"), encoding="ascii", errors="replace") as stream:
+            for line in stream:
+                if line.partition(":")[0].strip() in PROCESSOR:
+                    said.add(line.strip())
+    except OSError:
+        pass
+    return digest_of("\n".join(sorted(said)).encode("utf-8"))[:SIGNATURE_LETTERS]
