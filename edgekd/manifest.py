@@ -25,7 +25,14 @@ from edgekd.records import (
 )
 
 Role = Literal[
-    "model", "student", "record", "calibration images", "golden inputs", "golden outputs", "report"
+    "model",
+    "student",
+    "record",
+    "calibration images",
+    "golden inputs",
+    "golden outputs",
+    "report",
+    "integration",  # runs on the board
 ]
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, get_args
 import numpy as np
 import torch
 
-from edgekd import __version__, bill, bundle, cards, gate, golden, page, pictures
+from edgekd import __version__, bill, bundle, cards, gate, golden, integration, page, pictures
 from edgekd.bench.report import brief, place
 from edgekd.benching import Wanted, bench_models
 from edgekd.budgeting import Estimator
@@ -255,6 +255,7 @@ def _bundled(
         *export_gates(exported),
     )
     measured, bench_failed = _benched(exported, vectors, folder, options, display)
+    integration.write(folder)
     manifest = Manifest(
         made_with=f"edgekd {__version__}",
         target=_target_info(target),
@@ -299,6 +300,7 @@ def _bundled(
             bundle.CARD: lambda sealed: cards.model_card(sealed, report),
             bundle.LICENCES: cards.licences,
             bundle.BILL: lambda sealed: bill.bill(sealed, report, bill.versions()),
+            **integration.pages(folder),
         },
     )
     return Outcome(bundle=str(options.distil.out), manifest=sealed, report=report)
@@ -334,12 +336,15 @@ _ROLES: Final[dict[str, Any]] = {
     golden.INPUTS_FILE: "golden inputs",
     **{golden.outputs_file(precision): "golden outputs" for precision in get_args(Precision)},
     **{golden.vectors_file(precision): "golden outputs" for precision in get_args(Precision)},
+    integration.AGENT: "integration",
+    integration.UNIT: "integration",
 }
 
 
 def _listed(folder: Path) -> Iterator[FileEntry]:
-    for path in sorted(folder.iterdir()):
-        yield bundle.entry(folder, path.name, _ROLES[path.name])
+    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    for name in sorted(names):
+        yield bundle.entry(folder, name, _ROLES[name])
 
 
 def _target_info(target: Target) -> TargetInfo:

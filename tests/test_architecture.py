@@ -54,6 +54,7 @@ LAYERS = (
         "edgekd.pictures",
         "edgekd.bundle",
         "edgekd.golden",
+        "edgekd.integration",
         "edgekd.interrupts",
         "edgekd.progress",
         "edgekd.stability",

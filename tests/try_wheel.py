@@ -19,8 +19,8 @@ where = pathlib.Path(edgekd.__file__).parent
 assert str(where).startswith(sys.prefix), where
 assert (where / "bench" / "agent" / "__main__.py").is_file()
 assert len(catalogue.boards()) >= 15
-assert (where / "templates" / "report.html").is_file()
-assert (where / "templates" / "model_card.md").is_file()
+for name in ("report.html", "model_card.md", "model.h", "edgekd-modelConfig.cmake", "edgekd-firstboot.service"):
+    assert (where / "templates" / name).is_file(), name
 from edgekd.distill import signatures
 assert "timm:resnet50" in signatures.shipped().entries
 print("edgekd", edgekd.__version__, "runs from its wheel")
