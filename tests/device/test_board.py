@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgekd.bench.archive import agent_digest
+from edgekd.bench.archive import agent_archive, agent_digest
 from edgekd.files import digest_of
 from tests.bench import sshd
+from tests.bench.booting import current_is_whole, digest, save_bundle
 from tests.bench.conftest import save_convolution
 from tests.device import root as device
 from tests.edgekd.conftest import REPOSITORY
@@ -115,6 +117,28 @@ def test_a_cut_link_ends_with_code_6_and_the_next_contact_leaves_a_clean_board(s
     assert code == 0, err
     assert sshd.settled(lambda: sshd.listing(home / "runs") == [], 60)
     assert sshd.settled(lambda: [_name(each) for each in device.processes(root)] == ["sshd"], 60)
+
+
+def test_a_bundle_is_made_ready_on_the_first_boot(server, root):
+    """By the board's own Python and ONNX Runtime, whose graphs are made for its processor; `server` has mounted it."""
+    assert server.process.poll() is None
+    place = root / "tmp" / "firstboot"
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir()
+    try:
+        save_bundle(place / "bundle", seed=0)
+        (place / "agent.pyz").write_bytes(agent_archive())
+        words = ["chroot", str(root), "python3", "/tmp/firstboot/agent.pyz", "firstboot"]
+        words += ["--bundle", "/tmp/firstboot/bundle", "--state", "/tmp/firstboot/state"]
+        for reused in (False, True):
+            done = subprocess.run(words, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stdout + done.stderr
+            said = [json.loads(line) for line in done.stdout.splitlines()]
+            (found,) = (each for each in said if each["event"] == "firstboot")
+            assert (found["machine"], found["reused"]) == ("aarch64", reused)
+        assert current_is_whole(place / "state") == digest(place / "bundle")
+    finally:
+        shutil.rmtree(place)
 
 
 def test_all_can_be_cleared(server, root):

@@ -35,13 +35,8 @@ def run(*words, code: int | None = 0, **changes):
 
 @pytest.fixture(scope="module")
 def archive(made, tmp_path_factory):
-    """The bundle as one file, of the form that docs/bundle.md says, by GNU tar."""
     path = tmp_path_factory.mktemp("packed") / "model.tar"
-    names = sorted(
-        each.relative_to(made[0]).as_posix() for each in made[0].rglob("*") if each.is_file()
-    )
-    form = ("--format=ustar", "--owner=0", "--group=0", "--numeric-owner", "--mode=0644")
-    run("tar", "-C", made[0], *form, "--mtime=@315532800", "-cf", path, *names)
+    bundle.pack(made[0], path, date=315532800, force=False)
     return path
 
 
@@ -250,14 +245,15 @@ def steps(kind):
 
 def piped(kind, project, environment):
     """Exit codes of the steps, up to the first that fails, and what the last one printed."""
-    codes = []
+    codes, said = [], ""
     for step in steps(kind):
         words = ("bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step)
         done = run(*words, code=None, cwd=project, env=environment)
         codes.append(done.returncode)
+        said = done.stdout + done.stderr
         if done.returncode:
-            return codes, done.stdout + done.stderr
-    return codes, done.stdout
+            break
+    return codes, said
 
 
 @pytest.mark.parametrize("kind", ["github", "gitlab"])
