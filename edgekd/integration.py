@@ -119,9 +119,11 @@ def _facts(manifest: Manifest) -> Iterator[str]:
 
 def _tensor(what: str, spec: TensorSpec) -> Iterator[str]:
     number, size = _TYPES[spec.dtype]
-    sizes = [int(length) for length in spec.shape]
+    is_open = not isinstance(spec.shape[0], int)
+    sizes = [length if isinstance(length, int) else 1 for length in spec.shape]
     yield _define(f"{what}_NAME", _string(spec.name))
     yield _define(f"{what}_TYPE", number, f"{spec.dtype}; numbered as in ONNX")
+    yield _define(f"{what}_BATCH_IS_OPEN", int(is_open), "1: the sizes below are of one image")
     yield _define(f"{what}_RANK", len(sizes))
     yield _define(f"{what}_VALUES", math.prod(sizes))
     yield _define(f"{what}_BYTES", math.prod(sizes) * size)

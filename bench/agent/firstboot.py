@@ -35,6 +35,10 @@ Bundle = NamedTuple(
         ("model", str),
         ("model_digest", str),
         ("pinned", List[str]),
+        (
+            "open_inputs",
+            List[str],
+        ),  # whose batch the model leaves open; here it is that of the vectors
         ("vectors", str),
     ],
 )
@@ -74,8 +78,9 @@ def firstboot(options: Any, emit: Emit, library: Any = None) -> None:
                 name, found, reused = _had(state, said["wanted"], bundle, maker, emit)
                 state.point(name)
                 state.prune()
-        except RefusedError as refused:
-            state.say(ok=False, reason=str(refused), **said)
+        except (RefusedError, OSError) as problem:
+            state.clean()  # what is half made takes room, on a full disk the last of it
+            state.say(ok=False, reason=str(problem), **said)
             emit("kept", current=state.target(CURRENT), wanted=said["wanted"])
             raise
         state.say(ok=True, reason=None, **said)
@@ -169,6 +174,7 @@ def read_bundle(folder: str, wanted_runtime: Optional[str], precision: Optional[
             os.path.join(folder, models[0]["path"]),
             models[0]["digest"],
             list(models[0]["fp32_nodes"]),
+            [each["name"] for each in models[0]["inputs"] if not isinstance(each["shape"][0], int)],
             os.path.join(folder, vectors),
         )
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
@@ -188,6 +194,11 @@ def _maker(
     asked = copy.copy(options)
     asked.model, asked.vectors = bundle.model, bundle.vectors
     asked.precision, asked.typing, asked.pin = bundle.precision, bundle.typing, bundle.pinned
+    asked.open_input = [
+        "{}:{}".format(tensor.name, "x".join(map(str, tensor.shape)))
+        for tensor in vectors.inputs
+        if tensor.name in bundle.open_inputs
+    ]
     if bundle.runtime == "trtexec":
         asked.tool = "trtexec"
     asked.engine = ""

@@ -55,7 +55,7 @@ class Generations:
             os.makedirs(self.folder, exist_ok=True)
             with open(self._path("lock"), "a", encoding="ascii") as lock:
                 self._take(lock)
-                self._clean()
+                self.clean()
                 yield
         except OSError as error:
             raise RefusedError(
@@ -120,7 +120,16 @@ class Generations:
             if name not in (self.target(CURRENT), self.target(PREVIOUS)):
                 # Under another name first: what is half removed must not look like one that is kept.
                 os.rename(self._path(name), self._path(".old-" + name))
-        self._clean()
+        self.clean()
+
+    def clean(self) -> None:
+        """Remove what has no name: half made, or half removed."""
+        for name in os.listdir(self.folder):
+            path = self._path(name)
+            if name.startswith(".") and os.path.isdir(path) and not os.path.islink(path):
+                shutil.rmtree(path)
+            elif name in (".status", ".link"):
+                os.unlink(path)
 
     def target(self, kind: str) -> Optional[str]:
         """What `current` or `previous` leads to."""
@@ -159,15 +168,6 @@ class Generations:
 
     def _names(self) -> List[str]:
         return sorted(name for name in os.listdir(self.folder) if _NAME.fullmatch(name))
-
-    def _clean(self) -> None:
-        """Remove what has no name: half made, or half removed."""
-        for name in os.listdir(self.folder):
-            path = self._path(name)
-            if name.startswith(".") and os.path.isdir(path) and not os.path.islink(path):
-                shutil.rmtree(path)
-            elif name in (".status", ".link"):
-                os.unlink(path)
 
     def _path(self, *names: str) -> str:
         return os.path.join(self.folder, *names)

@@ -13,7 +13,15 @@ from edgekd.bench.agent import __main__ as agent
 from edgekd.bench.agent import firstboot
 
 
-def save_bundle(folder: Path, *, seed: int, runtime="onnxruntime", changed=False, wide=4) -> Path:
+def save_bundle(
+    folder: Path,
+    *,
+    seed: int,
+    runtime="onnxruntime",
+    changed=False,
+    wide=4,
+    batch: int | str = 1,
+) -> Path:
     """A bundle of one FP32 model, drawn by the seed; `changed` golden vectors are those of another model."""
     import onnxruntime
 
@@ -22,8 +30,8 @@ def save_bundle(folder: Path, *, seed: int, runtime="onnxruntime", changed=False
     graph = helper.make_graph(
         [helper.make_node("MatMul", ["images", "w"], ["logits"], name="product")],
         "tiny",
-        [helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, wide])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, 3])],
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, [batch, wide])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, 3])],
         [numpy_helper.from_array(weight, "w")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
@@ -60,6 +68,7 @@ def save_bundle(folder: Path, *, seed: int, runtime="onnxruntime", changed=False
                 "precision": "fp32",
                 "digest": files[0]["sha256"],
                 "fp32_nodes": [],
+                "inputs": [{"name": "images", "shape": [batch, wide]}],
             }
         ],
         "golden": {"vectors": {"fp32": "golden-fp32.json", "fp16": "golden-fp32.json"}},

@@ -1,6 +1,7 @@
 """The power goes while `firstboot` runs: its disk as it is at random moments, each mounted and booted from."""
 
 import contextlib
+import json
 import os
 import random
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from edgekd.bench.agent.failures import RefusedError
 from edgekd.bench.archive import agent_archive
 from tests.bench.booting import current_is_whole, digest, save_bundle, start
 
@@ -155,6 +157,26 @@ def cut(folder, bundle, disk, device, draw):
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 0, out
     return copies
+
+
+def test_a_full_disk_leaves_the_last_good_one_and_room_for_it(tmp_path):
+    reason = why_not(tmp_path)
+    if reason:
+        pytest.skip(reason)
+    small = save_bundle(tmp_path / "small", seed=0)
+    large = save_bundle(tmp_path / "large", seed=1, wide=40_000)
+    place = tmp_path / "full"
+    place.mkdir()
+    run("mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", place)
+    try:
+        start(small, place / "state")
+        with pytest.raises(RefusedError):
+            start(large, place / "state")
+        assert current_is_whole(place / "state") == digest(small)
+        assert not json.loads((place / "state" / "status.json").read_text())["ok"]
+        assert start(small, place / "state")["firstboot"]["reused"]
+    finally:
+        run("umount", place)
 
 
 def test_without_flushing_a_damaged_one_would_be_seen(tmp_path):

@@ -119,6 +119,16 @@ def test_the_header_says_what_the_manifest_says(made, manifest, tmp_path, compil
     assert lines[6].decode().split("\0")[:-1] == list(NASTY)
 
 
+def test_the_header_gives_the_sizes_of_one_image_where_the_batch_is_open(made, manifest):
+    first = manifest.models[0]
+    spec = replace(first.inputs[0], shape=("N", *first.inputs[0].shape[1:]))
+    opened = replace(manifest, models=(replace(first, inputs=(spec,)), *manifest.models[1:]))
+    said, was = (integration.header(each, made[0]) for each in (opened, manifest))
+    flag = "#define EDGEKD_MODEL_INPUT_BATCH_IS_OPEN "
+    assert said == was.replace(f"{flag}0", f"{flag}1")
+    assert said != was
+
+
 def rounded(value):
     """As float32 keeps it, printed with nine digits."""
     return float(f"{struct.unpack('f', struct.pack('f', value))[0]:.9g}")

@@ -250,9 +250,9 @@ def _calls(text, state):
 # --- on TensorRT, which is stood in for -----------------------------------------------------------
 
 
-@pytest.fixture
-def board(tmp_path, monkeypatch, state):
-    bundle = save_bundle(tmp_path / "bundle", seed=0, runtime="tensorrt")
+@pytest.fixture(params=[1, "N"], ids=["one image", "open batch"])
+def board(request, tmp_path, monkeypatch, state):
+    bundle = save_bundle(tmp_path / "bundle", seed=0, runtime="tensorrt", batch=request.param)
     monkeypatch.syspath_prepend(STANDIN)
 
     def run(version, fails=""):
