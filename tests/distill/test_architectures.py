@@ -134,6 +134,8 @@ def test_spellings_in_circulation_become_ours(theirs, mine):
     assert canonical(theirs) == mine
 
 
-def test_inputs_below_28_pixels_are_refused():
-    with pytest.raises(UsageError, match="28"):
-        build(ours("resnet8", 3, 20))
+@pytest.mark.parametrize(("name", "side"), [("lenet5", 28), ("vgg11", 28), ("resnet8", 16)])
+def test_inputs_that_are_too_small_for_a_family_are_refused(name, side):
+    build(ours(name, 3, side))
+    with pytest.raises(UsageError, match=f"at least {side} x {side} pixels"):
+        build(ours(name, 3, side - 1))
