@@ -65,7 +65,7 @@ from edgekd.manifest import (
     Report,
     TargetInfo,
 )
-from edgekd.progress import Display
+from edgekd.progress import Display, SilentDisplay
 from edgekd.records import (
     Architecture,
     Budget,
@@ -464,7 +464,7 @@ def _benched(
                 Wanted(folder / model.path, model.precision, model, golden_files)
                 for model in exported.models
             ],
-            display=display,
+            display=SilentDisplay() if device is None else display,
             target=options.target,
             devices=() if device is None else (device,),
         ).measurements
