@@ -8,7 +8,6 @@ import base64
 import hashlib
 import importlib.metadata
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from tests import console
 from tests.conftest import REPOSITORY
@@ -39,19 +39,11 @@ def light_distributions():
             continue
         found[distribution.name] = distribution
         for line in distribution.requires or []:
-            match = re.match(r"[A-Za-z0-9._-]+", line)
-            # What is not installed is for another platform or version of Python.
-            if match is not None and "extra ==" not in line and is_installed(match[0]):
-                waiting.append(match[0])
+            wanted = Requirement(line)
+            # Others are for another platform, another Python or an extra, whether they are installed or not.
+            if wanted.marker is None or wanted.marker.evaluate({"extra": ""}):
+                waiting.append(wanted.name)
     return list(found.values())
-
-
-def is_installed(name):
-    try:
-        importlib.metadata.distribution(name)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
 
 
 def packed(distribution, folder):
