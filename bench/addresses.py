@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
-from edgekd.bench.answers import printable
 from edgekd.errors import UsageError
+from edgekd.records import printable
 
 _HOST: Final = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9_.:%-]*$")
 _USER: Final = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9_.@-]*$")

@@ -6,14 +6,9 @@ from typing import Annotated, Final, Literal, TypeAlias
 from pydantic import AfterValidator, Field, StringConstraints, TypeAdapter, ValidationError
 
 from edgekd.errors import DeviceError
-from edgekd.records import record
+from edgekd.records import printable, record
 
 PROTOCOL: Final = 4  # of bench/agent/commands.py
-
-
-def printable(text: str) -> str:
-    """Text without what could steer a terminal."""
-    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 Text: TypeAlias = Annotated[str, StringConstraints(max_length=2000), AfterValidator(printable)]

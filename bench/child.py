@@ -14,7 +14,6 @@ from edgekd.bench.answers import (
     Answer,
     EndAnswer,
     RefusedAnswer,
-    printable,
     read_answer,
     read_answers,
 )
@@ -26,6 +25,7 @@ from edgekd.errors import (
     MissingToolError,
     QualityError,
 )
+from edgekd.records import printable
 
 T = TypeVar("T")
 

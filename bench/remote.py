@@ -33,13 +33,12 @@ from edgekd.bench.answers import (
     RefusedAnswer,
     Text,
     Whole,
-    printable,
     read_answer,
 )
 from edgekd.bench.archive import agent_archive
 from edgekd.errors import DeviceError, IntegrityError, MissingToolError
 from edgekd.files import digest_of
-from edgekd.records import record
+from edgekd.records import printable, record
 
 logger = logging.getLogger(__name__)
 

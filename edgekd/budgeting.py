@@ -52,7 +52,7 @@ def judged(
     """
     budget = budget_said(file=file, limits=limits, target=target)
     trusted = [public_key(path) for path in keys]
-    check(budget, junit=junit)
+    _check_writable(junit)
     reports = evidence.read(paths, trusted=trusted)
     if trusted and reports.manifest is None:
         raise UsageError("--key: there is no bundle that could be signed. Give it too.")
@@ -141,6 +141,10 @@ def check(budget: Budget, *, junit: Path | None) -> None:
     if any(limit.of == "baseline" for limit in budget.limits.values()):
         assert budget.baseline is not None  # budgets._check
         evidence.read([Path(budget.baseline)])
+    _check_writable(junit)
+
+
+def _check_writable(junit: Path | None) -> None:
     if junit is not None:
         check_writable_file(junit, force=True)
 

@@ -288,7 +288,7 @@ def figure(metric: Metric, taken: Measurements) -> tuple[float | None, str]:
         or not found.values
         or not all(math.isfinite(value) and value >= 0 for value in found.values)
     ):
-        return None, f"the report's values of {metric} are no {KINDS[metric].unit} above 0"
+        return None, f"the report has no {metric} in {KINDS[metric].unit} that could be one"
     return readers[metric](found)
 
 

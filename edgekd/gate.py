@@ -9,7 +9,7 @@ from edgekd import evidence
 from edgekd.bench.report import format_bytes, format_quantity
 from edgekd.errors import EdgekdError, OverBudgetError, QualityError, UsageError
 from edgekd.evidence import Finding, Model, Reports
-from edgekd.records import Budget, GateResult, Limit, Metric, OnnxModel, Target, record
+from edgekd.records import Budget, GateResult, Limit, Metric, OnnxModel, Target, printable, record
 from edgekd.signing import PublicKey
 from edgekd.targets.board_file import suggestion
 from edgekd.targets.budgets import KEYS, KINDS, NAMES
@@ -99,6 +99,10 @@ def judge(
         return _judgement(None, None, results)
     model = evidence.model_of(reports, budget)
     target = evidence.target_of(reports, budget)
+    old = None
+    if any(limit.of == "baseline" for limit in budget.limits.values()):
+        assert budget.baseline is not None  # budgets._check
+        old = evidence.read([Path(budget.baseline)], trusted=trusted)
     for metric in KINDS:
         limit = budget.limits.get(metric)
         if limit is None:
@@ -110,7 +114,7 @@ def judge(
                 found = replace(found, told=f"{found.told}; {guess.told}")
             else:
                 found = guess or found
-        least_or_most, problem = _resolved(metric, limit, reports, budget, target, trusted)
+        least_or_most, problem = _resolved(metric, limit, reports, old, budget, target)
         results.append(_verdict(metric, found, least_or_most, problem, allowed=metric in allowed))
     return _judgement(model, target, results)
 
@@ -181,9 +185,7 @@ def is_quality(result: GateResult) -> bool:
 
 def told(result: GateResult) -> str:
     """One line: what was found, what is asked, and by how much it is missed."""
-    line = "".join(
-        letter if letter.isprintable() else "?" for letter in f"{result.name}: {result.reason}"
-    )
+    line = printable(f"{result.name}: {result.reason}")
     if result.limit is None:
         return line
     line += f", {result.bound} {shown(result.limit, result.unit)} is asked"
@@ -256,9 +258,9 @@ def _resolved(
     metric: Metric,
     limit: Limit,
     reports: Reports,
+    old: Reports | None,
     budget: Budget,
     target: Target | None,
-    trusted: Sequence[PublicKey],
 ) -> tuple[float | None, str]:
     """The limit as a number; None, and why, where what it is relative to is not known."""
     if limit.degradation is None:
@@ -267,8 +269,7 @@ def _resolved(
         reference = evidence.teachers(metric, reports)
         problem = "what it is relative to, the teacher's, is not known: compress with --eval DATA"
     else:
-        assert budget.baseline is not None  # budgets._check
-        old = evidence.read([Path(budget.baseline)], trusted=trusted)
+        assert old is not None  # judge
         finding = evidence.find(metric, old, evidence.model_of(old, budget), target)
         reference = finding.value if finding.kind == "measured" else None
         problem = f"what it is relative to, {budget.baseline}, has no such figure: {finding.told}"

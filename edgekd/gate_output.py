@@ -1,14 +1,10 @@
 """Verdicts for people and for pipelines: text, JUnit XML, GitHub's annotations, Markdown."""
 
-from typing import Final
 from xml.etree import ElementTree as ET
 
 from edgekd import __version__, gate
 from edgekd.gate import Judgement
-from edgekd.records import GateResult
-
-# XML 1.0 has no form for these, not even escaped.
-_NOT_IN_XML: Final = dict.fromkeys((*range(9), 11, 12, *range(14, 32), 65534, 65535), "?")
+from edgekd.records import GateResult, printable
 
 
 def text(found: Judgement) -> str:
@@ -16,7 +12,7 @@ def text(found: Judgement) -> str:
     about = " ".join(
         [found.subject or "the bundle", *([f"on {found.target}"] if found.target else [])]
     )
-    lines = ["".join(letter if letter.isprintable() else "?" for letter in about)]
+    lines = [printable(about)]
     width = max((len(result.name) for result in found.results), default=0)
     lines += [verdict(each, width=width) for each in found.results]
     failed = sum(not each.passed for each in found.results)
@@ -44,16 +40,16 @@ def junit(found: Judgement) -> str:
     }
     root = ET.Element("testsuites", {"name": "edgekd gate", **counts})
     suite = ET.SubElement(
-        root, "testsuite", {"name": _allowed(found.subject or "bundle"), **counts}
+        root, "testsuite", {"name": printable(found.subject or "bundle"), **counts}
     )
     properties = ET.SubElement(suite, "properties")
     for name, value in (("edgekd", __version__), ("target", found.target or "")):
         ET.SubElement(properties, "property", {"name": name, "value": value})
     for each in results:
         case = ET.SubElement(
-            suite, "testcase", {"classname": "edgekd.gate", "name": _allowed(each.name)}
+            suite, "testcase", {"classname": "edgekd.gate", "name": printable(each.name)}
         )
-        line = _allowed(gate.told(each))
+        line = gate.told(each)
         if not each.passed:
             failure = ET.SubElement(case, "failure", {"message": line, "type": _kind(each)})
             failure.text = line
@@ -62,10 +58,6 @@ def junit(found: Judgement) -> str:
         ET.SubElement(case, "system-out").text = line
     ET.indent(root)
     return ET.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
-
-
-def _allowed(value: str) -> str:
-    return value.translate(_NOT_IN_XML)
 
 
 def annotations(found: Judgement) -> str:

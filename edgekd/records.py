@@ -704,6 +704,11 @@ class GateResult:
 # --- writing and reading ----------------------------------------------------------------------
 
 
+def printable(text: str) -> str:
+    """Text of others without what could steer a terminal, end a line, or has no form in XML."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
 def to_json(value: object, *, schema: str | None = None) -> str:
     """A record as JSON text with sorted keys: the same record is the same bytes.
 

@@ -247,6 +247,6 @@ def _processor(proc: str) -> str:
             for line in stream:
                 if line.partition(":")[0].strip() in PROCESSOR:
                     said.add(line.strip())
-    except OSError:
+    except OSError:  # nothing is told apart then; what is made is tried on the golden vectors at every start all the same
         pass
     return digest_of("\n".join(sorted(said)).encode("utf-8"))[:SIGNATURE_LETTERS]

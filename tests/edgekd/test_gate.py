@@ -377,9 +377,13 @@ def test_where_each_value_comes_from_is_shown(edgekd, tmp_path):
 ODD: dict[str, tuple[dict[str, Any], Samples, str]] = {
     "a batch": ({"batch": 64}, FAST, "batch of 64"),
     "another runtime": ({"runtime": "onnxruntime 1.31"}, FAST, "runs tensorrt"),
-    "negative": ({}, Samples(values=(-0.004,), unit="s"), "no s above 0"),
-    "another unit": ({}, Samples(values=(0.004,), unit="J"), "no s above 0"),
-    "nothing": ({}, Samples(values=(), unit="s"), "no s above 0"),
+    "negative": ({}, Samples(values=(-0.004,), unit="s"), "no latency-p50 in s that could be one"),
+    "another unit": (
+        {},
+        Samples(values=(0.004,), unit="J"),
+        "no latency-p50 in s that could be one",
+    ),
+    "nothing": ({}, Samples(values=(), unit="s"), "no latency-p50 in s that could be one"),
 }
 
 
