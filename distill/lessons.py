@@ -119,10 +119,9 @@ class Lessons:
             old = round(recipe.memory.share * count)
             if old and len(self.production.pool):
                 remembered = self.augmented(self.production.remembered(old, generator=draw))
-            fresh = self.production.fresh(count - len(remembered), generator=draw)
-            parts.append(self.augmented(fresh))
-        elif count:
-            parts.append(self.augmented(self.production.pool.sample(count, generator=draw)))
+            count -= len(remembered)
+        if count:
+            parts.append(self._made(count))
         if parts:
             shown.append(self._mixed(torch.cat(parts) if len(parts) > 1 else parts[0]))
         return self.teacher, torch.cat(shown) if len(shown) > 1 else shown[0], remembered
