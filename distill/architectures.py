@@ -396,7 +396,7 @@ def choose_student(
     *,
     teacher: Architecture,
     size: Size,
-    slower: Callable[[Architecture], bool] = _never,
+    too_costly: Callable[[Architecture], bool] = _never,
 ) -> Choice:
     """The student that was asked for, or for `auto` the largest of ours that is small enough.
 
@@ -404,7 +404,7 @@ def choose_student(
         asked: a name, or "auto".
         teacher: its architecture.
         size: of the teacher.
-        slower: whether a student is slower on its board than the teacher, or over a budget; such a one is not chosen.
+        too_costly: whether a student is slower on its board than the teacher, or over a budget; such a one is not chosen.
 
     Raises:
         UsageError: an unknown name, or nothing small enough for `auto`.
@@ -417,7 +417,7 @@ def choose_student(
     # A family may have nothing small enough (VGG-11 is our only VGG); residual networks always do.
     for tried in dict.fromkeys((family, "resnet")):
         fitting = _fitting(tried, size=size, shape=shape)
-        best = next((each for each in fitting if not slower(each[1])), None)
+        best = next((each for each in fitting if not too_costly(each[1])), None)
         if best is not None:
             found, chosen = best
             return Choice(

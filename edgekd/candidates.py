@@ -1,7 +1,7 @@
 """Students that a search tries, and what each costs on the board before it has learned anything.
 
 Costs do not depend on weights: a network is exported as it is drawn, in every precision that the board has, and
-measured or estimated; the cheapest precision is the one that it would be deployed in.
+measured or estimated; it would be deployed in the fastest precision that keeps the budget.
 """
 
 import contextlib
@@ -248,18 +248,7 @@ def _candidate(
     models = _deployable(files, costing.budget)
     costs = {model.precision: _costs(model, folder, taken, costing) for model in models}
     over = {name: _over(found, costing) for name, found in costs.items()}
-    # Of those whose limited costs are known, of those that keep the limits, the fastest: INT8 only where it wins. Where a
-    # time is not known, the target's own preference, which is the last file.
-    limited = [metric for metric in COSTS if metric in costing.budget.limits]
-    known = [name for name in costs if all(metric in costs[name] for metric in limited)] or list(
-        costs
-    )
-    kept = [name for name in known if not over[name]] or known
-    precision = kept[-1]
-    if all("latency-p50" in costs[name] for name in kept):
-        precision = min(reversed(kept), key=lambda name: costs[name]["latency-p50"].value)
-    elif any("latency-p50" in costs[name] for name in kept):
-        precision = [name for name in kept if "latency-p50" in costs[name]][-1]
+    precision = _deployed(costs, over, costing.budget)
     size = _size(architecture, teacher)
     return Candidate(
         name=str(architecture),
@@ -270,6 +259,25 @@ def _candidate(
         costs=costs[precision],
         over=over[precision],
     )
+
+
+def _deployed(
+    costs: Mapping[Precision, Mapping[Metric, Cost]],
+    over: Mapping[Precision, Mapping[str, float]],
+    budget: Budget,
+) -> Precision:
+    """Of those whose limited costs are known and kept, the fastest: INT8 only where it wins.
+
+    Where no time is known, the target's own preference, which is the last file.
+    """
+    limited = [metric for metric in COSTS if metric in budget.limits]
+    known = [name for name in costs if all(metric in costs[name] for metric in limited)]
+    known = known or list(costs)
+    kept = [name for name in known if not over[name]] or known
+    timed = [name for name in kept if "latency-p50" in costs[name]]
+    if not timed:
+        return kept[-1]
+    return min(reversed(timed), key=lambda name: costs[name]["latency-p50"].value)
 
 
 def _over(costs: Mapping[Metric, Cost], costing: Costing) -> dict[str, float]:

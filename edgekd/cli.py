@@ -667,19 +667,29 @@ def search(
     from edgekd import budgeting, clusters, pipeline
     from edgekd import search as searching
     from edgekd.gate import allowed_metrics
+    from edgekd.setting import DistilOptions
 
     if minutes is not None and steps is not None:
         raise UsageError("give either --minutes or --steps, not both.")
     if minutes is None and steps is None:
         minutes = 20.0
-    local |= dict.fromkeys(
-        ("condensed", "condensed_mean", "condensed_std", "samples", "embeddings", "batch")
-    )
-    local |= {"condensed_number": 0, "strict": False, "faithful": False, "compiles": False}
-    local |= {"student": "auto", "minutes": None, "steps": None}
     folder = out or Path(f"{teacher.stem}-search")
     options = searching.SearchOptions(
-        distil=_distil_options(local, out=folder),
+        distil=DistilOptions(
+            teacher=teacher,
+            said=_said(local),
+            student="auto",
+            recipe=recipe,
+            budget=None,
+            seed=seed,
+            device=device,
+            threads=threads,
+            out=folder,
+            force=force,
+            restart=restart,
+            command=(),
+            images=images,
+        ),
         target=pipeline.target_named(target),
         budget=budgeting.budget_said(file=budget, limits=tuple(limit or ()), target=target),
         names=tuple(candidate or ()),

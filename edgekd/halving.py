@@ -49,7 +49,7 @@ def rungs(candidates: int, last: int) -> tuple[Rung, ...]:
     """
     counts = [candidates]
     while counts[-1] > 2:
-        counts.append(max(2, math.ceil(counts[-1] / FACTOR)) if counts[-1] > FACTOR else 2)
+        counts.append(max(2, math.ceil(counts[-1] / FACTOR)))
     lengths = [
         max(1, round(last / FACTOR ** (len(counts) - 1 - number))) for number in range(len(counts))
     ]
@@ -101,19 +101,15 @@ def halved(
         left = left[: rung.candidates]
         folders = [folder / f"rung-{number}" / _file_name(name) for name in left]
         missing = [
-            (
-                replace(
-                    options, student=name, out=out, budget=RunBudget(steps=rung.steps), force=True
-                )
-            )
+            replace(options, student=name, out=out, budget=RunBudget(steps=rung.steps), force=True)
             for name, out in zip(left, folders, strict=True)
             if not ((out / "student.json").is_file() or _note(out).is_file())
         ]
-        place = {each.student: number for number, each in enumerate(missing)}
+        waiting = {each.student for each in missing}
         done = [
             _run(name, number, rung.steps, out, folder)
             for name, out in zip(left, folders, strict=True)
-            if name not in place
+            if name not in waiting
         ]
         for each in done:
             told(each)

@@ -145,7 +145,7 @@ def compress(options: CompressOptions, display: Display) -> Outcome | None:
             distil,
             display,
             evaluation=options.evaluation,
-            slower=lambda teacher: _too_costly(teacher, options, display, passed_over),
+            too_costly=lambda teacher: _too_costly(teacher, options, display, passed_over),
         )
     except UsageError as error:
         if not passed_over:
@@ -171,10 +171,11 @@ def _too_costly(
     over = over_budget(
         options.budget,
         options.target,
+        teacher.info,
         display,
         device=options.bench_device,
         passed_over=passed_over,
-    )(teacher.info)
+    )
     return lambda student: slower(student) or over(student)
 
 

@@ -24,6 +24,7 @@ from edgekd.candidates import (
     unknown,
 )
 from edgekd.distill.checkpoint import RunFolder
+from edgekd.distill.imagesets import ImageSet
 from edgekd.distill.schedule import RunBudget
 from edgekd.distilling import plan
 from edgekd.errors import CollapseError, InputFileError, OverBudgetError, QualityError, UsageError
@@ -42,7 +43,7 @@ from edgekd.records import (
     record,
     to_json,
 )
-from edgekd.search_words import explained, nearest, row
+from edgekd.search_words import choose, explained, nearest, row
 from edgekd.setting import DistilOptions, image_set, teacher_said
 from edgekd.synthesizing import SynthesisOptions, synthesized
 from edgekd.targets.budgets import NAMES
@@ -111,13 +112,13 @@ def search(options: SearchOptions, display: Display) -> Search:
     _require_judgeable(options)
     teacher = teacher_said(distil.teacher, distil.said, seed=distil.seed, display=display).info
     wanted = listed(options.names, teacher)
-    if distil.images is not None:
-        image_set(distil.images, teacher)  # that it is this teacher's
+    brought = None if distil.images is None else image_set(distil.images, teacher)
     folder = out.with_name(f"{out.name}.search")
     if distil.restart:
         shutil.rmtree(folder, ignore_errors=True)
-    with caught(), RunFolder.opened(folder, _identity(options, teacher, wanted), restart=False):
-        result = _searched(options, teacher, wanted, folder, begin, display)
+    identity = _identity(options, teacher, wanted, brought)
+    with caught(), RunFolder.opened(folder, identity, restart=False):
+        result = _searched(options, teacher, wanted, brought, folder, begin, display)
     shutil.rmtree(folder)
     display.say(
         f"search   {duration(time.monotonic() - begin)} in all: {out}/{FILE}, {out}/search.png"
@@ -147,10 +148,13 @@ def _require_judgeable(options: SearchOptions) -> None:
 
 
 def _identity(
-    options: SearchOptions, teacher: TeacherInfo, wanted: Sequence[Architecture]
+    options: SearchOptions,
+    teacher: TeacherInfo,
+    wanted: Sequence[Architecture],
+    brought: ImageSet | None,
 ) -> dict[str, Any]:
     """What decides the result; a search goes on only as the same one."""
-    distil, images = options.distil, options.distil.images
+    distil = options.distil
     return {
         "edgekd": __version__,
         "teacher": teacher.state_digest,
@@ -165,7 +169,7 @@ def _identity(
         "steps": options.steps,
         "seed": distil.seed,
         "recipe": distil.recipe,
-        "images": options.count if images is None else image_set(images, teacher).record.digest,
+        "images": options.count if brought is None else brought.record.digest,
     }
 
 
@@ -173,6 +177,7 @@ def _searched(
     options: SearchOptions,
     teacher: TeacherInfo,
     wanted: Sequence[Architecture],
+    brought: ImageSet | None,
     folder: Path,
     begin: float,
     display: Display,
@@ -180,7 +185,7 @@ def _searched(
     """From images to what is written."""
     out = options.distil.out
     images = options.distil.images or _images(options, folder, display)
-    found = image_set(images, teacher)
+    found = brought or image_set(images, teacher)
     state = _read_state(folder / STATE)
     if state is None:
         costing = Costing(
@@ -217,7 +222,8 @@ def _searched(
         raise CollapseError(
             f"no candidate became a student: {next(run.lost for run in runs if run.lost)}"
         )
-    chosen = _chosen(last, {each.name: each for each in kept})
+    choice = choose(last, {each.name: each for each in kept})
+    chosen = choice.run
     result = Search(
         made_with=f"edgekd {__version__}",
         target=options.target.id,
@@ -228,7 +234,7 @@ def _searched(
         runs=tuple(runs),
         front=_front(runs, kept),
         chosen=chosen.name,
-        reason=explained(chosen, last, candidates, options.budget),
+        reason=explained(choice, candidates, options.budget),
     )
     from edgekd.search_picture import picture  # matplotlib
 
@@ -319,15 +325,6 @@ def _runs(
     for done in halved(names, distil, folder, steps=steps, pool=options.pool, told=told):
         runs += done
     return runs
-
-
-def _chosen(last: Sequence[Run], candidates: dict[str, Candidate]) -> Run:
-    """The highest agreement; of those one image apart at most, the faster."""
-    best = max(run.agreement for run in last)
-    near = [run for run in last if best - run.agreement <= 1 / run.images + 1e-9]
-    if all("latency-p50" in candidates[run.name].costs for run in near):
-        return min(near, key=lambda run: candidates[run.name].costs["latency-p50"].value)
-    return min(near, key=lambda run: candidates[run.name].macs)
 
 
 def _front(runs: Sequence[Run], kept: Sequence[Candidate]) -> tuple[str, ...]:

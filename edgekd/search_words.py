@@ -1,6 +1,7 @@
 """What a search says: candidates, the choice, and a budget that nothing keeps."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from edgekd.bench.report import format_bytes, format_quantity
 from edgekd.candidates import Candidate, Cost
@@ -35,28 +36,45 @@ def nearest(candidates: Sequence[Candidate]) -> str:
     )
 
 
-def explained(
-    chosen: Run, last: Sequence[Run], candidates: Sequence[Candidate], budget: Budget
-) -> str:
+@dataclass(frozen=True)
+class Choice:
+    """A run, those that are one image from it at most, and whether time decided between them."""
+
+    run: Run
+    near: tuple[Run, ...]
+    timed: bool
+
+
+def choose(last: Sequence[Run], candidates: Mapping[str, Candidate]) -> Choice:
+    """The highest agreement; of those one image apart at most, the faster, or where no time is known the smaller."""
+    best = max(run.agreement for run in last)
+    near = [run for run in last if best - run.agreement <= 1 / run.images + 1e-9]
+    timed = all("latency-p50" in candidates[run.name].costs for run in near)
+
+    def cost_of(run: Run) -> float:
+        found = candidates[run.name]
+        return found.costs["latency-p50"].value if timed else float(found.macs)
+
+    chosen = min(near, key=cost_of)
+    return Choice(chosen, tuple(run for run in near if run is not chosen), timed)
+
+
+def explained(choice: Choice, candidates: Sequence[Candidate], budget: Budget) -> str:
     """The choice in a paragraph."""
-    by_name = {each.name: each for each in candidates}
-    found = by_name[chosen.name]
+    chosen = choice.run
+    found = next(each for each in candidates if each.name == chosen.name)
     over = sum(bool(each.over) for each in candidates)
     text = f"{len(candidates)} candidates, {over} of them over the budget. "
     text += (
         f"{chosen.name} agrees with the teacher on {chosen.agreement:.2%} of {chosen.images} held-out synthetic images after "
         f"{chosen.steps:,} steps, "
     )
-    others = [run for run in last if run.name != chosen.name]
-    near = [
-        run for run in others if abs(run.agreement - chosen.agreement) <= 1 / chosen.images + 1e-9
-    ]
-    if not near:
+    if not choice.near:
         text += "the highest agreement of the last rung. "
     else:
-        timed = all("latency-p50" in by_name[run.name].costs for run in (chosen, *near))
-        shown = ", ".join(f"{run.name} ({run.agreement:.2%})" for run in near)
-        text += f"within one image of {shown}, and is the {'faster' if timed else 'one with fewer MACs'}. "
+        shown = ", ".join(f"{run.name} ({run.agreement:.2%})" for run in choice.near)
+        by = "faster" if choice.timed else "one with fewer MACs"
+        text += f"within one image of {shown}, and is the {by}. "
     text += f"It would be deployed in {found.precision.upper()}: "
     text += ", ".join(cost(metric, each) for metric, each in sorted(found.costs.items())) + "."
     if budget.precision is None:

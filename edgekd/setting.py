@@ -148,7 +148,7 @@ def setting_of(
     display: Display,
     *,
     evaluation: Path | None = None,
-    slower: Callable[[Teacher], Callable[[Architecture], bool]] | None = None,
+    too_costly: Callable[[Teacher], Callable[[Architecture], bool]] | None = None,
 ) -> Setting:
     """Load and check all that a run is given, before hours are spent.
 
@@ -156,7 +156,7 @@ def setting_of(
         options: of the run.
         display: what happens is said there.
         evaluation: labelled images to look at along the way.
-        slower: of a teacher, what tells whether a student is slower than it on its board; None: nothing is known.
+        too_costly: of a teacher, what tells whether a student costs its board too much; None: nothing is known.
 
     Raises:
         EdgekdError: what is wrong with it.
@@ -193,7 +193,11 @@ def setting_of(
             options.student,
             teacher=info.architecture,
             size=size,
-            **({} if slower is None or options.student != "auto" else {"slower": slower(teacher)}),
+            **(
+                {}
+                if too_costly is None or options.student != "auto"
+                else {"too_costly": too_costly(teacher)}
+            ),
         ),
         ahead=ahead,
         real=real,

@@ -80,12 +80,13 @@ def _shown(found: Estimate) -> str:
 def over_budget(
     budget: Budget,
     target: Target,
+    teacher: TeacherInfo,
     display: Display,
     *,
     device: Device | None,
     passed_over: list[Candidate],
-) -> Callable[[TeacherInfo], Callable[[Architecture], bool]]:
-    """What tells of a teacher whether one of its students would cost more than a budget allows.
+) -> Callable[[Architecture], bool]:
+    """What tells whether a student would cost more than a budget allows.
 
     By what is measured on the board, where there is one, and by the size of its file, of the model that the budget is held
     against at the end; what cannot be known yet is held against it then.
@@ -93,6 +94,7 @@ def over_budget(
     Args:
         budget: its absolute limits of costs.
         target: the board.
+        teacher: whose student it would be.
         display: what happens is said there.
         device: the board itself; None: it is not at hand.
         passed_over: is given those that cost too much.
@@ -102,34 +104,27 @@ def over_budget(
         for metric, limit in budget.limits.items()
         if metric in COSTS and limit.degradation is None
     }
+    if not absolute:
+        return lambda _: False
+    precision = budget.precision or ("int8" if target.software.int8 else None)
+    costing = Costing(
+        target=target,
+        budget=replace(budget, limits=absolute, precision=precision),
+        device=device,
+        allowed=frozenset(COSTS),
+        estimates=False,
+        images=_noise(teacher),
+    )
 
-    def of_teacher(teacher: TeacherInfo) -> Callable[[Architecture], bool]:
-        costing = Costing(
-            target=target,
-            budget=replace(
-                budget,
-                limits=absolute,
-                precision=budget.precision or ("int8" if target.software.int8 else None),
-            ),
-            device=device,
-            allowed=frozenset(COSTS),
-            estimates=False,
-            images=_noise(teacher),
-        )
+    def over(student: Architecture) -> bool:
+        with tempfile.TemporaryDirectory(prefix="edgekd-") as folder:
+            (found,) = costed([student], teacher, costing, Path(folder), SilentDisplay())
+        if found.over:
+            display.say(f"         {row(found)}")
+            passed_over.append(found)
+        return bool(found.over)
 
-        def over(student: Architecture) -> bool:
-            if not absolute:
-                return False
-            with tempfile.TemporaryDirectory(prefix="edgekd-") as folder:
-                (found,) = costed([student], teacher, costing, Path(folder), SilentDisplay())
-            if found.over:
-                display.say(f"         {row(found)}")
-                passed_over.append(found)
-            return bool(found.over)
-
-        return over
-
-    return of_teacher
+    return over
 
 
 def _noise(teacher: TeacherInfo) -> Pixels:

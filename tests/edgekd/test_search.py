@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from edgekd import search as searching
-from edgekd.candidates import Candidate, Cost
+from edgekd.candidates import Candidate, Cost, _deployed
 from edgekd.distill import architectures, networks
 from edgekd.distill.said import TeacherOptions
 from edgekd.distill.teacher import load_teacher
@@ -17,8 +17,18 @@ from edgekd.distilling import coverage_of
 from edgekd.errors import DeviceError, UsageError
 from edgekd.files import digest_of
 from edgekd.halving import Here, Run, Rung, rungs
-from edgekd.records import Architecture, Student, SyntheticSet, from_json, to_json
-from edgekd.search_words import nearest
+from edgekd.records import (
+    Architecture,
+    Budget,
+    Limit,
+    Metric,
+    Precision,
+    Student,
+    SyntheticSet,
+    from_json,
+    to_json,
+)
+from edgekd.search_words import choose, nearest
 from tests.edgekd.conftest import IMAGES, REPOSITORY, TEACHER
 
 NAMES = ("resnet8-w4", "resnet8-w8@20", "lenet5-half", "resnet14-w8")
@@ -257,16 +267,48 @@ def run(name, agreement, images=100):
 def test_without_a_time_of_each_the_one_with_fewer_macs_is_chosen():
     by_name = {name: candidate(name) for name in ("fast", "slow")}
     unknown = replace(by_name["slow"], costs={}, macs=9)
-    chosen = searching._chosen([run("slow", 0.95), run("fast", 0.95)], by_name | {"slow": unknown})
-    assert chosen.name == "fast"
+    chosen = choose([run("slow", 0.95), run("fast", 0.95)], by_name | {"slow": unknown})
+    assert chosen.run.name == "fast"
 
 
 def test_of_candidates_one_image_apart_the_faster_is_chosen():
     by_name = {name: candidate(name) for name in ("fast", "slow")}
     close = [run("slow", 0.95), run("fast", 0.94)]
-    assert searching._chosen(close, by_name).name == "fast"
+    assert choose(close, by_name).run.name == "fast"
     apart = [run("slow", 0.95), run("fast", 0.93)]
-    assert searching._chosen(apart, by_name).name == "slow"
+    assert choose(apart, by_name).run.name == "slow"
+
+
+TIMES = [
+    ({"fp32": 2.0, "int8": 1.0}, set(), "int8"),  # where it wins
+    ({"fp32": 1.0, "int8": 2.0}, set(), "fp32"),
+    ({"fp32": 1.0, "int8": 2.0}, {"fp32"}, "int8"),  # of those that keep the limits
+    ({"fp32": 1.0, "int8": None}, set(), "fp32"),  # what is known, before what is not
+    ({"fp32": 1.0, "int8": None}, {"fp32"}, "int8"),
+    ({"fp32": None, "int8": None}, set(), "int8"),  # the target's own preference
+]
+
+
+@pytest.mark.parametrize(("times", "over", "expected"), TIMES)
+def test_the_fastest_file_that_keeps_the_limits_is_deployed(times, over, expected):
+    costs: dict[Precision, dict[Metric, Cost]] = {
+        name: {} if value is None else {"latency-p50": Cost(value=value, estimated=False)}
+        for name, value in times.items()
+    }
+    passed: dict[Precision, dict[str, float]] = {
+        name: {"size-kib": 2.0} if name in over else {} for name in times
+    }
+    assert _deployed(costs, passed, Budget(limits={})) == expected
+
+
+def test_a_limited_time_that_is_known_comes_before_one_that_is_not():
+    limit = Limit(value=0.5, degradation=None, of=None, origin="a test")
+    costs: dict[Precision, dict[Metric, Cost]] = {
+        "fp32": {"latency-p50": Cost(value=1.0, estimated=True)},
+        "int8": {},
+    }
+    over: dict[Precision, dict[str, float]] = {"fp32": {"latency-p50-ms": 2.0}, "int8": {}}
+    assert _deployed(costs, over, Budget(limits={"latency-p50": limit})) == "fp32"
 
 
 def test_the_nearest_is_the_one_whose_worst_limit_is_least_over():

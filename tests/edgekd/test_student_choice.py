@@ -61,7 +61,7 @@ def test_a_deep_student_that_would_be_slower_is_passed_over():
         "auto",
         teacher=network("resnet20-w16"),
         size=size,
-        slower=lambda student: student == first.architecture,
+        too_costly=lambda student: student == first.architecture,
     )
     assert other.architecture != first.architecture
     assert f"{first.architecture.name} would cost the board too much" in other.reason
