@@ -17,6 +17,7 @@ from edgekd.targets.budgets import KEYS, KINDS, NAMES
 # In the worst layer: 0.5 to 3 % for images that INT8 is well calibrated on, 9 % and more for others (docs/log.md).
 MOST_OUTSIDE: Final = 0.08
 _QUALITY: Final = ("agreement", "accuracy")
+_BUDGET: Final = "budget "  # before the metric, in the name of a gate
 
 
 @record
@@ -177,9 +178,14 @@ def require(
     raise kind(f"{what}: {lines}. {advice}" if listed else f"{what}:\n  {lines}\n{kept}{advice}")
 
 
+def of_budget(results: Sequence[GateResult]) -> tuple[GateResult, ...]:
+    """Those of a budget, of a report's gates."""
+    return tuple(result for result in results if result.name.startswith(_BUDGET))
+
+
 def is_quality(result: GateResult) -> bool:
     """Whether a gate is about what a model decides, rather than what it costs."""
-    name = result.name.removeprefix("budget ")
+    name = result.name.removeprefix(_BUDGET)
     return name in _QUALITY or name.startswith(("parity", "calibration"))
 
 
@@ -238,7 +244,7 @@ def _verdict(
     if limit is None:
         passed, reason = False, f"{reason}; {problem}"
     return GateResult(
-        name=f"budget {metric}",
+        name=f"{_BUDGET}{metric}",
         passed=passed,
         value=found.value,
         limit=limit,

@@ -2,7 +2,10 @@
 
 from edgekd import stability
 from edgekd.bench.report import report as bench_text
+from edgekd.gate import of_budget
+from edgekd.gate_output import verdict
 from edgekd.manifest import Manifest, Report
+from edgekd.records import printable
 
 
 def description(manifest: Manifest, report: Report) -> str:
@@ -22,6 +25,13 @@ def description(manifest: Manifest, report: Report) -> str:
         f"           {'passed' if gate.passed else 'FAILED'}: {gate.reason}"
         for gate in manifest.quality_gates
     ]
+    budget = of_budget(report.gates)
+    if budget:
+        passed = all(result.passed for result in budget)
+        lines.append(f"budget     {'passed' if passed else 'failed'}")
+        lines += [f"           {verdict(result)}" for result in budget]
+    if report.bench_failed is not None:
+        lines.append(f"bench      the board was not measured: {printable(report.bench_failed)}")
     lines += [f"steady     {line}" for line in stability.spoken(report.history)]
     for model in manifest.models:
         lines.append(

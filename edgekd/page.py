@@ -15,6 +15,8 @@ from edgekd import bundle, charts, stability
 from edgekd.bench import statistics
 from edgekd.errors import OutputError
 from edgekd.files import write_atomically
+from edgekd.gate import of_budget
+from edgekd.gate_output import verdict
 from edgekd.manifest import Manifest, Report
 from edgekd.measured_views import Chart, Value, markup, view_of
 from edgekd.pictures import IMAGES_SHOWN, Timeline, class_rows, moment_rows
@@ -69,10 +71,14 @@ def html(
         timeline: of the run; a bundle's files do not hold it.
     """
     classes, no_classes = class_rows(folder, manifest)
+    budget = of_budget(report.gates)
     return rendered(
         "report.html",
         manifest=manifest,
         report=report,
+        budget=budget,
+        budget_passed=all(result.passed for result in budget),
+        verdict=verdict,
         command=shlex.join(report.command),
         head=_head(manifest, report),
         models=tuple(_model_rows(manifest, report)),

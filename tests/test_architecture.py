@@ -34,7 +34,7 @@ LAYERS = (
     {"edgekd.student_choice", "edgekd.search_picture"},
     {"edgekd.search_words"},
     {"edgekd.candidates", "edgekd.halving"},
-    {"edgekd.estimating", "edgekd.gate_output"},
+    {"edgekd.estimating"},
     {"edgekd.exporting", "edgekd.bench_output", "edgekd.metering"},
     {"edgekd.benching"},
     {"edgekd.fleet"},
@@ -47,6 +47,7 @@ LAYERS = (
     {"edgekd.checking"},
     {"edgekd.judging"},
     {"edgekd.page", "edgekd.evaluation", "edgekd.describing", "edgekd.bundle_diff"},
+    {"edgekd.gate_output"},
     {"edgekd.gate"},
     {"edgekd.evidence"},
     {

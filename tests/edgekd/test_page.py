@@ -18,6 +18,7 @@ from PIL import Image
 
 from edgekd import bench_output, bundle, charts, page, pictures
 from edgekd.errors import OutputError
+from edgekd.inspection import description
 from edgekd.manifest import Accuracy, Evaluation, GoldenVectors, Manifest, Report, TargetInfo
 from edgekd.records import (
     Architecture,
@@ -224,6 +225,26 @@ def test_the_head_says_verdict_gates_command_and_digest(folder):
         "Something was said",
     ):  # fmt: skip
         assert said in seen.text
+
+
+def test_a_budget_stands_beside_the_quality_on_the_page_and_in_words(folder):
+    gates = (
+        GateResult(name="budget size", passed=False, value=200.0, limit=100.0, unit="B", reason="200 B",
+                   bound="at most"),
+        GateResult(name="budget energy", passed=True, value=None, limit=0.003, unit="J",
+                   reason=f"Unmeasured ({HOSTILE})", bound="at most", mark="not checked"),
+    )  # fmt: skip
+    report = report_of(gates=gates, bench_failed=f"nobody answered {HOSTILE}")
+    _, seen = page_of(folder, report=report)
+    assert "Budget failed" in seen.text
+    assert "FAILED budget size 200 B, at most 100 B is asked: 2.0 times that" in seen.text
+    assert "allowed budget energy" in seen.text
+    assert "The board was not measured: nobody answered" in seen.text
+    assert "script" not in seen.tags
+    assert "Budget" not in page_of(folder)[1].text
+    said = description(manifest_of(), report)
+    assert "budget     failed" in said
+    assert "the board was not measured" in said
 
 
 def test_hostile_names_stay_text(folder):
