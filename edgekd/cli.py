@@ -667,6 +667,7 @@ def search(
     from edgekd import budgeting, clusters, pipeline
     from edgekd import search as searching
     from edgekd.gate import allowed_metrics
+    from edgekd.search_words import front_text
     from edgekd.setting import DistilOptions
 
     if minutes is not None and steps is not None:
@@ -707,7 +708,9 @@ def search(
     if as_json:
         _print_record(found, searching.SCHEMA)
     else:
-        print(found.reason)
+        print(
+            f"{front_text(found.front, found.runs, found.candidates, found.chosen)}\n\n{found.reason}"
+        )
     searching.require_agreement(found, folder)
 
 

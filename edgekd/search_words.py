@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from edgekd.bench.report import format_bytes, format_quantity
-from edgekd.candidates import Candidate, Cost
+from edgekd.candidates import SHOWN, Candidate, Cost
 from edgekd.halving import Run
 from edgekd.records import Budget, Metric
 from edgekd.targets.budgets import KINDS, NAMES
@@ -89,6 +89,25 @@ def explained(choice: Choice, candidates: Sequence[Candidate], budget: Budget) -
     if any(each.estimated for each in found.costs.values()):
         text += " Estimates are no measurements: bench it on the board."
     return text
+
+
+def front_text(
+    front: Sequence[str], runs: Sequence[Run], candidates: Sequence[Candidate], chosen: str
+) -> str:
+    """The front for a terminal, best agreement first: a line a candidate, the choice marked."""
+    last = {run.name: run for run in runs}
+    by_name = {each.name: each for each in candidates}
+    rows = sorted((last[name] for name in front), key=lambda run: -run.agreement)
+    width = max(len(run.name) for run in rows)
+    lines = ["No other beats these in agreement and in every cost (*: chosen):"]
+    for run in rows:
+        found = by_name[run.name].costs
+        costs = ", ".join(cost(metric, found[metric]) for metric in SHOWN if metric in found)
+        mark = "*" if run.name == chosen else " "
+        lines.append(
+            f"{mark} {run.name:{width}}  {run.agreement:6.1%} after {run.steps:,} steps, {costs}"
+        )
+    return "\n".join(lines)
 
 
 def _ratios(candidate: Candidate) -> str:

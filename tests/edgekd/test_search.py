@@ -28,7 +28,7 @@ from edgekd.records import (
     from_json,
     to_json,
 )
-from edgekd.search_words import choose, nearest
+from edgekd.search_words import choose, front_text, nearest
 from tests.edgekd.conftest import IMAGES, REPOSITORY, TEACHER
 
 NAMES = ("resnet8-w4", "resnet8-w8@20", "lenet5-half", "resnet14-w8")
@@ -104,6 +104,14 @@ def test_the_best_within_the_budget_is_written_with_all_that_was_tried(search, t
     assert (tmp_path / "s" / "search.png").read_bytes().startswith(b"\x89PNG")
     assert not (tmp_path / "s.search").exists()
     assert "3 for 3 steps, then 2 for 9 steps" in err
+
+
+def test_the_front_is_printed_with_the_choice_marked():
+    runs = [run("slow", 0.5), replace(run("fast", 0.94), steps=27)]
+    candidates = [candidate("slow"), candidate("fast")]
+    lines = front_text(("slow", "fast"), runs, candidates, "fast").splitlines()
+    assert lines[1].startswith("* fast   94.0% after 27 steps, latency-p50 1.00 ms")
+    assert lines[2].startswith("  slow   50.0% after 9 steps")
 
 
 class Cut:
