@@ -168,7 +168,8 @@ def require(
     advice = "A smaller --student, or another limit, helps; what is not measured wants --device or --bench-device."
     if any(is_quality(result) for result in failed):
         kind = QualityError
-        advice = "More --minutes or a larger --student helps; --min-agreement and the budget set the limits."
+        limit = "the budget" if of_budget(failed) else "--min-agreement"
+        advice = f"More --minutes or a larger --student helps; {limit} sets the limit."
     what = "quality gate failed" if kind is QualityError else "over budget"
     kept = f"{bundle} is kept and marked 'quality: failed'. " if bundle else ""
     if bundle and kind is OverBudgetError:
