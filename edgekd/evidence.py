@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -245,6 +246,13 @@ def _of_measurement(metric: Metric, taken: Measurements, target: Target) -> Find
             None,
             f"taken by {runtime}, and {target.id} runs {target.software.runtime}",
         )
+    wanted = target.software.tensorrt
+    if wanted is not None and _release(runtime) != _release(wanted):
+        return Finding(
+            "unmeasured",
+            None,
+            f"taken by {runtime}, and {target.id} has {target.software.runtime} {wanted}",
+        )
     value, told = figure(metric, taken)
     if value is None:
         return Finding("unmeasured", None, told)
@@ -253,6 +261,12 @@ def _of_measurement(metric: Metric, taken: Measurements, target: Target) -> Find
     if metric == "energy" and isinstance(taken.energy, Energy) and taken.energy.kind == "estimate":
         return Finding("estimate", value, f"{told}, which {taken.energy.sensor} only estimates")
     return Finding("measured", value, f"{told} by {runtime} on {taken.taken_on}")
+
+
+def _release(text: str) -> str | None:
+    """Major and minor version: what builds other engines, where a patch seldom does."""
+    found = re.match(r"(?:tensorrt )?(\d+\.\d+)", text.lower())
+    return None if found is None else found[1]
 
 
 def taken_there(taken: Measurements, target: Target) -> bool:

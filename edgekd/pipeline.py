@@ -1,5 +1,6 @@
 """The way from a teacher to a bundle: the stages in order, each handing the next what it needs."""
 
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -514,21 +515,23 @@ def _closing(outcome: Outcome, display: Display) -> None:
     )
     display.say(
         f"next     edgekd bundle inspect {outcome.bundle}   (all figures, with their doubts)\n"
-        f"         {outcome.bundle}/{bundle.PAGE}   (the same with pictures, for a browser)\n"
-        f"         copy {outcome.bundle} to the board and build {manifest.models[-1].path} there: "
-        f"{_build_command(manifest)}"
+        f"         {outcome.bundle}/{bundle.PAGE}   (the same with pictures, for a browser)"
     )
+    for line in _on_the_board(outcome):
+        display.say(f"         {line}")
 
 
-def _build_command(manifest: Manifest) -> str:
-    model = manifest.models[-1]
-    software = manifest.target.software
-    if software.runtime == "onnxruntime":
-        return f"onnxruntime.InferenceSession('{model.path}')"
-    if software.typing == "strong":
-        return f"trtexec --onnx={model.path} --saveEngine=model.engine --stronglyTyped"
-    flags = "--int8 --fp16" if model.precision == "int8" else "--fp16"
-    return f"trtexec --onnx={model.path} --saveEngine=model.engine {flags}"
+def _on_the_board(outcome: Outcome) -> tuple[str, ...]:
+    """What measures the bundle there, and what makes of its last model what runs there."""
+    name = shlex.quote(str(outcome.bundle))
+    model = outcome.manifest.models[-1].path
+    runtime = outcome.manifest.target.software.runtime
+    made = "ONNX Runtime's form" if runtime == "onnxruntime" else "an engine"
+    return (
+        f"edgekd bench {name} --device ssh://USER@BOARD   (measures it there)",
+        "python3 firstboot/agent.pyz firstboot --bundle . --state ../engine   "
+        f"(on the board, in a copy of the bundle: makes {made} of {model}, and checks it)",
+    )
 
 
 def target_named(spec: str) -> Target:

@@ -377,6 +377,16 @@ def test_where_each_value_comes_from_is_shown(edgekd, tmp_path):
 ODD: dict[str, tuple[dict[str, Any], Samples, str]] = {
     "a batch": ({"batch": 64}, FAST, "batch of 64"),
     "another runtime": ({"runtime": "onnxruntime 1.31"}, FAST, "runs tensorrt"),
+    "another TensorRT": (
+        {"runtime": "tensorrt 8.5.2 (trtexec)"},
+        FAST,
+        "jp6.2 has tensorrt 10.3.0",
+    ),
+    "an unknown TensorRT": (
+        {"runtime": "tensorrt None (trtexec --duration=10.3)"},
+        FAST,
+        "jp6.2 has tensorrt 10.3.0",
+    ),
     "negative": ({}, Samples(values=(-0.004,), unit="s"), "no latency-p50 in s that could be one"),
     "another unit": (
         {},
