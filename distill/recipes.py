@@ -154,11 +154,15 @@ class Recipe:
     held_out_every: AtLeastOne = 16  # rounds; a batch that is never learned from
 
 
+FLOWING_STRUCTURED: Final = 0.8  # of a batch, beside images that flow from no statistics
+
+
 def for_teacher(recipe: Recipe, *, batch_norm: bool, attention: bool = False) -> Recipe:
     """The recipe as it is used for a teacher with or without trained batch-norm.
 
     Without the statistics, class balance, image priors and the L1 disagreement carry the images of
-    a recipe that leans on them; the others have them already.
+    a recipe that leans on them; the others have them already. Where such images are never seen again,
+    structured noise holds the student (docs/log.md).
 
     Args:
         recipe: of the book.
@@ -183,6 +187,7 @@ def for_teacher(recipe: Recipe, *, batch_norm: bool, attention: bool = False) ->
         optimizer="adam",
         rate=min(recipe.learning.rate, 2e-3),
         weight_decay=0.0,
+        structured=FLOWING_STRUCTURED if recipe.source.flows else recipe.learning.structured,
     )
     # Mean 0 and deviation 1 of each channel: statistics of a layer that every teacher has.
     source = replace(recipe.source, weights=weights, head="batch_norm")

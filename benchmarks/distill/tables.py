@@ -69,8 +69,8 @@ TABLES: Final[dict[str, Table]] = {
         rows=(
             Row(name="lenet auto 10 min", pair="mnist-lenet", recipe="auto", minutes=10),
             Row(name="demo auto 5 min", pair="mnist-demo", recipe="auto", minutes=5),
-            Row(name="lenet memory-bank", pair="mnist-lenet", recipe="memory-bank", minutes=10),
-            Row(name="lenet pseudo-replay", pair="mnist-lenet", recipe="pseudo-replay", minutes=15),
+            Row(name="lenet memory-bank", pair="mnist-lenet", recipe="memory-bank", minutes=30),
+            Row(name="lenet pseudo-replay", pair="mnist-lenet", recipe="pseudo-replay", minutes=30),
             Row(name="lenet auto 30 min", pair="mnist-lenet", recipe="auto", minutes=30),
         ),
     ),

@@ -241,6 +241,7 @@ def test_for_teacher_takes_away_what_needs_statistics_and_nothing_else():
         assert for_teacher(recipe, batch_norm=False, attention=True).source.weights.patches > 0
         assert (found.learning.kd, found.learning.optimizer) == ("logit_distance", "adam")
         assert found.learning.rate <= 2e-3
+        assert not recipe.source.flows or found.learning.structured == 0.8
 
 
 def test_for_batch_sets_source_student_and_memory():
