@@ -43,3 +43,26 @@ def mix(images: Tensor, *, generator: torch.Generator) -> Tensor:
     order = torch.randperm(len(images), generator=generator, device=images.device)
     amount = torch.rand(len(images), 1, 1, 1, generator=generator, device=images.device)
     return images.lerp(images[order], amount)
+
+
+def collage(images: Tensor, others: Tensor, *, generator: torch.Generator) -> Tensor:
+    """Each image (N, C, H, W) with another: half of them blended, half with a rectangle of the other.
+
+    At most half of the result is the other's (mixup, Zhang et al., ICLR 2018; CutMix, Yun et al., ICCV 2019).
+    """
+    count, _, height, width = images.shape
+    device = images.device
+
+    def draw() -> Tensor:  # -> (N, 1)
+        return torch.rand(count, 1, generator=generator, device=device)
+
+    blended = images.lerp(others, 0.5 * draw().view(-1, 1, 1, 1))
+    share = (0.5 * draw()).sqrt()  # of each side, so that areas are even
+    middles = draw(), draw()
+    rows, columns = (
+        (torch.arange(side, device=device) / side - middle).abs() < share / 2  # (N, side)
+        for side, middle in zip((height, width), middles, strict=True)
+    )
+    inside = rows.unsqueeze(2) & columns.unsqueeze(1)  # (N, H, W)
+    pasted = torch.where(inside.unsqueeze(1), others, images)
+    return torch.where(draw().view(-1, 1, 1, 1) < 0.5, blended, pasted)

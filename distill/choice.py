@@ -14,7 +14,7 @@ from edgekd.errors import UsageError
 AUTO: Final = "auto"
 SHORT_STEPS, SHORT_MINUTES = 2000, 2.0
 SHORT_STRUCTURED: Final = 0.95  # some of the pool all the same: batch-norm is estimated on both
-REAL_PER_IMAGE: Final = 0.0025  # of a batch, at most, for each image that there is
+REAL_PER_IMAGE: Final = 0.00025  # of a batch, at most, for each image that there is
 REAL_SHARE: Final = 0.25  # of a batch, for recipes that do not say it
 
 
@@ -64,7 +64,7 @@ def choose(
     steps = FAITHFUL[name].steps if faithful else None
     info = teacher.info
     notes: list[str] = []
-    recipe = _with_real(recipe, real, notes)
+    recipe = _with_real(recipe, real, notes, faithful=faithful)
     if short:
         learning = replace(recipe.learning, structured=SHORT_STRUCTURED)
         recipe = replace(recipe, learning=learning)
@@ -113,7 +113,9 @@ def _is_short(budget: RunBudget | None) -> bool:
     return budget.minutes is not None and budget.minutes <= SHORT_MINUTES
 
 
-def _with_real(recipe: Recipe, real: RealImages | None, notes: list[str]) -> Recipe:
+def _with_real(
+    recipe: Recipe, real: RealImages | None, notes: list[str], *, faithful: bool
+) -> Recipe:
     if real is None:
         if recipe.source.weights.alignment:
             raise UsageError(
@@ -128,8 +130,8 @@ def _with_real(recipe: Recipe, real: RealImages | None, notes: list[str]) -> Rec
         )
     notes.extend(real.notes)
     wanted = recipe.learning.real or REAL_SHARE
-    # Ten images in a quarter of each batch cost 11 points, a hundred nothing (docs/log.md).
-    share = min(wanted, REAL_PER_IMAGE * len(real.images))
+    # Few images in a quarter of each batch are learned by heart: 7 to 16 points (docs/log.md).
+    share = wanted if faithful else min(wanted, REAL_PER_IMAGE * len(real.images))
     if not recipe.learning.real:
         notes.append(
             f"recipe {recipe.name} knows no real images; {100 * share:.3g}% of what the student sees are of {real.name}"

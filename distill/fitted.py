@@ -9,11 +9,12 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
+from edgekd.distill import augment
 from edgekd.distill.generators import (
     Embeddings,
     Generator,
@@ -24,11 +25,14 @@ from edgekd.distill.generators import (
 )
 from edgekd.distill.inversion import Inversion, Judged, frozen
 from edgekd.distill.ranks import ALONE, Team
+from edgekd.distill.real import RealImages
 from edgekd.distill.recipes import Source, Weights
+from edgekd.distill.siamese import siamese
 from edgekd.distill.sources import Inverted, channel_statistics
 from edgekd.records import InputSpec
 
 BETAS = (0.5, 0.999)
+VIEWS: Final = ("color", "scale", "rotate", "crop")  # one after the other, of `siamese`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -338,12 +342,10 @@ class Pixels(FittedSource):
 
     def begin(self, classes: Tensor, *, learn: bool, generator: torch.Generator) -> Fit:
         del learn
-        spec = self.spec
-        shape = (len(classes), spec.channels, spec.height, spec.width)
-        mean, std = channel_statistics(spec, device=self.device)
-        pixels = torch.randn(shape, generator=generator, device=self.device)
+        mean, std = channel_statistics(self.spec, device=self.device)
+        pixels = self._first(classes, generator=generator)
         pixels.clamp_(-mean / std, (1 - mean) / std).requires_grad_()
-        optimizer = torch.optim.Adam([pixels], lr=self.settings.rate, betas=BETAS)
+        optimizer = torch.optim.Adam([pixels], lr=self._rate(), betas=BETAS)
 
         def images() -> Tensor:
             with torch.no_grad():
@@ -351,6 +353,77 @@ class Pixels(FittedSource):
             return pixels * std + mean
 
         return Fit(images=images, optimizer=optimizer)
+
+    def _first(self, classes: Tensor, *, generator: torch.Generator) -> Tensor:
+        """Where the pixels (N, C, H, W) begin, normalised."""
+        spec = self.spec
+        shape = (len(classes), spec.channels, spec.height, spec.width)
+        return torch.randn(shape, generator=generator, device=self.device)
+
+    def _rate(self) -> float:
+        return self.settings.rate
+
+
+class Expansion(Pixels):
+    """Pixels that begin as views of a few condensed or real images, and are made more of them.
+
+    Shown as they are, few images are learned by heart (docs/log.md). Here each is moved, turned, scaled,
+    coloured and laid over another of them, and then fitted as all images are: against the student of
+    the moment, to the teacher's statistics.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        spec: InputSpec,
+        *,
+        real: RealImages,
+        flip: bool,
+        classes: int,
+        device: torch.device,
+        layout: torch.memory_format,
+        generator: torch.Generator,
+    ) -> None:
+        """As every source, and of these images.
+
+        Args:
+            source: the recipe's.
+            spec: of the images.
+            real: condensed or real, with labels, on the device.
+            flip: whether mirrored images keep their class.
+            classes: that the teacher knows.
+            device: where to compute.
+            layout: of weights; there are none.
+            generator: of weights; there are none.
+        """
+        super().__init__(
+            source, spec, classes=classes, device=device, layout=layout, generator=generator
+        )
+        assert real.labels is not None  # where nobody says, the teacher was asked
+        self.images, self.labels = real.images, real.labels
+        self.views = [*VIEWS, *(["flip"] if flip else [])]
+
+    def _first(self, classes: Tensor, *, generator: torch.Generator) -> Tensor:
+        own = (self.labels == classes.unsqueeze(1)).float()  # (N, M)
+        own[own.sum(1) == 0] = 1  # of a class that nobody brought, any will do
+        chosen = torch.multinomial(own, 1, generator=generator).squeeze(1)
+        others = torch.randint(
+            len(self.images), (len(classes),), generator=generator, device=self.device
+        )
+        return augment.collage(
+            self._views(chosen, generator=generator),
+            self._views(others, generator=generator),
+            generator=generator,
+        )
+
+    def _views(self, chosen: Tensor, *, generator: torch.Generator) -> Tensor:
+        images = self.images[chosen]
+        for view in self.views:
+            images = siamese(images, strategy=view, generator=generator)
+        return images
+
+    def _rate(self) -> float:
+        return self.settings.expansion_rate
 
 
 KINDS: dict[str, type[FittedSource]] = {

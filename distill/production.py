@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from edgekd.distill.discriminator import Alignment
-from edgekd.distill.fitted import KINDS, FittedSource
+from edgekd.distill.fitted import KINDS, Expansion, FittedSource
 from edgekd.distill.flowing import FlowingSource, Noise, UnconditionalGenerator
 from edgekd.distill.imagesets import Ahead
 from edgekd.distill.inversion import Inversion
@@ -101,6 +101,7 @@ class Production:
             team=team,
         )
         self.source = self._source(first)
+        self.expansion = self._expansion(real, first)
         memory, shape = recipe.memory, info.input.shape
         if ahead is None:
             self.pool = make_pool(
@@ -139,6 +140,21 @@ class Production:
             embeddings=self.embeddings,
             team=self.team,
             **where,
+        )
+
+    def _expansion(self, real: RealImages | None, first: torch.Generator) -> Expansion | None:
+        source = self.recipe.source
+        if real is None or source.flows or not source.expansion:
+            return None
+        return Expansion(
+            source,
+            self.teacher.info.input,
+            real=real,
+            flip=self.teacher.flip,
+            classes=self.teacher.info.classes,
+            generator=first,
+            device=self.place.device,
+            layout=self.place.layout,
         )
 
     def _replay(self, first: torch.Generator) -> Replay:
@@ -302,7 +318,13 @@ class Production:
             self.teacher.info.classes,
             generator=self.common or generator,
         )
-        return self.source.invert(
+        source = self.source
+        if self.expansion is not None and not held_out:
+            # By all ranks alike: the one learns weights together, the other has none.
+            draw = self.common or generator
+            if float(torch.rand((), generator=draw, device=draw.device)) < settings.expansion:
+                source = self.expansion
+        return source.invert(
             self.judge,
             wanted[self.team.rank :: self.team.ranks],
             weights=weights,

@@ -159,9 +159,12 @@ _CONDENSED: Final = Recipe(
         "features; condensed and synthetic images augmented apart; learning from both",
         reconstructed="everything else of the discriminator: layers, hinge loss, rates, weight (two summaries; no "
         "code was found)",
-        ours="on the pool; other bases by name (condensed-cmi, condensed-replay)",
+        ours="on the pool; other bases by name (condensed-cmi, condensed-replay); three in four batches begin as views of "
+        "the condensed images, and their pixels are fitted",
     ),
-    source=replace(_POOL_SOURCE, weights=replace(_POOL_SOURCE.weights, alignment=1.0)),
+    source=replace(
+        _POOL_SOURCE, weights=replace(_POOL_SOURCE.weights, alignment=1.0), expansion=0.75
+    ),
     memory=_POOL_MEMORY,
     learning=replace(_POOL_LEARNING, real=0.25),
     first_batches=8,
@@ -198,7 +201,9 @@ _BOOK: Final = (
     replace(
         _CONDENSED,
         name="condensed-cmi",
-        source=replace(_CMI.source, weights=replace(_CMI.source.weights, alignment=1.0)),
+        source=replace(
+            _CMI.source, weights=replace(_CMI.source.weights, alignment=1.0), expansion=0.75
+        ),
         learning=replace(_CMI.learning, real=0.25),
         first_batches=2,
         held_out_every=8,
@@ -364,7 +369,7 @@ def _cmi_family(
     return _faithful(
         name,
         length,
-        source=replace(changed, batch=made, latents=256, width=64),
+        source=replace(changed, batch=made, latents=256, width=64, expansion=0.0),
         memory=replace(base.memory, batches=400, entry=made),
         learning=replace(
             base.learning,

@@ -94,6 +94,9 @@ class Source:
     fading: Share = 0.0  # of the weight of those terms, what is gone when the budget is
     student_mode: Literal["eval", "train"] = "eval"  # while its answers are asked
     conditional: bool = True  # whether the discriminator of `alignment` knows the classes
+    # Of batches that are fitted: begun as views of condensed or real images, where there are any.
+    expansion: Share = 0.0
+    expansion_rate: Positive = 0.1  # Adam, of their pixels in the teacher's normalised space
 
     @property
     def flows(self) -> bool:

@@ -38,10 +38,10 @@ class Table:
 
 def _ablation(*reals: str, steps: int) -> tuple[Row, ...]:
     """What each part of condensed expansion adds, at equal steps and with paired seeds."""
-    alignment = "source.weights.alignment"
+    without = {"source.weights.alignment": 0.0, "source.expansion": 0.0}
     parts: tuple[tuple[str, dict[str, Any]], ...] = (
         ("conditional", {}),
-        ("naive mixing", {alignment: 0.0}),
+        ("naive mixing", {**without, "learning.real": 0.25}),
         ("unconditional", {"source.conditional": False}),
     )
     common = Row(
@@ -50,7 +50,7 @@ def _ablation(*reals: str, steps: int) -> tuple[Row, ...]:
         recipe="condensed-expansion",
         steps=steps,
         real=reals[0],
-        changes={alignment: 0.0, "learning.real": 0.0},
+        changes={**without, "learning.real": 0.0},
     )
     return (
         common,

@@ -160,6 +160,19 @@ def test_mixtures_stay_between_the_images_they_are_of():
     assert not torch.equal(mixed, images)
 
 
+def test_a_collage_is_half_of_the_other_image_at_most():
+    ones, zeros = torch.ones(400, 2, 12, 10), torch.zeros(400, 2, 12, 10)
+    found = augment.collage(ones, zeros, generator=drawn())
+    kept = found.mean((1, 2, 3))
+    assert 0.5 - 0.1 <= kept.min() <= 0.65  # a rectangle ends on whole pixels
+    assert 0.95 <= kept.max() <= 1
+    pasted = ((found == 0) | (found == 1)).flatten(1).all(1)
+    assert 0.4 < pasted.float().mean() < 0.6
+    blended = found[~pasted]
+    assert blended.min() >= 0.5
+    assert torch.equal(blended, blended[:, :1, :1, :1].expand_as(blended))  # one share an image
+
+
 # --- schedule and monitors --------------------------------------------------------------------------
 
 

@@ -153,6 +153,18 @@ def test_the_discriminator_that_recipes_with_real_images_have_is_theirs_alone(ma
     assert make(tiny(RECIPES["pseudo-replay"]), real=real_images()).production.alignment is None
 
 
+def test_batches_begin_as_real_images_in_the_share_that_the_recipe_says(make):
+    """An expansion has no weights to learn, so the generator is as it was; what is held out is the generator's."""
+    for share, same in ((1.0, True), (0.0, False)):
+        recipe = tiny(RECIPES["condensed-expansion"])
+        run = make(replace(recipe, source=replace(recipe.source, expansion=share)))
+        before = state_digest(run.production.source.network.state_dict())
+        finished(run)
+        after = state_digest(run.production.source.network.state_dict())
+        assert (after == before) is same
+        assert run.held_out.made
+
+
 def test_images_without_labels_are_labelled_by_the_teacher(make):
     real = real_images(kind="samples", labels=False)
     run = make(tiny(RECIPES["condensed-expansion"]), real=real)
@@ -467,7 +479,7 @@ def test_auto_does_without_features_where_there_are_none(teachers):
 def test_few_real_images_are_a_small_share(teachers):
     found = choose("auto", teachers["resnet8-w4"], real=real_images(count=10))
     assert found.recipe.learning.real == pytest.approx(0.025)
-    assert any("10 images are few: 2.5% of what" in note for note in found.notes)
+    assert any("10 images are few: 0.25% of what" in note for note in found.notes)
     enough = choose("auto", teachers["resnet8-w4"], real=real_images(count=100))
     assert enough.recipe.learning.real == RECIPES["condensed-expansion"].learning.real
     assert not any("few" in note for note in enough.notes)

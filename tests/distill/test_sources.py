@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from edgekd.distill.discriminator import Alignment
-from edgekd.distill.fitted import KINDS
+from edgekd.distill.fitted import KINDS, Expansion
 from edgekd.distill.flowing import Noise, UnconditionalGenerator, batch_statistics_teacher
 from edgekd.distill.generators import Embeddings, Generator, NoisyLayers, occurrence
 from edgekd.distill.inversion import Inversion
+from edgekd.distill.real import RealImages
 from edgekd.distill.recipebook import RECIPES
 from edgekd.distill.sources import balanced_classes
 from edgekd.distill.weights import state_digest
@@ -246,6 +247,51 @@ def test_pixels_stay_within_what_zero_to_one_can_be():
     assert found.images.min() >= -1e-6
     assert found.images.max() <= 1 + 1e-6
     assert (found.images < 1e-6).any()  # some were held at the edge
+
+
+def expansion(images, labels, *, flip=False, seed=0, **settings):
+    real = RealImages(
+        images=images, labels=labels, kind="samples", name="few", digest="0" * 64, notes=(),
+    )  # fmt: skip
+    source = replace(RECIPES["condensed-expansion"].source, batch=8, **settings)
+    return Expansion(
+        source, SPEC, real=real, flip=flip, classes=CLASSES, generator=drawn(seed), **WHERE
+    )
+
+
+def test_an_expansion_begins_at_images_of_the_class_that_is_asked_for():
+    levels = torch.tensor([-1.0, 0.0, 1.0]).view(3, 1, 1, 1).expand(3, 1, 16, 16)
+    source = expansion(levels, torch.arange(3))
+    source.views = []  # as they are: each class is one grey
+    classes = torch.arange(CLASSES).repeat(16)
+    found = source.begin(classes, learn=True, generator=drawn()).images()
+    means = ((found - 0.4) / 0.25).mean((1, 2, 3))
+    # Half of each at least is of its class; the other end of the greys is 2 away.
+    assert (means[classes == 0] <= 1e-5).all()
+    assert (means[classes == 2] >= -1e-5).all()
+    assert means[classes == 1].abs().max() <= 0.5 + 1e-5
+    nobodys = means[classes == 3]  # of a class that nobody brought
+    assert nobodys.min() < -0.4
+    assert nobodys.max() > 0.4
+
+
+def test_views_of_one_image_are_never_twice_the_same():
+    image = torch.randn(1, 1, 16, 16, generator=drawn())
+    source = expansion(image.expand(2, -1, -1, -1), torch.tensor([0, 1]))
+    draw = drawn(1)
+    classes = torch.tensor([0, 1] * 4)
+    found = torch.cat(
+        [source.begin(classes, learn=True, generator=draw).images().flatten(1) for _ in range(2)]
+    )
+    apart = torch.cdist(found, found) + torch.eye(16)
+    assert apart.min() > 0.05
+
+
+def test_an_expansion_is_fitted_to_the_teacher():
+    real = torch.randn(8, 1, 16, 16, generator=drawn(7)), torch.arange(8) % CLASSES
+    few, many = (inverted(expansion(*real), judge_of(), steps=steps) for steps in (1, 25))
+    assert many.score < few.score
+    assert -1e-6 <= many.images.min() < many.images.max() <= 1 + 1e-6
 
 
 def test_jitter_moves_what_is_judged_and_not_what_is_kept():
