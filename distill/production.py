@@ -144,7 +144,7 @@ class Production:
 
     def _expansion(self, real: RealImages | None, first: torch.Generator) -> Expansion | None:
         source = self.recipe.source
-        if real is None or source.flows or not source.expansion:
+        if real is None or self.ahead is not None or source.flows or not source.expansion:
             return None
         return Expansion(
             source,

@@ -139,7 +139,7 @@ def compress(options: CompressOptions, display: Display) -> Outcome | None:
     else:
         display.say(f"target   {target.board.title}, {software_text(target)}")
     if options.keep_images:
-        display.warn(REVEALING)
+        display.warn(_revealing(distil))
     passed_over: list[Candidate] = []
     try:
         setting = setting_of(
@@ -273,7 +273,10 @@ def _bundled(
         data_used=_data_used(distilled, evaluated=data is not None),
         quality="passed" if all(result.passed for result in gates) else "failed",
         quality_gates=gates,
-        warnings=(*student.warnings, *((REVEALING,) if options.keep_images else ())),
+        warnings=(
+            *student.warnings,
+            *((_revealing(options.distil),) if options.keep_images else ()),
+        ),
         files=tuple(_listed(folder)),
         content_digest="0" * 64,
     )
@@ -308,6 +311,13 @@ def _bundled(
     return Outcome(bundle=str(options.distil.out), manifest=sealed, report=report)
 
 
+def _revealing(options: DistilOptions) -> str:
+    """What the images of a bundle can give away."""
+    if options.condensed is None and options.samples is None:
+        return REVEALING
+    return f"{REVEALING} Views of the images that were given may be among them."
+
+
 def _data_used(distilled: Distilled, *, evaluated: bool) -> DataUsed:
     found, real = distilled.ahead, distilled.real
     kind: Literal["none", "condensed", "few real"] = "none"
@@ -320,6 +330,8 @@ def _data_used(distilled: Distilled, *, evaluated: bool) -> DataUsed:
         kind = "condensed" if real.kind == "condensed" else "few real"
         what = "condensed" if real.kind == "condensed" else "real"
         statement = f"{len(real.images):,} {what} images ({real.name}), and images inverted out of the teacher"
+        if distilled.run.production.expansion is not None:
+            statement += ", some begun as views of them"
         digests[real.name] = real.digest
     if evaluated:
         statement += "; labelled images were evaluated on, and selected nothing"

@@ -471,22 +471,22 @@ def test_a_recipe_of_features_is_refused_where_there_are_none(teachers, name):
 
 
 def test_auto_does_without_features_where_there_are_none(teachers):
-    found = choose("auto", headless(teachers["lenet5"]), real=real_images(count=100))
+    found = choose("auto", headless(teachers["lenet5"]), real=real_images(count=1000))
     assert found.recipe.name == "plain"
     assert found.recipe.learning.real == REAL_SHARE
 
 
 def test_few_real_images_are_a_small_share(teachers):
     found = choose("auto", teachers["resnet8-w4"], real=real_images(count=10))
-    assert found.recipe.learning.real == pytest.approx(0.025)
+    assert found.recipe.learning.real == pytest.approx(0.0025)
     assert any("10 images are few: 0.25% of what" in note for note in found.notes)
-    enough = choose("auto", teachers["resnet8-w4"], real=real_images(count=100))
+    enough = choose("auto", teachers["resnet8-w4"], real=real_images(count=1000))
     assert enough.recipe.learning.real == RECIPES["condensed-expansion"].learning.real
     assert not any("few" in note for note in enough.notes)
 
 
 def test_a_recipe_that_knows_no_real_images_learns_from_some_and_says_so(teachers):
-    found = choose("fast", teachers["resnet8-w4"], real=real_images(count=100))
+    found = choose("fast", teachers["resnet8-w4"], real=real_images(count=1000))
     assert found.recipe.learning.real == REAL_SHARE
     assert any("25%" in note for note in found.notes)
 

@@ -173,6 +173,8 @@ def test_a_bundle_says_which_real_images_were_used(edgekd, tmp_path, samples):
     used = json.loads(out)["manifest"]["data_used"]
     assert used["kind"] == "few real"
     assert "20 real images (samples.npz)" in used["statement"]
+    assert "views of them" in used["statement"]
+    assert "Views of the images that were given may be among them" in err
     assert list(used["digests"]) == ["samples.npz"]
 
 
