@@ -14,7 +14,9 @@ from edgekd.errors import UsageError
 AUTO: Final = "auto"
 SHORT_STEPS, SHORT_MINUTES = 2000, 2.0
 SHORT_STRUCTURED: Final = 0.95  # some of the pool all the same: batch-norm is estimated on both
-REAL_PER_IMAGE: Final = 0.00025  # of a batch, at most, for each image that there is
+# Of a batch, at most, for each image that there is. Real ones are learned by heart, and decide on real images then.
+REAL_PER_IMAGE: Final = {"condensed": 0.0025, "samples": 0.00025}
+EXPANSION_PER_IMAGE: Final = 0.0075  # of the batches that are made, at most, for each
 REAL_SHARE: Final = 0.25  # of a batch, for recipes that do not say it
 
 
@@ -130,8 +132,10 @@ def _with_real(
         )
     notes.extend(real.notes)
     wanted = recipe.learning.real or REAL_SHARE
-    # Few images in a quarter of each batch are learned by heart: 7 to 16 points (docs/log.md).
-    share = wanted if faithful else min(wanted, REAL_PER_IMAGE * len(real.images))
+    share, expansion = wanted, recipe.source.expansion
+    if not faithful:  # docs/log.md has what each costs
+        share = min(share, REAL_PER_IMAGE[real.kind] * len(real.images))
+        expansion = min(expansion, EXPANSION_PER_IMAGE * len(real.images))
     if not recipe.learning.real:
         notes.append(
             f"recipe {recipe.name} knows no real images; {100 * share:.3g}% of what the student sees are of {real.name}"
@@ -141,4 +145,8 @@ def _with_real(
             f"{len(real.images)} images are few: {100 * share:.3g}% of what the student sees are of {real.name}, not "
             f"{wanted:.0%}"
         )
-    return replace(recipe, learning=replace(recipe.learning, real=share))
+    return replace(
+        recipe,
+        source=replace(recipe.source, expansion=expansion),
+        learning=replace(recipe.learning, real=share),
+    )

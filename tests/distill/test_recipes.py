@@ -476,13 +476,31 @@ def test_auto_does_without_features_where_there_are_none(teachers):
     assert found.recipe.learning.real == REAL_SHARE
 
 
-def test_few_real_images_are_a_small_share(teachers):
-    found = choose("auto", teachers["resnet8-w4"], real=real_images(count=10))
-    assert found.recipe.learning.real == pytest.approx(0.0025)
-    assert any("10 images are few: 0.25% of what" in note for note in found.notes)
-    enough = choose("auto", teachers["resnet8-w4"], real=real_images(count=1000))
-    assert enough.recipe.learning.real == RECIPES["condensed-expansion"].learning.real
+def test_few_images_are_a_small_share_of_what_is_seen_and_begun_with(teachers):
+    few = choose("auto", teachers["resnet8-w4"], real=real_images(count=10))
+    assert few.recipe.learning.real == pytest.approx(0.025)
+    assert few.recipe.source.expansion == pytest.approx(0.075)
+    assert any("10 images are few: 2.5% of what" in note for note in few.notes)
+    enough = choose("auto", teachers["resnet8-w4"], real=real_images(count=100))
+    whole = RECIPES["condensed-expansion"]
+    assert enough.recipe.learning.real == whole.learning.real
+    assert enough.recipe.source.expansion == whole.source.expansion
     assert not any("few" in note for note in enough.notes)
+
+
+def test_samples_are_a_tenth_of_what_condensed_images_are(teachers):
+    """A real image that is seen as often as a condensed one is learned by heart (docs/log.md)."""
+    found = choose("auto", teachers["resnet8-w4"], real=real_images(kind="samples", count=100))
+    assert found.recipe.learning.real == pytest.approx(0.025)
+    assert found.recipe.source.expansion == RECIPES["condensed-expansion"].source.expansion
+
+
+def test_the_papers_settings_are_kept_however_few_there_are(teachers):
+    found = choose(
+        "condensed-expansion", teachers["resnet8-w4"], real=real_images(count=10), faithful=True
+    )
+    assert found.recipe.learning.real == 0.5
+    assert found.recipe.source.expansion == 0
 
 
 def test_a_recipe_that_knows_no_real_images_learns_from_some_and_says_so(teachers):
