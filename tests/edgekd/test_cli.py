@@ -89,7 +89,5 @@ def test_commands_and_options_in_the_readme_exist(edgekd):
         code, out, err = edgekd(*command.split(), "--help")
         assert code == 0, err
         known |= set(re.findall(r"--[a-z][a-z-]+", out))
-    trtexec = {"--onnx", "--saveEngine", "--int"}
-    assert {option for option in options if option not in known} <= trtexec | {"--save", "--fp"} | {
-        "--nproc-per-node"
-    }
+    agent, torchrun = {"--bundle", "--state"}, {"--nproc-per-node"}
+    assert {option for option in options if option not in known} <= agent | torchrun
