@@ -159,8 +159,8 @@ _CONDENSED: Final = Recipe(
         "features; condensed and synthetic images augmented apart; learning from both",
         reconstructed="everything else of the discriminator: layers, hinge loss, rates, weight (two summaries; no "
         "code was found)",
-        ours="on the pool; other bases by name (condensed-cmi, condensed-replay); three in four batches begin as views of "
-        "the condensed images, and their pixels are fitted",
+        ours="on the pool; other bases by name (condensed-cmi, condensed-replay); three in four batches, fewer where there "
+        "are fewer than a hundred images, begin as views of the condensed images, and their pixels are fitted",
     ),
     source=replace(
         _POOL_SOURCE, weights=replace(_POOL_SOURCE.weights, alignment=1.0), expansion=0.75
@@ -211,6 +211,10 @@ _BOOK: Final = (
     replace(
         _CONDENSED,
         name="condensed-replay",
+        about=replace(
+            _CONDENSED.about,
+            ours="on pseudo-replay; its images flow from a generator, so none begin as views of the condensed ones",
+        ),
         source=replace(
             _PSEUDO_REPLAY.source,
             weights=replace(_PSEUDO_REPLAY.source.weights, alignment=1.0),
