@@ -82,7 +82,7 @@ screenshots: $(VENV)/.user
 	$(BIN)/python docs/screenshots.py $(OUT) docs/images
 
 options: $(VENV)/.user
-	$(BIN)/python -m edgekd.reference docs/commands
+	$(BIN)/python -m edgekd.cli.reference docs/commands
 
 # Warnings are errors: a link inside the pages that leads nowhere is one.
 docs: $(VENV)/.docs

@@ -22,14 +22,15 @@ from typing import Final
 
 from benchmarks.machine import processor
 from benchmarks.rows import append_row
-from edgekd import __version__, bundle
+from edgekd import __version__
+from edgekd.bundle import bundle
 
 RESULTS: Final = Path(__file__).parent / "results" / "bundle.csv"
 SIZE: Final = 100_000_000
 # The command line in a process of its own, which says its peak memory as it ends.
 RUN: Final = """
 import os, sys
-from edgekd.cli import app, run
+from edgekd.cli.app import app, run
 if sys.argv[1] == "--no-flush":
     del sys.argv[1]
     os.fsync = lambda descriptor: None

@@ -31,16 +31,17 @@ from benchmarks.distill.pairs import EXAMPLES, MNIST, PAIRS, accuracy
 from benchmarks.distill.running import commit
 from benchmarks.machine import processor
 from benchmarks.rows import append_row, read_rows
-from edgekd.distill import architectures, augment, networks
-from edgekd.distill.choice import choose
-from edgekd.distill.engine import Distillation
-from edgekd.distill.place import Place
-from edgekd.distill.real import RealImages
-from edgekd.distill.recipebook import RECIPES
-from edgekd.distill.recipes import Recipe, for_batch
-from edgekd.distill.said import TeacherOptions
-from edgekd.distill.schedule import RunBudget
-from edgekd.distill.teacher import Teacher, load_teacher
+from edgekd.distill.compute.device import Place
+from edgekd.distill.data import augment
+from edgekd.distill.data.real_images import RealImages
+from edgekd.distill.models import architectures, networks
+from edgekd.distill.recipes.catalogue import RECIPES
+from edgekd.distill.recipes.config import Recipe, for_batch
+from edgekd.distill.recipes.schedule import RunBudget
+from edgekd.distill.recipes.selection import choose
+from edgekd.distill.teachers.loader import Teacher, load_teacher
+from edgekd.distill.teachers.metadata import TeacherOptions
+from edgekd.distill.training.distiller import Distillation
 
 RESULTS = Path(__file__).parent / "results" / "floors.csv"
 STEPS, BATCH = 600, 32

@@ -21,11 +21,13 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from edgekd.distill import architectures, recognition, signatures
-from edgekd.distill.said import TeacherOptions
-from edgekd.distill.teacher import load
-from edgekd.distill.understanding import Understanding, understand
-from edgekd.distill.weights import state_of
+from edgekd.distill.models import architectures
+from edgekd.distill.teachers import architecture_recognition as recognition
+from edgekd.distill.teachers import fingerprints as signatures
+from edgekd.distill.teachers.inspection import Understanding, understand
+from edgekd.distill.teachers.loader import load
+from edgekd.distill.teachers.metadata import TeacherOptions
+from edgekd.distill.teachers.state_dict import state_of
 from edgekd.records import Architecture
 
 CLASSES = 17

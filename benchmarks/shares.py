@@ -22,11 +22,11 @@ import torch
 
 from benchmarks.distill.pairs import PAIRS, teacher_of
 from benchmarks.machine import processor
-from edgekd.distill.choice import choose
-from edgekd.distill.engine import Distillation
-from edgekd.distill.fitted import MetaGenerator
-from edgekd.distill.place import choose_place
-from edgekd.distill.schedule import RunBudget
+from edgekd.distill.compute.device import choose_place
+from edgekd.distill.recipes.schedule import RunBudget
+from edgekd.distill.recipes.selection import choose
+from edgekd.distill.synthesis.inversion import MetaGenerator
+from edgekd.distill.training.distiller import Distillation
 
 ROUNDS = 5
 PASSES = 7

@@ -1,6 +1,6 @@
 """`python -m edgekd` is the `edgekd` command."""
 
-from edgekd.cli import main
+from edgekd.cli.app import main
 
 if __name__ == "__main__":
     main()

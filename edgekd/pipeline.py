@@ -10,62 +10,41 @@ from typing import Any, Final, Literal, get_args
 import numpy as np
 import torch
 
-from edgekd import __version__, bill, bundle, cards, gate, golden, integration, page, pictures
-from edgekd.bench.report import brief, place
-from edgekd.benching import Wanted, bench_models
-from edgekd.budgeting import Estimator
-from edgekd.budgeting import check as check_budget
-from edgekd.candidates import Candidate
-from edgekd.distill.data import LabelledImages, load_labelled, normalised
-from edgekd.distill.engine import Distillation
-from edgekd.distill.teacher import Teacher
-from edgekd.distilling import (
-    ANSWERS_FILE,
-    CALIBRATION_FILE,
-    HELD_OUT_FILE,
-    REVEALING,
-    STUDENT_FILE,
-    Distilled,
-    distilled_by,
-    pixels_of,
-    run_folder,
-    synthetic_set,
-    tuner_of,
-    write_student,
+from edgekd import __version__
+from edgekd.bench.format import brief, place
+from edgekd.bench.transport.fleet import Device
+from edgekd.bundle import (
+    bundle,
 )
-from edgekd.errors import DeviceError, EdgekdError, OverBudgetError, UsageError
-from edgekd.evaluation import module_logits
-from edgekd.evidence import Reports, model_of
+from edgekd.bundle import (
+    firmware_files as integration,
+)
+from edgekd.bundle import (
+    golden_vectors as golden,
+)
+from edgekd.bundle import (
+    model_card as cards,
+)
+from edgekd.bundle import (
+    sbom as bill,
+)
+from edgekd.distill.data.labelled import LabelledImages, load_labelled, normalised
+from edgekd.distill.teachers.loader import Teacher
+from edgekd.distill.training.distiller import Distillation
+from edgekd.errors import (
+    DeviceError,
+    EdgekdError,
+    OverBudgetError,
+    UsageError,
+)
 from edgekd.export.parity import agreement, logits_of
-from edgekd.export.precision import layer_precision
-from edgekd.export_options import (
-    FP16_FILE,
-    FP32_FILE,
-    INT8_FILE,
-    ExportOptions,
-    require_possible,
-)
-from edgekd.exporting import (
-    Exported,
-    Network,
-    embedded_models,
-    export_network,
-    software_text,
-)
-from edgekd.exporting import gates as export_gates
+from edgekd.export.sqnr import layer_precision
 from edgekd.files import new_folder
-from edgekd.fleet import Device
-from edgekd.gate_output import verdict
+from edgekd.gate import gates as gate
+from edgekd.gate.budget_file import NONE as NO_BUDGET
+from edgekd.gate.figures import Reports, model_of
+from edgekd.gate.reporters import verdict
 from edgekd.interrupts import caught
-from edgekd.manifest import (
-    Accuracy,
-    Evaluation,
-    FileEntry,
-    GoldenVectors,
-    Manifest,
-    Report,
-    TargetInfo,
-)
 from edgekd.progress import Display, SilentDisplay
 from edgekd.records import (
     Architecture,
@@ -79,11 +58,55 @@ from edgekd.records import (
     TeacherInfo,
     record,
 )
-from edgekd.search_words import nearest
-from edgekd.setting import DistilOptions, setting_of
-from edgekd.student_choice import over_budget, slower_than
-from edgekd.targets.budgets import NONE as NO_BUDGET
+from edgekd.records.manifest import (
+    Accuracy,
+    Evaluation,
+    FileEntry,
+    GoldenVectors,
+    Manifest,
+    Report,
+    TargetInfo,
+)
+from edgekd.report import bundle_page as page
+from edgekd.report import image_strips as pictures
+from edgekd.search.auto_student import over_budget, slower_than
+from edgekd.search.candidates import Candidate
+from edgekd.search.summary import nearest
 from edgekd.targets.catalogue import load_target
+from edgekd.workflows.benchmark import Wanted, bench_models
+from edgekd.workflows.distill import (
+    ANSWERS_FILE,
+    CALIBRATION_FILE,
+    HELD_OUT_FILE,
+    REVEALING,
+    STUDENT_FILE,
+    Distilled,
+    distilled_by,
+    pixels_of,
+    run_folder,
+    synthetic_set,
+    tuner_of,
+    write_student,
+)
+from edgekd.workflows.evaluate import module_logits
+from edgekd.workflows.export import (
+    Exported,
+    Network,
+    embedded_models,
+    export_network,
+    software_text,
+)
+from edgekd.workflows.export import gates as export_gates
+from edgekd.workflows.export_options import (
+    FP16_FILE,
+    FP32_FILE,
+    INT8_FILE,
+    ExportOptions,
+    require_possible,
+)
+from edgekd.workflows.gate import Estimator
+from edgekd.workflows.gate import check as check_budget
+from edgekd.workflows.run_setup import DistilOptions, setting_of
 
 
 @dataclass(frozen=True, kw_only=True)

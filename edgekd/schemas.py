@@ -5,17 +5,9 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from edgekd.bench_output import Comparisons
-from edgekd.benching import Probes
-from edgekd.bundle_diff import BundleDiff
-from edgekd.checking import TeacherCheck
-from edgekd.cookery import Shown
-from edgekd.describing import Description
-from edgekd.evaluation import Comparison
-from edgekd.findings import Doctor
-from edgekd.gate import Judgement
-from edgekd.judging import GraphCheck
-from edgekd.manifest import Manifest, Report
+from edgekd.bundle.diff import BundleDiff
+from edgekd.doctor.findings import Doctor
+from edgekd.gate.gates import Judgement
 from edgekd.records import (
     Budget,
     CondensedSet,
@@ -26,7 +18,15 @@ from edgekd.records import (
     SyntheticSet,
     json_schema,
 )
-from edgekd.search import Search
+from edgekd.records.manifest import Manifest, Report
+from edgekd.search.search import Search
+from edgekd.workflows.benchmark import Probes
+from edgekd.workflows.benchmark_output import Comparisons
+from edgekd.workflows.check_model import GraphCheck
+from edgekd.workflows.check_teacher import TeacherCheck
+from edgekd.workflows.describe_teacher import Description
+from edgekd.workflows.evaluate import Comparison
+from edgekd.workflows.show_recipes import Shown
 
 # The name in a file's `schema` field, and the record it holds.
 SCHEMAS: Final[dict[str, type[object]]] = {

@@ -15,9 +15,9 @@ from typing import Any, Final
 import onnx
 from onnx import helper, numpy_helper
 
-from edgekd.export.operators import Version
-from edgekd.export.outline import inferred
-from edgekd.export.rules import DEFAULT_DOMAIN
+from edgekd.export.tensorrt_operators import Version
+from edgekd.export.tensorrt_rules import DEFAULT_DOMAIN
+from edgekd.export.weightless_graph import inferred
 
 LAST: Final = (10, 7)  # the last TensorRT with a DLA ...
 AGAIN: Final = (11, 4, 1)  # ... until this one (TensorRT, "Working with DLA")

@@ -12,7 +12,12 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from edgekd.errors import IncompatibleError, InputFileError, QualityError, UsageError
+from edgekd.errors import (
+    IncompatibleError,
+    InputFileError,
+    QualityError,
+    UsageError,
+)
 from edgekd.records import Parity, Precision
 
 Array = npt.NDArray[np.float32]
@@ -100,7 +105,9 @@ def _explained(model: Path | bytes) -> Iterator[None]:
         errors.RuntimeException,
     ) as error:
         if isinstance(model, Path):
-            from edgekd.export import beside  # brings onnx, which nothing else here needs
+            from edgekd.export import (
+                external_data as beside,  # brings onnx, which nothing else here needs
+            )
 
             beside.require_data(model)
         raise IncompatibleError(f"{name}: ONNX Runtime refuses it: {error}") from error

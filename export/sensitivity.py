@@ -10,9 +10,9 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from edgekd.export.outline import inferred
 from edgekd.export.parity import Array, logits_of
-from edgekd.export.quantize import weighted, with_pairs
+from edgekd.export.qdq import weighted, with_pairs
+from edgekd.export.weightless_graph import inferred
 from edgekd.records import LayerSensitivity
 
 By = Literal["macs", "size"]

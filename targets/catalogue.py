@@ -7,8 +7,13 @@ from pathlib import Path
 from typing import Final
 
 from edgekd.errors import InputFileError, UsageError
-from edgekd.records import Board, Fact, Software, Target
-from edgekd.targets.board_file import (
+from edgekd.records import (
+    Board,
+    Fact,
+    Software,
+    Target,
+)
+from edgekd.targets.board_schema import (
     BoardFile,
     SoftwareTable,
     read_board,
@@ -97,8 +102,7 @@ def _own_board(path: Path) -> Board:
 
 @functools.cache
 def _catalogue() -> dict[str, BoardFile]:
-    paths = [path for path in FOLDER.glob("*.toml") if path.name != SOFTWARE_FILE]
-    return {path.stem: read_board(path) for path in paths}
+    return {path.stem: read_board(path) for path in (FOLDER / "boards").glob("*.toml")}
 
 
 @functools.cache

@@ -81,7 +81,7 @@ def place():
     """The CPU in float32, made without accelerate, which allows one precision a process."""
     import torch
 
-    from edgekd.distill.place import Place
+    from edgekd.distill.compute.device import Place
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

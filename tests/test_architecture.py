@@ -17,59 +17,21 @@ STAGES = ("distill", "export", "bench", "targets")
 
 # A module may import only from groups further down.
 LAYERS = (
-    {"edgekd.__main__", "edgekd.reference", "edgekd.schemas"},
-    {"edgekd.cli"},
-    {"edgekd.budget_commands", "edgekd.bundle_commands"},
-    {"edgekd.diagnosis", "edgekd.usage"},
-    {
-        "edgekd.pipeline",
-        "edgekd.search",
-        "edgekd.clusters",
-        "edgekd.condensing",
-        "edgekd.cookery",
-        "edgekd.inspection",
-        "edgekd.doctor",
-    },
-    {"edgekd.budgeting", "edgekd.synthesizing"},
-    {"edgekd.student_choice", "edgekd.search_picture"},
-    {"edgekd.search_words"},
-    {"edgekd.candidates", "edgekd.halving"},
-    {"edgekd.estimating"},
-    {"edgekd.exporting", "edgekd.bench_output", "edgekd.metering"},
-    {"edgekd.benching"},
-    {"edgekd.fleet"},
-    {"edgekd.calibrating", "edgekd.export_options"},
-    {"edgekd.building"},
-    {"edgekd.distilling"},
-    {"edgekd.setting"},
-    {"edgekd.abilities"},
-    {"edgekd.findings"},
-    {"edgekd.checking"},
-    {"edgekd.judging"},
-    {"edgekd.page", "edgekd.evaluation", "edgekd.describing", "edgekd.bundle_diff"},
-    {"edgekd.gate_output"},
+    {"edgekd.__main__"},
+    {"edgekd.cli", "edgekd.schemas"},
+    {"edgekd.pipeline"},
+    {"edgekd.search"},
+    {"edgekd.workflows"},
+    {"edgekd.report"},
     {"edgekd.gate"},
-    {"edgekd.evidence"},
-    {
-        "edgekd.measured_views",
-        "edgekd.pictures",
-        "edgekd.bundle",
-        "edgekd.golden",
-        "edgekd.integration",
-        "edgekd.interrupts",
-        "edgekd.progress",
-        "edgekd.stability",
-    },
-    {"edgekd.cards"},
-    {"edgekd.bill"},
-    {"edgekd.charts", "edgekd.templating"},
+    {"edgekd.bundle"},
+    {"edgekd.doctor"},
     {"edgekd.distill", "edgekd.export", "edgekd.bench"},
     {"edgekd.targets"},
-    {"edgekd.manifest"},
-    {"edgekd.machine", "edgekd.registry"},
-    {"edgekd.archive", "edgekd.signing"},
-    {"edgekd.records", "edgekd.files"},
-    {"edgekd.errors", "edgekd.probes"},
+    {"edgekd.progress", "edgekd.templating"},
+    {"edgekd.records"},
+    {"edgekd.files", "edgekd.interrupts"},
+    {"edgekd.errors"},
 )
 
 
@@ -83,9 +45,10 @@ def level_of(module):
 
 
 def modules():
-    for path in sorted((REPOSITORY / "edgekd").glob("*.py")):
-        if path.name != "__init__.py":
-            yield f"edgekd.{path.stem}", path
+    for path in sorted((REPOSITORY / "edgekd").rglob("*.py")):
+        part = path.relative_to(REPOSITORY / "edgekd")
+        if part.parts[0] not in STAGES and part.as_posix() != "__init__.py":
+            yield f"edgekd.{part.with_suffix('').as_posix().replace('/', '.')}", path
     for stage in STAGES:
         for path in sorted((REPOSITORY / stage).rglob("*.py")):
             name = path.relative_to(REPOSITORY).with_suffix("").as_posix().replace("/", ".")
@@ -142,17 +105,21 @@ def test_links_and_packages_are_those_on_the_disk():
         link = REPOSITORY / "edgekd" / stage
         assert link.is_symlink()
         assert link.readlink() == Path("..") / stage
-    folders = {path.parent for path in REPOSITORY.glob("*/__init__.py")} | {
-        REPOSITORY / "bench" / "agent"
+    own = {path.parent for path in (REPOSITORY / "edgekd").rglob("__init__.py")}
+    own = {
+        path
+        for path in own
+        if path.relative_to(REPOSITORY).parts[1:2] not in {(s,) for s in STAGES}
     }
-    on_disk = {
-        "edgekd"
-        if folder.name == "edgekd"
-        else "edgekd." + ".".join(folder.relative_to(REPOSITORY).parts)
-        for folder in folders
+    staged = {path.parent for stage in STAGES for path in (REPOSITORY / stage).rglob("__init__.py")}
+
+    def dotted(folder):
+        return ".".join(folder.relative_to(REPOSITORY).parts)
+
+    assert set(settings["packages"]) == {dotted(p) for p in own} | {
+        f"edgekd.{dotted(p)}" for p in staged
     }
-    assert set(settings["packages"]) == on_disk
-    assert set(settings["package-dir"]) == on_disk - {"edgekd"}
+    assert set(settings["package-dir"]) == {f"edgekd.{dotted(p)}" for p in staged}
 
 
 def test_the_table_of_exit_codes_is_that_of_the_errors():

@@ -14,7 +14,7 @@ from benchmarks.distill.running import changed, stability
 from benchmarks.distill.tables import TABLES
 from benchmarks.export.graphs import NETWORKS
 from benchmarks.rows import append_row, read_rows
-from edgekd.distill.recipebook import RECIPES
+from edgekd.distill.recipes.catalogue import RECIPES
 from edgekd.records import HistoryPoint
 from edgekd.targets.catalogue import boards
 from tests.conftest import REPOSITORY

@@ -10,7 +10,8 @@ from collections import Counter
 
 import pytest
 
-from edgekd import reference, usage
+from edgekd.cli import completion as usage
+from edgekd.cli import reference
 from tests import console
 from tests.conftest import REPOSITORY
 

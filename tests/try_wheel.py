@@ -14,14 +14,14 @@ from pathlib import Path
 SCRIPT = """
 import sys, pathlib, edgekd
 from edgekd.targets import catalogue
-import edgekd.bench.agent, edgekd.distill.recipes, edgekd.export.legality
+import edgekd.bench.agent, edgekd.distill.recipes, edgekd.export.compatibility
 where = pathlib.Path(edgekd.__file__).parent
 assert str(where).startswith(sys.prefix), where
 assert (where / "bench" / "agent" / "__main__.py").is_file()
 assert len(catalogue.boards()) >= 15
 for name in ("report.html", "model_card.md", "model.h", "edgekd-modelConfig.cmake", "edgekd-firstboot.service"):
     assert (where / "templates" / name).is_file(), name
-from edgekd.distill import signatures
+from edgekd.distill.teachers import fingerprints as signatures
 assert "timm:resnet50" in signatures.shipped().entries
 print("edgekd", edgekd.__version__, "runs from its wheel")
 """

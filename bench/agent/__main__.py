@@ -143,7 +143,8 @@ NEEDED = {
 
 def main() -> int:
     _be_the_package()
-    from edgekd.bench.agent import commands, failures
+    from edgekd.bench.agent import commands
+    from edgekd.bench.agent import errors as failures
 
     parser = _parser()
     options = parser.parse_args()

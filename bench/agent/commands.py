@@ -8,13 +8,21 @@ from edgekd.bench.agent import (
     energy,
     latency,
     memory,
-    running,
-    runtime,
-    sampler,
-    timing,
 )
-from edgekd.bench.agent.failures import RefusedError
-from edgekd.bench.agent.power import monotonic_ns
+from edgekd.bench.agent import (
+    model_runner as running,
+)
+from edgekd.bench.agent import (
+    ort_runtime as runtime,
+)
+from edgekd.bench.agent import (
+    power_sampler as sampler,
+)
+from edgekd.bench.agent import (
+    trtexec_timing as timing,
+)
+from edgekd.bench.agent.errors import RefusedError
+from edgekd.bench.agent.sensor import monotonic_ns
 
 VERSION = "0.1.0"  # of edgekd, which cannot be imported here
 # Goes up when an older host would misread an answer. 2: `hello` comes first; `build`. 3: what is measured runs in a
@@ -43,7 +51,8 @@ def supervised(options: Any, arguments: List[str], lines: Any) -> int:
     Raises:
         RefusedError: the model is another file.
     """
-    from edgekd.bench.agent import holding, state, supervisor
+    from edgekd.bench.agent import board_lock as holding
+    from edgekd.bench.agent import state, supervisor
 
     if options.run_folder is not None:
         holding.enrol(options.run_folder)
@@ -87,14 +96,14 @@ def digest_of_file(path: str) -> str:
 
 def hold(options: Any, emit: Emit) -> None:
     """Keep the board; imported here, for trimmed images of Python lack what it needs."""
-    from edgekd.bench.agent import holding
+    from edgekd.bench.agent import board_lock as holding
 
     holding.hold(options.home, options.owner, emit, options.silence_s)
 
 
 def kit(options: Any, emit: Emit) -> None:
     """All that a plan asks for."""
-    from edgekd.bench.agent import kits
+    from edgekd.bench.agent import offline_kit as kits
 
     kits.run(options.plan, options.out, emit)
 
@@ -171,7 +180,7 @@ def measure_energy(options: Any, emit: Emit) -> None:
 
 def build(options: Any, emit: Emit) -> None:
     """An engine; imported here, for what is imported is part of what the others measure."""
-    from edgekd.bench.agent import building
+    from edgekd.bench.agent import engine_build as building
 
     building.build(options, emit)
 

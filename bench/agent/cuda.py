@@ -3,7 +3,7 @@
 import ctypes
 from typing import Any, List, Optional
 
-from edgekd.bench.agent.failures import RefusedError
+from edgekd.bench.agent.errors import RefusedError
 
 # By JetPack, newest first; the plain name is there where the development files are.
 NAMES = (

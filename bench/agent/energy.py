@@ -7,9 +7,18 @@ import os
 import time
 from typing import Any, Callable, Dict, NamedTuple, Optional, Set, Tuple
 
-from edgekd.bench.agent import latency, runtime, sensors, state
-from edgekd.bench.agent.power import monotonic_ns
-from edgekd.bench.agent.sampler import Emit, Sampling, place_of
+from edgekd.bench.agent import (
+    latency,
+    state,
+)
+from edgekd.bench.agent import (
+    ort_runtime as runtime,
+)
+from edgekd.bench.agent import (
+    sensor_discovery as sensors,
+)
+from edgekd.bench.agent.power_sampler import Emit, Sampling, place_of
+from edgekd.bench.agent.sensor import monotonic_ns
 
 # Calls before the first window and after the last, so that the load is steady on both sides of every edge.
 LEAD_S = 0.3

@@ -11,12 +11,13 @@ import os
 import platform
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
-from edgekd.bench.agent import building, runtime
+from edgekd.bench.agent import engine_build as building
+from edgekd.bench.agent import ort_runtime as runtime
+from edgekd.bench.agent.build_request import digest_of
 from edgekd.bench.agent.commands import Emit, check_digest
-from edgekd.bench.agent.failures import RefusedError
+from edgekd.bench.agent.errors import RefusedError
 from edgekd.bench.agent.generations import CURRENT, PREVIOUS, Generations
-from edgekd.bench.agent.vectors import Found, Vectors, read_vectors
-from edgekd.bench.agent.wishes import digest_of
+from edgekd.bench.agent.golden_vectors import Found, Vectors, read_vectors
 
 MANIFEST_FORMAT = 1
 # Goes up when the same bundle makes something else.

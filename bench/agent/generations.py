@@ -19,7 +19,7 @@ import shutil
 from typing import Any, Dict, Iterator, List, Optional
 
 from edgekd.bench.agent.commands import digest_of_file
-from edgekd.bench.agent.failures import RefusedError
+from edgekd.bench.agent.errors import RefusedError
 
 FORMAT = 1
 RECORD = "record.json"

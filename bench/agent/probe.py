@@ -10,8 +10,21 @@ import subprocess
 import sys
 from typing import Any, Callable, Dict, List, Optional
 
-from edgekd.bench.agent import board, conditions, engines, power, sensors, trtexec
-from edgekd.bench.agent.failures import RefusedError
+from edgekd.bench.agent import (
+    board,
+    conditions,
+    trtexec,
+)
+from edgekd.bench.agent import (
+    sensor as power,
+)
+from edgekd.bench.agent import (
+    sensor_discovery as sensors,
+)
+from edgekd.bench.agent import (
+    trt_python as engines,
+)
+from edgekd.bench.agent.errors import RefusedError
 
 TIMEOUT_S = 10
 

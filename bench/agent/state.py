@@ -5,8 +5,9 @@ import glob
 import os
 from typing import Any, Callable, Dict, List, Optional
 
-from edgekd.bench.agent import nvml, pmic
-from edgekd.bench.agent.power import Place, number_or_none, text_or_none
+from edgekd.bench.agent import sensor_nvml as nvml
+from edgekd.bench.agent import sensor_rpi_pmic as pmic
+from edgekd.bench.agent.sensor import Place, number_or_none, text_or_none
 
 # Events of soctherm on Jetsons, by what raises them.
 OVER_CURRENT = {

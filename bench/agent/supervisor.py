@@ -15,8 +15,8 @@ import sys
 import time
 from typing import Any, Callable, Dict, List, Optional
 
-from edgekd.bench.agent.failures import DIED
-from edgekd.bench.agent.looking import Looks
+from edgekd.bench.agent.errors import DIED
+from edgekd.bench.agent.state_sampler import Looks
 
 INNER = "--inner"
 DEADLINE_CODE = 124  # as timeout(1)

@@ -11,10 +11,10 @@ import subprocess
 import tempfile
 from typing import Any, Dict, List, Optional, Tuple
 
-from edgekd.bench.agent.failures import RefusedError
-from edgekd.bench.agent.vectors import LETTERS, Tensor, Vectors
-from edgekd.bench.agent.wishes import Built, Tool, Wish
-from edgekd.bench.agent.words import refusal
+from edgekd.bench.agent.build_request import Built, Tool, Wish
+from edgekd.bench.agent.errors import RefusedError
+from edgekd.bench.agent.golden_vectors import LETTERS, Tensor, Vectors
+from edgekd.bench.agent.trt_messages import refusal
 
 PLACES = ("/usr/src/tensorrt/bin/trtexec", "/usr/local/tensorrt/bin/trtexec")
 LIBRARIES = ("libnvinfer.so.11", "libnvinfer.so.10", "libnvinfer.so.8")

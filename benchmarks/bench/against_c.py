@@ -26,11 +26,12 @@ from benchmarks.bench.turns import run_in_turns
 from benchmarks.distill.running import commit
 from benchmarks.machine import processor
 from benchmarks.rows import append_row
-from edgekd.bench import child, questions
-from edgekd.bench.access import AGENT
 from edgekd.bench.agent.supervisor import INNER
-from edgekd.bench.answers import LatencyAnswer, read_answer
 from edgekd.bench.config import BenchConfig
+from edgekd.bench.protocol import requests as questions
+from edgekd.bench.protocol.responses import LatencyAnswer, read_answer
+from edgekd.bench.transport import agent_process as child
+from edgekd.bench.transport.agent_access import AGENT
 
 RESULTS: Final = Path(__file__).parents[1] / "results" / "bench-against-c.csv"
 REACH: Final = (0.98, 1.02)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from edgekd.bench.agent import runtime
+from edgekd.bench.agent import ort_runtime as runtime
 from edgekd.bench.config import BenchConfig
 
 SOURCE: Final = Path(__file__).parent / "timing.c"

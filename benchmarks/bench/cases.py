@@ -6,8 +6,25 @@ from typing import Any
 
 from benchmarks.bench import boards
 from benchmarks.bench.sensing import INA226, INA238, INA3221, NVML, RAPL, Counter, Rail
-from edgekd.bench.agent import ina, nvml, power, rapl, sensors, tegrastats
-from edgekd.bench.answers import ChannelAnswer, SensorAnswer
+from edgekd.bench.agent import (
+    sensor as power,
+)
+from edgekd.bench.agent import (
+    sensor_discovery as sensors,
+)
+from edgekd.bench.agent import (
+    sensor_ina as ina,
+)
+from edgekd.bench.agent import (
+    sensor_nvml as nvml,
+)
+from edgekd.bench.agent import (
+    sensor_rapl as rapl,
+)
+from edgekd.bench.agent import (
+    sensor_tegrastats as tegrastats,
+)
+from edgekd.bench.protocol.responses import ChannelAnswer, SensorAnswer
 
 
 @dataclass(frozen=True, kw_only=True)

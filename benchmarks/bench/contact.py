@@ -25,11 +25,13 @@ from benchmarks.bench import subjects
 from benchmarks.distill.running import commit
 from benchmarks.machine import processor
 from benchmarks.rows import append_row
-from edgekd.bench import child, measuring, questions
-from edgekd.bench.addresses import read_address
-from edgekd.bench.answers import LatencyAnswer
+from edgekd.bench import runner as measuring
 from edgekd.bench.config import BenchConfig
-from edgekd.bench.remote import SshAccess
+from edgekd.bench.protocol import requests as questions
+from edgekd.bench.protocol.responses import LatencyAnswer
+from edgekd.bench.transport import agent_process as child
+from edgekd.bench.transport.ssh import SshAccess
+from edgekd.bench.transport.ssh_address import read_address
 from edgekd.files import digest_of
 from tests.bench import sshd
 

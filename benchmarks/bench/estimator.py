@@ -3,7 +3,7 @@
     python -m benchmarks.bench.estimator --shared ../shared            # fits, prints, writes
     python -m benchmarks.bench.estimator --shared ../shared --check    # fits, prints, writes nothing
 
-Writes `bench/estimator.json`, which is shipped, and `benchmarks/results/bench-estimator.csv`. Networks
+Writes `bench/estimator/fits.json`, which is shipped, and `benchmarks/results/bench-estimator.csv`. Networks
 are built and exported once; their kernels are kept in `benchmarks/results/bench-kernels.csv`.
 """
 
@@ -18,8 +18,20 @@ from benchmarks.bench.fit import Fitted, fit
 from benchmarks.bench.references import Row, rows, rows_digest
 from benchmarks.bench.zoo import Kernels, kernels_of
 from benchmarks.rows import append_row
-from edgekd.bench.estimate import BoardFit, Estimator, FittedRow, errors, half_width, hangs_on
-from edgekd.bench.latency import Machine, Work, latency_s, work_of
+from edgekd.bench.estimator.estimate import (
+    BoardFit,
+    Estimator,
+    FittedRow,
+    errors,
+    half_width,
+    hangs_on,
+)
+from edgekd.bench.estimator.latency_model import (
+    Machine,
+    Work,
+    latency_s,
+    work_of,
+)
 from edgekd.files import write_atomically
 from edgekd.records import Board, to_json
 from edgekd.targets.catalogue import boards as known_boards

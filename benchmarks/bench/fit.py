@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.bench.references import Row
-from edgekd.bench.latency import Constants, Work, latency_s
+from edgekd.bench.estimator.latency_model import Constants, Work, latency_s
 from edgekd.records import Precision
 
 Vector: TypeAlias = NDArray[np.float64]

@@ -1,6 +1,6 @@
 """What a power sensor would read of a known power, written from its datasheet.
 
-Nothing here comes from `edgekd.bench.energy`, which is what is tried with it.
+Nothing here comes from `edgekd.bench.analysis.energy`, which is what is tried with it.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekd.bench.agent.sampler import due_s
+from edgekd.bench.agent.power_sampler import due_s
 
 Array = NDArray[np.float64]
 

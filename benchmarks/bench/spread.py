@@ -26,11 +26,13 @@ from benchmarks.bench import c_program, plain, subjects
 from benchmarks.distill.running import commit
 from benchmarks.machine import processor
 from benchmarks.rows import append_row
-from edgekd.bench import child, questions, statistics
-from edgekd.bench.access import LocalAccess
-from edgekd.bench.answers import LatencyAnswer
+from edgekd.bench.analysis import statistics
+from edgekd.bench.analysis.aggregate import pooled
 from edgekd.bench.config import BenchConfig
-from edgekd.bench.figures import pooled
+from edgekd.bench.protocol import requests as questions
+from edgekd.bench.protocol.responses import LatencyAnswer
+from edgekd.bench.transport import agent_process as child
+from edgekd.bench.transport.agent_access import LocalAccess
 
 RESULTS: Final = Path(__file__).parents[1] / "results" / "bench-spread.csv"
 MODELS: Final = ("resnet8-w8", "mobilenetv2_050", "resnet18")

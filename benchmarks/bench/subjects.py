@@ -12,10 +12,10 @@ import torch
 import torchvision
 from torch import nn
 
-from edgekd.distill import architectures
-from edgekd.export import quantize
-from edgekd.export.graph import fp32_model
-from edgekd.export.ranges import METHODS
+from edgekd.distill.models import architectures
+from edgekd.export import qdq as quantize
+from edgekd.export.calibration import METHODS
+from edgekd.export.torch_to_onnx import fp32_model
 from edgekd.records import Architecture, InputSpec
 from edgekd.targets.catalogue import load_target
 

@@ -30,8 +30,13 @@ from benchmarks.bench.sensing import (
     truth_of,
 )
 from benchmarks.rows import append_row
-from edgekd.bench import energy
-from edgekd.bench.answers import EnergyAnswer, PowerAnswer, SpanAnswer, StateAnswer
+from edgekd.bench.analysis import energy
+from edgekd.bench.protocol.responses import (
+    EnergyAnswer,
+    PowerAnswer,
+    SpanAnswer,
+    StateAnswer,
+)
 from edgekd.records import Samples
 
 RESULTS: Final = Path(__file__).parents[1] / "results" / "bench-traces.csv"

@@ -11,9 +11,9 @@ from torch import nn
 
 from benchmarks.bench.yolo import YOLO11
 from benchmarks.rows import append_row, read_rows
-from edgekd.bench.kernels import Kernel
-from edgekd.bench.layers import network_of
-from edgekd.export.graph import fp32_model
+from edgekd.bench.estimator.graph_cost import network_of
+from edgekd.bench.estimator.kernel_fusion import Kernel
+from edgekd.export.torch_to_onnx import fp32_model
 from edgekd.records import InputSpec
 from edgekd.targets.catalogue import load_target
 

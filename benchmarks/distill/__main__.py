@@ -22,7 +22,7 @@ from benchmarks.distill.running import Row, run
 from benchmarks.distill.sets import real_images
 from benchmarks.distill.tables import TABLES
 from benchmarks.rows import append_row, read_rows
-from edgekd.distill.place import choose_place
+from edgekd.distill.compute.device import choose_place
 
 RESULTS = Path(__file__).parents[1] / "results"
 CACHE = Path("out") / "benchmarks"

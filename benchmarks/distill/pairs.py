@@ -18,10 +18,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.distill import factories
-from edgekd.distill import architectures, augment, networks
-from edgekd.distill.place import Place
-from edgekd.distill.said import TeacherOptions
-from edgekd.distill.teacher import Teacher, load_teacher
+from edgekd.distill.compute.device import Place
+from edgekd.distill.data import augment
+from edgekd.distill.models import architectures, networks
+from edgekd.distill.teachers.loader import Teacher, load_teacher
+from edgekd.distill.teachers.metadata import TeacherOptions
 from edgekd.records import Architecture
 
 FACTORIES = Path(__file__).parent / "factories.py"

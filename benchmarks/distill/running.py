@@ -12,12 +12,12 @@ import torch
 
 from benchmarks.distill.pairs import PAIRS, TOY_IMAGES, accuracy, rank_correlation, teacher_of
 from benchmarks.machine import processor
-from edgekd.distill.choice import choose
-from edgekd.distill.engine import Distillation, Watched
-from edgekd.distill.place import Place
-from edgekd.distill.real import RealImages
-from edgekd.distill.recipes import Recipe, for_batch
-from edgekd.distill.schedule import RunBudget
+from edgekd.distill.compute.device import Place
+from edgekd.distill.data.real_images import RealImages
+from edgekd.distill.recipes.config import Recipe, for_batch
+from edgekd.distill.recipes.schedule import RunBudget
+from edgekd.distill.recipes.selection import choose
+from edgekd.distill.training.distiller import Distillation, Watched
 from edgekd.records import HistoryPoint
 
 TOY_BATCH = 16

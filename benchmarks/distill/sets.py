@@ -7,9 +7,9 @@ import torch
 
 from benchmarks.distill.pairs import PAIRS, Data
 from benchmarks.distill.running import Row
-from edgekd.distill.condensation import Plan, condense, input_of
-from edgekd.distill.place import Place
-from edgekd.distill.real import RealImages
+from edgekd.distill.compute.device import Place
+from edgekd.distill.data.condensation import Plan, condense, input_of
+from edgekd.distill.data.real_images import RealImages
 
 TOY_IMAGES = 1000
 STEPS = 500  # of distribution matching

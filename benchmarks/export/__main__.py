@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.export import graphs, int8, timing
-from edgekd.distill.place import choose_place
+from edgekd.distill.compute.device import choose_place
 
 RESULTS = Path(__file__).parents[1] / "results"
 CACHE = Path("out") / "benchmarks"

@@ -19,9 +19,9 @@ from benchmarks.machine import processor
 from benchmarks.rows import append_row, read_rows
 from edgekd.errors import IncompatibleError, QualityError
 from edgekd.export import parity
-from edgekd.export.graph import write_fp32
-from edgekd.export.legality import check_model
+from edgekd.export.compatibility import check_model
 from edgekd.export.parity import Array
+from edgekd.export.torch_to_onnx import write_fp32
 from edgekd.records import InputSpec, Software
 from edgekd.targets import catalogue
 

@@ -16,20 +16,21 @@ import torch
 
 from benchmarks.distill.pairs import PAIRS, Pair
 from benchmarks.distill.running import commit
+from benchmarks.export.equalisation import bias_corrected, equalised
 from benchmarks.machine import processor
 from benchmarks.rows import append_row
-from edgekd.distill import architectures, imagesets
-from edgekd.distill.place import Place
-from edgekd.distill.said import TeacherOptions
-from edgekd.distill.teacher import Teacher, load_teacher
-from edgekd.distill.tuning import Learned, Tuning, tune
-from edgekd.distill.weights import read_weights
-from edgekd.export import quantize
-from edgekd.export.equalisation import bias_corrected, equalised
-from edgekd.export.fakequant import FakeQuantised, with_constants
-from edgekd.export.graph import write_fp32
+from edgekd.distill.compute.device import Place
+from edgekd.distill.data import synthetic_set as imagesets
+from edgekd.distill.models import architectures
+from edgekd.distill.teachers.loader import Teacher, load_teacher
+from edgekd.distill.teachers.metadata import TeacherOptions
+from edgekd.distill.teachers.state_dict import read_weights
+from edgekd.distill.training.int8_finetuning import Learned, Tuning, tune
+from edgekd.export import qdq as quantize
+from edgekd.export.calibration import METHODS
+from edgekd.export.fake_quant import FakeQuantised, with_constants
 from edgekd.export.parity import Array, logits_of
-from edgekd.export.ranges import METHODS
+from edgekd.export.torch_to_onnx import write_fp32
 from edgekd.records import Student, from_json
 from edgekd.targets.catalogue import load_target
 

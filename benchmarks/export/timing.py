@@ -17,8 +17,8 @@ from torchvision.models import resnet50
 from benchmarks.distill.running import commit
 from benchmarks.machine import processor
 from benchmarks.rows import append_row
-from edgekd.export.graph import INPUT, OUTPUT
-from edgekd.export.models import export_fp32
+from edgekd.export.convert import export_fp32
+from edgekd.export.torch_to_onnx import INPUT, OUTPUT
 from edgekd.records import InputSpec, Target
 from edgekd.targets.catalogue import load_target
 

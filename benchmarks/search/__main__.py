@@ -21,17 +21,23 @@ import torch
 from benchmarks.distill.pairs import MNIST, accuracy
 from benchmarks.machine import processor
 from benchmarks.rows import append_row
-from edgekd.budgeting import budget_said
-from edgekd.distill import architectures
-from edgekd.distill.said import TeacherOptions
-from edgekd.distill.schedule import RunBudget
-from edgekd.distill.weights import read_weights
-from edgekd.halving import distilled
+from edgekd.distill.models import architectures
+from edgekd.distill.recipes.schedule import RunBudget
+from edgekd.distill.teachers.metadata import TeacherOptions
+from edgekd.distill.teachers.state_dict import read_weights
 from edgekd.progress import PlainDisplay
 from edgekd.records import Student, from_json
-from edgekd.search import FILE, IMAGES, SearchOptions, read, search
-from edgekd.setting import DistilOptions
+from edgekd.search.search import (
+    FILE,
+    IMAGES,
+    SearchOptions,
+    read,
+    search,
+)
+from edgekd.search.successive_halving import distilled
 from edgekd.targets.catalogue import load_target
+from edgekd.workflows.gate import budget_said
+from edgekd.workflows.run_setup import DistilOptions
 
 RESULTS = Path(__file__).parents[1] / "results" / "search.csv"
 PICTURE = Path(__file__).parents[2] / "docs" / "images" / "search.png"

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from edgekd.distill import architectures, networks
+from edgekd.distill.models import architectures, networks
 from edgekd.records import Architecture
 
 HERE = Path(__file__).parent

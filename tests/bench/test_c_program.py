@@ -8,8 +8,8 @@ import onnxruntime
 import pytest
 
 from benchmarks.bench import against_c, c_program
-from edgekd.bench.access import AGENT
 from edgekd.bench.config import BenchConfig
+from edgekd.bench.transport.agent_access import AGENT
 
 CONFIG = BenchConfig(
     processes=1, seconds=0.02, max_runs=30, warmup_min_s=0.01, warmup_max_s=0.5, batch=2

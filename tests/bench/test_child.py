@@ -4,9 +4,15 @@ import time
 
 import pytest
 
-from edgekd.bench import child
-from edgekd.bench.agent.failures import CODES
-from edgekd.bench.answers import PROTOCOL, Answer, EndAnswer, NoEnergyAnswer, ProgressAnswer
+from edgekd.bench.agent.errors import CODES
+from edgekd.bench.protocol.responses import (
+    PROTOCOL,
+    Answer,
+    EndAnswer,
+    NoEnergyAnswer,
+    ProgressAnswer,
+)
+from edgekd.bench.transport import agent_process as child
 from edgekd.errors import (
     DeviceError,
     IncompatibleError,

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgekd.bench import comparing, statistics
+from edgekd.bench.analysis import compare as comparing
+from edgekd.bench.analysis import statistics
 from edgekd.records import Samples, Unmeasured
 
 CALLS = 30

@@ -3,8 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgekd.bench import doubts, figures
-from edgekd.bench.answers import LatencyAnswer, StatesAnswer
+from edgekd.bench.analysis import aggregate as figures
+from edgekd.bench.analysis import latency_warnings as doubts
+from edgekd.bench.protocol.responses import LatencyAnswer, StatesAnswer
 from edgekd.records import Conditions, Range
 
 QUIET = Conditions(

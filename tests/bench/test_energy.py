@@ -5,8 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgekd.bench import energy
-from edgekd.bench.answers import (
+from edgekd.bench.analysis import energy
+from edgekd.bench.analysis.energy import analyse
+from edgekd.bench.analysis.energy_windows import needed_window_s
+from edgekd.bench.protocol.responses import (
     ChannelAnswer,
     EnergyAnswer,
     PowerAnswer,
@@ -15,8 +17,6 @@ from edgekd.bench.answers import (
     StateAnswer,
     read_answer,
 )
-from edgekd.bench.energy import analyse
-from edgekd.bench.windows import needed_window_s
 from edgekd.errors import DeviceError
 from edgekd.records import (
     Energy,

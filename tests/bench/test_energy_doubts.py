@@ -2,10 +2,10 @@ from pathlib import Path
 
 import pytest
 
-from edgekd.bench.answers import StatesAnswer
-from edgekd.bench.energy import Analysis, analyse
-from edgekd.bench.energy_doubts import doubts_of_energy
-from edgekd.bench.windows import Quality
+from edgekd.bench.analysis.energy import Analysis, analyse
+from edgekd.bench.analysis.energy_warnings import doubts_of_energy
+from edgekd.bench.analysis.energy_windows import Quality
+from edgekd.bench.protocol.responses import StatesAnswer
 from tests.bench.test_energy import RUN, STATE, power, sensor
 
 GOOD = analyse(sensor(), power(), RUN)

@@ -13,13 +13,20 @@ from benchmarks.bench.references import rows, rows_digest
 from benchmarks.bench.yolo import YOLO11
 from benchmarks.bench.zoo import kernels_of
 from benchmarks.rows import read_rows
-from edgekd import estimating
-from edgekd.bench import estimate, latency
-from edgekd.bench.kernels import Kernel
-from edgekd.bench.layers import Network
+from edgekd.bench.estimator import estimate
+from edgekd.bench.estimator import latency_model as latency
+from edgekd.bench.estimator.graph_cost import Network
+from edgekd.bench.estimator.kernel_fusion import Kernel
 from edgekd.errors import IncompatibleError
-from edgekd.records import Estimate, ModelEstimate, Unmeasured, from_json, to_json
+from edgekd.records import (
+    Estimate,
+    ModelEstimate,
+    Unmeasured,
+    from_json,
+    to_json,
+)
 from edgekd.targets.catalogue import boards, load_target
+from edgekd.workflows import estimate_latency as estimating
 from tests.bench.conftest import save_convolution
 
 NANO, XAVIER = "jetson-nano", "jetson-agx-xavier"

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgekd.bench.integral import curve_of_counter, curve_of_power, unwrapped
+from edgekd.bench.analysis.power_curve import curve_of_counter, curve_of_power, unwrapped
 
 POWER_W = 7.5
 RANGE_UJ = 2_000_000.0

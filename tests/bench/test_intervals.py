@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from edgekd.bench.intervals import effective_count, half_width, student_factor
+from edgekd.bench.analysis.confidence_intervals import effective_count, half_width, student_factor
 
 
 @pytest.mark.parametrize("coverage", [0.9, 0.97])

@@ -7,8 +7,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgekd.bench.kernels import Kernel
-from edgekd.bench.layers import network_of, read_network
+from edgekd.bench.estimator.graph_cost import network_of, read_network
+from edgekd.bench.estimator.kernel_fusion import Kernel
 from edgekd.errors import InputFileError
 from tests.bench.conftest import save_convolution
 

@@ -5,12 +5,22 @@ import numpy as np
 import pytest
 
 from benchmarks.bench import boards
-from edgekd.bench import access, child, measuring, questions
-from edgekd.bench.answers import PROTOCOL, Answer
+from edgekd.bench import runner as measuring
 from edgekd.bench.config import BenchConfig
+from edgekd.bench.protocol import requests as questions
+from edgekd.bench.protocol.responses import PROTOCOL, Answer
+from edgekd.bench.transport import agent_access as access
+from edgekd.bench.transport import agent_process as child
 from edgekd.errors import DeviceError, IncompatibleError, InputFileError
 from edgekd.files import digest_of
-from edgekd.records import Energy, Measurements, Samples, Unmeasured, from_json, to_json
+from edgekd.records import (
+    Energy,
+    Measurements,
+    Samples,
+    Unmeasured,
+    from_json,
+    to_json,
+)
 from tests.bench.conftest import save_convolution
 
 QUICK = BenchConfig(

@@ -1,8 +1,15 @@
 import numpy as np
 import pytest
 
-from edgekd.bench import energy
-from edgekd.bench.meters import LogColumns, Meter, MeterLog, align, energy_from_log, read_log
+from edgekd.bench.analysis import energy
+from edgekd.bench.analysis.external_meter import (
+    LogColumns,
+    Meter,
+    MeterLog,
+    align,
+    energy_from_log,
+    read_log,
+)
 from edgekd.errors import InputFileError
 from edgekd.records import PowerTrace, Samples
 from tests.bench.test_energy import IDLE_W, LOAD_W, RUN

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from edgekd.bench.agent.failures import RefusedError
-from edgekd.bench.archive import agent_archive
+from edgekd.bench.agent.errors import RefusedError
+from edgekd.bench.transport.agent_zipapp import agent_archive
 from tests.bench.booting import current_is_whole, digest, save_bundle, start
 
 MIB = 2**20

@@ -10,13 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from edgekd.bench import measuring
-from edgekd.bench.addresses import read_address
-from edgekd.bench.answers import LatencyAnswer, ProbeAnswer
-from edgekd.bench.archive import agent_archive, agent_digest
+from edgekd.bench import runner as measuring
 from edgekd.bench.config import BenchConfig
-from edgekd.bench.remote import SshAccess
-from edgekd.errors import DeviceError, IntegrityError, MissingToolError, UsageError
+from edgekd.bench.protocol.responses import LatencyAnswer, ProbeAnswer
+from edgekd.bench.transport.agent_zipapp import agent_archive, agent_digest
+from edgekd.bench.transport.ssh import SshAccess
+from edgekd.bench.transport.ssh_address import read_address
+from edgekd.errors import (
+    DeviceError,
+    IntegrityError,
+    MissingToolError,
+    UsageError,
+)
 from edgekd.records import Samples
 from tests.bench import sshd
 from tests.bench.agent.test_building import old_python

@@ -1,7 +1,12 @@
 import numpy as np
 import pytest
 
-from edgekd.bench.report import brief, format_bytes, format_quantity, report
+from edgekd.bench.format import (
+    brief,
+    format_bytes,
+    format_quantity,
+    report,
+)
 from edgekd.records import (
     Conditions,
     Doubt,

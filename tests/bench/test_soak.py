@@ -13,11 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from edgekd.bench import access, child, questions
-from edgekd.bench.addresses import read_address
-from edgekd.bench.answers import LatencyAnswer
 from edgekd.bench.config import BenchConfig
-from edgekd.bench.remote import SshAccess
+from edgekd.bench.protocol import requests as questions
+from edgekd.bench.protocol.responses import LatencyAnswer
+from edgekd.bench.transport import agent_access as access
+from edgekd.bench.transport import agent_process as child
+from edgekd.bench.transport.ssh import SshAccess
+from edgekd.bench.transport.ssh_address import read_address
 from tests.bench import sshd
 
 RUNS = int(os.environ.get("EDGEKD_SOAK_RUNS", "2000"))

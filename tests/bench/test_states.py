@@ -2,9 +2,9 @@ import sys
 
 import pytest
 
-from edgekd.bench.agent import looking
-from edgekd.bench.answers import StatesAnswer
-from edgekd.bench.states import clocks_of, doubts_of_clocks, temperatures_of
+from edgekd.bench.agent import state_sampler as looking
+from edgekd.bench.analysis.device_state import clocks_of, doubts_of_clocks, temperatures_of
+from edgekd.bench.protocol.responses import StatesAnswer
 from edgekd.records import Range
 
 

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgekd.bench import statistics
+from edgekd.bench.analysis import statistics
 from edgekd.records import Samples
 
 times = st.lists(st.floats(1e-9, 1e3), min_size=1, max_size=60)

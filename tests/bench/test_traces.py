@@ -7,7 +7,7 @@ from benchmarks.bench import traces
 from benchmarks.bench.cases import cases as cases_of
 from benchmarks.bench.sensing import STEP_S, truth_of
 from benchmarks.rows import read_rows
-from edgekd.bench import energy
+from edgekd.bench.analysis import energy
 from edgekd.records import Samples
 from tests.conftest import REPOSITORY
 

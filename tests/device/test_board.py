@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgekd.bench.archive import agent_archive, agent_digest
+from edgekd.bench.transport.agent_zipapp import agent_archive, agent_digest
 from edgekd.files import digest_of
 from tests.bench import sshd
 from tests.bench.booting import current_is_whole, digest, save_bundle

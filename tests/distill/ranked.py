@@ -11,18 +11,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from edgekd.distill import objectives
-from edgekd.distill.checkpoint import RunFolder
-from edgekd.distill.engine import Distillation
-from edgekd.distill.imagesets import Ahead
-from edgekd.distill.place import Place
-from edgekd.distill.ranks import joined
-from edgekd.distill.recipebook import RECIPES
-from edgekd.distill.said import TeacherOptions
-from edgekd.distill.schedule import RunBudget
-from edgekd.distill.statistics import watch_batch_norm
-from edgekd.distill.teacher import load_teacher
-from edgekd.distill.weights import state_digest
+from edgekd.distill import losses as objectives
+from edgekd.distill.compute.device import Place
+from edgekd.distill.compute.distributed import joined
+from edgekd.distill.data.synthetic_set import Ahead
+from edgekd.distill.models.batch_norm import watch_batch_norm
+from edgekd.distill.recipes.catalogue import RECIPES
+from edgekd.distill.recipes.schedule import RunBudget
+from edgekd.distill.teachers.loader import load_teacher
+from edgekd.distill.teachers.metadata import TeacherOptions
+from edgekd.distill.teachers.state_dict import state_digest
+from edgekd.distill.training.checkpoint import RunFolder
+from edgekd.distill.training.distiller import Distillation
 from edgekd.records import Architecture
 
 MNIST = Path(__file__).parents[2] / "examples" / "mnist"

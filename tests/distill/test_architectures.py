@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from edgekd.distill import architectures
-from edgekd.distill.architectures import (
+from edgekd.distill.models import architectures
+from edgekd.distill.models.architectures import (
     NAMES,
     Size,
     build,
@@ -11,7 +11,7 @@ from edgekd.distill.architectures import (
     shapes_of,
     size_of,
 )
-from edgekd.distill.spelling import canonical
+from edgekd.distill.models.parameter_names import canonical
 from edgekd.errors import UsageError
 from edgekd.records import Architecture
 

@@ -7,8 +7,16 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from edgekd.distill import condensation, siamese
-from edgekd.distill.condensation import METHODS, Plan, condense, convnet, herded, input_of
+from edgekd.distill.data import condensation
+from edgekd.distill.data import siamese_augmentation as siamese
+from edgekd.distill.data.condensation import (
+    METHODS,
+    Plan,
+    condense,
+    convnet,
+    herded,
+    input_of,
+)
 from edgekd.errors import InputFileError, UsageError
 from edgekd.records import HistoryPoint
 

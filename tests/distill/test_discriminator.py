@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from edgekd.distill.discriminator import Alignment, Bounded, FeatureDiscriminator
-from edgekd.distill.features import watch_features
+from edgekd.distill.synthesis.discriminator import Alignment, Bounded, FeatureDiscriminator
+from edgekd.distill.teachers.feature_hooks import watch_features
 from edgekd.errors import UsageError
 
 CLASSES = 3

@@ -3,16 +3,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from edgekd.distill.architectures import build
-from edgekd.distill.checkpoint import RunFolder
-from edgekd.distill.engine import Distillation
-from edgekd.distill.place import choose_place
-from edgekd.distill.recipebook import RECIPES
-from edgekd.distill.recipes import for_teacher
-from edgekd.distill.said import TeacherOptions
-from edgekd.distill.schedule import RunBudget
-from edgekd.distill.teacher import load_teacher
-from edgekd.distill.weights import state_digest
+from edgekd.distill.compute.device import choose_place
+from edgekd.distill.models.architectures import build
+from edgekd.distill.recipes.catalogue import RECIPES
+from edgekd.distill.recipes.config import for_teacher
+from edgekd.distill.recipes.schedule import RunBudget
+from edgekd.distill.teachers.loader import load_teacher
+from edgekd.distill.teachers.metadata import TeacherOptions
+from edgekd.distill.teachers.state_dict import state_digest
+from edgekd.distill.training.checkpoint import RunFolder
+from edgekd.distill.training.distiller import Distillation
 from edgekd.errors import CollapseError, UsageError
 from edgekd.records import Architecture
 

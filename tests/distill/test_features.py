@@ -8,15 +8,16 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from edgekd.distill import networks, objectives
-from edgekd.distill.features import (
+from edgekd.distill import losses as objectives
+from edgekd.distill.models import networks
+from edgekd.distill.teachers.feature_hooks import (
     has_attention,
     has_features,
     watch_attention,
     watch_features,
 )
-from edgekd.distill.onnx_teachers import load_onnx
-from edgekd.distill.programs import load_program
+from edgekd.distill.teachers.onnx_loader import load_onnx
+from edgekd.distill.teachers.pt2_loader import load_program
 from edgekd.errors import UsageError
 
 OPEN = ({0: torch.export.Dim("batch")},)

@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks.floors import CHANCE, floors, recorded, short_run
-from edgekd.distill.recipebook import RECIPES
+from edgekd.distill.recipes.catalogue import RECIPES
 
 FLOORS = floors()
 # A batch of noise tells little about a teacher that does not normalise by it, as this one does not; the

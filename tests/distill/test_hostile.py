@@ -18,7 +18,7 @@ MEMORY_BYTES = 1_000_000_000
 # The figure is the child's own, read before it ends; other children of the tests do not count.
 PROGRAM = """
 import resource, sys
-from edgekd import cli
+from edgekd.cli import app as cli
 code = cli.run(lambda: cli.app(sys.argv[1:], standalone_mode=False))
 sys.stderr.write(f"\\npeak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}\\n")
 sys.exit(code)

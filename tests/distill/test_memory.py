@@ -11,12 +11,18 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torch import nn
 
-from edgekd.distill.checkpoint import RunFolder
-from edgekd.distill.inversion import Inversion
-from edgekd.distill.memory import Entry, ImagePool, make_pool, to_float, to_uint8
-from edgekd.distill.recipebook import RECIPES
-from edgekd.distill.replay import Replay
-from edgekd.distill.weights import state_digest
+from edgekd.distill.recipes.catalogue import RECIPES
+from edgekd.distill.synthesis.generative_replay import Replay
+from edgekd.distill.synthesis.image_pool import (
+    Entry,
+    ImagePool,
+    make_pool,
+    to_float,
+    to_uint8,
+)
+from edgekd.distill.synthesis.synthesis_loss import Inversion
+from edgekd.distill.teachers.state_dict import state_digest
+from edgekd.distill.training.checkpoint import RunFolder
 from edgekd.records import InputSpec
 
 CPU = torch.device("cpu")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from edgekd.distill import objectives
+from edgekd.distill import losses as objectives
 
 
 def drawn(seed=0):

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from edgekd.distill.onnx_teachers import load_onnx, read_onnx
-from edgekd.distill.statistics import batch_norms, watch_batch_norm
+from edgekd.distill.models.batch_norm import batch_norms, watch_batch_norm
+from edgekd.distill.teachers.onnx_loader import load_onnx, read_onnx
 from edgekd.errors import InputFileError, MissingToolError
 
 OPEN = ({0: torch.export.Dim("batch")},)

@@ -10,16 +10,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from edgekd.distill import augment, objectives
-from edgekd.distill.fitted import MetaGenerator
-from edgekd.distill.generators import Generator
-from edgekd.distill.inversion import Inversion
-from edgekd.distill.monitors import ENTROPY_PATIENCE, ROUNDS_TO_SETTLE, Monitors, class_entropy
-from edgekd.distill.recipebook import RECIPES
-from edgekd.distill.recipes import for_teacher
-from edgekd.distill.schedule import ema_decay, learning_rate, run_budget
-from edgekd.distill.sources import balanced_classes
-from edgekd.distill.statistics import batch_statistics, reestimate, watch_batch_norm
+from edgekd.distill import losses as objectives
+from edgekd.distill.data import augment
+from edgekd.distill.models.batch_norm import batch_statistics, reestimate, watch_batch_norm
+from edgekd.distill.recipes.catalogue import RECIPES
+from edgekd.distill.recipes.config import for_teacher
+from edgekd.distill.recipes.schedule import ema_decay, learning_rate, run_budget
+from edgekd.distill.synthesis.collapse_detection import (
+    ENTROPY_PATIENCE,
+    ROUNDS_TO_SETTLE,
+    Monitors,
+    class_entropy,
+)
+from edgekd.distill.synthesis.generators import Generator
+from edgekd.distill.synthesis.inversion import MetaGenerator
+from edgekd.distill.synthesis.synthesis_loss import Inversion
+from edgekd.distill.synthesis.synthetic_batch import balanced_classes
 from edgekd.errors import CollapseError, UsageError
 from edgekd.records import InputSpec
 
@@ -309,19 +315,19 @@ def test_without_batch_norm_other_terms_carry_the_images():
 
 
 def test_lengths_of_time_are_said_in_units_to_plan_with():
-    from edgekd.distill.preflight import spoken
+    from edgekd.distill.training.cost_forecast import spoken
 
     assert [spoken(each) for each in (40, 400, 5400, 36_000)] == ["40 s", "7 min", "1.5 h", "10 h"]
 
 
 def test_large_images_are_forecast_from_a_part_of_a_batch(place):
-    from edgekd.distill.engine import Distillation
-    from edgekd.distill.preflight import forecast
-    from edgekd.distill.recipebook import RECIPES
-    from edgekd.distill.recipes import for_images
-    from edgekd.distill.said import TeacherOptions
-    from edgekd.distill.schedule import RunBudget
-    from edgekd.distill.teacher import load_teacher
+    from edgekd.distill.recipes.catalogue import RECIPES
+    from edgekd.distill.recipes.config import for_images
+    from edgekd.distill.recipes.schedule import RunBudget
+    from edgekd.distill.teachers.loader import load_teacher
+    from edgekd.distill.teachers.metadata import TeacherOptions
+    from edgekd.distill.training.cost_forecast import forecast
+    from edgekd.distill.training.distiller import Distillation
     from edgekd.records import Architecture
     from tests.edgekd.conftest import TEACHER
 
@@ -349,8 +355,8 @@ def test_large_images_are_forecast_from_a_part_of_a_batch(place):
 
 
 def test_the_pool_of_large_images_is_smaller():
-    from edgekd.distill.recipebook import RECIPES
-    from edgekd.distill.recipes import POOL_BYTES, for_images
+    from edgekd.distill.recipes.catalogue import RECIPES
+    from edgekd.distill.recipes.config import POOL_BYTES, for_images
 
     recipe = RECIPES["pool"]
     assert for_images(recipe, (3, 32, 32)) == recipe

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from edgekd.cli import app, run
-from edgekd.distill.ranks import ALONE
-from edgekd.distill.recipebook import RECIPES
-from edgekd.distill.recipes import for_ranks
+from edgekd.cli.app import app, run
+from edgekd.distill.compute.distributed import ALONE
+from edgekd.distill.recipes.catalogue import RECIPES
+from edgekd.distill.recipes.config import for_ranks
 from edgekd.errors import UsageError
 
 HERE = Path(__file__).parent

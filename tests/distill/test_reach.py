@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgekd.distill.statistics import watch_reach
+from edgekd.distill.models.batch_norm import watch_reach
 
 
 @pytest.fixture

@@ -10,12 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from edgekd.condensing import CondenseOptions, condensed
-from edgekd.distill.condensedfiles import STATISTICS
-from edgekd.distill.real import correlation, read_condensed, read_samples
+from edgekd.distill.data.condensed_files import STATISTICS
+from edgekd.distill.data.real_images import correlation, read_condensed, read_samples
 from edgekd.errors import InputFileError, UsageError
 from edgekd.progress import PlainDisplay
 from edgekd.records import InputSpec
+from edgekd.workflows.condense import CondenseOptions, condensed
 from tests.distill.hostile import Evil
 
 CLASSES = 3

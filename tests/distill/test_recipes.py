@@ -7,18 +7,23 @@ import pytest
 import torch
 from torch import nn
 
-from edgekd.distill.architectures import build
-from edgekd.distill.checkpoint import RunFolder
-from edgekd.distill.choice import REAL_SHARE, choose
-from edgekd.distill.engine import Distillation
-from edgekd.distill.place import Place
-from edgekd.distill.real import RealImages
-from edgekd.distill.recipebook import FAITHFUL, RECIPES
-from edgekd.distill.recipes import POOL_BYTES, for_batch, for_images, for_teacher
-from edgekd.distill.said import TeacherOptions
-from edgekd.distill.schedule import RunBudget
-from edgekd.distill.teacher import load_teacher
-from edgekd.distill.weights import state_digest
+from edgekd.distill.compute.device import Place
+from edgekd.distill.data.real_images import RealImages
+from edgekd.distill.models.architectures import build
+from edgekd.distill.recipes.catalogue import FAITHFUL, RECIPES
+from edgekd.distill.recipes.config import (
+    POOL_BYTES,
+    for_batch,
+    for_images,
+    for_teacher,
+)
+from edgekd.distill.recipes.schedule import RunBudget
+from edgekd.distill.recipes.selection import REAL_SHARE, choose
+from edgekd.distill.teachers.loader import load_teacher
+from edgekd.distill.teachers.metadata import TeacherOptions
+from edgekd.distill.teachers.state_dict import state_digest
+from edgekd.distill.training.checkpoint import RunFolder
+from edgekd.distill.training.distiller import Distillation
 from edgekd.errors import CollapseError, UsageError
 from edgekd.records import Architecture
 

@@ -7,8 +7,10 @@ from importlib import metadata, resources
 import pytest
 import torch
 
-from edgekd.distill import architectures, indexing, signatures
-from edgekd.distill.architectures import shapes_of
+from edgekd.distill.models import architectures
+from edgekd.distill.models.architectures import shapes_of
+from edgekd.distill.teachers import build_fingerprints as indexing
+from edgekd.distill.teachers import fingerprints as signatures
 from edgekd.records import Architecture
 
 SAMPLE = (
@@ -99,7 +101,7 @@ def test_the_index_is_of_the_libraries_that_are_installed():
 
 def test_an_index_is_written_as_the_same_bytes(tmp_path):
     signatures.write_index(signatures.shipped(), tmp_path / "a.json.gz")
-    packed = (resources.files("edgekd.distill") / signatures.FILE).read_bytes()
+    packed = (resources.files("edgekd.distill.teachers") / signatures.FILE).read_bytes()
     assert json.loads(gzip.decompress((tmp_path / "a.json.gz").read_bytes())) == json.loads(
         gzip.decompress(packed)
     )

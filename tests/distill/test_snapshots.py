@@ -1,7 +1,7 @@
 import torch
 
-from edgekd.distill.memory import Entry, ImagePool
-from edgekd.distill.snapshots import CLASSES_SHOWN, MOMENTS, Snapshots
+from edgekd.distill.synthesis.image_pool import Entry, ImagePool
+from edgekd.distill.training.snapshots import CLASSES_SHOWN, MOMENTS, Snapshots
 
 
 def pool_of(*batches, capacity=8):

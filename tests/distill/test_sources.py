@@ -12,15 +12,24 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torch import nn
 
-from edgekd.distill.discriminator import Alignment
-from edgekd.distill.fitted import KINDS, Expansion
-from edgekd.distill.flowing import Noise, UnconditionalGenerator, batch_statistics_teacher
-from edgekd.distill.generators import Embeddings, Generator, NoisyLayers, occurrence
-from edgekd.distill.inversion import Inversion
-from edgekd.distill.real import RealImages
-from edgekd.distill.recipebook import RECIPES
-from edgekd.distill.sources import balanced_classes
-from edgekd.distill.weights import state_digest
+from edgekd.distill.data.real_images import RealImages
+from edgekd.distill.recipes.catalogue import RECIPES
+from edgekd.distill.synthesis.adversarial import (
+    Noise,
+    UnconditionalGenerator,
+    batch_statistics_teacher,
+)
+from edgekd.distill.synthesis.discriminator import Alignment
+from edgekd.distill.synthesis.generators import (
+    Embeddings,
+    Generator,
+    NoisyLayers,
+    occurrence,
+)
+from edgekd.distill.synthesis.inversion import KINDS, Expansion
+from edgekd.distill.synthesis.synthesis_loss import Inversion
+from edgekd.distill.synthesis.synthetic_batch import balanced_classes
+from edgekd.distill.teachers.state_dict import state_digest
 from edgekd.records import InputSpec
 
 CLASSES = 4

@@ -2,7 +2,13 @@ import pytest
 import torch
 from torch import nn
 
-from edgekd.distill.structured import BYTES, LEAST_IMAGES, Gallery, fields, shapes
+from edgekd.distill.synthesis.structured_noise import (
+    BYTES,
+    LEAST_IMAGES,
+    Gallery,
+    fields,
+    shapes,
+)
 from edgekd.records import InputSpec
 
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from edgekd.distill.architectures import build
-from edgekd.distill.said import TeacherOptions
-from edgekd.distill.teacher import load_teacher
+from edgekd.distill.models.architectures import build
+from edgekd.distill.teachers.loader import load_teacher
+from edgekd.distill.teachers.metadata import TeacherOptions
 from edgekd.errors import InputFileError, IntegrityError, UsageError
 from edgekd.records import Architecture
 
@@ -135,7 +135,7 @@ def test_a_real_third_party_teacher_is_as_good_as_published(shared):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     images, labels = (part[:1000] for part in module.cifar10("test"))
-    from edgekd.distill.data import normalised
+    from edgekd.distill.data.labelled import normalised
 
     with torch.no_grad():
         logits = teacher.module(torch.from_numpy(normalised(images, teacher.info.input)))

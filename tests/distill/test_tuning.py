@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgekd.distill.tuning import Learned, Tuning, tune
+from edgekd.distill.training.int8_finetuning import Learned, Tuning, tune
 from edgekd.errors import QualityError
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import save as safetensors_bytes
 from safetensors.torch import save_file
 from torch import nn
 
-from edgekd.distill.weights import read_weights, state_digest
+from edgekd.distill.teachers.state_dict import read_weights, state_digest
 from edgekd.errors import InputFileError
 
 STATE = {"conv1.weight": torch.arange(54.0).reshape(2, 3, 3, 3), "fc.weight": torch.ones(4, 2)}

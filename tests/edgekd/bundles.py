@@ -8,9 +8,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
-from edgekd import bill, bundle, cards
+from edgekd.bundle import bundle
+from edgekd.bundle import model_card as cards
+from edgekd.bundle import sbom as bill
 from edgekd.files import digest_of
-from edgekd.manifest import Accuracy, Evaluation, GoldenVectors, Manifest, Report, Role, TargetInfo
 from edgekd.records import (
     Architecture,
     Conditions,
@@ -28,6 +29,15 @@ from edgekd.records import (
     TeacherInfo,
     TensorSpec,
     Unmeasured,
+)
+from edgekd.records.manifest import (
+    Accuracy,
+    Evaluation,
+    GoldenVectors,
+    Manifest,
+    Report,
+    Role,
+    TargetInfo,
 )
 from edgekd.targets.catalogue import load_target
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edgekd.cli import app, run
+from edgekd.cli.app import app, run
 
 REPOSITORY = Path(__file__).parents[2]
 TEACHER = REPOSITORY / "examples" / "mnist" / "teacher.pt"

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["edgekd.archive", "edgekd.bundle", "edgekd.records"]):
-    from edgekd import archive, bundle
+with atheris.instrument_imports(
+    include=["edgekd.bundle.archive", "edgekd.bundle.bundle", "edgekd.records"]
+):
+    from edgekd.bundle import archive, bundle
     from edgekd.errors import EdgekdError
-    from edgekd.manifest import Manifest
     from edgekd.records import from_json
+    from edgekd.records.manifest import Manifest
 
 
 def archive_of(data: bytes, folder: Path) -> None:

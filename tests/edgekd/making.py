@@ -6,13 +6,19 @@ import numpy as np
 import torch
 from safetensors.torch import save as safetensors_bytes
 
-from edgekd.distill import architectures
-from edgekd.distill.data import normalised
-from edgekd.distill.said import TeacherOptions
-from edgekd.distill.teacher import load_teacher
-from edgekd.distilling import coverage_of
+from edgekd.distill.data.labelled import normalised
+from edgekd.distill.models import architectures
+from edgekd.distill.teachers.loader import load_teacher
+from edgekd.distill.teachers.metadata import TeacherOptions
 from edgekd.files import digest_of
-from edgekd.records import Architecture, InputSpec, Student, SyntheticSet, to_json
+from edgekd.records import (
+    Architecture,
+    InputSpec,
+    Student,
+    SyntheticSet,
+    to_json,
+)
+from edgekd.workflows.distill import coverage_of
 
 UNSAID = TeacherOptions()
 SPEC = InputSpec(channels=1, height=28, width=28, mean=(0.1307,), std=(0.3081,))

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from edgekd import archive, bundle
-from edgekd.archive import BLOCK, Limits, zstd
+from edgekd.bundle import archive, bundle
+from edgekd.bundle.archive import BLOCK, Limits, zstd
 from edgekd.errors import IntegrityError, OutputError, UsageError
 from tests.edgekd.bundles import reseal, write_bundle
 
@@ -330,7 +330,7 @@ def test_limits_are_kept(packed, whole, tmp_path):
 BOMB = """
 import re, sys
 from pathlib import Path
-from edgekd import bundle
+from edgekd.bundle import bundle
 from edgekd.errors import IntegrityError
 try:
     bundle.verify(Path(sys.argv[1]))

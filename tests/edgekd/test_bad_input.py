@@ -208,7 +208,7 @@ def test_bad_options_exit_2_with_usage(edgekd):
 def test_an_evaluation_folder_and_idx_files_are_read(tmp_path):
     from PIL import Image
 
-    from edgekd.distill.data import load_labelled
+    from edgekd.distill.data.labelled import load_labelled
     from edgekd.records import InputSpec
 
     spec = InputSpec(channels=1, height=28, width=28, mean=(0.0,), std=(1.0,))

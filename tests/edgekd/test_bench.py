@@ -12,8 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgekd import bench_output
-from edgekd.records import Energy, Measured, Measurements, Samples, from_json, to_json
+from edgekd.records import (
+    Energy,
+    Measured,
+    Measurements,
+    Samples,
+    from_json,
+    to_json,
+)
+from edgekd.workflows import benchmark_output as bench_output
 from tests.bench import sshd
 from tests.bench.conftest import save_convolution
 from tests.edgekd.conftest import edgekd_process

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from edgekd.bench.answers import ProbeAnswer
-from edgekd.benching import is_board
+from edgekd.bench.protocol.responses import ProbeAnswer
 from edgekd.targets.catalogue import load_target
+from edgekd.workflows.benchmark import is_board
 
 
 def probe(**changes) -> ProbeAnswer:

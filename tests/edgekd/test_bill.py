@@ -6,7 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from edgekd import bill, bundle, cards
+from edgekd.bundle import bundle
+from edgekd.bundle import model_card as cards
+from edgekd.bundle import sbom as bill
 from edgekd.records import DataUsed
 from edgekd.templating import rendered
 from tests.edgekd.bundles import bill_faults, manifest_of, report_of, sha, write_bundle

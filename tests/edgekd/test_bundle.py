@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from edgekd import bundle
+from edgekd.bundle import bundle
 from edgekd.errors import InputFileError, IntegrityError
 from tests.edgekd.bundles import bill_faults, renamed_student, reseal, sha, write_bundle
 from tests.edgekd.conftest import TEACHER, edgekd_process

@@ -2,8 +2,8 @@
 
 import json
 
-from edgekd import archive, bundle
-from edgekd import bundle_diff as comparison
+from edgekd.bundle import archive, bundle
+from edgekd.bundle import diff as comparison
 from tests.edgekd.bundles import write_bundle
 
 

@@ -4,7 +4,7 @@ import re
 import pytest
 
 from edgekd import errors
-from edgekd.cli import run
+from edgekd.cli.app import run
 from tests.edgekd.conftest import REPOSITORY
 
 

@@ -12,8 +12,8 @@ import numpy as np
 import onnx
 import pytest
 
-from edgekd import gate
 from edgekd.files import digest_of
+from edgekd.gate import gates as gate
 from edgekd.records import OnnxModel, from_json
 from edgekd.schemas import SCHEMAS, schema_text
 from tests.edgekd.conftest import IMAGES, REPOSITORY, TEACHER, edgekd_process

@@ -9,13 +9,13 @@ import pytest
 from jsonschema import validate
 from PIL import Image
 
-from edgekd import usage
-from edgekd.condensing import CondenseOptions, condensed
-from edgekd.distill import condensation
-from edgekd.distill.imagefiles import read_images
+from edgekd.cli import completion as usage
+from edgekd.distill.data import condensation
+from edgekd.distill.data.image_files import read_images
 from edgekd.errors import InputFileError, InterruptedRunError
 from edgekd.progress import PlainDisplay
 from edgekd.schemas import schema_text
+from edgekd.workflows.condense import CondenseOptions, condensed
 
 SIDE = 12
 QUICK = ("--device", "cpu", "--threads", 1)

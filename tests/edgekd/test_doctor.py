@@ -12,10 +12,12 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from edgekd import abilities, doctor, machine
-from edgekd.bench.agent import sensors
-from edgekd.diagnosis import diagnosis
-from edgekd.findings import Library
+from edgekd.bench.agent import sensor_discovery as sensors
+from edgekd.doctor import collect as doctor
+from edgekd.doctor import host as machine
+from edgekd.doctor import requirements as abilities
+from edgekd.doctor.findings import Library
+from edgekd.doctor.report import diagnosis
 from edgekd.records import to_json
 from edgekd.schemas import schema_text
 from tests.edgekd.conftest import REPOSITORY
@@ -296,7 +298,9 @@ def test_the_measured_figures_are_those_of_the_benchmark():
 
 
 def test_bf16_is_decided_as_in_a_run():
-    (found,) = re.findall(r"flags & (\{[^}]*\})", (REPOSITORY / "distill/place.py").read_text())
+    (found,) = re.findall(
+        r"flags & (\{[^}]*\})", (REPOSITORY / "distill/compute/device.py").read_text()
+    )
     assert set(machine.BF16_FLAGS) == ast.literal_eval(found)
 
 

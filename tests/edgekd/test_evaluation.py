@@ -3,8 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from edgekd.bench.statistics import share_interval
-from edgekd.evaluation import calibration_error, result
+from edgekd.bench.analysis.statistics import share_interval
+from edgekd.workflows.evaluate import calibration_error, result
 from tests.edgekd.conftest import IMAGES, TEACHER
 
 LABELS = np.array([0, 0, 1, 1, 2, 2])

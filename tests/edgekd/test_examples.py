@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edgekd import bundle
+from edgekd.bundle import bundle
 from tests.edgekd.conftest import REPOSITORY
 
 EXAMPLES = REPOSITORY / "examples"

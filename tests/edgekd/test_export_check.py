@@ -8,8 +8,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgekd import judging
 from edgekd.schemas import schema_text
+from edgekd.workflows import check_model as judging
 from tests.conftest import REPOSITORY
 
 SHAPE = (1, 3, 8, 8)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from edgekd.distill.data import normalised
-from edgekd.distill.said import TeacherOptions
-from edgekd.distill.teacher import load_teacher
+from edgekd.distill.data.labelled import normalised
+from edgekd.distill.teachers.loader import load_teacher
+from edgekd.distill.teachers.metadata import TeacherOptions
 from edgekd.export.parity import logits_of
 from tests.edgekd.conftest import IMAGES, TEACHER
 from tests.edgekd.making import models_of, write_set, write_student

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from edgekd import archive, bundle, signing
+from edgekd.bundle import archive, bundle, signing
 from edgekd.errors import EdgekdError, IntegrityError
-from edgekd.manifest import Manifest, Report
 from edgekd.records import from_json
+from edgekd.records.manifest import Manifest, Report
 from tests.conftest import REPOSITORY
 from tests.edgekd.bundles import key_pair, reseal, write_bundle
 

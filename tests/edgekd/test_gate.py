@@ -10,11 +10,14 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from edgekd import budgeting, evidence, gate, gate_output
 from edgekd.errors import OverBudgetError, QualityError, UsageError
-from edgekd.evidence import Reports
 from edgekd.files import digest_of
-from edgekd.manifest import Accuracy, Evaluation
+from edgekd.gate import budget_file as budgets
+from edgekd.gate import figures as evidence
+from edgekd.gate import gates as gate
+from edgekd.gate import reporters as gate_output
+from edgekd.gate.budget_file import budget_of
+from edgekd.gate.figures import Reports
 from edgekd.records import (
     Budget,
     Energy,
@@ -27,9 +30,9 @@ from edgekd.records import (
     Unmeasured,
     to_json,
 )
-from edgekd.targets import budgets
-from edgekd.targets.budgets import budget_of
+from edgekd.records.manifest import Accuracy, Evaluation
 from edgekd.targets.catalogue import load_target
+from edgekd.workflows import gate as budgeting
 from tests.edgekd.conftest import REPOSITORY, TEACHER, edgekd_process
 from tests.edgekd.test_page import ZERO, manifest_of, measured, report_of
 

@@ -13,8 +13,9 @@ from pathlib import Path
 import onnxruntime
 import pytest
 
-from edgekd import bundle, integration
-from edgekd.bench.archive import agent_archive
+from edgekd.bench.transport.agent_zipapp import agent_archive
+from edgekd.bundle import bundle
+from edgekd.bundle import firmware_files as integration
 from tests.edgekd.conftest import REPOSITORY, TEACHER
 
 EXAMPLE = REPOSITORY / "examples" / "cmake"

@@ -9,7 +9,7 @@ from tests.edgekd.conftest import TEACHER
 # It raises what CUDA raises, for more images than it is told, where gradients are wanted.
 FACTORY = """
 import torch
-from edgekd.distill.architectures import build
+from edgekd.distill.models.architectures import build
 from edgekd.records import Architecture
 
 def make():

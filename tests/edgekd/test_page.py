@@ -16,10 +16,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from edgekd import bench_output, bundle, charts, page, pictures
+from edgekd.bundle import bundle
 from edgekd.errors import OutputError
-from edgekd.inspection import description
-from edgekd.manifest import Accuracy, Evaluation, GoldenVectors, Manifest, Report, TargetInfo
 from edgekd.records import (
     Architecture,
     Conditions,
@@ -46,7 +44,20 @@ from edgekd.records import (
     TensorSpec,
     Unmeasured,
 )
+from edgekd.records.manifest import (
+    Accuracy,
+    Evaluation,
+    GoldenVectors,
+    Manifest,
+    Report,
+    TargetInfo,
+)
+from edgekd.report import bundle_page as page
+from edgekd.report import charts
+from edgekd.report import image_strips as pictures
+from edgekd.report.bundle_summary import description
 from edgekd.targets.catalogue import load_target
+from edgekd.workflows import benchmark_output as bench_output
 
 REPOSITORY = Path(__file__).parents[2]
 HOSTILE = '<script>alert("x")</script><img src="http://example.invalid/x" onerror=alert(1)>$\\frac'

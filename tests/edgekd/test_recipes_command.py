@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jsonschema import validate
 
-from edgekd.distill.recipebook import FAITHFUL, RECIPES
+from edgekd.distill.recipes.catalogue import FAITHFUL, RECIPES
 from edgekd.schemas import schema_text
 from tests.edgekd.conftest import IMAGES, TEACHER
 
@@ -17,7 +17,7 @@ SHORT = (*SMALL, "--steps", 4, "--student", "lenet5-half")
 @pytest.fixture
 def condensed(tmp_path):
     """A set of three images a class, as `condense` writes it."""
-    from edgekd.cli import app, run
+    from edgekd.cli.app import app, run
 
     path = tmp_path / "condensed.npz"
     words = ["condense", IMAGES, "--per-class", 3, "--method", "random", "--out", path]

@@ -10,7 +10,14 @@ import urllib.request
 
 import pytest
 
-from edgekd import archive, bundle, registry, signing
+from edgekd.bundle import (
+    archive,
+    bundle,
+    signing,
+)
+from edgekd.bundle import (
+    oci_registry as registry,
+)
 from edgekd.errors import RegistryError
 from tests.edgekd.bundles import key_pair, write_bundle
 

@@ -8,15 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from edgekd import search as searching
-from edgekd.candidates import Candidate, Cost, _deployed
-from edgekd.distill import architectures, networks
-from edgekd.distill.said import TeacherOptions
-from edgekd.distill.teacher import load_teacher
-from edgekd.distilling import coverage_of
+from edgekd.distill.models import architectures, networks
+from edgekd.distill.teachers.loader import load_teacher
+from edgekd.distill.teachers.metadata import TeacherOptions
 from edgekd.errors import DeviceError, UsageError
 from edgekd.files import digest_of
-from edgekd.halving import Here, Run, Rung, rungs
 from edgekd.records import (
     Architecture,
     Budget,
@@ -28,7 +24,16 @@ from edgekd.records import (
     from_json,
     to_json,
 )
-from edgekd.search_words import choose, front_text, nearest
+from edgekd.search import search as searching
+from edgekd.search.candidates import Candidate, Cost, _deployed
+from edgekd.search.successive_halving import (
+    Here,
+    Run,
+    Rung,
+    rungs,
+)
+from edgekd.search.summary import choose, front_text, nearest
+from edgekd.workflows.distill import coverage_of
 from tests.edgekd.conftest import IMAGES, REPOSITORY, TEACHER
 
 NAMES = ("resnet8-w4", "resnet8-w8@20", "lenet5-half", "resnet14-w8")
@@ -137,9 +142,9 @@ class Counted(Here):
 
 
 def options_of(digits, out, pool):
-    from edgekd.budgeting import budget_said
-    from edgekd.setting import DistilOptions
     from edgekd.targets.catalogue import load_target
+    from edgekd.workflows.gate import budget_said
+    from edgekd.workflows.run_setup import DistilOptions
 
     return searching.SearchOptions(
         distil=DistilOptions(
@@ -243,8 +248,8 @@ def test_an_agreement_that_the_best_does_not_reach_is_code_4(search, tmp_path):
 @pytest.mark.slow
 def test_workers_of_a_cluster_find_what_one_machine_finds(digits, tmp_path):
     pytest.importorskip("ray", reason="ray is not installed: pip install edgekd[ray]")
-    from edgekd.clusters import Ray
     from edgekd.progress import SilentDisplay
+    from edgekd.search.ray_backend import Ray
 
     here = searching.search(options_of(digits, tmp_path / "here", Here()), SilentDisplay())
     with Ray("local", threads=1) as cluster:
@@ -335,8 +340,8 @@ def test_a_network_at_fewer_pixels_is_the_network_on_scaled_images():
 
 
 def test_a_relative_limit_of_a_cost_is_refused_before_anything_is_made(digits, tmp_path):
+    from edgekd.gate import budget_file as budgets
     from edgekd.progress import SilentDisplay
-    from edgekd.targets import budgets
 
     text = {"size": {"max-degradation": 5, "of": "baseline"}, "baseline": "x"}
     options = options_of(digits, tmp_path / "s", Here())

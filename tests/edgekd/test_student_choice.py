@@ -3,15 +3,15 @@
 import pytest
 import torch
 
-from edgekd.bench.estimate import estimate_latency
-from edgekd.bench.layers import network_of
-from edgekd.distill import architectures
-from edgekd.distill.said import TeacherOptions
-from edgekd.distill.teacher import load_teacher
-from edgekd.export.graph import fp32_model
+from edgekd.bench.estimator.estimate import estimate_latency
+from edgekd.bench.estimator.graph_cost import network_of
+from edgekd.distill.models import architectures
+from edgekd.distill.teachers.loader import load_teacher
+from edgekd.distill.teachers.metadata import TeacherOptions
+from edgekd.export.torch_to_onnx import fp32_model
 from edgekd.progress import PlainDisplay
 from edgekd.records import Architecture, InputSpec
-from edgekd.student_choice import slower_than
+from edgekd.search.auto_student import slower_than
 from edgekd.targets.catalogue import load_target
 
 SPEC = InputSpec(channels=3, height=32, width=32, mean=(0.5,) * 3, std=(0.25,) * 3)

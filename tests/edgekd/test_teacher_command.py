@@ -105,7 +105,7 @@ def test_a_toml_that_stands_is_kept_unless_forced(edgekd, tmp_path):
 def test_describing_imports_no_framework_where_the_index_knows_the_network(ten):
     folder, _ = ten
     program = (
-        "import sys; from edgekd import cli;"
+        "import sys; from edgekd.cli import app as cli;"
         "cli.run(lambda: cli.app(sys.argv[1:], standalone_mode=False));"
         "sys.exit(bool({'torch', 'timm', 'torchvision', 'onnx'} & set(sys.modules)))"
     )

@@ -7,8 +7,10 @@ import sys
 
 import pytest
 
-from edgekd import reference, usage
-from edgekd.distill import architectures, place
+from edgekd.cli import completion as usage
+from edgekd.cli import reference
+from edgekd.distill.compute import device as place
+from edgekd.distill.models import architectures
 
 HEAVY = ("torch", "numpy", "onnx", "onnxruntime", "timm", "torchvision", "accelerate")
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgekd.distill.architectures import build
+from edgekd.distill.models.architectures import build
 from edgekd.records import Architecture, InputSpec
 from edgekd.targets.catalogue import load_target
 
@@ -49,7 +49,7 @@ def images():
 @pytest.fixture(scope="session")
 def fp32(tmp_path_factory, network):
     """A ResNet as FP32 ONNX for JetPack 6.2."""
-    from edgekd.export.graph import write_fp32
+    from edgekd.export.torch_to_onnx import write_fp32
 
     module, spec = network("resnet8-w4")
     path = tmp_path_factory.mktemp("fp32") / "model.onnx"

@@ -2,8 +2,8 @@
 
 import onnx
 
-from edgekd.export.legality import read
-from edgekd.export.quantize import Chosen, choose, with_pairs
+from edgekd.export.compatibility import read
+from edgekd.export.qdq import Chosen, choose, with_pairs
 
 
 def write_int8(fp32, *, out, calibration, held_out) -> Chosen:

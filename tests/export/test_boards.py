@@ -23,8 +23,8 @@ from pathlib import Path
 import numpy as np
 import timm
 import torch
-from edgekd.distill.architectures import build
-from edgekd.export import models
+from edgekd.distill.models.architectures import build
+from edgekd.export import convert as models
 from edgekd.records import Architecture, InputSpec
 from edgekd.targets.catalogue import load_target
 

@@ -4,10 +4,10 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from edgekd.export.cpu import with_cpu_pairs
-from edgekd.export.models import export_fp32, export_int8
+from edgekd.export.convert import export_fp32, export_int8
 from edgekd.export.parity import logits_of
-from edgekd.export.precision import layer_precision
+from edgekd.export.qdq_cpu import with_cpu_pairs
+from edgekd.export.sqnr import layer_precision
 from edgekd.targets.catalogue import load_target
 
 

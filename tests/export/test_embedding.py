@@ -2,17 +2,17 @@ import numpy as np
 import onnx
 import pytest
 
-from edgekd.distill.data import normalised
+from edgekd.distill.data.labelled import normalised
 from edgekd.errors import UsageError
-from edgekd.export.embedding import (
+from edgekd.export.compatibility import check_model
+from edgekd.export.parity import logits_of, outputs_of
+from edgekd.export.pre_post_processing import (
     answers_for,
     checked,
     embedded,
     inputs_for,
 )
-from edgekd.export.graph import write_fp32
-from edgekd.export.legality import check_model
-from edgekd.export.parity import logits_of, outputs_of
+from edgekd.export.torch_to_onnx import write_fp32
 from edgekd.targets.catalogue import load_target
 
 SOFTWARE = load_target("jetson").software

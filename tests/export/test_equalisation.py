@@ -5,9 +5,14 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgekd.export.equalisation import bias_corrected, equalised
+from benchmarks.export.equalisation import bias_corrected, equalised
 from edgekd.export.parity import logits_of
-from edgekd.export.quantize import activations, limits_of, observe, with_pairs
+from edgekd.export.qdq import (
+    activations,
+    limits_of,
+    observe,
+    with_pairs,
+)
 
 
 def network(*, depthwise=False, activation="Relu", spread=(0.01, 1.0, 20.0, 0.0)):

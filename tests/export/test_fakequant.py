@@ -5,10 +5,15 @@ import torch
 from torch import nn
 
 from edgekd.errors import IncompatibleError
-from edgekd.export.fakequant import FakeQuantised, fake_quantised, with_constants
-from edgekd.export.graph import write_fp32
+from edgekd.export.fake_quant import FakeQuantised, fake_quantised, with_constants
 from edgekd.export.parity import logits_of
-from edgekd.export.quantize import activations, limits_of, observe, with_pairs
+from edgekd.export.qdq import (
+    activations,
+    limits_of,
+    observe,
+    with_pairs,
+)
+from edgekd.export.torch_to_onnx import write_fp32
 from edgekd.targets.catalogue import load_target
 
 

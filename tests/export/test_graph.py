@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from edgekd.errors import IncompatibleError
-from edgekd.export.graph import write_fp32
-from edgekd.export.legality import check_model
+from edgekd.export.compatibility import check_model
 from edgekd.export.parity import logits_of
-from edgekd.export.rules import opset_of
+from edgekd.export.tensorrt_rules import opset_of
+from edgekd.export.torch_to_onnx import write_fp32
 from edgekd.records import InputSpec
 from edgekd.targets.catalogue import load_target
 
@@ -22,7 +22,7 @@ AGAIN = """
 import sys, torch
 from pathlib import Path
 from own import Net
-from edgekd.export.graph import write_fp32
+from edgekd.export.torch_to_onnx import write_fp32
 from edgekd.records import InputSpec
 from edgekd.targets.catalogue import load_target
 module = Net(torch.Generator().manual_seed(0))
@@ -31,7 +31,7 @@ write_fp32(module.eval(), spec=spec, software=load_target(sys.argv[1]).software,
 """
 
 OWN = """
-from edgekd.distill import networks
+from edgekd.distill.models import networks
 from torch import nn
 class Net(nn.Module):
     def __init__(self, generator):

@@ -7,11 +7,17 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from edgekd.errors import IncompatibleError, QualityError
-from edgekd.export.graph import write_fp32
-from edgekd.export.half import overflowing, to_half
-from edgekd.export.legality import check_model
+from edgekd.export.compatibility import check_model
+from edgekd.export.fp16 import overflowing, to_half
 from edgekd.export.parity import logits_of
-from edgekd.export.quantize import WEIGHTED, activations, limits_of, observe, with_pairs
+from edgekd.export.qdq import (
+    WEIGHTED,
+    activations,
+    limits_of,
+    observe,
+    with_pairs,
+)
+from edgekd.export.torch_to_onnx import write_fp32
 from edgekd.targets.catalogue import load_target
 
 

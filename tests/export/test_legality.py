@@ -15,10 +15,10 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime import quantization
 
 from edgekd.errors import IncompatibleError, InputFileError, UsageError
-from edgekd.export.graph import write_fp32
-from edgekd.export.legality import check_model, require_legal
-from edgekd.export.operators import CONTROL_FLOW, OPERATORS
-from edgekd.export.quantize import WEIGHTED
+from edgekd.export.compatibility import check_model, require_legal
+from edgekd.export.qdq import WEIGHTED
+from edgekd.export.tensorrt_operators import CONTROL_FLOW, OPERATORS
+from edgekd.export.torch_to_onnx import write_fp32
 from edgekd.targets.catalogue import load_target
 from tests.export.making import write_int8
 

@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgekd.export.legality import check_model
+from edgekd.export.compatibility import check_model
 from edgekd.targets.catalogue import load_target
 
 SOFTWARE = load_target("jetson@jp6.2").software

@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 from edgekd.errors import IncompatibleError, QualityError
-from edgekd.export import models, parity
-from edgekd.export.described import precision_of
+from edgekd.export import convert as models
+from edgekd.export import parity
+from edgekd.export.model_metadata import precision_of
 from edgekd.targets.catalogue import load_target
 
 TARGET = load_target("jetson")

@@ -4,9 +4,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgekd.errors import InputFileError, UsageError
-from edgekd.export.precision import MOST_DB, layer_precision
-from edgekd.export.quantize import activations, with_pairs
-from edgekd.export.ranges import LEVELS
+from edgekd.export.calibration import LEVELS
+from edgekd.export.qdq import activations, with_pairs
+from edgekd.export.sqnr import MOST_DB, layer_precision
 from tests.export.making import write_int8
 
 

@@ -3,10 +3,15 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgekd.errors import IncompatibleError, InputFileError, QualityError, UsageError
-from edgekd.export.graph import write_fp32
-from edgekd.export.legality import check_model
-from edgekd.export.rules import opset_of
+from edgekd.errors import (
+    IncompatibleError,
+    InputFileError,
+    QualityError,
+    UsageError,
+)
+from edgekd.export.compatibility import check_model
+from edgekd.export.tensorrt_rules import opset_of
+from edgekd.export.torch_to_onnx import write_fp32
 from edgekd.targets.catalogue import load_target
 from tests.export.making import write_int8
 

@@ -1,7 +1,12 @@
 import numpy as np
 import pytest
 
-from edgekd.export.ranges import BINS, LEVELS, METHODS, Range
+from edgekd.export.calibration import (
+    BINS,
+    LEVELS,
+    METHODS,
+    Range,
+)
 
 
 def seen(values):

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from edgekd.errors import IncompatibleError
-from edgekd.export.graph import write_fp32
-from edgekd.export.models import export_fp32
+from edgekd.export.convert import export_fp32
 from edgekd.export.parity import logits_of
+from edgekd.export.torch_to_onnx import write_fp32
 from edgekd.records import InputSpec
 from edgekd.targets.catalogue import load_target
 

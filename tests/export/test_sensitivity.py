@@ -2,7 +2,12 @@ import numpy as np
 import onnx
 import pytest
 
-from edgekd.export.quantize import activations, limits_of, observe, with_pairs
+from edgekd.export.qdq import (
+    activations,
+    limits_of,
+    observe,
+    with_pairs,
+)
 from edgekd.export.sensitivity import sensitivities, worst
 from edgekd.records import LayerSensitivity
 

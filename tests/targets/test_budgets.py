@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgekd.errors import EdgekdError, InputFileError, UsageError
-from edgekd.targets import budgets
-from edgekd.targets.budgets import budget_of, read_project
+from edgekd.gate import budget_file as budgets
+from edgekd.gate.budget_file import budget_of, read_project
 from edgekd.targets.catalogue import load_target
 
 BOARD = """

@@ -6,8 +6,14 @@ import pytest
 
 from edgekd.errors import InputFileError, UsageError
 from edgekd.targets import catalogue
-from edgekd.targets.board_file import FACTS, BoardFile, SoftwareTable
-from edgekd.targets.catalogue import FOLDER, aliases, boards, load_target, target_names
+from edgekd.targets.board_schema import FACTS, BoardFile, SoftwareTable
+from edgekd.targets.catalogue import (
+    FOLDER,
+    aliases,
+    boards,
+    load_target,
+    target_names,
+)
 
 OWN = """
 name = "my-board"
@@ -38,7 +44,9 @@ def own_board(tmp_path: Path, text: str) -> Path:
 
 
 def files() -> list[Path]:
-    return sorted(path for path in FOLDER.glob("*.toml") if path.name != catalogue.SOFTWARE_FILE)
+    return sorted(
+        path for path in (FOLDER / "boards").glob("*.toml") if path.name != catalogue.SOFTWARE_FILE
+    )
 
 
 @pytest.mark.parametrize("name", target_names())

@@ -1,7 +1,7 @@
 import pytest
 
+from edgekd.targets.board_detection import is_board
 from edgekd.targets.catalogue import load_target
-from edgekd.targets.matching import is_board
 
 
 @pytest.mark.parametrize(

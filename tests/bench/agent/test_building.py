@@ -16,9 +16,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgekd.bench import agent
-from edgekd.bench.agent import building, trtexec
-from edgekd.bench.agent.failures import RefusedError
-from edgekd.bench.agent.wishes import Wish
+from edgekd.bench.agent import engine_build as building
+from edgekd.bench.agent import trtexec
+from edgekd.bench.agent.build_request import Wish
+from edgekd.bench.agent.errors import RefusedError
 from tests.standin.cudart import Cudart, build_cudart
 
 STANDIN = Path(__file__).parents[2] / "standin"

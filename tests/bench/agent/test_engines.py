@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from edgekd.bench import agent
-from edgekd.bench.agent import timing, trtexec
-from edgekd.bench.agent.failures import RefusedError
+from edgekd.bench.agent import trtexec
+from edgekd.bench.agent import trtexec_timing as timing
+from edgekd.bench.agent.errors import RefusedError
 from tests.bench.agent.test_building import (
     STANDIN,
     flag_table,

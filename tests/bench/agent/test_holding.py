@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from edgekd.bench import agent
-from edgekd.bench.agent import holding
+from edgekd.bench.agent import board_lock as holding
 
 AGENT = Path(agent.__file__).parent / "__main__.py"
 

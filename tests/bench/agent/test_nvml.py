@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from edgekd.bench import agent
-from edgekd.bench.agent import nvml
-from edgekd.bench.agent.power import Place
+from edgekd.bench.agent import sensor_nvml as nvml
+from edgekd.bench.agent.sensor import Place
 from tests.standin.nvml import build_nvml
 
 MAIN = Path(agent.__file__).parent / "__main__.py"
@@ -71,7 +71,9 @@ def test_a_card_that_is_not_there_and_a_driver_that_is_not_running(ask):
 
 
 def test_heat_clock_and_throttling_of_a_card(library):
-    script = "from edgekd.bench.agent import nvml; print(nvml.state_of(nvml.Card(0)))"
+    script = (
+        "from edgekd.bench.agent import sensor_nvml as nvml; print(nvml.state_of(nvml.Card(0)))"
+    )
     environment = os.environ | {"LD_LIBRARY_PATH": str(library), "NVML_STANDIN": "card"}
     done = subprocess.run(
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True

@@ -1,8 +1,9 @@
 import pytest
 
 from benchmarks.bench import boards
-from edgekd.bench.agent import pmic, sensors
-from edgekd.bench.agent.power import Place
+from edgekd.bench.agent import sensor_discovery as sensors
+from edgekd.bench.agent import sensor_rpi_pmic as pmic
+from edgekd.bench.agent.sensor import Place
 
 # As `vcgencmd pmic_read_adc` of a Raspberry Pi 5 writes them, shortened to four of its twelve pairs.
 RAILS = """\

@@ -4,8 +4,8 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from edgekd.bench.agent import runtime
-from edgekd.bench.agent.failures import RefusedError
+from edgekd.bench.agent import ort_runtime as runtime
+from edgekd.bench.agent.errors import RefusedError
 
 
 def opened(model, inputs=None):

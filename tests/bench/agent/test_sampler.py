@@ -12,8 +12,10 @@ import pytest
 
 from benchmarks.bench import boards
 from edgekd.bench import agent
-from edgekd.bench.agent import energy, power, sampler
-from edgekd.bench.agent.power import Channel, sensor_of
+from edgekd.bench.agent import energy
+from edgekd.bench.agent import power_sampler as sampler
+from edgekd.bench.agent import sensor as power
+from edgekd.bench.agent.sensor import Channel, sensor_of
 from tests.bench.agent.test_building import old_python
 
 FOLDER = Path(agent.__file__).parent

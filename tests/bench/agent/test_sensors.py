@@ -5,9 +5,20 @@ import pytest
 
 from benchmarks.bench import boards
 from benchmarks.bench.boards import JETSONS, Rail
-from edgekd.bench.agent import ina, power, rapl, sensors
-from edgekd.bench.agent.failures import RefusedError
-from edgekd.bench.agent.power import Place
+from edgekd.bench.agent import (
+    sensor as power,
+)
+from edgekd.bench.agent import (
+    sensor_discovery as sensors,
+)
+from edgekd.bench.agent import (
+    sensor_ina as ina,
+)
+from edgekd.bench.agent import (
+    sensor_rapl as rapl,
+)
+from edgekd.bench.agent.errors import RefusedError
+from edgekd.bench.agent.sensor import Place
 
 EVERY = [(name, driver) for name, board in JETSONS.items() for driver in board.drivers]
 

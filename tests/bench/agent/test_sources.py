@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 import edgekd
-from edgekd.bench import agent, answers
+from edgekd.bench import agent
 from edgekd.bench.agent import commands
+from edgekd.bench.protocol import responses as answers
 
 FOLDER = Path(agent.__file__).parent
 SOURCES = sorted(FOLDER.glob("*.py"))

@@ -2,7 +2,7 @@ import pytest
 
 from benchmarks.bench import boards
 from benchmarks.bench.boards import put
-from edgekd.bench.agent.power import Place
+from edgekd.bench.agent.sensor import Place
 from edgekd.bench.agent.state import state_of
 
 

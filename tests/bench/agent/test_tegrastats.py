@@ -3,9 +3,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks.bench import boards
-from edgekd.bench.agent import ina, sensors, tegrastats
-from edgekd.bench.agent.power import Place, monotonic_ns
-from edgekd.bench.agent.sampler import take
+from edgekd.bench.agent import sensor_discovery as sensors
+from edgekd.bench.agent import sensor_ina as ina
+from edgekd.bench.agent import sensor_tegrastats as tegrastats
+from edgekd.bench.agent.power_sampler import take
+from edgekd.bench.agent.sensor import Place, monotonic_ns
 
 LINES = Path(__file__).with_name("tegrastats")
 # Milliwatts of now, summed over the rails of the total, as one reads them off the line.

@@ -1,0 +1,85 @@
+"""A model made ready to be called, by whichever runtime the board has."""
+
+from typing import Any, Callable, Dict, List, NamedTuple, Optional
+
+from edgekd.bench.agent import ort_runtime as runtime
+from edgekd.bench.agent.errors import RefusedError
+
+Ready = NamedTuple(
+    "Ready",
+    [
+        ("call", Callable[[], None]),  # one inference: inputs in, outputs out, all work done
+        ("runtime", str),
+        ("provider", str),
+        ("inputs", List[Dict[str, Any]]),
+        # Bytes that an engine says it needs: weights, and scratch for one context.
+        ("declared", Optional[Dict[str, Optional[int]]]),
+    ],
+)
+
+
+def open_model(options: Any) -> Ready:
+    """By ONNX Runtime, or an engine by TensorRT's Python module.
+
+    Raises:
+        RefusedError: the runtime is missing, or cannot run it.
+    """
+    if options.runtime == "tensorrt":
+        return _tensorrt(options)
+    if options.runtime != "onnxruntime":
+        raise RefusedError("missing-runtime", "trtexec runs a model by itself alone")
+    module = runtime.import_runtime()
+    session = runtime.open_session(
+        module, options.model, options.threads, arena=not options.no_arena
+    )
+    feed = runtime.make_inputs(session, options.inputs, options.seed, options.batch)
+    return Ready(
+        runtime.call_of(session, feed),
+        "onnxruntime " + module.__version__,
+        session.get_providers()[0],
+        [
+            {"name": name, "dtype": str(array.dtype), "shape": list(array.shape)}
+            for name, array in feed.items()
+        ],
+        None,
+    )
+
+
+def import_only(options: Any) -> Any:
+    """The runtime's module, without a model.
+
+    Raises:
+        RefusedError: it is not there, or is a program.
+    """
+    if options.runtime == "onnxruntime":
+        return runtime.import_runtime()
+    if options.runtime == "trtexec":
+        raise RefusedError("missing-runtime", "the memory of trtexec is not the model's")
+    from edgekd.bench.agent import cuda
+    from edgekd.bench.agent import trt_python as engines
+
+    module = engines.import_tensorrt()
+    device = cuda.Cuda(cuda.find_library(options.cudart))
+    device.__enter__()  # the context of CUDA belongs to the runtime
+    return module, device
+
+
+def _tensorrt(options: Any) -> Ready:
+    from edgekd.bench.agent import cuda
+    from edgekd.bench.agent import trt_python as engines
+
+    if options.inputs is not None:
+        raise RefusedError("inputs", "values can be given to ONNX Runtime alone")
+    trt = engines.import_tensorrt()
+    device = cuda.Cuda(cuda.find_library(options.cudart))
+    device.__enter__()  # until this process ends: what is measured keeps it
+    with open(options.model, "rb") as stream:
+        plan = stream.read()
+    opened = engines.open_engine(trt, device, plan, seed=options.seed, batch=options.batch)
+    return Ready(
+        opened.call,
+        "tensorrt {} (python)".format(trt.__version__),
+        "SM " + device.sm(),
+        opened.inputs,
+        opened.declared,
+    )

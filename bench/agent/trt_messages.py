@@ -1,0 +1,45 @@
+"""What TensorRT's messages mean; it has no error codes."""
+
+import re
+from typing import List
+
+from edgekd.bench.agent.errors import RefusedError
+
+# TensorRT says "could not find any implementation for node" when no tactic fitted into the memory
+# (NVIDIA/TensorRT 4258, 840), which reads like an operator that it does not know.
+_MEMORY = re.compile(
+    r"out of memory|outofmemory|requested amount of gpu memory|insufficient (gpu )?memory"
+    r"|could not find any implementation for node|cudaErrorMemoryAllocation",
+    re.IGNORECASE,
+)
+_VERSION = re.compile(
+    r"version tag does not match|current version: ?\d+|serialized engine version"
+    r"|not compatible with this version|expecting library version|incompatible device"
+    r"|generated on an incompatible|compute capability",
+    re.IGNORECASE,
+)
+LEVERS = (
+    "Stop what else holds memory (the desktop, other engines), set --workspace-mb lower, or build one model at a time; "
+    "swap does not help the GPU."
+)
+MOST_LINES = 4
+LONGEST = 400  # characters of a line
+
+
+def told(words: List[str]) -> str:
+    """The last words of a logger, for a message."""
+    lines = [" ".join(line.split())[:LONGEST] for line in words if line.strip()]
+    return " | ".join(lines[-MOST_LINES:]) or "it gave no reason"
+
+
+def refusal(doing: str, words: List[str]) -> RefusedError:
+    """Why TensorRT did not do it, in its own words, and what kind of failure that is."""
+    text = "\n".join(words)
+    if _MEMORY.search(text):
+        return RefusedError(
+            "out-of-memory",
+            "{}: {}. Most likely memory ran out. {}".format(doing, told(words), LEVERS),
+        )
+    if _VERSION.search(text):
+        return RefusedError("other-version", "{}: {}".format(doing, told(words)))
+    return RefusedError("not-buildable", "{}: {}".format(doing, told(words)))

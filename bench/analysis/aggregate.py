@@ -1,0 +1,121 @@
+"""Answers of an agent as figures: differences are taken process by process, in the order measured."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from edgekd.bench.analysis import energy
+from edgekd.bench.analysis import energy_warnings as energy_doubts
+from edgekd.bench.protocol.requests import STAGES, Stage
+from edgekd.bench.protocol.responses import (
+    Answer,
+    EnergyAnswer,
+    LatencyAnswer,
+    MemoryAnswer,
+    NoEnergyAnswer,
+    PowerAnswer,
+    SensorAnswer,
+    StatesAnswer,
+)
+from edgekd.bench.transport import agent_process as child
+from edgekd.records import (
+    Doubt,
+    Energy,
+    Figure,
+    Memory,
+    Samples,
+    Unmeasured,
+)
+
+_NO_STAGES = Unmeasured(
+    reason="trtexec loads a model by itself, with all of its own: use TensorRT's Python module"
+)
+
+
+def pooled(runs: Sequence[LatencyAnswer]) -> Samples:
+    """The times of all processes in the order taken, in seconds."""
+    return Samples(
+        values=tuple(value / 1e9 for run in runs for value in run.values_ns),
+        unit="s",
+        groups=tuple(len(run.values_ns) for run in runs),
+    )
+
+
+def memory_of(stages: Mapping[tuple[Stage, bool], Sequence[MemoryAnswer]]) -> Memory:
+    """Bytes by stage; no stages: Unmeasured."""
+    if not stages:
+        names = ("runtime_pss", "runtime_uss", "session_pss", "session_uss", "model_pss")
+        return Memory(**dict.fromkeys(names, _NO_STAGES), model_uss=_NO_STAGES, peak_rss=_NO_STAGES)
+    runtime, session, runs = (stages[stage, True] for stage in STAGES)
+    plain = stages.get(("runs", False))
+
+    def above(
+        loaded: Sequence[MemoryAnswer], value: Callable[[MemoryAnswer], int | None]
+    ) -> Figure:
+        differences = [
+            _minus(value(one), value(base)) for one, base in zip(loaded, runtime, strict=True)
+        ]
+        return _bytes(loaded, differences)
+
+    return Memory(
+        runtime_pss=_bytes(runtime, [answer.pss for answer in runtime]),
+        runtime_uss=_bytes(runtime, [answer.uss for answer in runtime]),
+        session_pss=above(session, lambda answer: answer.pss),
+        session_uss=above(session, lambda answer: answer.uss),
+        model_pss=above(runs, lambda answer: answer.pss),
+        model_uss=above(runs, lambda answer: answer.uss),
+        peak_rss=_bytes(runs, [answer.peak_rss for answer in runs]),
+        no_arena_pss=Unmeasured(reason="only ONNX Runtime has an arena")
+        if plain is None
+        else above(plain, lambda answer: answer.pss),
+        declared=_bytes(
+            runs,
+            [_declared(answer) for answer in runs],
+            "only an engine declares what it needs"
+            if any(answer.declared is None for answer in runs)
+            else "this TensorRT does not say how large an engine's weights are (10.16 does)",
+        ),
+        board=_bytes(
+            runs, [answer.board for answer in runs], "the board does not say MemAvailable"
+        ),
+        gpu=_bytes(
+            runs, [answer.gpu for answer in runs], "no NvMapMemUsed: no GPU that shares memory"
+        ),
+    )
+
+
+def _declared(answer: MemoryAnswer) -> int | None:
+    said = answer.declared
+    if said is None or said.weights is None or said.scratch is None:
+        return None
+    return said.weights + said.scratch
+
+
+def _minus(loaded: int | None, base: int | None) -> int | None:
+    return None if loaded is None or base is None else loaded - base
+
+
+def _bytes(
+    answers: Sequence[MemoryAnswer],
+    values: Sequence[int | None],
+    otherwise: str = "the process could not read it",
+) -> Figure:
+    known = [value for value in values if value is not None]
+    if len(known) == len(values):
+        return Samples(values=tuple(float(value) for value in known), unit="B")
+    reasons = [answer.reason for answer in answers if answer.reason]
+    return Unmeasured(reason=reasons[0] if reasons else otherwise)
+
+
+def energy_of(answers: Sequence[Answer]) -> tuple[Energy | Unmeasured, tuple[Doubt, ...]]:
+    """The energy that the agent's answers hold, and the doubts about it.
+
+    Raises:
+        DeviceError: the answers do not fit together.
+    """
+    if any(isinstance(answer, NoEnergyAnswer) for answer in answers):
+        return Unmeasured(reason=child.one(NoEnergyAnswer, answers).reason), ()
+    run, states = child.one(EnergyAnswer, answers), child.one(StatesAnswer, answers)
+    if not any(isinstance(answer, SensorAnswer) for answer in answers):
+        return energy.without_sensor(run), tuple(energy_doubts.about_state(run, states))
+    sensor, power = child.one(SensorAnswer, answers), child.one(PowerAnswer, answers)
+    found = energy.analyse(sensor, power, run)
+    return found.energy, energy_doubts.doubts_of_energy(found, sensor, power, run, states)

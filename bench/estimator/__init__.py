@@ -1,0 +1,1 @@
+"""Latency on a board that is not here."""

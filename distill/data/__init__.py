@@ -1,0 +1,1 @@
+"""Images that a user brings, or that were made before."""

@@ -1,0 +1,250 @@
+"""Files of condensed sets: `edgekd condense`'s own `.npz`, and those of two research repositories.
+
+VICO-UoE/DatasetCondensation (DC, DSA, DM) saves `{"data": [[images, labels], ...], ...}`, one pair for
+each of its experiments; mtt-distillation saves `images_best.pt` with `labels_best.pt` beside it. Both
+hold images as the network saw them, normalised with numbers that stand in the code and not in the file.
+Nothing of a file is run. N images, C channels, H x W pixels.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final, Literal, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from edgekd.distill.data.image_files import UNREADABLE
+from edgekd.distill.teachers.checkpoint_contents import Checkpoint, WeightSet
+from edgekd.distill.teachers.file_formats import Opened, opened
+from edgekd.distill.teachers.safe_unpickle import TensorRef
+from edgekd.distill.teachers.state_dict import state_of
+from edgekd.errors import InputFileError, UsageError
+from edgekd.files import digest_of
+from edgekd.records import CondensedSet, from_json
+
+Statistics: TypeAlias = tuple[tuple[float, ...], tuple[float, ...]]  # mean, std, of 0..1 pixels
+
+SCHEMA: Final = "condensed-set"
+_LARGEST_PIXEL: Final = 1.001  # of images that were not normalised
+_LARGEST_NORMALISED: Final = 50.0  # standard deviations; more are 0..255
+
+# By the data set's name, as the repositories have them. CIFAR-100 has changed: first the numbers of
+# CIFAR-10 stood there, and in mtt-distillation they still do.
+_CIFAR10: Final = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+_CIFAR100: Final = ((0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762))
+_IMAGENET: Final = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+STATISTICS: Final[Mapping[str, Statistics]] = {
+    "mnist": ((0.1307,), (0.3081,)),
+    "fashionmnist": ((0.2861,), (0.3530,)),
+    "svhn": ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
+    "cifar10": _CIFAR10,
+    "cifar100": _CIFAR100,
+    "tiny": _IMAGENET,
+    "tinyimagenet": _IMAGENET,
+}
+_DATA_SET: Final = re.compile(
+    r"(?<![a-z0-9])(fashion-?mnist|mnist|svhn|cifar-?100|cifar-?10|tiny-?imagenet|tiny)(?![a-z0-9])"
+)
+# The method stands in the name since the numbers of CIFAR-100 are its own.
+_WITH_METHOD: Final = re.compile(r"^res_(dc|dsa|dm)_", re.IGNORECASE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """What a file holds, as it holds it."""
+
+    images: Tensor  # (N, C, H, W) float32
+    labels: Tensor  # (N,) int64
+    scale: Literal["pixels", "normalised"]  # 0..1, or of `statistics`
+    statistics: Statistics | None  # None: nobody says
+    classes: int | None  # that the file says; None where it does not
+    trusted: bool  # made by edgekd
+    digest: str
+    notes: tuple[str, ...]
+
+
+def read_stored(path: Path, *, number: int, statistics: Statistics | None) -> Stored:
+    """Read a condensed set.
+
+    Args:
+        path: a `.npz` of ours; `res_*.pt` of VICO; `images_*.pt` of MTT.
+        number: which of several sets in the file.
+        statistics: mean and std that the images were normalised with; None to go by the names.
+
+    Raises:
+        InputFileError: not such a file, hostile, damaged, or with values that are not finite.
+        UsageError: there is no set of that number.
+    """
+    if not path.is_file():
+        what = "a folder, not a condensed set" if path.is_dir() else "no such file"
+        raise InputFileError(f"{path}: {what}. Give a .npz of `edgekd condense` or a .pt.")
+    if path.suffix.lower() == ".npz":
+        return _own(path, number=number)
+    return _foreign(path, number=number, statistics=statistics)
+
+
+def _own(path: Path, *, number: int) -> Stored:
+    try:
+        # Our own stream: on a damaged archive numpy forgets to close the one it opens.
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
+            missing = {"images", "labels", "about"} - set(content.files)
+            if missing:
+                raise InputFileError(
+                    f"{path}: lacks {', '.join(sorted(missing))}: no file of `edgekd condense`. Images as they are "
+                    "are samples, not a condensed set."
+                )
+            images, labels, about = (content[name] for name in ("images", "labels", "about"))
+    except UNREADABLE as error:
+        raise InputFileError(f"{path}: cannot be read as a condensed set ({error}).") from error
+    said = from_json(CondensedSet, str(about), origin=f"{path}: about", schema=SCHEMA)
+    shape = (said.count, said.input.height, said.input.width, said.input.channels)
+    if images.dtype != np.float32 or images.shape != shape:
+        raise InputFileError(f"{path}: images are {images.dtype} of shape {images.shape}.")
+    if labels.dtype != np.int64 or labels.shape != shape[:1]:
+        raise InputFileError(f"{path}: labels are {labels.dtype} of shape {labels.shape}.")
+    if number != 0:
+        raise UsageError(f"{path} holds one set; there is no number {number}.")
+    return Stored(
+        images=torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))),
+        labels=torch.from_numpy(labels),
+        scale="pixels",
+        statistics=None,
+        classes=said.classes,
+        trusted=True,
+        digest=digest_of(path),
+        notes=(
+            f"made by {said.made_with} with {said.method}, {said.per_class} a class, from "
+            f"{said.source_images:,} images of {said.source}",
+        ),
+    )
+
+
+# --- files of others ------------------------------------------------------------------------------
+
+
+def _foreign(path: Path, *, number: int, statistics: Statistics | None) -> Stored:
+    file = opened(path)
+    digest = digest_of(path)
+    notes: list[str] = []
+    if file.format not in {"torch", "torch-legacy"}:
+        raise _unknown(path)
+    if isinstance(file.content, TensorRef):
+        beside = path.with_name(path.name.replace("images", "labels"))
+        if beside == path or not beside.is_file():
+            raise InputFileError(
+                f"{path}: a tensor alone. A set of mtt-distillation is images_NAME.pt with labels_NAME.pt beside it; "
+                "name the images."
+            )
+        if number != 0:
+            raise UsageError(f"{path} holds one set; there is no number {number}.")
+        second = opened(beside)
+        if not isinstance(second.content, TensorRef):
+            raise _unknown(beside)
+        images = _tensor(file, file.content, "images")
+        labels = _tensor(second, second.content, "labels")
+        digest = sha256((digest + digest_of(beside)).encode()).hexdigest()
+        notes.append(f"a set of mtt-distillation, labels in {beside.name}")
+    else:
+        pairs = _pairs(path, file.content)
+        if not 0 <= number < len(pairs):
+            raise UsageError(
+                f"{path} holds {len(pairs)} sets, 0 to {len(pairs) - 1}; there is no number {number}."
+            )
+        images, labels = (
+            _tensor(file, value, name)
+            for value, name in zip(pairs[number], ("images", "labels"), strict=True)
+        )
+        notes.append("a set of DatasetCondensation")
+        if len(pairs) > 1:
+            notes.append(
+                f"the file holds {len(pairs)} sets of as many experiments; number {number} is taken"
+            )
+    if labels.dtype.is_floating_point or labels.dtype == torch.bool or labels.dim() != 1:
+        raise InputFileError(
+            f"{path}: labels are {str(labels.dtype).removeprefix('torch.')} of shape {tuple(labels.shape)}; expected a whole "
+            "number for each image. Soft labels are not read."
+        )
+    if images.dim() != 4 or len(labels) != len(images):
+        raise InputFileError(
+            f"{path}: images of shape {tuple(images.shape)} with {len(labels)} labels; expected (N, C, H, W) with N labels."
+        )
+    images, scale = _scaled(path, images)
+    if scale == "pixels":
+        notes.append("its values are pixels, from 0 to 1: it was saved without normalising")
+    elif statistics is None:
+        statistics, why = _by_name(path, images.shape[1])
+        notes += why
+    return Stored(
+        images=images,
+        labels=labels.long(),
+        scale=scale,
+        statistics=statistics if scale == "normalised" else None,
+        classes=None,
+        trusted=False,
+        digest=digest,
+        notes=tuple(notes),
+    )
+
+
+def _pairs(path: Path, content: Any) -> list[list[TensorRef]]:  # noqa: ANN401
+    data = content.get("data") if isinstance(content, dict) else None
+    if not isinstance(data, list | tuple) or not data:
+        raise _unknown(path)
+    several = [data] if isinstance(data[0], TensorRef) else data
+    pairs = [list(pair) if isinstance(pair, list | tuple) else [] for pair in several]
+    if any(len(pair) != 2 or not all(isinstance(one, TensorRef) for one in pair) for pair in pairs):
+        raise _unknown(path)
+    return pairs
+
+
+def _tensor(file: Opened, reference: TensorRef, name: str) -> Tensor:
+    """The values of one tensor, checked and read as those of weights are."""
+    only = WeightSet(key="", tensors={name: reference}, prefix="")
+    checkpoint = Checkpoint(opened=file, sets=(only,), metadata={}, module=None)
+    return state_of(checkpoint, only)[name].clone()
+
+
+def _unknown(path: Path) -> InputFileError:
+    return InputFileError(
+        f"{path}: no condensed set that edgekd knows: a .npz of `edgekd condense`, the res_*.pt of "
+        "DatasetCondensation with its sets under 'data', or images_best.pt of mtt-distillation."
+    )
+
+
+def _scaled(path: Path, images: Tensor) -> tuple[Tensor, Literal["pixels", "normalised"]]:
+    """As float32, with what its range tells of its scale."""
+    if images.dtype == torch.uint8:
+        return images.float() / 255, "pixels"
+    images = images.float()
+    low, high = float(images.min()), float(images.max())
+    if max(-low, high) > _LARGEST_NORMALISED:
+        raise InputFileError(
+            f"{path}: values from {low:.3g} to {high:.3g} are neither normalised nor 0..1 pixels. Divide by 255, or save "
+            "them as uint8."
+        )
+    return images, "pixels" if low >= 0 and high <= _LARGEST_PIXEL else "normalised"
+
+
+def _by_name(path: Path, channels: int) -> tuple[Statistics | None, list[str]]:
+    """Mean and std of the data set that the file, or a folder above it, is called after."""
+    for place in (path.name, *(folder.name for folder in list(path.absolute().parents)[:3])):
+        found = _DATA_SET.search(place.lower())
+        if found is None:
+            continue
+        name = found[1].replace("-", "")
+        statistics = STATISTICS[name]
+        if len(statistics[0]) != channels:
+            continue
+        notes = [f"normalised with the mean and std of {name}, after the name {place}"]
+        if name == "cifar100":
+            own = _WITH_METHOD.match(path.name) is not None
+            statistics = _CIFAR100 if own else _CIFAR10
+            notes.append(
+                f"for cifar100 two sets of numbers are about; taken is mean {statistics[0]}, std {statistics[1]}"
+            )
+        return statistics, notes
+    return None, []

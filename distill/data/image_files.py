@@ -1,0 +1,222 @@
+"""Images that a user brings to learn from: `.npz`, idx files, a folder by class or a flat one.
+
+Unlike an evaluation set (`data.load_labelled`) they may say for themselves what they are: size,
+channels and classes are read off them. N images, H x W pixels, C channels.
+"""
+
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from edgekd.distill.data.labelled import IMAGE_SUFFIXES, read_idx_pair
+from edgekd.errors import InputFileError
+
+UNREADABLE: Final = (
+    *(OSError, ValueError, KeyError, EOFError, SyntaxError),
+    *(zipfile.BadZipFile, zlib.error, struct.error),
+)
+_MODES: Final = {1: "L", 3: "RGB"}
+_GREY: Final = {"1", "L", "LA", "La", "I", "I;16", "F"}
+_NAMED: Final = 5  # files in a message
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundImages:
+    """What was read."""
+
+    name: str
+    images: npt.NDArray[np.uint8]  # (N, H, W, C)
+    labels: npt.NDArray[np.int64] | None  # (N,); None where nobody says
+    class_names: tuple[str, ...] | None  # of the folders, in the order of the labels
+    skipped: tuple[str, ...]  # files that cannot be read
+
+    @property
+    def digest(self) -> str:
+        digest = sha256(np.ascontiguousarray(self.images).tobytes())
+        if self.labels is not None:
+            digest.update(self.labels.tobytes())
+        return digest.hexdigest()
+
+    @property
+    def warning(self) -> str | None:
+        """What was left out, for people."""
+        if not self.skipped:
+            return None
+        return (
+            f"{self.name}: {len(self.skipped):,} of {len(self.images) + len(self.skipped):,} files are no images that can "
+            f"be read and were left out: {_listed(self.skipped)}. --strict refuses them."
+        )
+
+
+def read_images(
+    path: Path, *, shape: tuple[int, int, int] | None = None, strict: bool = False
+) -> FoundImages:
+    """Read images, with labels where there are some.
+
+    Args:
+        path: a `.npz` with `images` and perhaps `labels`; an idx file of images with its labels
+            beside it, or the folder of both; a folder with one folder of images for each class,
+            whose sorted names are the class order; or a folder of images.
+        shape: (C, H, W) that they must have; None for that of the first.
+        strict: whether a file that cannot be read is refused instead of left out.
+
+    Raises:
+        InputFileError: unreadable, empty, not uint8, or not all of one shape.
+    """
+    if not path.exists():
+        raise InputFileError(f"{path}: no such file or folder.")
+    if path.is_dir():
+        found = sorted(path.glob("*-images-idx3-ubyte*"))
+        if not found:
+            return _folder(path, shape, strict=strict)
+        if len(found) > 1:
+            names = ", ".join(entry.name for entry in found)
+            raise InputFileError(f"{path}: several sets ({names}); name the images file of one.")
+        path = found[0]
+    try:
+        images, labels = _arrays(path)
+    except UNREADABLE as error:
+        raise InputFileError(f"{path}: cannot be read as a set of images ({error}).") from error
+    return _checked(path, images, labels, shape)
+
+
+def _arrays(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:
+    if "-images-idx" in path.name:
+        return read_idx_pair(path)
+    if path.suffix != ".npz":
+        raise InputFileError(f"{path}: expected a .npz, idx files, or a folder of images.")
+    # Our own stream: on a damaged archive numpy forgets to close the one it opens.
+    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
+        if "about" in content.files:
+            raise InputFileError(
+                f"{path}: a condensed set of `edgekd condense`, not images as they are."
+            )
+        if "images" not in content.files:
+            raise InputFileError(f"{path}: lacks images.")
+        return content["images"], content["labels"] if "labels" in content.files else None
+
+
+def _checked(
+    path: Path,
+    images: npt.NDArray[Any],
+    labels: npt.NDArray[Any] | None,
+    shape: tuple[int, int, int] | None,
+) -> FoundImages:
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.ndim != 4 or images.dtype != np.uint8:
+        raise InputFileError(
+            f"{path}: images are {images.dtype} of shape {images.shape}; expected uint8 (N, H, W, C)."
+        )
+    if not len(images):
+        raise InputFileError(f"{path}: no images.")
+    if shape is not None and images.shape[1:] != (shape[1], shape[2], shape[0]):
+        raise InputFileError(
+            f"{path}: images are {_spoken(images.shape[1:])}, not {_spoken((shape[1], shape[2], shape[0]))}; "
+            "resize the set first."
+        )
+    if labels is not None:
+        if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
+            raise InputFileError(
+                f"{path}: {len(images)} images need as many whole-number labels, not {labels.dtype} of shape "
+                f"{labels.shape}."
+            )
+        if int(labels.min()) < 0:
+            raise InputFileError(f"{path}: a label is {labels.min()}; classes are counted from 0.")
+        labels = labels.astype(np.int64)
+    return FoundImages(name=path.name, images=images, labels=labels, class_names=None, skipped=())
+
+
+# --- folders --------------------------------------------------------------------------------------
+
+
+def _folder(path: Path, shape: tuple[int, int, int] | None, *, strict: bool) -> FoundImages:
+    classes = sorted(entry for entry in _visible(path) if entry.is_dir())
+    loose = list(_image_files(path))
+    if classes and loose:
+        raise InputFileError(
+            f"{path}: images ({loose[0].name}) beside folders ({classes[0].name}). Either one folder for each "
+            "class, or images without folders."
+        )
+    wanted = None if shape is None else (shape[1], shape[2], shape[0])
+    images: list[npt.NDArray[np.uint8]] = []
+    labels: list[int] = []
+    skipped: list[str] = []
+    for number, folder in enumerate(classes or [path]):
+        for file in _image_files(folder):
+            try:
+                pixels = _pixels(file, None if wanted is None else wanted[2])
+            except UNREADABLE as error:
+                if strict:
+                    raise InputFileError(
+                        f"{file}: not an image that can be read ({error})."
+                    ) from error
+                skipped.append(file.relative_to(path).as_posix())
+                continue
+            wanted = wanted or pixels.shape
+            if pixels.shape != wanted:
+                raise InputFileError(
+                    f"{file}: {_spoken(pixels.shape)}, where {_spoken(wanted)} are expected; resize the set first."
+                )
+            images.append(pixels)
+            labels.append(number)
+    if not images:
+        tried = f"; {len(skipped)} files cannot be read: {_listed(skipped)}" if skipped else ""
+        raise InputFileError(
+            f"{path}: no images in it ({', '.join(IMAGE_SUFFIXES)}), nor in folders by class{tried}."
+        )
+    return FoundImages(
+        name=path.name,
+        images=np.stack(images),
+        labels=np.asarray(labels, np.int64) if classes else None,
+        class_names=tuple(folder.name for folder in classes) or None,
+        skipped=tuple(skipped),
+    )
+
+
+def _visible(path: Path) -> Iterator[Path]:
+    return (entry for entry in path.iterdir() if not entry.name.startswith("."))
+
+
+def _image_files(path: Path) -> Iterator[Path]:
+    return (
+        entry
+        for entry in sorted(_visible(path))
+        if entry.suffix.lower() in IMAGE_SUFFIXES and entry.is_file()
+    )
+
+
+def _pixels(file: Path, channels: int | None) -> npt.NDArray[np.uint8]:
+    """An image as (H, W, C); grey or colour as it is, where nothing is asked for."""
+    from PIL import Image
+
+    try:
+        with Image.open(file) as image:
+            wanted = channels or (1 if image.mode in _GREY else 3)
+            mode = _MODES.get(wanted)
+            if mode is None:
+                raise InputFileError(
+                    f"{file}: image files have 1 or 3 channels, not {wanted}; use .npz."
+                )
+            pixels = np.asarray(image.convert(mode), np.uint8)
+    except Image.DecompressionBombError as error:
+        raise ValueError(str(error)) from error
+    return pixels.reshape(*pixels.shape[:2], wanted)
+
+
+def _spoken(shape: Sequence[int]) -> str:
+    height, width, channels = shape
+    return f"{height} x {width} pixels and {channels} channels"
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more:,} more" if more > 0 else "")

@@ -1,0 +1,466 @@
+"""Architectures by name: building them, recognising ours from a state dict, choosing a student.
+
+Ours are named by a small grammar (`GRAMMAR`); `timm:NAME` and `torchvision:NAME` build theirs. With `@SIDE` behind the
+name a network first scales its images to SIDE x SIDE.
+"""
+
+import difflib
+import itertools
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Final, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from edgekd.distill.models import networks
+from edgekd.distill.models.parameter_names import channels_of, classes_of
+from edgekd.errors import UsageError
+from edgekd.records import Architecture
+
+Shape = tuple[int, ...]
+
+GRAMMAR: Final = (
+    "lenet5, lenet5-half, resnet8|14|20|32|44|56 (a: option-A shortcuts; -wN: first width N instead of 16), "
+    "resnet18, resnet34, wrn-D-K, vgg11, mobilenetv2-F"
+)
+# Below, three halvings leave nothing to see; of these families, what their layers need.
+LEAST_SIDE: Final = 16
+LEAST_SIDES: Final = {"lenet": 28, "vgg": 28}
+# What `auto` chooses from, and what a typing error is compared with. First widths are multiples of
+# four, since accelerators pad channels to that anyway.
+_DEPTHS: Final = (8, 14, 20, 32, 44, 56)
+NAMES: Final[tuple[str, ...]] = (
+    "lenet5-half",
+    "lenet5",
+    *(f"resnet{depth}-w{width}" for depth in _DEPTHS for width in (4, 8, 12)),
+    *(f"resnet{depth}" for depth in _DEPTHS),
+    *(f"resnet{depth}a" for depth in _DEPTHS),
+    "resnet18-w16",
+    "resnet18-w32",
+    "resnet18",
+    "resnet34",
+    *(f"wrn-{depth}-{factor}" for depth in (16, 28, 40) for factor in (1, 2, 4, 10)),
+    "vgg11",
+    *(f"mobilenetv2-{factor}" for factor in ("0.25", "0.5", "0.75", "1.0")),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signature:
+    """What a network's name does not say."""
+
+    channels: int
+    classes: int
+    height: int
+    width: int
+
+
+def build(architecture: Architecture) -> nn.Module:
+    """A freshly built module in the architecture's shape; parameters as the library draws them.
+
+    Raises:
+        UsageError: the name is unknown, or the library cannot build it in this shape.
+    """
+    bare, side = _at_side(architecture)
+    if side is not None:
+        return networks.Resized(build(bare), side=side)
+    if architecture.source == "edgekd":
+        return _ours(architecture.name, _signature(architecture))
+    if architecture.source == "timm":
+        return _timm(architecture)
+    return _torchvision(architecture)
+
+
+def _at_side(architecture: Architecture) -> tuple[Architecture, int | None]:
+    """A network without its `@SIDE`, and that."""
+    name, at, text = architecture.name.partition("@")
+    if not at:
+        return architecture, None
+    side = int(text) if text.isdecimal() else 0
+    if not LEAST_SIDE <= side < max(architecture.height, architecture.width):
+        raise UsageError(
+            f"{architecture}: @SIDE should be a number of pixels from {LEAST_SIDE} to below the input's "
+            f"{architecture.height} x {architecture.width}."
+        )
+    return replace(architecture, name=name, height=side, width=side), side
+
+
+def named(asked: str, *, channels: int, classes: int, height: int, width: int) -> Architecture:
+    """A network that a user named, for images of that shape.
+
+    Raises:
+        UsageError: it is none that can be built.
+    """
+    source, colon, name = asked.partition(":")
+    shape = {"channels": channels, "classes": classes, "height": height, "width": width}
+    if colon and source in {"timm", "torchvision"}:
+        found = Architecture(
+            source=cast(Literal["timm", "torchvision"], source), name=name, **shape
+        )
+    elif colon or family_of(asked.partition("@")[0]) is None:
+        raise unknown(asked)
+    else:
+        found = Architecture(source="edgekd", name=asked, **shape)
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            module = build(found)  # whose own checks say what is wrong
+            answer = module.eval()(torch.zeros(1, channels, height, width))
+    except (RuntimeError, ValueError, IndexError, AssertionError, TypeError) as error:
+        raise UsageError(
+            f"{found} takes no images of {channels}x{height}x{width} ({error})."
+        ) from error
+    if answer.shape != (1, classes):
+        raise UsageError(f"{found} answers {tuple(answer.shape)}, not {classes} logits an image.")
+    return found
+
+
+def _signature(architecture: Architecture) -> Signature:
+    return Signature(
+        channels=architecture.channels,
+        classes=architecture.classes,
+        height=architecture.height,
+        width=architecture.width,
+    )
+
+
+def _lenet(match: re.Match[str], at: Signature) -> nn.Module:
+    return networks.LeNet5(
+        channels=at.channels,
+        classes=at.classes,
+        height=at.height,
+        width=at.width,
+        scale=0.5 if match["half"] else 1.0,
+    )
+
+
+_FOUR_STAGES: Final = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
+
+
+def _resnet(match: re.Match[str], at: Signature) -> nn.Module:
+    depth = int(match["depth"])
+    deep = _FOUR_STAGES.get(depth)
+    return networks.ResNet(
+        channels=at.channels,
+        classes=at.classes,
+        blocks=deep or ((depth - 2) // 6,) * 3,
+        base_width=int(match["base"] or (64 if deep else 16)),
+        shortcut="pad" if match["pad"] else "projection",
+    )
+
+
+def _wide(match: re.Match[str], at: Signature) -> nn.Module:
+    depth, factor = int(match["depth"]), int(match["factor"])
+    return networks.WideResNet(channels=at.channels, classes=at.classes, depth=depth, factor=factor)
+
+
+def _vgg(_: re.Match[str], at: Signature) -> nn.Module:
+    return networks.Vgg11(channels=at.channels, classes=at.classes)
+
+
+def _mobile(match: re.Match[str], at: Signature) -> nn.Module:
+    return networks.MobileNetV2(
+        channels=at.channels, classes=at.classes, factor=float(match["factor"])
+    )
+
+
+FAMILIES: Final[
+    dict[str, tuple[re.Pattern[str], Callable[[re.Match[str], Signature], nn.Module]]]
+] = {
+    "lenet": (re.compile(r"lenet5(?P<half>-half)?"), _lenet),
+    "resnet": (
+        re.compile(
+            r"resnet(?P<depth>8|14|18|20|32|34|44|56)(?P<pad>a)?(-w(?P<base>[1-9]\d{0,2}))?"
+        ),
+        _resnet,
+    ),
+    "wrn": (re.compile(r"wrn-(?P<depth>10|16|22|28|34|40)-(?P<factor>[1-9]\d?)"), _wide),
+    "vgg": (re.compile(r"vgg11"), _vgg),
+    "mobilenetv2": (re.compile(r"mobilenetv2-(?P<factor>[0-2]\.\d{1,2})"), _mobile),
+}
+
+
+def family_of(name: str) -> str | None:
+    """Which of our families a name belongs to; None when it is not one of our names."""
+    return next(
+        (family for family, (pattern, _) in FAMILIES.items() if pattern.fullmatch(name)), None
+    )
+
+
+def _ours(name: str, at: Signature) -> nn.Module:
+    family = family_of(name)
+    if family is None:
+        raise unknown(name)
+    least = LEAST_SIDES.get(family, LEAST_SIDE)
+    if min(at.height, at.width) < least:
+        raise UsageError(
+            f"{name} needs an input of at least {least} x {least} pixels, not {at.height} x {at.width}."
+        )
+    pattern, builder = FAMILIES[family]
+    match = pattern.fullmatch(name)
+    assert match is not None  # family_of found it
+    return builder(match, at)
+
+
+def unknown(name: str) -> UsageError:
+    near = difflib.get_close_matches(name, NAMES, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return UsageError(
+        f"unknown architecture {name!r}.{hint} Ours: {GRAMMAR}. Others: timm:NAME, torchvision:NAME."
+    )
+
+
+def _timm(architecture: Architecture) -> nn.Module:
+    import timm
+
+    if architecture.name not in timm.list_models():
+        near = difflib.get_close_matches(architecture.name, timm.list_models(), n=3)
+        raise UsageError(
+            f"timm has no model {architecture.name!r}. Near: {', '.join(near) or 'none'}."
+        )
+    shape = {"in_chans": architecture.channels, "num_classes": architecture.classes}
+    module: nn.Module = timm.create_model(architecture.name, pretrained=False, **shape)
+    return module
+
+
+def _torchvision(architecture: Architecture) -> nn.Module:
+    from torchvision import models
+
+    known = models.list_models(module=models)
+    bare, *options = architecture.name.split("+")
+    if bare not in known or architecture.name not in variants(bare):
+        near = difflib.get_close_matches(architecture.name, known, n=3)
+        raise UsageError(
+            f"torchvision has no classifier {architecture.name!r}. Near: {', '.join(near) or 'none'}."
+        )
+    if architecture.channels != 3:
+        raise UsageError(
+            f"torchvision:{architecture.name} takes 3 channels, not {architecture.channels}. "
+            "timm has most of these networks with any number of channels."
+        )
+    told = {}
+    if bare in _WITH_OPTIONS:
+        # These two warn at every construction unless told not to draw their slow initial weights.
+        told = {option: option in options for option in _WITH_OPTIONS[bare]}
+        told["init_weights"] = False
+    module: nn.Module = models.get_model(
+        bare, weights=None, num_classes=architecture.classes, **told
+    )
+    return module
+
+
+# torchvision's published weights of these two have auxiliary heads and change mean and std inside.
+_WITH_OPTIONS: Final = {
+    "googlenet": ("aux_logits", "transform_input"),
+    "inception_v3": ("aux_logits", "transform_input"),
+}
+
+
+def variants(name: str) -> tuple[str, ...]:
+    """A torchvision network by name, with each combination of the options that change it."""
+    options = _WITH_OPTIONS.get(name, ())
+    return tuple(
+        "+".join((name, *chosen))
+        for count in range(len(options) + 1)
+        for chosen in itertools.combinations(options, count)
+    )
+
+
+# --- recognising ------------------------------------------------------------------------------
+
+
+def shapes_of(state: Mapping[str, Tensor]) -> dict[str, Shape]:
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
+def matches(module: nn.Module, shapes: Mapping[str, Shape]) -> bool:
+    """Same names and shapes, but for the counters that old checkpoints lack."""
+    return _counted_out(shapes_of(module.state_dict())) == _counted_out(shapes)
+
+
+def _counted_out(shapes: Mapping[str, Shape]) -> dict[str, Shape]:
+    return {
+        name: shape for name, shape in shapes.items() if not name.endswith("num_batches_tracked")
+    }
+
+
+def recognise(shapes: Mapping[str, Shape], *, height: int, width: int) -> Architecture | None:
+    """Which of our networks has exactly these (canonical) names and shapes, at this input size.
+
+    Args:
+        shapes: of a state dict, names in our spelling.
+        height: of the input; only LeNet-5's depend on it.
+        width: likewise.
+    """
+    for name in _guesses(shapes):
+        found = Architecture(
+            source="edgekd",
+            name=name,
+            channels=channels_of(shapes),
+            classes=classes_of(shapes),
+            height=height,
+            width=width,
+        )
+        with torch.device("meta"):
+            module = build(found)
+        if matches(module, shapes):
+            return found
+    return None
+
+
+def _guesses(shapes: Mapping[str, Shape]) -> Iterator[str]:
+    """Names whose network could have these shapes: read off depth and width, then compared whole."""
+    first = next((shape[0] for shape in shapes.values() if len(shape) == 4), 0)
+    if "conv1.weight" in shapes and "fc3.weight" in shapes:
+        yield from ("lenet5", "lenet5-half")
+    if "layer1.0.conv1.weight" in shapes:
+        yield from _resnet_guesses(shapes, first)
+    if "block1.layer.0.conv1.weight" in shapes:
+        count = _blocks(shapes, "block1.layer.")
+        factor = shapes["block1.layer.0.conv1.weight"][0] // 16
+        yield f"wrn-{6 * count + 4}-{factor}"
+    if "features.0.weight" in shapes and first == 64:
+        yield "vgg11"
+    if "features.3.conv.0.weight" in shapes:
+        # Widths are rounded to multiples of 8, so the factor can't be solved for: try twentieths.
+        yield from (
+            f"mobilenetv2-{_decimal(twentieths / 20)}" for twentieths in (20, *range(2, 41))
+        )
+
+
+def _decimal(factor: float) -> str:
+    text = f"{factor:.2f}".rstrip("0")
+    return f"{text}0" if text.endswith(".") else text
+
+
+def _resnet_guesses(shapes: Mapping[str, Shape], first: int) -> Iterator[str]:
+    blocks = tuple(_blocks(shapes, f"layer{stage}.") for stage in range(1, 5))
+    deep = next((depth for depth, counts in _FOUR_STAGES.items() if counts == blocks), None)
+    depth = deep or 6 * blocks[0] + 2
+    default = 64 if deep else 16
+    width = "" if first == default else f"-w{first}"
+    pad = "" if any(".shortcut." in name for name in shapes) else "a"
+    if family_of(f"resnet{depth}{pad}{width}"):
+        yield f"resnet{depth}{pad}{width}"
+
+
+def _blocks(shapes: Mapping[str, Shape], prefix: str) -> int:
+    return len({name[len(prefix) :].split(".")[0] for name in shapes if name.startswith(prefix)})
+
+
+# --- sizes and the choice of a student ----------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    parameters: int
+    macs: int  # of one image
+
+
+def size_of(module: nn.Module, *, shape: Shape) -> Size:
+    """Parameters and multiply-accumulates of one image of (channels, height, width).
+
+    Counts convolutions and matrix products, half of torch's count of floating-point operations.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    counter = FlopCounterMode(display=False)
+    first = next(module.parameters(), torch.empty(0))  # a frozen script has none
+    was_training = module.training
+    module.eval()
+    with torch.no_grad(), counter:
+        module(torch.zeros(1, *shape, device=first.device, dtype=first.dtype))
+    module.train(was_training)
+    return Size(
+        parameters=sum(parameter.numel() for parameter in module.parameters()),
+        macs=counter.get_total_flops() // 2,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    architecture: Architecture
+    reason: str
+
+
+SHARE: Final = 4  # a student has at most one SHARE-th of the teacher's parameters and MACs
+
+
+def _never(_: Architecture) -> bool:
+    return False
+
+
+def choose_student(
+    asked: str,
+    *,
+    teacher: Architecture,
+    size: Size,
+    too_costly: Callable[[Architecture], bool] = _never,
+) -> Choice:
+    """The student that was asked for, or for `auto` the largest of ours that is small enough.
+
+    Args:
+        asked: a name, or "auto".
+        teacher: its architecture.
+        size: of the teacher.
+        too_costly: whether a student is slower on its board than the teacher, or over a budget; such a one is not chosen.
+
+    Raises:
+        UsageError: an unknown name, or nothing small enough for `auto`.
+    """
+    shape = {"channels": teacher.channels, "classes": teacher.classes}
+    shape |= {"height": teacher.height, "width": teacher.width}
+    if asked != "auto":
+        return Choice(architecture=named(asked, **shape), reason="asked for with --student")
+    family = _teacher_family(teacher)
+    # A family may have nothing small enough (VGG-11 is our only VGG); residual networks always do.
+    for tried in dict.fromkeys((family, "resnet")):
+        fitting = _fitting(tried, size=size, shape=shape)
+        best = next((each for each in fitting if not too_costly(each[1])), None)
+        if best is not None:
+            found, chosen = best
+            return Choice(
+                architecture=chosen,
+                reason=(
+                    f"the largest {tried} of ours with at most a quarter of the teacher's parameters and MACs: "
+                    f"{found.parameters:,} of {size.parameters:,} and {found.macs:,} of {size.macs:,}"
+                    + (
+                        ""
+                        if best is fitting[0]
+                        else f"; {fitting[0][1].name} would cost the board too much"
+                    )
+                    + ("" if tried == family else f"; no {family} of ours is small enough")
+                ),
+            )
+    raise UsageError(
+        f"none of our networks has at most a quarter of the teacher's {size.parameters:,} parameters "
+        f"and {size.macs:,} MACs and costs the board no more than it may. Name one with --student: {GRAMMAR}."
+    )
+
+
+def _fitting(family: str, *, size: Size, shape: dict[str, int]) -> list[tuple[Size, Architecture]]:
+    """Those that are small enough, the largest first."""
+    fitting = []
+    for name in NAMES:
+        if family_of(name) != family:
+            continue
+        candidate = Architecture(source="edgekd", name=name, **shape)
+        with torch.device("meta"):
+            module = build(candidate)
+        found = size_of(module, shape=(shape["channels"], shape["height"], shape["width"]))
+        if found.parameters * SHARE <= size.parameters and found.macs * SHARE <= size.macs:
+            fitting.append((found, candidate))
+    return sorted(fitting, key=lambda pair: (pair[0].parameters, pair[0].macs), reverse=True)
+
+
+def _teacher_family(teacher: Architecture) -> str:
+    if teacher.source == "edgekd":
+        family = family_of(teacher.name)
+        assert family is not None  # a built architecture has a family
+        return family
+    name = teacher.name.lower()
+    for part, family in (("mobilenet", "mobilenetv2"), ("vgg", "vgg"), ("wide_resnet", "wrn")):
+        if part in name:
+            return family
+    return "resnet"  # residual networks are the best students we have for anything else

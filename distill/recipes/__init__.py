@@ -1,0 +1,1 @@
+"""Recipes, and which one a run takes."""

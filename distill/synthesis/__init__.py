@@ -1,0 +1,1 @@
+"""Images inverted out of a teacher, and what is kept of them."""

@@ -1,0 +1,145 @@
+"""A memory without images: a VAE that learns to give back what was made (PRE-DFKD).
+
+Binici et al., AAAI 2022 ("Robust and Resource-Efficient Data-Free Knowledge Distillation by Generative
+Pseudo Replay"). N images, C channels, H x W pixels, Z latents.
+"""
+
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from edgekd.distill import losses as objectives
+from edgekd.distill.compute.distributed import ALONE, Team
+from edgekd.distill.recipes.config import Memory
+from edgekd.distill.synthesis.generators import Encoder, Generator, draw_weights
+from edgekd.distill.synthesis.synthesis_loss import Inversion
+from edgekd.records import InputSpec
+
+DIVERGENCE: Final = 1e-5  # weight of the latents' divergence from N(0, I)
+ONE_HOT: Final = 1.0  # of the tuning of latents
+BALANCE: Final = 5.0  # of 1 - H / ln K; the release has 5 times -H in logarithms to base 10
+
+
+class Replay:
+    """Encoder and decoder. What it holds does not grow with the run."""
+
+    def __init__(
+        self,
+        memory: Memory,
+        spec: InputSpec,
+        *,
+        device: torch.device,
+        layout: torch.memory_format,
+        generator: torch.Generator,
+        team: Team = ALONE,
+    ) -> None:
+        self.settings = memory
+        self.team = team
+        self.device = device
+        self.encoder = Encoder(spec, latents=memory.latents, width=memory.width)
+        self.decoder = Generator(spec, latents=memory.latents, width=memory.width, head="sigmoid")
+        for network in self.networks():
+            draw_weights(network, generator=generator)
+            network.to(device, memory_format=layout)  # type: ignore[call-overload]
+        self.optimizer = torch.optim.Adam(
+            [*self.encoder.parameters(), *self.decoder.parameters()], lr=memory.rate
+        )
+        self.steps = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Of what replays: the decoder; the encoder is needed only while it learns."""
+        return sum(int(part.nbytes) for part in self.decoder.state_dict().values())
+
+    def networks(self) -> tuple[nn.Module, ...]:
+        return self.encoder, self.decoder
+
+    def learn(self, judge: Inversion, images: Tensor, *, generator: torch.Generator) -> Tensor:
+        """One step on images (N, C, H, W) of 0..1, and a quarter as many of its own memories; the loss.
+
+        The loss counts the teacher's answers beside the pixels (section "synthetic-data-aware
+        reconstruction"): synthetic images are brittle, and a small change of pixels changes them.
+        """
+        if self.steps:
+            own = self.sample(judge, max(1, len(images) // 4), generator=generator)
+            images = torch.cat([images, own])
+        self.encoder.train()
+        self.decoder.train()
+        with judge.autocast():
+            wanted = judge.normalised(images)
+            with torch.no_grad():
+                answers = judge.teacher(wanted)
+            mean, log_variance = self.encoder(wanted)
+            noise = torch.randn(mean.shape, generator=generator, device=self.device)
+            again = judge.normalised(self.decoder(mean + noise * (0.5 * log_variance).exp()))
+            given = judge.teacher(again)
+        divergence = -0.5 * (1 + log_variance - mean**2 - log_variance.exp()).sum(1).mean()
+        loss: Tensor = (
+            functional.l1_loss(again, wanted.float())
+            + objectives.logit_distance(given, answers)
+            + DIVERGENCE * divergence
+        )
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.team.average_gradients(
+            part for network in self.networks() for part in network.parameters()
+        )
+        self.optimizer.step()
+        self.steps += 1
+        return loss.detach()
+
+    def sample(self, judge: Inversion, count: int, *, generator: torch.Generator) -> Tensor:
+        """Images (count, C, H, W) of 0..1 that it remembers, without a gradient."""
+        latents = self.latents(judge, count, generator=generator)
+        with torch.no_grad(), judge.autocast():
+            images: Tensor = self.decoder(latents)
+        return images
+
+    def latents(self, judge: Inversion, count: int, *, generator: torch.Generator) -> Tensor:
+        """Latents (count, Z) to be replayed: drawn, and tuned; the decoder is in evaluation mode.
+
+        They take one step towards images that the teacher is sure of and that spread over its
+        classes, and towards the moments of N(0, I) (section "class-balanced memory inference").
+        """
+        self.decoder.eval()
+        shape = (count, self.settings.latents)
+        latents = torch.randn(shape, generator=generator, device=self.device).requires_grad_()
+        tuning = torch.optim.Adam([latents], lr=self.settings.latent_rate)
+        with judge.autocast():
+            logits = judge.teacher(judge.normalised(self.decoder(latents))).float()
+        loss = (
+            ONE_HOT * objectives.one_hot(logits, logits.detach().argmax(1))
+            + BALANCE * objectives.class_balance(logits)
+            + (latents.var(0, correction=0) - 1).square().mean()
+            + latents.mean(0).square().mean()
+        )
+        (latents.grad,) = torch.autograd.grad(loss, [latents])
+        tuning.step()
+        return latents.detach()
+
+    @torch.no_grad()
+    def kept(self, judge: Inversion, images: Tensor) -> float:
+        """Share of images (N, C, H, W) of 0..1 whose class the teacher sees again: T(x) = T(D(E(x)))."""
+        self.encoder.eval()
+        self.decoder.eval()
+        with judge.autocast():
+            wanted = judge.normalised(images)
+            mean, _ = self.encoder(wanted)
+            again = judge.teacher(judge.normalised(self.decoder(mean)))
+            return objectives.agreement(again, judge.teacher(wanted))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "encoder": self.encoder.state_dict(),
+            "decoder": self.decoder.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "steps": self.steps,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.encoder.load_state_dict(state["encoder"])
+        self.decoder.load_state_dict(state["decoder"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.steps = state["steps"]

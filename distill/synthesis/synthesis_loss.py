@@ -1,0 +1,195 @@
+"""What images are made by: the weighted losses of a batch, in the view of teacher and student.
+
+N images, C channels, H x W pixels, K classes, F features.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgekd.distill import losses as objectives
+from edgekd.distill.compute.distributed import ALONE, Team
+from edgekd.distill.data import augment
+from edgekd.distill.models.batch_norm import watch_batch_norm
+from edgekd.distill.recipes.config import Weights
+from edgekd.distill.synthesis.discriminator import Alignment
+from edgekd.distill.synthesis.synthetic_batch import channel_statistics
+from edgekd.distill.teachers.feature_hooks import watch_attention, watch_features
+from edgekd.records import InputSpec
+
+Autocast = Callable[[], AbstractContextManager[None]]
+
+CONTRASTIVE_TEMPERATURE = 0.2  # CMI's released settings have 0.1 to 0.2
+CONTRASTIVE_BANK = 1024  # features of earlier images
+VIEW_SHIFT = 0.125  # of the side, between the two views of an image
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """The losses of a batch, and what the teacher said of it."""
+
+    parts: dict[str, Tensor]  # weighted
+    logits: Tensor  # (N, K) of the teacher
+    features: Tensor | None  # (N, F), where a loss asked for them
+    aligned: tuple[Tensor, Tensor] | None  # (N, F) and classes (N,), as the discriminator saw them
+
+    def loss(self) -> Tensor:  # -> ()
+        return torch.stack(list(self.parts.values())).sum()
+
+    def score(self) -> Tensor:  # -> ()
+        """How much the images look like data: without what asks the student. Lower is better."""
+        own = [part.detach() for name, part in self.parts.items() if name in SCORED]
+        return torch.stack(own).sum() if own else torch.zeros((), device=self.logits.device)
+
+
+SCORED = frozenset({"bn", "one_hot", "tv"})
+
+
+@dataclass
+class Inversion:
+    """Teacher and student as they judge images; the student changes under it, the teacher never."""
+
+    teacher: nn.Module  # evaluation mode
+    student: nn.Module
+    spec: InputSpec
+    classes: int
+    autocast: Autocast
+    device: torch.device
+    alignment: Alignment | None = None
+    team: Team = ALONE
+    bank: list[Tensor] = field(
+        default_factory=list
+    )  # features of earlier images, for `contrastive`
+
+    def __post_init__(self) -> None:
+        self.mean, self.std = channel_statistics(self.spec, device=self.device)
+
+    def normalised(self, images: Tensor) -> Tensor:  # (N, C, H, W) of 0..1
+        return (images - self.mean) / self.std
+
+    def judge(
+        self,
+        images: Tensor,
+        classes: Tensor | None,
+        weights: Weights,
+        *,
+        generator: torch.Generator,
+    ) -> Judged:
+        """The losses of images (N, C, H, W) on the scale of 0..1.
+
+        Args:
+            images: with a gradient.
+            classes: (N,) what each should show; None: what the teacher sees in it.
+            weights: of the losses; a weight of 0 leaves a part out.
+            generator: for augmented views.
+        """
+        with self.autocast():
+            normalised = self.normalised(images)
+            with self._watching(weights) as (statistics, features, tokens):
+                logits = self.teacher(normalised).float()
+        wanted = logits.detach().argmax(1) if classes is None else classes
+        parts: dict[str, Tensor] = {}
+        if weights.one_hot:
+            parts["one_hot"] = weights.one_hot * objectives.one_hot(logits, wanted)
+        if weights.batch_norm and statistics.seen:
+            parts["bn"] = weights.batch_norm * statistics.distance(
+                first=weights.first_layer, team=self.team
+            )
+        if weights.balance:
+            parts["balance"] = weights.balance * objectives.class_balance(logits, team=self.team)
+        if weights.total_variation:
+            parts["tv"] = weights.total_variation * objectives.total_variation(images)
+        if weights.l2:
+            parts["l2"] = weights.l2 * objectives.l2(normalised)
+        if weights.activation:
+            parts["activation"] = weights.activation * objectives.activation(features.features)
+        if tokens is not None and tokens.tokens:  # a network without attention has none
+            entropies = [objectives.patch_similarity_entropy(each) for each in tokens.tokens]
+            parts["patches"] = -weights.patches * torch.stack(entropies).mean()
+        if weights.contrastive:
+            parts["contrastive"] = weights.contrastive * self._contrastive(
+                images, features.features, generator=generator
+            )
+        aligned = None
+        if weights.alignment and self.alignment is not None:
+            aligned = self._shown(self.alignment, normalised), wanted
+            parts["alignment"] = weights.alignment * self.alignment.loss(*aligned)
+        if weights.asks_student:
+            parts["adversarial"] = self._against_student(normalised, logits, weights)
+        kept = features.features.detach() if features is not None else None
+        return Judged(parts=parts, logits=logits, features=kept, aligned=aligned)
+
+    def _shown(self, alignment: Alignment, normalised: Tensor) -> Tensor:  # -> (N, F)
+        """Features of the images moved by themselves, as the real ones are: a second pass."""
+        with self.autocast(), watch_features(self.teacher, classes=self.classes) as watched:
+            self.teacher(alignment.augment(normalised))
+        return watched.features
+
+    def learn(self, judged: Judged, *, generator: torch.Generator) -> None:
+        """The discriminator's step on images that were judged, if there is one."""
+        if judged.aligned is None or self.alignment is None:
+            return
+        features, classes = judged.aligned
+        with self.autocast():
+            self.alignment.learn(features, classes, generator=generator)
+
+    @contextmanager
+    def _watching(self, weights: Weights) -> Iterator[tuple[Any, Any, Any]]:
+        with ExitStack() as stack:
+            statistics = stack.enter_context(watch_batch_norm(self.teacher))
+            features = tokens = None
+            if weights.asks_features:
+                features = stack.enter_context(watch_features(self.teacher, classes=self.classes))
+            if weights.patches:
+                tokens = stack.enter_context(watch_attention(self.teacher))
+            yield statistics, features, tokens
+
+    def _against_student(self, normalised: Tensor, logits: Tensor, weights: Weights) -> Tensor:
+        with self.autocast():
+            answers = self.student(normalised).float()
+        parts = []
+        if weights.adversarial:
+            parts.append(weights.adversarial * objectives.decision_adversarial(answers, logits))
+        if weights.disagreement:
+            parts.append(weights.disagreement * objectives.disagreement(answers, logits))
+        if weights.divergence:
+            parts.append(weights.divergence * objectives.kl_disagreement(answers, logits))
+        if weights.jensen_shannon:
+            apart = objectives.jensen_shannon(answers, logits, form=weights.jensen_shannon_form)
+            parts.append(weights.jensen_shannon * apart)
+        return torch.stack(parts).sum()
+
+    def _contrastive(
+        self, images: Tensor, features: Tensor, *, generator: torch.Generator
+    ) -> Tensor:
+        """An image shall be told from others by a moved view of it (CMI, Fang et al. 2021, eq. 6)."""
+        view = augment.shift(images, share=VIEW_SHIFT, generator=generator)
+        with self.autocast(), watch_features(self.teacher, classes=self.classes) as moved:
+            self.teacher(self.normalised(view))
+        others = torch.cat(self.bank) if self.bank else None
+        return objectives.contrastive(
+            moved.features, features, others, temperature=CONTRASTIVE_TEMPERATURE
+        )
+
+    def remember(self, features: Tensor | None) -> None:
+        """Keep features (N, F) of images that are done, as others to be told from."""
+        if features is None:
+            return
+        self.bank.append(features.detach())
+        while sum(len(each) for each in self.bank) > CONTRASTIVE_BANK and len(self.bank) > 1:
+            self.bank.pop(0)
+
+
+@contextmanager
+def frozen(student: nn.Module, *, mode: str) -> Iterator[None]:
+    """Gradients go through the student to the images, not into it; its mode is put back."""
+    was_training = student.training
+    student.train(mode == "train").requires_grad_(False)
+    try:
+        yield
+    finally:
+        student.train(was_training).requires_grad_(True)

@@ -1,0 +1,439 @@
+"""The side of a run that makes images and keeps them; the student's side is `engine.py`.
+
+N images, C channels, H x W pixels, K classes.
+"""
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from edgekd.distill.compute.device import Place
+from edgekd.distill.data.real_images import RealImages
+from edgekd.distill.data.siamese_augmentation import siamese
+from edgekd.distill.data.synthetic_set import Ahead
+from edgekd.distill.recipes.config import Recipe, Weights
+from edgekd.distill.synthesis.adversarial import FlowingSource, Noise, UnconditionalGenerator
+from edgekd.distill.synthesis.collapse_detection import Monitors, Verdict, class_entropy
+from edgekd.distill.synthesis.discriminator import Alignment
+from edgekd.distill.synthesis.generative_replay import Replay
+from edgekd.distill.synthesis.image_pool import (
+    Entry,
+    ImagePool,
+    entry_of,
+    make_pool,
+    to_float,
+    to_uint8,
+    united,
+)
+from edgekd.distill.synthesis.inversion import KINDS, Expansion, FittedSource
+from edgekd.distill.synthesis.synthesis_loss import Inversion
+from edgekd.distill.synthesis.synthetic_batch import Inverted, balanced_classes
+from edgekd.distill.teachers.loader import Teacher
+
+logger = logging.getLogger(__name__)
+
+HELD_OUT_BATCHES: Final = 8
+# Held-out images should look like the teacher's classes, not like what the student finds hard.
+HELD_OUT_STEPS: Final = 4  # times the steps of the recipe
+HELD_OUT_ONE_HOT: Final = 4.0  # times its weight
+
+
+class Production:
+    """Source, memory and held-out images of a run."""
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        module: nn.Module,
+        student: nn.Module,
+        recipe: Recipe,
+        *,
+        seed: int,
+        place: Place,
+        first: torch.Generator,
+        ahead: Ahead | None,
+        real: RealImages | None,
+        embeddings: Tensor | None,
+        say: Callable[[str], None],
+    ) -> None:
+        """Set up; nothing is computed yet.
+
+        Args:
+            teacher: whose images; only its description is used.
+            module: the teacher on the device.
+            student: that images are made against; its weights change meanwhile.
+            recipe: as it is used for this teacher.
+            seed: of the pool's own draws.
+            place: where to compute.
+            first: on the CPU, for the first weights.
+            ahead: images that were made before; none are made then.
+            real: condensed or few real images to come close to, normalised.
+            embeddings: (K, E) of the classes, for a noisy layer.
+            say: takes a warning.
+        """
+        self.teacher = teacher
+        self.recipe = recipe
+        self.place = place
+        self.ahead = ahead
+        self.embeddings = embeddings
+        self.say = say
+        self.seed = seed
+        self.team = team = place.team
+        info, device = teacher.info, place.device
+        # What moves real and synthetic images before the discriminator sees their features.
+        self.moving = torch.Generator(device).manual_seed(team.seed(seed + 3))
+        # Classes are drawn for the batch of all ranks, by each of them alike.
+        self.common = None if team.alone else torch.Generator(device).manual_seed(seed + 4)
+        self.alignment = self._alignment(module, real, first=first)
+        self.judge = Inversion(
+            teacher=module,
+            student=student,
+            spec=info.input,
+            classes=info.classes,
+            autocast=place.autocast,
+            device=device,
+            alignment=self.alignment,
+            team=team,
+        )
+        self.source = self._source(first)
+        self.expansion = self._expansion(real, first)
+        memory, shape = recipe.memory, info.input.shape
+        if ahead is None:
+            self.pool = make_pool(
+                memory.batches,
+                memory.entry,
+                shape,
+                device=device,
+                eviction=memory.eviction,
+                seed=team.seed(seed + 2),
+            )
+            self.held_out = ImagePool(HELD_OUT_BATCHES, memory.entry, shape, device=device)
+        else:
+            # Batches of one image: a set need not be a multiple of any batch.
+            self.pool = ImagePool(len(ahead.images), 1, shape, device=device)
+            self.held_out = ImagePool(len(ahead.held_out), 1, shape, device=device)
+        self.replay = self._replay(first) if memory.kind == "replay" and ahead is None else None
+        self.monitors = Monitors()
+        self.rounds = 0
+        self.made = 0  # images
+        self.kept_at = -1.0  # progress, when a batch was last put into the memory
+        self.progress = 0.0
+
+    def _source(self, first: torch.Generator) -> FittedSource | FlowingSource:
+        source, spec = self.recipe.source, self.teacher.info.input
+        where: dict[str, Any] = {"device": self.place.device, "layout": self.place.layout}
+        if source.kind == "noise":
+            return Noise(spec, device=self.place.device)
+        if source.kind == "unconditional":
+            return UnconditionalGenerator(source, spec, generator=first, team=self.team, **where)
+        classes = self.teacher.info.classes
+        return KINDS[source.kind](
+            source,
+            spec,
+            classes=classes,
+            generator=first,
+            embeddings=self.embeddings,
+            team=self.team,
+            **where,
+        )
+
+    def _expansion(self, real: RealImages | None, first: torch.Generator) -> Expansion | None:
+        source = self.recipe.source
+        if real is None or self.ahead is not None or source.flows or not source.expansion:
+            return None
+        return Expansion(
+            source,
+            self.teacher.info.input,
+            real=real,
+            flip=self.teacher.flip,
+            classes=self.teacher.info.classes,
+            generator=first,
+            device=self.place.device,
+            layout=self.place.layout,
+        )
+
+    def _replay(self, first: torch.Generator) -> Replay:
+        place, spec = self.place, self.teacher.info.input
+        return Replay(
+            self.recipe.memory,
+            spec,
+            device=place.device,
+            layout=place.layout,
+            generator=first,
+            team=self.team,
+        )
+
+    def _alignment(
+        self, module: nn.Module, real: RealImages | None, *, first: torch.Generator
+    ) -> Alignment | None:
+        source = self.recipe.source
+        if real is None or not source.weights.alignment:
+            return None
+        assert real.labels is not None  # where nobody says, the teacher was asked
+        flip = self.teacher.flip
+        with self.place.autocast():
+            return Alignment(
+                module,
+                real.images,
+                real.labels,
+                classes=self.teacher.info.classes,
+                conditional=source.conditional,
+                augment=lambda images: siamese(images, generator=self.moving, flip=flip),
+                generator=first,
+                team=self.team,
+            )
+
+    # --- state ---------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """All but the images, which are saved as shards."""
+        return {
+            "source": self.source.state_dict(),
+            "replay": None if self.replay is None else self.replay.state_dict(),
+            "alignment": None if self.alignment is None else self.alignment.state_dict(),
+            "moving": self.moving.get_state(),
+            "bank": list(self.judge.bank),
+            "monitors": self.monitors.state_dict(),
+            "pool": self.pool.state_dict(),
+            "held_out": self.held_out.state_dict(),
+            "rounds": self.rounds,
+            "made": self.made,
+            "kept_at": self.kept_at,
+            "progress": self.progress,
+            **({} if self.common is None else {"common": self.common.get_state()}),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.source.load_state_dict(state["source"])
+        if self.replay is not None:
+            self.replay.load_state_dict(state["replay"])
+        if self.alignment is not None:
+            self.alignment.load_state_dict(state["alignment"])
+        self.moving.set_state(state["moving"].cpu())
+        self.judge.bank[:] = state["bank"]
+        self.monitors.load_state_dict(state["monitors"])
+        self.pool.load_state_dict(state["pool"])
+        self.held_out.load_state_dict(state["held_out"])
+        for name in ("rounds", "made", "kept_at", "progress"):
+            setattr(self, name, state[name])
+        if self.common is not None:
+            self.common.set_state(state["common"].cpu())
+
+    def own_state(self) -> dict[str, Any]:
+        """Of the state, what each rank has of its own."""
+        return {
+            "moving": self.moving.get_state(),
+            "bank": list(self.judge.bank),
+            "pool": self.pool.state_dict(),
+            "held_out": self.held_out.state_dict(),
+        }
+
+    def load_own_state(self, state: dict[str, Any]) -> None:
+        self.moving.set_state(state["moving"].cpu())
+        self.judge.bank[:] = state["bank"]
+        if self.ahead is not None:
+            self.take_ahead()  # only rank 0 has them in its checkpoint
+            return
+        self.pool.load_state_dict(state["pool"])
+        self.held_out.load_state_dict(state["held_out"])
+
+    def networks(self) -> tuple[nn.Module, ...]:
+        """Those that learn, but for the student."""
+        replay = () if self.replay is None else self.replay.networks()
+        return (*self.source.networks(), *replay)
+
+    def gather(self) -> None:
+        """On rank 0, put the images of all ranks together. Images made ahead are there already."""
+        if self.ahead is None:
+            self.pool, self.held_out = (
+                united(pool, self.team) for pool in (self.pool, self.held_out)
+            )
+
+    @property
+    def nbytes(self) -> int:
+        """Of what the student is reminded of: stored images, or the network that replays them."""
+        if self.replay is not None:
+            return self.replay.nbytes
+        return self.pool.nbytes if self.recipe.memory.kind in {"pool", "bank"} else 0
+
+    # --- a round -------------------------------------------------------------------------------
+
+    def round(self, progress: float, *, generator: torch.Generator) -> dict[str, float]:
+        """Make what a round makes; the losses that it was made by."""
+        advance, self.progress = progress - self.progress, progress
+        if self.ahead is not None:
+            if not self.pool.made:
+                self.take_ahead()
+            return {}
+        self.rounds += 1
+        if isinstance(self.source, FlowingSource):
+            losses = self._flow(self.source, generator=generator)
+        else:
+            self.source.learned_over(advance)
+            losses = self._fit(self.source, generator=generator)
+        counts = self.team.total(self.pool.histogram(self.teacher.info.classes))
+        self.act(self.monitors.pool(counts))
+        return losses
+
+    def _weights(self) -> Weights:
+        source = self.recipe.source
+        young = self.progress < source.warm_up
+        return source.weights.against_student(0.0 if young else 1 - source.fading * self.progress)
+
+    def _fit(self, source: FittedSource, *, generator: torch.Generator) -> dict[str, float]:
+        wanted = self.recipe.first_batches if self.pool.made == 0 else 1
+        losses: dict[str, float] = {}
+        for _ in range(wanted):
+            made = self.invert(generator=generator)
+            if self._watched(made):
+                self._keep(entry_of(made))
+                losses = made.losses
+        if not len(self.pool):
+            return self._fit(
+                source, generator=generator
+            )  # nothing finite yet: the monitor stops this
+        if self.rounds % self.recipe.held_out_every == 0 or not self.held_out.made:
+            made = self.invert(generator=generator, held_out=True)
+            while not self.team.all(bool(torch.isfinite(made.images).all())):
+                self.act(self.monitors.images(finite=False, entropy=0.0))  # stops after a few
+                made = self.invert(generator=generator, held_out=True)
+            self.held_out.add(entry_of(made))
+        return losses
+
+    def invert(self, *, generator: torch.Generator, held_out: bool = False) -> Inverted:
+        """One batch of images against the student as it is, or for the held-out set."""
+        assert isinstance(self.source, FittedSource)
+        settings = self.recipe.source
+        weights = self._weights()
+        if held_out:
+            weights = weights.against_student(0.0)
+            weights = replace(weights, one_hot=HELD_OUT_ONE_HOT * weights.one_hot)
+        wanted = balanced_classes(
+            settings.batch * self.team.ranks,
+            self.teacher.info.classes,
+            generator=self.common or generator,
+        )
+        source = self.source
+        if self.expansion is not None and not held_out:
+            # By all ranks alike: the one learns weights together, the other has none.
+            draw = self.common or generator
+            if float(torch.rand((), generator=draw, device=draw.device)) < settings.expansion:
+                source = self.expansion
+        return source.invert(
+            self.judge,
+            wanted[self.team.rank :: self.team.ranks],
+            weights=weights,
+            steps=settings.steps * (HELD_OUT_STEPS if held_out else 1),
+            learn=not held_out,
+            generator=generator,
+        )
+
+    def _flow(self, source: FlowingSource, *, generator: torch.Generator) -> dict[str, float]:
+        made = source.learn(self.judge, weights=self._weights(), generator=generator)
+        if made is not None and not self._watched(made):
+            if self.held_out.made:
+                return {}
+            assert isinstance(self.source, FlowingSource)
+            # Nothing finite yet: again with the generator that was started afresh, or it stops.
+            return self._flow(self.source, generator=generator)
+        entry = self.recipe.memory.entry
+        if not self.pool.made or self._periods(self.progress) > self._periods(self.kept_at):
+            self.kept_at = self.progress
+            self._keep(self._fresh_entry(made, entry, generator=generator))
+        if self.rounds % self.recipe.held_out_every == 0 or not self.held_out.made:
+            self.held_out.add(self._fresh_entry(made, entry, generator=generator))
+        self._remember(generator=generator)
+        return {} if made is None else made.losses
+
+    def _periods(self, progress: float) -> float:
+        """Periods of the memory that are over: a count, so that rounding does not add up."""
+        period = self.recipe.memory.period
+        return math.floor(progress / period + 1e-9) if period else progress
+
+    def _remember(self, *, generator: torch.Generator) -> None:
+        """Teach the replay what the generator makes now."""
+        for _ in range(self.recipe.memory.steps):
+            if self.replay is None:
+                return
+            # Half of what is new in a student's batch (PRE-DFKD: 512 of 1,024).
+            learning, memory = self.recipe.learning, self.recipe.memory
+            count = round((1 - memory.share) * learning.batch) // 2
+            novel = self.fresh(max(2, count), generator=generator)
+            loss = self.replay.learn(self.judge, novel, generator=generator)
+            if not self.team.all(bool(torch.isfinite(loss))):
+                self.act(self.monitors.memory())
+
+    def _fresh_entry(
+        self,
+        made: Inverted | None,
+        count: int,
+        *,
+        generator: torch.Generator,
+    ) -> Entry:
+        images = to_uint8(self.fresh(count, generator=generator))
+        with torch.no_grad(), self.place.autocast():
+            logits = self.judge.teacher(self.judge.normalised(to_float(images)))
+        score = 0.0 if made is None else made.score
+        return Entry(images=images, classes=logits.argmax(1), score=score)
+
+    def _keep(self, entry: Entry) -> None:
+        self.pool.add(entry)
+        self.made += len(entry.images) * self.team.ranks
+
+    def fresh(self, count: int, *, generator: torch.Generator) -> Tensor:
+        """Images (count, C, H, W) of 0..1 from a source that flows, without a gradient."""
+        assert isinstance(self.source, FlowingSource)
+        with torch.no_grad(), self.place.autocast():
+            return self.source.fresh(count, generator=generator).float()
+
+    def remembered(self, count: int, *, generator: torch.Generator) -> Tensor:
+        """Images (up to count, C, H, W) of 0..1 from bank or replay."""
+        if self.replay is not None:
+            return self.replay.sample(self.judge, count, generator=generator).float()
+        return to_float(self.pool.sample_batch(count, generator=generator))
+
+    # --- what goes wrong -------------------------------------------------------------------------
+
+    def _watched(self, made: Inverted) -> bool:
+        """Whether a batch is sound; what the monitors say of it is done."""
+        finite = math.isfinite(sum(made.losses.values())) and bool(
+            torch.isfinite(made.images).all()
+        )
+        finite = self.team.all(finite)
+        mean = self.team.mean(made.logits.softmax(1).mean(0)).tolist()
+        self.act(
+            self.monitors.images(finite=finite, entropy=class_entropy(mean) if finite else 0.0)
+        )
+        return finite
+
+    def act(self, verdict: Verdict) -> None:
+        if verdict.warning is not None:
+            if self.team.leads:
+                logger.warning("%s", verdict.warning)
+            self.say(verdict.warning)
+        if verdict.action == "restart generator":
+            number = self.rounds + self.monitors.generator_restarts
+            self.source = self._source(torch.Generator().manual_seed(self.seed + number))
+        if verdict.action == "restart memory":
+            number = self.rounds + self.monitors.memory_restarts
+            self.replay = self._replay(torch.Generator().manual_seed(self.seed + number))
+
+    # --- images made before ------------------------------------------------------------------------
+
+    def take_ahead(self) -> None:
+        """Put the images that were made ahead into the pools."""
+        assert self.ahead is not None
+        for images, classes, pool in (
+            (self.ahead.images, self.ahead.classes, self.pool),
+            (self.ahead.held_out, self.ahead.held_out_classes, self.held_out),
+        ):
+            pool.images[:, 0].copy_(images)
+            pool.classes[:, 0].copy_(classes)
+            pool.scores.zero_()  # none is better than another
+            pool.made = len(images)
+        self.made = len(self.ahead.images)

@@ -1,0 +1,1 @@
+"""Teacher files that nobody vouches for."""

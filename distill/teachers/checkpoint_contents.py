@@ -1,0 +1,404 @@
+"""The sets of weights in a checkpoint, without a framework: `state_dict`, `ema`, a module's own.
+
+A tensor is a reference until `values` reads it; checking a file costs one pass over its bytes and
+little memory.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from edgekd.distill.models.parameter_names import PREFIXES, Shape
+from edgekd.distill.teachers import file_formats as containers
+from edgekd.distill.teachers.file_formats import ITEM_BYTES, Opened
+from edgekd.distill.teachers.safe_unpickle import (
+    BadPickle,
+    Foreign,
+    OddTensor,
+    TensorRef,
+)
+from edgekd.errors import InputFileError, UsageError
+
+# Where training scripts put the weights, in the order in which they are looked for.
+WRAPPERS: Final = (
+    "state_dict",
+    "model_state_dict",
+    "model_state",
+    "model",
+    "net",
+    "network",
+    "teacher",
+    "weights",
+    "student",
+    "params",
+)
+METADATA_KEY: Final = "edgekd"
+# Averages of the weights over training, as scripts call them.
+_AVERAGES: Final = re.compile(r"ema|averag|swa|shadow|polyak", re.IGNORECASE)
+# What training scripts keep beside, tensors in it or not.
+_BESIDE: Final = re.compile(
+    r"optim|sched|scaler|rng|criterion|loss|grad|momentum|\bamp\b|callback|metric", re.IGNORECASE
+)
+_DEEP: Final = 40  # modules in modules
+_TENSORS: Final = 50_000
+_CHUNK: Final = 1 << 22  # values that are checked at once
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightSet:
+    """Tensors by name, without what wrappers put before every name."""
+
+    key: str  # the entry of the file; "" when the file is the state dict
+    tensors: Mapping[str, TensorRef | OddTensor]
+    prefix: str  # what was taken off
+    left: tuple[str, ...] = ()  # names of the same entry that are not of it
+
+    @property
+    def shapes(self) -> dict[str, Shape]:
+        return {
+            name: tensor.shape if isinstance(tensor, TensorRef) else ()
+            for name, tensor in self.tensors.items()
+        }
+
+    @property
+    def original(self) -> dict[str, Shape]:
+        """Names as the file has them."""
+        return {f"{self.prefix}{name}": shape for name, shape in self.shapes.items()}
+
+    @property
+    def averaged(self) -> bool:
+        return bool(_AVERAGES.search(self.key))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """What a file of weights holds."""
+
+    opened: Opened
+    sets: tuple[WeightSet, ...]  # the first is what is taken unless told otherwise
+    metadata: Mapping[str, Any]
+    module: str | None  # class of a module that was saved whole, whose code is not here
+
+    @property
+    def path(self) -> Path:
+        return self.opened.path
+
+
+def examine(opened: Opened) -> Checkpoint:
+    """Find the sets of weights of a file of torch, TorchScript or safetensors.
+
+    Raises:
+        InputFileError: it holds no tensors by name.
+    """
+    try:
+        return _examined(opened)
+    except BadPickle as error:
+        raise containers.damaged(opened.path, error) from error
+
+
+def _examined(opened: Opened) -> Checkpoint:
+    content = opened.content
+    whole = containers.whole_module(content)
+    found: list[WeightSet] = []
+    if opened.format == "torchscript" and isinstance(content, Foreign):
+        found = [_set("", dict(_Walk().scripted(content)))]
+    else:
+        for key, mapping in _mappings(content):
+            found += _split(key, mapping)
+    sets = sorted((each for each in found if each.tensors), key=_rank)
+    if not sets and opened.format != "torchscript":
+        what = f"a {_kind(content)}" if not isinstance(content, dict) else "no tensors by name"
+        raise InputFileError(
+            f"{opened.path}: holds {what}. edgekd takes a state dict, bare or under one of: "
+            f"{', '.join(WRAPPERS)}."
+        )
+    metadata = content.get(METADATA_KEY, {}) if isinstance(content, dict) else {}
+    return Checkpoint(
+        opened=opened,
+        sets=tuple(sets),
+        metadata=metadata if isinstance(metadata, dict) else {},
+        module=whole.name if whole is not None else None,
+    )
+
+
+def chosen(checkpoint: Checkpoint, asked: str | None) -> WeightSet:
+    """The set that was asked for by (a part of) its key, or the first.
+
+    Raises:
+        UsageError: none or several are called so.
+    """
+    sets = checkpoint.sets
+    if asked is None:
+        return sets[0]
+    exact = [each for each in sets if each.key == asked]
+    near = exact or [each for each in sets if asked.lower() in each.key.lower()]
+    if not near and asked.lower() == "ema":
+        near = [each for each in sets if each.averaged]
+    if len(near) != 1:
+        names = ", ".join(each.key or "(the whole file)" for each in sets)
+        what = "no weights are" if not near else f"{len(near)} sets of weights are"
+        raise UsageError(f"{checkpoint.path}: {what} called {asked!r}. There is: {names}.")
+    return near[0]
+
+
+def _kind(content: Any) -> str:  # noqa: ANN401
+    return content.name if isinstance(content, Foreign) else type(content).__name__
+
+
+# --- finding the sets ---------------------------------------------------------------------------
+
+
+def _items(value: Any) -> dict[Any, Any] | None:  # noqa: ANN401
+    """What a value holds by name: of a dict, of a subclass of dict, of a module saved whole."""
+    if isinstance(value, dict):
+        return value
+    if isinstance(value, Foreign):
+        if isinstance(value.state, dict) and "_parameters" in value.state:
+            return dict(_Walk().module(value))
+        if value.items:
+            return value.items
+        if isinstance(value.state, dict):
+            return value.state
+    return None
+
+
+def _direct(mapping: Mapping[Any, Any]) -> dict[str, TensorRef | OddTensor]:
+    return {
+        name: value
+        for name, value in mapping.items()
+        if isinstance(name, str) and isinstance(value, TensorRef | OddTensor)
+    }
+
+
+def _mappings(content: Any) -> Iterator[tuple[str, dict[str, TensorRef | OddTensor]]]:  # noqa: ANN401
+    """Entries with tensors by name, at most two levels down ({"model": {"state_dict": ...}})."""
+    top = _items(content)
+    if top is None:
+        return
+    direct = _direct(top)
+    if direct:
+        yield "", direct
+    for key, value in top.items():
+        inner = _items(value) if isinstance(key, str) and not _BESIDE.search(key) else None
+        if inner is None or key == METADATA_KEY:
+            continue
+        direct = _direct(inner)
+        if direct:
+            yield key, direct
+            continue
+        for second, deeper in inner.items():
+            found = _items(deeper) if isinstance(second, str) else None
+            if found is not None and not _BESIDE.search(second) and (direct := _direct(found)):
+                yield f"{key}.{second}", direct
+
+
+class _Walk:
+    """Goes through modules in modules; files may nest or share them without end."""
+
+    def __init__(self) -> None:
+        self.visited = 0
+
+    def _enter(self, depth: int) -> None:
+        self.visited += 1
+        if depth > _DEEP or self.visited > _TENSORS:
+            raise BadPickle("modules in modules without end")
+
+    def module(
+        self, module: Foreign, prefix: str = "", depth: int = 0
+    ) -> Iterator[tuple[str, TensorRef | OddTensor]]:
+        """Parameters and buffers of an `nn.Module` that was pickled whole, named as its state dict's."""
+        self._enter(depth)
+        state = module.state if isinstance(module.state, dict) else {}
+        transient = _members(state.get("_non_persistent_buffers_set"))
+        for group in ("_parameters", "_buffers"):
+            for name, value in _table(state, group).items():
+                if isinstance(value, TensorRef | OddTensor) and (
+                    group == "_parameters" or name not in transient
+                ):
+                    yield f"{prefix}{name}", value
+        for name, part in _table(state, "_modules").items():
+            if isinstance(part, Foreign):
+                yield from self.module(part, f"{prefix}{name}.", depth + 1)
+
+    def scripted(
+        self, module: Foreign, prefix: str = "", depth: int = 0
+    ) -> Iterator[tuple[str, TensorRef | OddTensor]]:
+        """Tensors of a scripted module: its attributes, and those of the modules in it."""
+        self._enter(depth)
+        for name, value in (module.state if isinstance(module.state, dict) else {}).items():
+            if isinstance(value, TensorRef | OddTensor):
+                yield f"{prefix}{name}", value
+            elif isinstance(value, Foreign):
+                yield from self.scripted(value, f"{prefix}{name}.", depth + 1)
+
+
+def _table(state: dict[Any, Any], name: str) -> dict[Any, Any]:
+    found = state.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def _members(value: Any) -> list[Any]:  # noqa: ANN401
+    """Of a set, as either protocol writes it."""
+    if not isinstance(value, Foreign):
+        return []
+    given = value.args[0] if value.args and isinstance(value.args[0], list) else []
+    return [*given, *(value.appended or [])]
+
+
+def _set(key: str, tensors: Mapping[str, TensorRef | OddTensor], *, at: str = "") -> WeightSet:
+    if len(tensors) > _TENSORS:
+        raise InputFileError(
+            f"{key or 'the file'} names {len(tensors):,} tensors; no classifier does."
+        )
+    # The counter of torch.optim.swa_utils.AveragedModel is no weight.
+    tensors = {name: value for name, value in tensors.items() if name != "n_averaged"}
+    prefix = _common_prefix(tensors)
+    return WeightSet(
+        key=key,
+        tensors={name[len(prefix) :]: value for name, value in tensors.items()},
+        prefix=at + prefix,
+    )
+
+
+def _common_prefix(names: Mapping[str, Any]) -> str:
+    """What wrappers put before every name (`module.` and the like)."""
+    prefixes = {(found[0] if (found := PREFIXES.match(name)) else "") for name in names}
+    shortest = min(prefixes, key=len, default="")
+    return shortest if all(prefix.startswith(shortest) for prefix in prefixes) else ""
+
+
+def _split(key: str, tensors: dict[str, TensorRef | OddTensor]) -> list[WeightSet]:
+    """The set, and where only some of its names share a wrapper's prefix, those alone as well."""
+    whole = _set(key, tensors)
+    sets = [whole]
+    firsts: dict[str, int] = {}
+    for name in whole.tensors:
+        match = PREFIXES.match(name)
+        if match:
+            first = match[0].partition(".")[0]
+            firsts[first] = firsts.get(first, 0) + 1
+    for first, count in firsts.items():
+        if count == len(whole.tensors):
+            continue
+        under = {
+            name[len(first) + 1 :]: value
+            for name, value in whole.tensors.items()
+            if name.startswith(f"{first}.")
+        }
+        if any(len(shape) > 1 for shape in _set("", under).shapes.values()):
+            part = _set(f"{key}.{first}".strip("."), under, at=f"{whole.prefix}{first}.")
+            left = tuple(name for name in whole.tensors if not name.startswith(f"{first}."))
+            sets.append(
+                WeightSet(key=part.key, tensors=part.tensors, prefix=part.prefix, left=left)
+            )
+    return sets
+
+
+def _rank(found: WeightSet) -> tuple[bool, bool, bool, int, bool, int]:
+    """Weights before averages of them, matrices before scalars, known names before others."""
+    matrices = any(len(shape) > 1 for shape in found.shapes.values())
+    parts = found.key.split(".")
+    known = min((WRAPPERS.index(part) for part in parts if part in WRAPPERS), default=len(WRAPPERS))
+    return (not matrices, bool(found.left), found.averaged, known, bool(found.key), len(parts))
+
+
+# --- values -------------------------------------------------------------------------------------
+
+
+def check(checkpoint: Checkpoint, weights: WeightSet) -> None:
+    """Every tensor is dense, all there, and finite. One pass over the bytes, a few MiB at a time.
+
+    Raises:
+        InputFileError: naming the first that is not.
+    """
+    path = checkpoint.path
+    with path.open("rb") as stream:
+        for name, tensor in weights.tensors.items():
+            problem = _claims(checkpoint.opened, tensor)
+            if problem is not None:
+                raise InputFileError(f"{path}: {name} {problem}")
+            assert isinstance(tensor, TensorRef)  # an odd one was a problem
+            if tensor.dtype not in _FLOATS:
+                continue
+            span = checkpoint.opened.storages[tensor.storage.key]
+            count = span.length // ITEM_BYTES[tensor.dtype]
+            bad = 0
+            for start in range(*_window(tensor, count), _CHUNK):
+                stream.seek(span.start + start * ITEM_BYTES[tensor.dtype])
+                wanted = min(_CHUNK, _window(tensor, count)[1] - start)
+                bad += _not_finite(stream.read(wanted * ITEM_BYTES[tensor.dtype]), tensor.dtype)
+            if bad:
+                raise InputFileError(
+                    f"{path}: {name} has {bad:,} values that are NaN or infinite. The training diverged, or "
+                    "the file is damaged; take an earlier checkpoint."
+                )
+
+
+_FLOATS: Final = {"float64": "<f8", "float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}
+
+
+def _window(tensor: TensorRef, count: int) -> tuple[int, int]:
+    """First and last-but-one element of the storage that the tensor reaches."""
+    return tensor.offset, min(count, tensor.offset + _reach(tensor))
+
+
+def _reach(tensor: TensorRef) -> int:
+    return 1 + sum(
+        (size - 1) * step for size, step in zip(tensor.shape, tensor.stride, strict=True)
+    )
+
+
+def _not_finite(raw: bytes, dtype: str) -> int:
+    values: npt.NDArray[Any] = np.frombuffer(raw, _FLOATS[dtype])
+    if dtype == "bfloat16":  # numpy has none: all bits of the exponent are set
+        return int(np.count_nonzero((values & 0x7F80) == 0x7F80))
+    return len(values) - int(np.count_nonzero(np.isfinite(values)))
+
+
+def _claims(opened: Opened, tensor: TensorRef | OddTensor) -> str | None:
+    """What is wrong with a tensor before its values are read: a view can claim terabytes."""
+    if isinstance(tensor, OddTensor) or tensor.dtype not in ITEM_BYTES:
+        kind = tensor.kind if isinstance(tensor, OddTensor) else tensor.dtype.strip("?")
+        return f"is not a plain dense tensor ({kind}); save the float weights."
+    if math.prod(tensor.shape) == 0:
+        return f"is empty, of shape {tensor.shape}."
+    span = opened.storages.get(tensor.storage.key)
+    if span is None:
+        return f"has no values in the file (storage {tensor.storage.key[:20]!r}). Was it cut short?"
+    item = ITEM_BYTES[tensor.dtype]
+    if max(math.prod(tensor.shape), tensor.offset + _reach(tensor)) * item > span.length:
+        return (
+            f"is not a plain dense tensor: shape {tensor.shape} claims more than the {span.length:,} bytes "
+            "that are there."
+        )
+    return None
+
+
+def values(checkpoint: Checkpoint, tensor: TensorRef) -> npt.NDArray[Any]:
+    """A small tensor's values, for a look at it; bfloat16 as float32.
+
+    Raises:
+        InputFileError: it claims more than is there.
+    """
+    problem = _claims(checkpoint.opened, tensor)
+    if problem is not None:
+        raise InputFileError(f"{checkpoint.path}: a tensor {problem}")
+    raw = checkpoint.opened.raw(tensor.storage)
+    if tensor.dtype == "bfloat16":
+        flat = (np.frombuffer(raw, "<u2").astype(np.uint32) << 16).view(np.float32)
+    else:
+        kinds = {"bool": "?", "int64": "<i8", "int32": "<i4", "int16": "<i2"}
+        kind = _FLOATS.get(tensor.dtype) or kinds.get(tensor.dtype, tensor.dtype)
+        item = ITEM_BYTES[tensor.dtype]
+        flat = np.frombuffer(raw, kind, count=len(raw) // item)
+    strides = tuple(step * flat.itemsize for step in tensor.stride)
+    found: npt.NDArray[Any] = np.lib.stride_tricks.as_strided(
+        flat[tensor.offset :], tensor.shape, strides, writeable=False
+    )
+    return found

@@ -1,0 +1,125 @@
+"""What is said of a teacher: on the command line, in a TOML file beside it, inside the file."""
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import pydantic
+
+from edgekd.distill.teachers.file_formats import SUFFIXES
+from edgekd.errors import InputFileError
+from edgekd.files import read_text
+from edgekd.records import record
+
+METADATA_VERSION: Final = 1
+
+
+@record
+class TeacherOptions:
+    """What a user can say of a teacher; what a file says of itself has the same keys."""
+
+    arch: str | None = None  # NAME, timm:NAME, torchvision:NAME or path/to/file.py:factory
+    input: tuple[int, int, int] | None = None  # channels, height, width
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    classes: int | None = None
+    class_names: tuple[str, ...] | None = None
+    flip: bool | None = None  # whether a mirrored image keeps its class
+    weights: str | None = None  # which of several sets of weights in the file
+    trust_pickle: bool | None = None  # whether the file may run code; only ever from the user
+
+
+@record
+class Said:
+    """The options of all sources, and where they came from."""
+
+    options: TeacherOptions
+    origin: str  # for people: "options and teacher.toml"
+    arch_from: (
+        str | None
+    )  # "options" or the path of the TOML; what a file says of itself runs no code
+
+
+def gathered(path: Path, inside: Mapping[str, Any], options: TeacherOptions) -> Said:
+    """Merge the sources: options win over the TOML beside the file, and that over the file.
+
+    Args:
+        path: of the teacher file; `<stem>.toml` or `teacher.toml` beside it is read.
+        inside: the `edgekd` entry of the file; not trusted.
+        options: of the command line.
+
+    Raises:
+        InputFileError: a source is not what it should be.
+    """
+    sources: list[tuple[str, str, TeacherOptions]] = [("options", "options", options)]
+    beside = toml_beside(path)
+    if beside is not None:
+        sources.append((beside.name, str(beside), _from_toml(beside)))
+    if inside:
+        origin = f"the edgekd entry of {path.name}"
+        found = _validated(inside, origin=origin)
+        if found.arch is not None and ".py" in found.arch:
+            raise InputFileError(
+                f"{path}: refused. Its own metadata asks to run {found.arch!r}; only --arch or a TOML file may."
+            )
+        sources.append((origin, "inside", found))
+    merged: dict[str, Any] = {}
+    used: list[str] = []
+    arch_from = None
+    for name, where, source in sources:
+        new = {
+            key: getattr(source, key)
+            for key in source.__dataclass_fields__
+            if key not in merged and getattr(source, key) is not None
+        }
+        if where != "options" and new.pop("trust_pickle", None) is not None:
+            raise InputFileError(f"{name}: trust_pickle is for the command line alone.")
+        if "arch" in new:
+            arch_from = where
+        if new.keys() - {"trust_pickle", "weights"}:
+            used.append(name)
+        merged |= new
+    return Said(options=TeacherOptions(**merged), origin=" and ".join(used), arch_from=arch_from)
+
+
+def toml_beside(path: Path) -> Path | None:
+    """The TOML file that goes with a teacher file, if there is one.
+
+    `teacher.toml` is of any file in its folder, but not where there is a `teacher.pt` of its own.
+    """
+    own = toml_path(path)
+    if own.is_file():
+        return own
+    shared = path.with_name("teacher.toml")
+    taken = any(shared.with_suffix(suffix).exists() for suffix in SUFFIXES)
+    return shared if shared.is_file() and not taken else None
+
+
+def toml_path(path: Path) -> Path:
+    """Where the TOML file of a teacher file belongs."""
+    return path.with_suffix(".toml")
+
+
+def _from_toml(path: Path) -> TeacherOptions:
+    try:
+        content = tomllib.loads(read_text(path))
+    except tomllib.TOMLDecodeError as error:
+        raise InputFileError(f"{path}: not valid TOML ({error}).") from error
+    return _validated(content, origin=str(path))
+
+
+def _validated(content: Mapping[str, Any], *, origin: str) -> TeacherOptions:
+    plain = dict(content)
+    version = plain.pop("schema_version", METADATA_VERSION)
+    if version != METADATA_VERSION:
+        raise InputFileError(
+            f"{origin}: schema_version {version!r}; this edgekd reads {METADATA_VERSION}."
+        )
+    try:
+        return pydantic.TypeAdapter(TeacherOptions).validate_python(plain)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        known = ", ".join(set(TeacherOptions.__dataclass_fields__) - {"trust_pickle"})
+        raise InputFileError(f"{origin}: {where}: {first['msg']}. Known keys: {known}.") from error

@@ -1,0 +1,215 @@
+"""What a run will cost, from a few timed steps on throw-away state."""
+
+import os
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from edgekd.distill.recipes.config import Recipe
+from edgekd.distill.synthesis.image_pool import entry_of
+from edgekd.distill.training.distiller import Distillation
+
+TIMED_STUDENT_STEPS: Final = 4
+# Pixels times steps: above this a whole batch is minutes on a CPU; a part of one is timed and multiplied.
+WHOLE_WORK: Final = 128 * 10 * 64 * 64
+TIMED_INNER_STEPS: Final = 2
+MEASURED_PIXELS: Final = 224  # a side from which nothing was ever measured
+# Student steps of the CIFAR-10 benchmark on two cores (benchmarks/results/cifar10.csv).
+USUAL_STEPS: Final = 10_800
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """Medians of very few steps: good for planning a coffee, not for a benchmark."""
+
+    image_batch_s: float  # 0 where images are not made
+    student_step_s: float
+    round_s: float
+    steps: int  # of the student, in the whole run
+    images: int
+    duration_s: float
+    usual_s: float  # for as many steps as the CIFAR-10 benchmark made
+    memory_bytes: int  # of the process, with the pool full
+    scaled: bool  # from a part of a batch
+
+    def __str__(self) -> str:
+        made = (
+            f"{self.images:,} images at {self.image_batch_s:.1f} s a batch"
+            if self.image_batch_s
+            else f"{self.images:,} images made ahead"
+        )
+        return (
+            f"about {spoken(self.duration_s)}: {self.steps:,} student steps of {self.student_step_s * 1e3:.0f} ms, "
+            f"{made}; about {self.memory_bytes / 2**20:,.0f} MiB of memory"
+        )
+
+    @property
+    def fits(self) -> bool:
+        """Whether this machine has the memory free, as far as it says."""
+        free = available_bytes()
+        return free is None or self.memory_bytes <= free + _resident_bytes()
+
+
+def spoken(seconds: float) -> str:
+    """A length of time to plan with."""
+    if seconds >= 3 * 3600:
+        return f"{seconds / 3600:,.0f} h"
+    if seconds >= 3600:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
+
+
+def forecast(fresh: Callable[[Recipe], Distillation], recipe: Recipe, *, pixels: int) -> Forecast:
+    """Time one batch of images, or a part of it, and a few student steps.
+
+    Args:
+        fresh: makes a run of the same set-up with a recipe; it is used up.
+        recipe: of the real run.
+        pixels: of an image, height times width.
+    """
+    timed = _timed(recipe, pixels)
+    half_bytes = _of_half(fresh, timed) if timed is not recipe else 0
+    scratch = fresh(timed)
+    budget = scratch.budget
+    share = _work(recipe) / _work(timed)
+    image_batch_s = 0.0
+    started = time.perf_counter()
+    _images(scratch)
+    if scratch.ahead is None:
+        scratch.place.wait()
+        image_batch_s = (time.perf_counter() - started) * share
+    scratch.prepare()
+    scratch.student.train()
+    seconds = []
+    for _ in range(TIMED_STUDENT_STEPS):
+        started = time.perf_counter()
+        scratch.student_step()
+        scratch.place.wait()
+        seconds.append(time.perf_counter() - started)
+    # The first compiles and allocates.
+    student_step_s = sorted(seconds)[len(seconds) // 2] * (
+        recipe.learning.batch / timed.learning.batch
+    )
+    round_s = image_batch_s + recipe.learning.steps * student_step_s
+    first_s = (recipe.first_batches - 1) * image_batch_s
+    if budget.steps is not None:
+        steps = budget.steps
+        duration_s = _of_steps(steps, recipe, image_batch_s, student_step_s)
+    else:
+        assert budget.minutes is not None
+        duration_s = 60 * budget.minutes
+        rounds = max(1.0, (duration_s - first_s) / round_s)
+        steps = round(rounds * recipe.learning.steps)
+    batches = steps / recipe.learning.steps + recipe.first_batches
+    # What half a batch did not need yet is what the other half needs.
+    part = timed.source.batch
+    grown = (_peak_bytes(scratch) - half_bytes) / (part / 2) * (recipe.source.batch - part)
+    return Forecast(
+        image_batch_s=image_batch_s,
+        student_step_s=student_step_s,
+        round_s=round_s,
+        steps=steps,
+        images=len(scratch.pool)
+        if scratch.ahead is not None
+        else _images_made(recipe, steps, batches),
+        duration_s=duration_s,
+        usual_s=_of_steps(USUAL_STEPS, recipe, image_batch_s, student_step_s),
+        memory_bytes=_memory_bytes(scratch, recipe, round(grown)),
+        scaled=timed is not recipe,
+    )
+
+
+def _images_made(recipe: Recipe, steps: int, batches: float) -> int:
+    """Images of a whole run: a source that flows makes those of every step of the student."""
+    if recipe.source.flows:
+        return round(steps * recipe.learning.batch * (1 - recipe.memory.share))
+    return round(batches) * recipe.source.batch
+
+
+def _work(recipe: Recipe) -> int:
+    return recipe.source.batch * recipe.source.steps
+
+
+def _images(scratch: Distillation) -> None:
+    """What a round makes of images, once."""
+    if scratch.ahead is None and not scratch.recipe.source.flows:
+        made = scratch.production.invert(generator=scratch.generator)
+        scratch.pool.add(entry_of(made))
+    else:
+        scratch.production.round(0.0, generator=scratch.generator)
+
+
+def _sized(recipe: Recipe, batch: int, steps: int) -> Recipe:
+    """The recipe with batches that are a part of its own."""
+    return replace(
+        recipe,
+        source=replace(recipe.source, batch=batch, steps=steps),
+        learning=replace(recipe.learning, batch=max(4, min(batch, recipe.learning.batch))),
+        memory=replace(recipe.memory, entry=min(recipe.memory.entry, batch), batches=1),
+    )
+
+
+def _timed(recipe: Recipe, pixels: int) -> Recipe:
+    """The recipe, or one with fewer steps and images that shows what it costs."""
+    inversion = _work(recipe) * pixels
+    student = recipe.learning.batch * TIMED_STUDENT_STEPS * pixels
+    if max(inversion, student) <= WHOLE_WORK:
+        return recipe
+    steps = min(recipe.source.steps, TIMED_INNER_STEPS)
+    largest = max(recipe.source.batch * steps, recipe.learning.batch * TIMED_STUDENT_STEPS)
+    share = min(1.0, WHOLE_WORK / 4 / (largest * pixels))
+    return _sized(recipe, max(4, round(recipe.source.batch * share)), steps)
+
+
+def _of_half(fresh: Callable[[Recipe], Distillation], timed: Recipe) -> int:
+    """The most that was held after half of the part of a batch; libraries have come in by then."""
+    scratch = fresh(_sized(timed, timed.source.batch // 2, timed.source.steps))
+    _images(scratch)
+    scratch.student.train()
+    scratch.student_step()
+    scratch.place.wait()
+    return _peak_bytes(scratch)
+
+
+def _of_steps(steps: int, recipe: Recipe, image_batch_s: float, student_step_s: float) -> float:
+    batches = steps / recipe.learning.steps + recipe.first_batches - 1
+    return batches * image_batch_s + steps * student_step_s
+
+
+def _peak_bytes(scratch: Distillation) -> int:
+    """The most that the process, or the device, has held so far."""
+    if scratch.place.device.type == "cuda":
+        return torch.cuda.max_memory_allocated(scratch.place.device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _resident_bytes() -> int:
+    with Path("/proc/self/statm").open(encoding="ascii") as stream:
+        return int(stream.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def available_bytes() -> int | None:
+    """Memory that this machine could still give, without swapping; None where it does not say."""
+    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+def _memory_bytes(scratch: Distillation, recipe: Recipe, grown: int) -> int:
+    """Resident memory of this process and of the device, with whole batches and the pool full."""
+    device = scratch.place.device
+    pool = scratch.pool.images[:1, :1].numel() * recipe.memory.batches * recipe.memory.entry
+    if scratch.ahead is not None:
+        pool = scratch.pool.images.numel()
+    if device.type == "cuda":
+        return _resident_bytes() + torch.cuda.max_memory_allocated(device) + max(0, grown) + pool
+    if scratch.recipe is recipe:
+        # Zeroed pages of the pool are not resident until images are written to them.
+        return _resident_bytes() + pool
+    return _peak_bytes(scratch) + max(0, grown) + pool

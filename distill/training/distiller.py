@@ -1,0 +1,516 @@
+"""The one loop: images are made against the student, and the student learns from them.
+
+A round is one batch of images, or one step of a generator, and `learning.steps` steps of the student.
+The loop is a generator of events; between two of them the whole state can be saved, and a loop that
+starts from a saved state goes on exactly as the one that was saved.
+
+Of several ranks each takes its share of every batch and keeps the images that it made; gradients are
+averaged at every step and running statistics at every round, so that the weights are the same on all.
+
+N images, C channels, H x W pixels, K classes.
+"""
+
+import copy
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgekd.distill import losses as objectives
+from edgekd.distill.compute.compiled_forward import Pass, compiled
+from edgekd.distill.compute.device import Place
+from edgekd.distill.compute.distributed import ALONE
+from edgekd.distill.data.real_images import RealImages
+from edgekd.distill.data.synthetic_set import Ahead
+from edgekd.distill.models import architectures, networks
+from edgekd.distill.models.batch_norm import batch_norms, reestimate
+from edgekd.distill.recipes.config import Learning, Recipe, for_ranks
+from edgekd.distill.recipes.schedule import RunBudget, ema_decay, learning_rate
+from edgekd.distill.synthesis.image_pool import ImagePool, to_float
+from edgekd.distill.synthesis.synthesizer import Production
+from edgekd.distill.teachers.loader import Teacher
+from edgekd.distill.training.checkpoint import OWN
+from edgekd.distill.training.snapshots import Snapshots
+from edgekd.distill.training.student_batches import Lessons, answered
+from edgekd.records import Architecture, HistoryPoint
+
+logger = logging.getLogger(__name__)
+
+AGREEMENT_EVERY = 0.02  # of the budget
+REESTIMATION_BATCHES = 64
+AT_ONCE = 256  # images, in one pass that measures
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """The end of a round."""
+
+    point: HistoryPoint
+    progress: float
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watched:
+    """Labelled images that are looked at while a run goes on. They select nothing."""
+
+    images: Tensor  # (N, C, H, W) normalised
+    labels: Tensor  # (N,)
+
+
+class Distillation:
+    """A run: everything that must survive a checkpoint, and the loop over it."""
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        student: Architecture,
+        recipe: Recipe,
+        *,
+        budget: RunBudget,
+        seed: int,
+        place: Place,
+        ahead: Ahead | None = None,
+        real: RealImages | None = None,
+        embeddings: Tensor | None = None,
+        watched: Watched | None = None,
+        compiles: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Set up a fresh run; nothing is computed yet.
+
+        Args:
+            teacher: loaded; it is copied to the device and never changed.
+            student: what to train.
+            recipe: as it is used for this teacher (see `recipes.for_teacher`). Its batches are those of
+                all ranks together.
+            budget: what may be spent.
+            seed: of every draw.
+            place: where to compute.
+            ahead: images that were made before; none are made then.
+            real: condensed or few real images, to learn from and to come close to.
+            embeddings: (K, E) of the classes, for a recipe with a noisy layer.
+            watched: looked at along the way, for the history alone.
+            compiles: whether the passes of the student's steps are compiled; not, where they cannot be.
+            clock: seconds, never stepping back.
+
+        Raises:
+            UsageError: the ranks cannot share a batch evenly.
+        """
+        self.teacher = teacher
+        self.recipe = recipe = for_ranks(recipe, place.ranks)
+        self.ahead = ahead
+        self.budget = budget
+        self.seed = seed
+        self.place = place
+        self.clock = clock
+        self.watched = watched
+        device = place.device
+        first = torch.Generator().manual_seed(seed)
+        self.generator = torch.Generator(device).manual_seed(place.team.seed(seed + 1))
+        self.teacher_module = copy.deepcopy(teacher.module).to(device, memory_format=place.layout)  # type: ignore[call-overload]
+        with torch.random.fork_rng(devices=[]):  # what a library draws beside weights of layers
+            torch.manual_seed(seed)  # noqa: TID251  # libraries take no generator
+            self.student = architectures.build(student)
+        networks.initialise(self.student, generator=first)
+        self.student.to(device, memory_format=place.layout)  # type: ignore[call-overload]
+        self.average = copy.deepcopy(self.student).eval().requires_grad_(False)
+        self.optimizer = _optimizer(self.student, recipe.learning)
+        if real is not None:
+            real = answered(real, self.teacher_module, place)
+        self.warnings: list[str] = []
+        self.step = 0
+        self.production = Production(
+            teacher,
+            self.teacher_module,
+            self.student,
+            recipe,
+            seed=seed,
+            place=place,
+            first=first,
+            ahead=ahead,
+            real=real,
+            embeddings=embeddings,
+            say=self._warn,
+        )
+        self.lessons = Lessons(
+            recipe,
+            self.production,
+            self.teacher_module,
+            flip=teacher.flip,
+            real=real,
+            place=place,
+            generator=self.generator,
+        )
+        self.snapshots = Snapshots(teacher.info.classes)
+        self.updates = 0
+        self.elapsed_s = 0.0
+        self.images_s = 0.0  # of it, spent on making images
+        self.rate_factor = 1.0
+        self.measured_at = 0.0
+        self.history: list[HistoryPoint] = []
+        self.decided: tuple[int, Tensor] | None = None  # the teacher's, of held-out images
+        self.compiles = compiles
+        self.answers: Pass = self.student
+        self.targets: Pass = self.teacher_module
+
+    # --- state ---------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        return self.place.device
+
+    @property
+    def pool(self) -> ImagePool:
+        return self.production.pool
+
+    @property
+    def held_out(self) -> ImagePool:
+        return self.production.held_out
+
+    @property
+    def nbytes(self) -> int:
+        """Of all images, or of what makes them again."""
+        return self.production.nbytes + self.lessons.nbytes
+
+    def pools(self) -> tuple[tuple[str, ImagePool], ...]:
+        """The pools by the names of their shards; every rank reads images made ahead by itself."""
+        if self.ahead is not None and not self.place.leads:
+            return ()
+        return (("pool", self.pool), ("held_out", self.held_out))
+
+    def state_dict(self) -> dict[str, Any]:
+        """All but the images of the pools, which are saved as shards.
+
+        What each rank has of its own is beside it under `OWN`, where there are several.
+        """
+        own = {
+            "generator": self.generator.get_state(),
+            "production": self.production.own_state(),
+        }
+        return {
+            **({} if self.place.team.alone else {OWN: own}),
+            "student": self.student.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "production": self.production.state_dict(),
+            "generator": self.generator.get_state(),
+            "snapshots": self.snapshots.state_dict(),
+            **{name: getattr(self, name) for name in _COUNTERS},
+            "warnings": list(self.warnings),
+            "history": [dict(vars(point)) for point in self.history],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore all but the images of the pools, which are to be added by the caller."""
+        self.student.load_state_dict(state["student"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.production.load_state_dict(state["production"])
+        self.generator.set_state(state["generator"].cpu())
+        for name in _COUNTERS:
+            setattr(self, name, state[name])
+        self.warnings[:] = state["warnings"]
+        self.history = [HistoryPoint(**point) for point in state["history"]]
+        if OWN in state:
+            self.generator.set_state(state[OWN]["generator"].cpu())
+            self.production.load_own_state(state[OWN]["production"])
+        self.snapshots.load_state_dict(
+            state.get("snapshots"), progress=self.progress, made=self.pool.made
+        )
+
+    # --- the loop ------------------------------------------------------------------------------
+
+    @property
+    def progress(self) -> float:
+        return self.budget.progress(step=self.step, elapsed_s=self.elapsed_s)
+
+    def events(self) -> Iterator[Event]:
+        """Run until the budget is spent, one event a round.
+
+        Raises:
+            CollapseError: images or student collapsed and did not recover.
+        """
+        said = len(self.warnings)
+        if self.compiles:
+            self._compile()
+        self.prepare()
+        while self.progress < 1.0:
+            started = self.clock()
+            losses = self.production.round(self.progress, generator=self.generator)
+            self.place.wait()
+            self.images_s += self.clock() - started
+            losses |= self._train_student(started)
+            self.elapsed_s += self.place.team.told(self.clock() - started)
+            event = self._event(losses, said)
+            said = len(self.warnings)
+            yield event
+
+    def prepare(self) -> None:
+        """Draw the gallery of structured noise, where the recipe has one; its time counts."""
+        if not self.recipe.learning.structured:
+            return
+        started = self.clock()
+        self._draw_gallery()
+        self.images_s += self.clock() - started
+        self.elapsed_s += self.place.team.told(self.clock() - started)
+
+    def _draw_gallery(self) -> None:
+        seed = self.place.team.seed(self.seed + 4)
+        self.lessons.prepare(seed=seed, steps=self.budget.steps)
+
+    def _compile(self) -> None:
+        """Compile the passes of a step; the time that it takes is not the budget's."""
+        shape = (self.recipe.learning.batch, *self.teacher.info.input.shape)
+        example = torch.zeros(shape, device=self.device).to(memory_format=self.place.layout)
+        buffers = {name: each.clone() for name, each in self.student.named_buffers()}
+        self.answers = compiled(self.student.train(), example, place=self.place, say=self._warn)
+        self.student.load_state_dict(buffers, strict=False)  # the trial moved its statistics
+        with torch.no_grad():
+            self.targets = compiled(self.teacher_module, example, place=self.place, say=self._warn)
+
+    def _event(self, losses: dict[str, float], said: int) -> Event:
+        progress = self.progress
+        self.snapshots.look(self.pool, progress=progress, step=self.step)
+        found: dict[str, float | None] = {"agreement": None}
+        if progress - self.measured_at >= AGREEMENT_EVERY or progress >= 1.0 or not self.history:
+            found = {
+                "agreement": self.agreement(self.average),
+                "raw_agreement": self.agreement(self.student),
+            }
+            if self.watched is not None:
+                found["accuracy"] = self.accuracy(self.average)
+                found["raw_accuracy"] = self.accuracy(self.student)
+            self.measured_at = progress
+        point = HistoryPoint(
+            step=self.step,
+            images=self.production.made,
+            elapsed_s=round(self.elapsed_s, 3),
+            losses=losses,
+            **found,
+        )
+        if point.agreement is not None:
+            self.history.append(point)
+        return Event(point=point, progress=progress, warnings=tuple(self.warnings[said:]))
+
+    def _warn(self, text: str) -> None:
+        self.warnings.append(f"step {self.step}: {text}")
+
+    def _train_student(self, started: float) -> dict[str, float]:
+        self.student.train()
+        kept = {name: tensor.clone() for name, tensor in self.average.state_dict().items()}
+        total = torch.zeros((), device=self.place.device)
+        steps = self.recipe.learning.steps
+        if self.budget.steps is not None:
+            steps = min(steps, self.budget.steps - self.step)
+        for done in range(steps):
+            progress = self._progress_now(started)
+            rate = self.rate_factor * learning_rate(self.recipe.learning.rate, progress)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            loss = self.student_step(progress)
+            self.step += 1
+            self._average(self._progress_now(started) - progress)
+            total += loss.detach()
+            if self.budget.minutes is not None and progress >= 1.0:
+                steps = done + 1
+                break
+        self._share_statistics()
+        mean = float(self.place.team.mean(total)) / steps
+        # The last step can break the weights after a loss that was still finite.
+        finite = self.place.team.all(math.isfinite(mean) and _all_finite(self.average))
+        verdict = self.production.monitors.student(finite=finite)
+        if verdict.action == "restore student":
+            self._restore_student(kept)
+        self.production.act(verdict)
+        return {"kd": mean}
+
+    @torch.no_grad()
+    def _share_statistics(self) -> None:
+        """Running statistics of each rank's batches to those of all.
+
+        Once a round: a student in evaluation mode is asked only after this.
+        """
+        if self.place.team.alone:
+            return
+        found: list[Tensor] = []
+        for network in (self.student, self.average, *self.production.networks()):
+            for layer in batch_norms(network).values():
+                assert layer.running_mean is not None
+                assert layer.running_var is not None
+                found += [layer.running_mean, layer.running_var]
+        self.place.team.average(found)
+
+    def gather(self) -> None:
+        """Part with the other ranks: rank 0 has all images then, and goes on alone."""
+        self.production.gather()
+        self.place.team.disband()
+        self.place = replace(self.place, team=ALONE)
+        self.decided = None  # there are more held-out images now
+
+    def _progress_now(self, started: float) -> float:
+        spent = self.elapsed_s + self.clock() - started
+        if self.budget.minutes is not None:
+            spent = self.place.team.told(spent)
+        return self.budget.progress(step=self.step, elapsed_s=spent)
+
+    def student_step(self, progress: float = 1.0) -> Tensor:
+        """One step on a batch of images; its loss."""
+        learning = self.recipe.learning
+        teacher, new, remembered = self.lessons.batch(progress)
+        self.optimizer.zero_grad()
+        if learning.inner_rate and len(remembered):
+            loss = self._retaining(teacher, new, remembered)
+        else:
+            loss = self._loss(teacher, torch.cat([new, remembered]) if len(remembered) else new)
+        self.place.backward(loss)
+        self.place.team.average_gradients(self.student.parameters())
+        self.optimizer.step()
+        return loss
+
+    def _loss(self, teacher: nn.Module, images: Tensor) -> Tensor:
+        asked = self.targets if teacher is self.teacher_module else teacher
+        with self.place.autocast():
+            with torch.no_grad():
+                targets = asked(images)
+            answers = self.answers(images)
+        return self._kd(answers, targets)
+
+    def _retaining(self, teacher: nn.Module, new: Tensor, remembered: Tensor) -> Tensor:
+        """Loss on new images plus that on remembered ones after a step on the new (LRA).
+
+        Patel et al., CVPR 2023 ("Learning to Retain while Acquiring"), eq. 5: the gradient goes through
+        the inner step, so that a step which would forget is avoided before it is made.
+        """
+        acquired = self._loss(teacher, new)
+        names, parameters = zip(*self.student.named_parameters(), strict=True)
+        gradients = self.place.team.means(
+            torch.autograd.grad(acquired, parameters, create_graph=True)
+        )
+        # The inner rate is a share of the outer one, which the schedule sets.
+        rate = self.recipe.learning.inner_rate * self.optimizer.param_groups[0]["lr"]
+        moved = {
+            name: part - rate * slope
+            for name, part, slope in zip(names, parameters, gradients, strict=True)
+        }
+        with self.place.autocast():
+            with torch.no_grad():
+                targets = teacher(remembered)
+            answers = torch.func.functional_call(self.student, moved, (remembered,))
+        return acquired + self._kd(answers, targets)
+
+    def _kd(self, answers: Tensor, targets: Tensor) -> Tensor:
+        learning = self.recipe.learning
+        if learning.kd == "logit_distance":
+            return objectives.logit_distance(answers, targets)
+        if learning.kd == "standardized":
+            return objectives.standardized_soft_targets(
+                answers, targets, temperature=learning.temperature
+            )
+        return objectives.soft_targets(answers, targets, temperature=learning.temperature)
+
+    def _average(self, advance: float) -> None:
+        self.updates += 1
+        decay = ema_decay(advance, span=self.recipe.learning.ema_span, updates=self.updates)
+        networks.follow(self.average, self.student, decay=decay)
+
+    def _restore_student(self, average: dict[str, Tensor]) -> None:
+        """Back to the average as it was before the round, which has not seen the broken weights."""
+        self.rate_factor /= 2
+        self.average.load_state_dict(average)
+        self.student.load_state_dict(average)
+        self.optimizer = _optimizer(self.student, self.recipe.learning)
+
+    # --- what comes out -------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def agreement(self, student: nn.Module) -> float:
+        """Share of the held-out synthetic images on which student and teacher decide the same."""
+        images = self._held_out_images()
+        if self.decided is None or self.decided[0] != self.held_out.made:
+            # Of images that stay the same the teacher need not be asked again.
+            self.decided = self.held_out.made, self._decisions(self.lessons.asked(), images)
+        with _evaluating(student):
+            same = self._decisions(student, images) == self.decided[1]
+        return float(self.place.team.mean(same.double().mean().cpu()))
+
+    def _held_out_images(self) -> Tensor:  # -> (N, C, H, W) uint8
+        kept = min(self.held_out.made, self.held_out.capacity)
+        return self.held_out.images[:kept].flatten(0, 1)
+
+    def _decisions(self, network: nn.Module, images: Tensor) -> Tensor:  # (N, C, H, W) -> (N,)
+        decided = []
+        for part in torch.split(images, AT_ONCE):
+            with self.place.autocast():
+                decided.append(network(self.lessons.normalised(to_float(part))).argmax(1))
+        return torch.cat(decided)
+
+    @torch.no_grad()
+    def accuracy(self, student: nn.Module) -> float:
+        """Share of the watched images that a student decides as their labels say."""
+        assert self.watched is not None
+        right = 0
+        with _evaluating(student):
+            for images, labels in zip(
+                torch.split(self.watched.images, AT_ONCE),
+                torch.split(self.watched.labels, AT_ONCE),
+                strict=True,
+            ):
+                with self.place.autocast():
+                    decided = student(images.to(self.device)).argmax(1)
+                right += int((decided == labels.to(self.device)).sum())
+        return right / len(self.watched.labels)
+
+    def deliver(self) -> nn.Module:
+        """The averaged student with batch-norm statistics of the best images; on the CPU, evaluation mode."""
+        self._draw_gallery()  # where a finished run was taken up again
+        student = copy.deepcopy(self.average)
+        if self.ahead is None:
+            batches = self.pool.best_batches(min(REESTIMATION_BATCHES, max(1, self.pool.made // 2)))
+        else:
+            size = min(self.recipe.source.batch, len(self.pool))
+            whole = self.pool.images[: len(self.pool) // size * size, 0]
+            batches = list(torch.split(whole, size)[:REESTIMATION_BATCHES])
+        with self.place.autocast():
+            # As in training: the weights have never met the bare images, and statistics of
+            # those cost 1 to 8 points (docs/log.md).
+            reestimate(student, map(self.lessons.as_learned, batches))
+        # Plain strides: the exporter would otherwise write the layout of this machine.
+        return student.eval().cpu().to(memory_format=torch.contiguous_format)
+
+
+_COUNTERS = ("step", "updates", "elapsed_s", "images_s", "rate_factor", "measured_at")
+
+
+@contextmanager
+def _evaluating(student: nn.Module) -> Iterator[None]:
+    was_training = student.training
+    student.eval()
+    try:
+        yield
+    finally:
+        student.train(was_training)
+
+
+def _all_finite(module: nn.Module) -> bool:
+    return all(bool(torch.isfinite(part).all()) for part in module.state_dict().values())
+
+
+def _optimizer(student: nn.Module, learning: Learning) -> torch.optim.Optimizer:
+    if learning.optimizer == "adam":
+        return torch.optim.Adam(
+            student.parameters(), lr=learning.rate, weight_decay=learning.weight_decay
+        )
+    return torch.optim.SGD(
+        student.parameters(),
+        lr=learning.rate,
+        momentum=0.9,
+        nesterov=True,
+        weight_decay=learning.weight_decay,
+    )

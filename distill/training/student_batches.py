@@ -1,0 +1,209 @@
+"""What a student's step learns from: fresh, remembered and real images, augmented.
+
+N images, C channels, H x W pixels.
+"""
+
+from dataclasses import replace
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from edgekd.distill.compute.device import Place
+from edgekd.distill.data import augment
+from edgekd.distill.data.real_images import RealImages
+from edgekd.distill.recipes.config import Recipe
+from edgekd.distill.synthesis.adversarial import Noise, batch_statistics_teacher
+from edgekd.distill.synthesis.image_pool import to_float
+from edgekd.distill.synthesis.structured_noise import Gallery
+from edgekd.distill.synthesis.synthesizer import Production
+
+AT_ONCE: Final = 256  # images, in one pass of the teacher
+
+
+class Lessons:
+    """Draws the batches of a run, all from one generator."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        production: Production,
+        teacher: nn.Module,
+        *,
+        flip: bool,
+        real: RealImages | None,
+        place: Place,
+        generator: torch.Generator,
+    ) -> None:
+        """Nothing is drawn yet.
+
+        Args:
+            recipe: as it is used.
+            production: where images come from.
+            teacher: on the device.
+            flip: whether mirrored images keep their class.
+            real: condensed or few real images, `answered`.
+            place: where to compute.
+            generator: of all draws; its state is the caller's to keep.
+        """
+        self.recipe = recipe
+        self.production = production
+        self.teacher = teacher
+        self.flip = flip
+        self.real = real
+        self.place = place
+        self.generator = generator
+        noisy = recipe.source.kind == "noise" or recipe.learning.noise_start > 0
+        self.noise = Noise(production.teacher.info.input, device=place.device) if noisy else None
+        self.noise_teacher = batch_statistics_teacher(teacher) if noisy else None
+        self.gallery: Gallery | None = None
+
+    def prepare(self, *, seed: int, steps: int | None) -> None:
+        """Draw what is drawn once: the same for the same seed and steps, so that no checkpoint holds it.
+
+        Args:
+            seed: of the run.
+            steps: of the student, in all; None: the clock decides.
+        """
+        if not self.recipe.learning.structured or self.gallery is not None:
+            return
+        info, learning = self.production.teacher.info, self.recipe.learning
+        with self.place.autocast():
+            self.gallery = Gallery(
+                self.teacher,
+                info.input,
+                info.classes,
+                macs=max(1, info.macs),
+                shown=None
+                if steps is None
+                else round(steps * learning.batch * learning.structured),
+                normalised=self.normalised,
+                generator=torch.Generator(self.place.device).manual_seed(seed),
+            )
+
+    @property
+    def nbytes(self) -> int:
+        """Of what is kept beside the pool."""
+        return 0 if self.gallery is None else self.gallery.nbytes
+
+    def asked(self) -> nn.Module:
+        """The teacher whose answers count in the end: to a recipe of noise, one that normalises by it."""
+        if self.recipe.source.kind == "noise":
+            assert self.noise_teacher is not None
+            return self.noise_teacher
+        return self.teacher
+
+    def batch(self, progress: float) -> tuple[nn.Module, Tensor, Tensor]:
+        """The teacher to ask, new images and remembered ones, normalised (N, C, H, W); these may be none."""
+        recipe, draw = self.recipe, self.generator
+        learning = recipe.learning
+        count = learning.batch
+        if self.noise is not None and (
+            recipe.source.kind == "noise" or progress < learning.noise_start
+        ):
+            assert self.noise_teacher is not None
+            images = self.normalised(self.noise.fresh(count, generator=draw))
+            return self.noise_teacher, images, images[:0]
+        remembered = torch.empty(0, device=self.place.device)
+        parts: list[Tensor] = []
+        shown: list[Tensor] = []  # as it is: a mixture of two drawings is neither
+        if self.real is not None and learning.real:
+            wanted = max(1, round(learning.real * count))
+            parts.append(self._blended(self._real(wanted), self._made(wanted)))
+            count -= wanted
+        if self.gallery is not None:
+            drawn = self.gallery.sample(round(learning.structured * count), generator=draw)
+            shown.append(self.augmented(drawn))
+            count -= len(drawn)
+        if recipe.source.flows and self.production.ahead is None:
+            old = round(recipe.memory.share * count)
+            if old and len(self.production.pool):
+                remembered = self.augmented(self.production.remembered(old, generator=draw))
+            count -= len(remembered)
+        if count:
+            parts.append(self._made(count))
+        if parts:
+            shown.append(self._mixed(torch.cat(parts) if len(parts) > 1 else parts[0]))
+        return self.teacher, torch.cat(shown) if len(shown) > 1 else shown[0], remembered
+
+    def augmented(self, images: Tensor) -> Tensor:
+        """Images (N, C, H, W) as bytes or of 0..1, moved and normalised."""
+        moved = self._moved(images)  # bytes are moved faster than floats
+        return self.normalised(to_float(moved) if moved.dtype == torch.uint8 else moved)
+
+    def as_learned(self, images: Tensor) -> Tensor:
+        """Images (N, C, H, W) of the pool as training shows them: beside real ones, mixed, among structured noise."""
+        learning = self.recipe.learning
+        real = learning.real if self.real is not None else 0.0
+        structured = learning.structured if self.gallery is not None else 0.0
+        made = max(
+            1.0 - real - structured, 1 / learning.batch
+        )  # share of the images that are given
+        parts = [self.augmented(images)]
+        if real:
+            few = self._real(max(1, round(len(images) * real / made)))
+            partners = torch.randint(
+                len(images), (len(few),), generator=self.generator, device=images.device
+            )
+            parts.append(self._blended(few, parts[0][partners]))
+        shown = self._mixed(torch.cat(parts) if len(parts) > 1 else parts[0])
+        if self.gallery is None or not structured or structured >= 1:
+            return shown
+        beside = self.gallery.sample(
+            round(len(images) * structured / made), generator=self.generator
+        )
+        return torch.cat([self.augmented(beside), shown])
+
+    def normalised(self, images: Tensor) -> Tensor:  # 0..1 -> float32, (N, C, H, W)
+        # A copy always: with one channel either layout counts as the other, and is not changed.
+        return self.production.judge.normalised(images).clone(memory_format=self.place.layout)
+
+    def _mixed(self, images: Tensor) -> Tensor:
+        """Mixed with each other, in as many batches as the recipe says."""
+        share, draw = self.recipe.learning.mix, self.generator
+        if not share:
+            return images
+        lot = float(torch.rand((), generator=draw, device=draw.device))
+        return augment.mix(images, generator=draw) if lot < share else images
+
+    def _real(self, count: int) -> Tensor:
+        """Condensed or real images (count, C, H, W), normalised and moved."""
+        assert self.real is not None
+        images = self.real.images
+        chosen = torch.randint(
+            len(images), (count,), generator=self.generator, device=images.device
+        )
+        return self._moved(images[chosen])
+
+    def _blended(self, few: Tensor, made: Tensor) -> Tensor:
+        """Few images each laid over one that was made, both (N, C, H, W), at any ratio.
+
+        Shown as they are, a hundred images that are seen hundreds of times are learned by heart by whatever tells them
+        from made ones, and that decides on all real images afterwards (docs/log.md).
+        """
+        draw = self.generator
+        share = torch.rand(len(few), 1, 1, 1, generator=draw, device=draw.device)
+        return share * few + (1 - share) * made
+
+    def _made(self, count: int) -> Tensor:
+        """New images (count, C, H, W), moved and normalised."""
+        if self.recipe.source.flows and self.production.ahead is None:
+            return self.augmented(self.production.fresh(count, generator=self.generator))
+        return self.augmented(self.production.pool.sample(count, generator=self.generator))
+
+    def _moved(self, images: Tensor) -> Tensor:
+        share = self.recipe.learning.shift
+        images = augment.shift(images, share=share, generator=self.generator)
+        if self.flip and share:
+            images = augment.flip(images, generator=self.generator)
+        return images
+
+
+@torch.no_grad()
+def answered(real: RealImages, teacher: nn.Module, place: Place) -> RealImages:
+    """On the device, and with what the teacher decides where nobody said what they show."""
+    images = real.images.to(place.device).contiguous(memory_format=place.layout)
+    labels = real.labels
+    if labels is None:
+        labels = torch.cat([teacher(part).argmax(1) for part in torch.split(images, AT_ONCE)])
+    return replace(real, images=images, labels=labels.to(place.device))

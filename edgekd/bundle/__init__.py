@@ -1,0 +1,1 @@
+"""What a firmware build takes, and what proves it."""

@@ -1,0 +1,104 @@
+"""The model card and the notes on licences of a bundle: Markdown from its records."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from edgekd.bench.format import brief, place
+from edgekd.bundle.sbom import ARCHITECTURE_LICENCES
+from edgekd.records.manifest import Manifest, Report
+from edgekd.templating import rendered
+
+UNKNOWN: Final = "not known to edgekd: ask whoever made it"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Link:
+    """One step of the chain of digests."""
+
+    what: str
+    file: str
+    digest: str
+    made_from: str
+
+
+def chain(manifest: Manifest, report: Report) -> tuple[Link, ...]:
+    """From the teacher's file to the engines that were measured."""
+    teacher, student = manifest.teacher, manifest.student
+    links = [
+        Link(what="teacher, file", file=teacher.file, digest=teacher.file_digest, made_from=""),
+        Link(
+            what="teacher, weights",
+            file=teacher.file,
+            digest=teacher.state_digest,
+            made_from=teacher.file_digest,
+        ),
+    ]
+    links += [
+        Link(what="data", file=name, digest=digest, made_from="")
+        for name, digest in sorted(manifest.data_used.digests.items())
+    ]
+    links.append(
+        Link(
+            what="student",
+            file=student.checkpoint,
+            digest=student.digest,
+            made_from=student.teacher_digest,
+        )
+    )
+    if manifest.calibration is not None:
+        images = manifest.calibration
+        links.append(
+            Link(
+                what="calibration images",
+                file=images.file,
+                digest=images.digest,
+                made_from=images.teacher_digest,
+            )
+        )
+    links += [
+        Link(
+            what=f"ONNX, {model.precision}",
+            file=model.path,
+            digest=model.digest,
+            made_from=model.made_from,
+        )
+        for model in manifest.models
+    ]
+    links += [
+        Link(
+            what=f"engine, {found.engine.precision}, TensorRT {found.engine.tensorrt}",
+            file=found.engine.path,
+            digest=found.engine.digest,
+            made_from=found.engine.made_from,
+        )
+        for found in report.measurements
+        if found.engine is not None
+    ]
+    return tuple(links)
+
+
+def model_card(manifest: Manifest, report: Report) -> str:
+    """What the model is, what it was made of, what was measured of it, and what is doubtful."""
+    return rendered(
+        "model_card.md",
+        manifest=manifest,
+        report=report,
+        shape="x".join(map(str, manifest.input.shape)),
+        chain=chain(manifest, report),
+        measured=[(brief(found), place(found)) for found in report.measurements],
+        doubts=[
+            f"{found.subject}: {doubt.message}"
+            for found in report.measurements
+            for doubt in found.doubts
+        ],
+    )
+
+
+def licences(manifest: Manifest) -> str:
+    """Under what the parts of a bundle stand, as far as that is known."""
+    return rendered(
+        "licenses.md",
+        manifest=manifest,
+        unknown=UNKNOWN,
+        student_code=ARCHITECTURE_LICENCES.get(manifest.student.architecture.source, UNKNOWN),
+    )

@@ -1,0 +1,3 @@
+"""The command line."""
+
+from edgekd.cli.app import main as main

@@ -1,0 +1,54 @@
+"""A bundle in words."""
+
+from edgekd.bench.format import report as bench_text
+from edgekd.distill.training import stability
+from edgekd.gate.gates import of_budget
+from edgekd.gate.reporters import verdict
+from edgekd.records import printable
+from edgekd.records.manifest import Manifest, Report
+
+
+def description(manifest: Manifest, report: Report) -> str:
+    """What a bundle says of itself, for a terminal."""
+    teacher, student = manifest.teacher, manifest.student
+    lines = [
+        f"made with  {manifest.made_with}",
+        f"target     {manifest.target.id}: {manifest.target.title}",
+        f"teacher    {teacher.file}: {teacher.architecture}, {teacher.parameters:,} parameters",
+        f"student    {student.architecture}: {student.parameters:,} parameters, {student.macs / 1e6:,.1f} M MACs",
+        f"input      {'x'.join(map(str, manifest.input.shape))}, mean {_numbers(manifest.input.mean)}, "
+        f"std {_numbers(manifest.input.std)} of 0..1 pixels, {manifest.input.colour_order}",
+        f"data used  {manifest.data_used.statement}",
+        f"quality    {manifest.quality}",
+    ]
+    lines += [
+        f"           {'passed' if gate.passed else 'FAILED'}: {gate.reason}"
+        for gate in manifest.quality_gates
+    ]
+    budget = of_budget(report.gates)
+    if budget:
+        passed = all(result.passed for result in budget)
+        lines.append(f"budget     {'passed' if passed else 'failed'}")
+        lines += [f"           {verdict(result)}" for result in budget]
+    if report.bench_failed is not None:
+        lines.append(f"bench      the board was not measured: {printable(report.bench_failed)}")
+    lines += [f"steady     {line}" for line in stability.spoken(report.history)]
+    for model in manifest.models:
+        lines.append(
+            f"model      {model.path}: {model.precision}, opset {model.opset}, {model.size_bytes:,} bytes"
+        )
+    lines += [f"left out   {name}: {reason}" for name, reason in manifest.without.items()]
+    lines += [f"warning    {warning}" for warning in manifest.warnings]
+    lines.append(f"content    {manifest.content_digest}")
+    if report.evaluation is not None:
+        lines.append(f"evaluated  on {report.evaluation.data}, {report.evaluation.images:,} images")
+        lines += [
+            f"           {result.model:8} {result.accuracy:7.2%} right, {result.agreement_with_teacher:7.2%} as the teacher"
+            for result in report.evaluation.results
+        ]
+    lines += ["", *(bench_text(found) for found in report.measurements)]
+    return "\n".join(lines)
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return ", ".join(f"{value:g}" for value in values)

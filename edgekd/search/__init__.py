@@ -1,0 +1,1 @@
+"""`edgekd search`: the best student that a budget allows."""

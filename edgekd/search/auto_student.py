@@ -1,0 +1,139 @@
+"""Whether a student is worth its size on the board, and keeps the budget: `--student auto`."""
+
+import copy
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from edgekd.bench.estimator.estimate import estimate_latency, fit_for
+from edgekd.bench.estimator.graph_cost import network_of
+from edgekd.bench.format import format_quantity
+from edgekd.bench.transport.fleet import Device
+from edgekd.distill.models import architectures
+from edgekd.distill.teachers.loader import Teacher
+from edgekd.errors import IncompatibleError, InputFileError
+from edgekd.export.torch_to_onnx import fp32_model
+from edgekd.progress import Display, SilentDisplay
+from edgekd.records import (
+    Architecture,
+    Budget,
+    Estimate,
+    InputSpec,
+    Precision,
+    Target,
+    TeacherInfo,
+)
+from edgekd.search.candidates import (
+    COSTS,
+    Candidate,
+    Costing,
+    costed,
+)
+from edgekd.search.summary import row
+from edgekd.workflows.distill import Pixels
+
+PRECISION: Precision = "fp16"
+
+
+def slower_than(
+    teacher: Teacher, target: Target, display: Display
+) -> Callable[[Architecture], bool]:
+    """What tells whether a student is estimated to be slower on the target than its teacher.
+
+    At a quarter of the size a network can still be slower on a GPU, which waits for each of its layers; a student
+    like that is no student. Where no estimate is possible nothing is slower, and it is said.
+    """
+    try:
+        fit_for(target, PRECISION)
+        limit = _estimated(copy.deepcopy(teacher.module).cpu(), teacher.info.input, target)
+    except (IncompatibleError, InputFileError) as error:
+        display.say(f"         the student is chosen by its size alone: {error}")
+        return lambda _: False
+
+    def slower(student: Architecture) -> bool:
+        module = architectures.build(student).eval()
+        try:
+            found = _estimated(module, teacher.info.input, target)
+        except (IncompatibleError, InputFileError) as error:
+            display.say(f"         {student.name} is judged by its size alone: {error}")
+            return False
+        display.say(
+            f"         estimated for {target.board.name}, {PRECISION.upper()}, not measured: {student.name} "
+            f"{_shown(found)}, teacher {_shown(limit)}"
+        )
+        return found.value > limit.value
+
+    return slower
+
+
+def _estimated(module: nn.Module, spec: InputSpec, target: Target) -> Estimate:
+    with torch.random.fork_rng(devices=[]):
+        model = fp32_model(module, spec=spec, software=target.software)
+    return estimate_latency(network_of(model, origin="the network"), target, PRECISION)
+
+
+def _shown(found: Estimate) -> str:
+    low, high = (format_quantity(each, "s") for each in found.interval)
+    return f"about {format_quantity(found.value, 's')} ({low} to {high})"
+
+
+def over_budget(
+    budget: Budget,
+    target: Target,
+    teacher: TeacherInfo,
+    display: Display,
+    *,
+    device: Device | None,
+    passed_over: list[Candidate],
+) -> Callable[[Architecture], bool]:
+    """What tells whether a student would cost more than a budget allows.
+
+    By what is measured on the board, where there is one, and by the size of its file, of the model that the budget is held
+    against at the end; what cannot be known yet is held against it then.
+
+    Args:
+        budget: its absolute limits of costs.
+        target: the board.
+        teacher: whose student it would be.
+        display: what happens is said there.
+        device: the board itself; None: it is not at hand.
+        passed_over: is given those that cost too much.
+    """
+    absolute = {
+        metric: limit
+        for metric, limit in budget.limits.items()
+        if metric in COSTS and limit.degradation is None
+    }
+    if not absolute:
+        return lambda _: False
+    precision = budget.precision or ("int8" if target.software.int8 else None)
+    costing = Costing(
+        target=target,
+        budget=replace(budget, limits=absolute, precision=precision),
+        device=device,
+        allowed=frozenset(COSTS),
+        estimates=False,
+        images=_noise(teacher),
+    )
+
+    def over(student: Architecture) -> bool:
+        with tempfile.TemporaryDirectory(prefix="edgekd-") as folder:
+            (found,) = costed([student], teacher, costing, Path(folder), SilentDisplay())
+        if found.over:
+            display.say(f"         {row(found)}")
+            passed_over.append(found)
+        return bool(found.over)
+
+    return over
+
+
+def _noise(teacher: TeacherInfo) -> Pixels:
+    """Enough to export INT8 with: what it decides is of no matter, what it costs is."""
+    spec = teacher.input
+    shape = (64, spec.height, spec.width, spec.channels)
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)

@@ -1,0 +1,403 @@
+"""The best student that a budget allows: candidates, costs, successive halving, a front, a choice.
+
+Objective: the highest agreement with the teacher within the budget, on held-out synthetic images that no candidate
+learned from; of candidates that are not more than one image apart, the faster.
+"""
+
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+from edgekd import __version__
+from edgekd.bench.transport.fleet import Device
+from edgekd.distill.data.synthetic_set import ImageSet
+from edgekd.distill.recipes.schedule import RunBudget
+from edgekd.distill.training.checkpoint import RunFolder
+from edgekd.errors import (
+    CollapseError,
+    InputFileError,
+    OverBudgetError,
+    QualityError,
+    UsageError,
+)
+from edgekd.files import (
+    check_writable,
+    new_folder,
+    read_text,
+    write_atomically,
+)
+from edgekd.gate.budget_file import NAMES
+from edgekd.interrupts import caught
+from edgekd.progress import Display, SilentDisplay, duration
+from edgekd.records import (
+    Architecture,
+    Budget,
+    Metric,
+    Target,
+    TeacherInfo,
+    from_json,
+    record,
+    to_json,
+)
+from edgekd.search.candidates import (
+    COSTS,
+    SHOWN,
+    Candidate,
+    Costing,
+    costed,
+    is_here,
+    limit_of,
+    listed,
+    unknown,
+)
+from edgekd.search.successive_halving import (
+    Here,
+    Pool,
+    Run,
+    halved,
+    rungs,
+)
+from edgekd.search.summary import (
+    choose,
+    explained,
+    nearest,
+    row,
+)
+from edgekd.workflows.distill import plan
+from edgekd.workflows.run_setup import DistilOptions, image_set, teacher_said
+from edgekd.workflows.synthesize import SynthesisOptions, synthesized
+
+SCHEMA: Final = "search"
+FILE: Final = "search.json"
+STUDENT: Final = "student"
+IMAGES: Final = "images"
+STATE: Final = "state.json"
+COUNT: Final = 2560  # images of the shared set
+LEAST_STEPS, MOST_STEPS = 90, 20_000  # of a run in the last rung
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions:
+    """What `edgekd search` is told."""
+
+    distil: DistilOptions  # of every run; its budget is not looked at
+    target: Target
+    budget: Budget
+    names: tuple[str, ...]
+    minutes: float | None  # in all; None: `steps` says it
+    steps: int | None  # of a run in the last rung
+    count: int = COUNT
+    device: Device | None = None
+    allowed: frozenset[Metric] = frozenset()
+    pool: Pool = field(default_factory=Here)
+
+
+@record
+class Search:
+    """`search.json`, and what `edgekd search --json` prints."""
+
+    made_with: str
+    target: str
+    budget: Budget
+    teacher_digest: str
+    images_digest: str
+    candidates: tuple[Candidate, ...]
+    runs: tuple[Run, ...]
+    front: tuple[str, ...]  # that no other beats in agreement and in every cost
+    chosen: str
+    reason: str
+
+
+@record
+class _State:
+    """What a search that goes on must not decide anew."""
+
+    steps: int | None
+    candidates: tuple[Candidate, ...]
+
+
+def search(options: SearchOptions, display: Display) -> Search:
+    """Find the student, and write it with the record of the search.
+
+    Raises:
+        UsageError: the budget limits what cannot be known here.
+        OverBudgetError: no candidate keeps the budget's costs.
+        CollapseError: no candidate became a student.
+        EdgekdError: of the stages.
+    """
+    begin = time.monotonic()
+    distil, out = options.distil, options.distil.out
+    check_writable(out, force=distil.force)
+    _require_judgeable(options)
+    teacher = teacher_said(distil.teacher, distil.said, seed=distil.seed, display=display).info
+    wanted = listed(options.names, teacher)
+    brought = None if distil.images is None else image_set(distil.images, teacher)
+    folder = out.with_name(f"{out.name}.search")
+    if distil.restart:
+        shutil.rmtree(folder, ignore_errors=True)
+    identity = _identity(options, teacher, wanted, brought)
+    with caught(), RunFolder.opened(folder, identity, restart=False):
+        result = _searched(options, teacher, wanted, brought, folder, begin, display)
+    shutil.rmtree(folder)
+    display.say(
+        f"search   {duration(time.monotonic() - begin)} in all: {out}/{FILE}, {out}/search.png"
+    )
+    display.say(f"next     edgekd export {out}/{STUDENT} --target {options.target.asked}")
+    return result
+
+
+def _require_judgeable(options: SearchOptions) -> None:
+    """Raise where the budget limits what a search cannot hold anything against.
+
+    Raises:
+        UsageError: it does.
+    """
+    measured = options.device is not None or is_here(options.target)
+    for metric, limit in options.budget.limits.items():
+        if metric == "accuracy":
+            raise UsageError(
+                "accuracy: a search sees no labelled images. Leave it to the gate: --budget of `edgekd compress --eval`."
+            )
+        if metric == "agreement" and limit.of == "baseline":
+            raise UsageError("agreement: a search takes it absolute, or relative to the teacher.")
+        if metric in COSTS:
+            limit_of(metric, options.budget)
+            if metric != "size" and not measured and metric not in options.allowed:
+                raise UsageError(unknown(metric))
+
+
+def _identity(
+    options: SearchOptions,
+    teacher: TeacherInfo,
+    wanted: Sequence[Architecture],
+    brought: ImageSet | None,
+) -> dict[str, Any]:
+    """What decides the result; a search goes on only as the same one."""
+    distil = options.distil
+    return {
+        "edgekd": __version__,
+        "teacher": teacher.state_digest,
+        "input": asdict(teacher.input),
+        "candidates": [str(each) for each in wanted],
+        "target": options.target.id,
+        "budget": {name: asdict(limit) for name, limit in options.budget.limits.items()},
+        "precision": options.budget.precision,
+        "allowed": sorted(options.allowed),
+        "board": None if options.device is None else options.device.url,
+        "minutes": options.minutes,
+        "steps": options.steps,
+        "seed": distil.seed,
+        "recipe": distil.recipe,
+        "images": options.count if brought is None else brought.record.digest,
+    }
+
+
+def _searched(
+    options: SearchOptions,
+    teacher: TeacherInfo,
+    wanted: Sequence[Architecture],
+    brought: ImageSet | None,
+    folder: Path,
+    begin: float,
+    display: Display,
+) -> Search:
+    """From images to what is written."""
+    out = options.distil.out
+    images = options.distil.images or _images(options, folder, display)
+    found = brought or image_set(images, teacher)
+    state = _read_state(folder / STATE)
+    if state is None:
+        costing = Costing(
+            target=options.target,
+            budget=options.budget,
+            device=options.device,
+            allowed=options.allowed,
+            images=found.images,
+        )
+        state = _State(
+            steps=None,
+            candidates=tuple(costed(wanted, teacher, costing, folder / "costs", display)),
+        )
+    else:
+        display.say("search   goes on with what it costed before")
+    candidates = state.candidates
+    kept = [each for each in candidates if not each.over]
+    for each in candidates:
+        display.say(f"         {row(each)}")
+    if not kept:
+        raise OverBudgetError(nearest(candidates))
+    distil = replace(options.distil, images=images.absolute(), command=())
+    distil = replace(distil, teacher=distil.teacher.absolute())  # for workers that stand elsewhere
+    if state.steps is None:
+        left_s = None
+        if options.minutes is not None:
+            left_s = 60 * options.minutes - (time.monotonic() - begin)
+        state = replace(state, steps=options.steps or _steps(kept, distil, left_s))
+        write_atomically(folder / STATE, to_json(state))
+    assert state.steps is not None
+    runs = _runs(kept, distil, folder.absolute(), state.steps, options, display)
+    last = [run for run in runs if run.rung == runs[-1].rung and run.lost is None]
+    if not last:
+        raise CollapseError(
+            f"no candidate became a student: {next(run.lost for run in runs if run.lost)}"
+        )
+    choice = choose(last, {each.name: each for each in kept})
+    chosen = choice.run
+    result = Search(
+        made_with=f"edgekd {__version__}",
+        target=options.target.id,
+        budget=options.budget,
+        teacher_digest=teacher.state_digest,
+        images_digest=found.record.digest,
+        candidates=candidates,
+        runs=tuple(runs),
+        front=_front(runs, kept),
+        chosen=chosen.name,
+        reason=explained(choice, candidates, options.budget),
+    )
+    from edgekd.search.plot import picture  # matplotlib
+
+    with new_folder(out, force=options.distil.force) as temporary:
+        shutil.copytree(folder / chosen.folder, temporary / STUDENT)
+        if options.distil.images is None:
+            shutil.copytree(images, temporary / IMAGES)
+        (temporary / FILE).write_text(to_json(result, schema=SCHEMA), encoding="utf-8")
+        (temporary / "search.png").write_bytes(picture(result))
+    return result
+
+
+def _images(options: SearchOptions, folder: Path, display: Display) -> Path:
+    """The set that all candidates share, made now unless it stands."""
+    images = folder / IMAGES
+    if not images.is_dir():
+        distil = options.distil
+        display.say(f"images   {options.count:,}, which all candidates share")
+        synthesized(
+            SynthesisOptions(
+                teacher=distil.teacher,
+                said=distil.said,
+                count=options.count,
+                recipe=distil.recipe,
+                seed=distil.seed,
+                device=distil.device,
+                threads=distil.threads,
+                out=images,
+                extend=False,
+                force=False,
+                restart=False,
+            ),
+            SilentDisplay(),
+        )
+    return images
+
+
+def _read_state(path: Path) -> _State | None:
+    if not path.is_file():
+        return None
+    return from_json(_State, read_text(path), origin=str(path))
+
+
+def _steps(kept: Sequence[Candidate], options: DistilOptions, left_s: float | None) -> int:
+    """Of a run in the last rung, so that all runs fit into the time that is left."""
+    assert left_s is not None  # either minutes or steps
+    ordered = sorted(kept, key=lambda each: each.macs)
+    probed = {ordered[0].name, ordered[len(ordered) // 2].name, ordered[-1].name}
+    step_s = [
+        plan(
+            replace(options, student=name, budget=RunBudget(steps=100)), SilentDisplay()
+        ).student_step_s
+        for name in sorted(probed)
+    ]
+    mean_s = sum(step_s) / len(step_s)
+    share = sum(rung.candidates * rung.steps for rung in rungs(len(kept), MOST_STEPS)) / MOST_STEPS
+    # A tenth for what is between the steps: loading, measuring, delivering.
+    steps = int(0.9 * max(0.0, left_s) / (share * mean_s))
+    if steps < LEAST_STEPS:
+        raise UsageError(
+            f"{duration(max(0.0, left_s))} are left, and {len(kept)} candidates want {duration(LEAST_STEPS * share * mean_s)} "
+            "at least. Give more --minutes, fewer --candidate, or --images that are made already."
+        )
+    return min(MOST_STEPS, steps)
+
+
+def _runs(
+    kept: Sequence[Candidate],
+    distil: DistilOptions,
+    folder: Path,
+    steps: int,
+    options: SearchOptions,
+    display: Display,
+) -> list[Run]:
+    shape = ", then ".join(
+        f"{each.candidates} for {each.steps:,} steps" for each in rungs(len(kept), steps)
+    )
+    display.say(f"search   {shape}")
+
+    def told(run: Run) -> None:
+        if run.lost is not None:
+            display.warn(f"{run.name} is given up: {run.lost}")
+            return
+        display.say(f"         {run.name}: {run.agreement:.1%} after {run.steps:,} steps")
+
+    runs: list[Run] = []
+    names = [each.name for each in kept]
+    for done in halved(names, distil, folder, steps=steps, pool=options.pool, told=told):
+        runs += done
+    return runs
+
+
+def _front(runs: Sequence[Run], kept: Sequence[Candidate]) -> tuple[str, ...]:
+    """Names that no other beats in agreement and in every known cost; agreement is of each one's last run."""
+    agreement = {run.name: run.agreement for run in runs if run.lost is None}  # later rungs win
+    points = {
+        each.name: (-agreement[each.name], *_costs_of(each, kept))
+        for each in kept
+        if each.name in agreement
+    }
+    return tuple(
+        name
+        for name, point in points.items()
+        if not any(_beats(other, point) for other in points.values())
+    )
+
+
+def _costs_of(candidate: Candidate, kept: Sequence[Candidate]) -> list[float]:
+    known = [metric for metric in SHOWN if all(metric in each.costs for each in kept)]
+    return [candidate.costs[metric].value for metric in known] or [float(candidate.macs)]
+
+
+def _beats(one: Sequence[float], other: Sequence[float]) -> bool:
+    return all(a <= b for a, b in zip(one, other, strict=True)) and tuple(one) != tuple(other)
+
+
+def require_agreement(found: Search, out: Path) -> None:
+    """Raise where the chosen student does not agree as the budget asks.
+
+    Raises:
+        QualityError: it does not.
+    """
+    limit = found.budget.limits.get("agreement")
+    if limit is None:
+        return
+    chosen = next(run for run in reversed(found.runs) if run.name == found.chosen)
+    least = max(limit.value or 0.0, 1 - limit.degradation if limit.degradation is not None else 0.0)
+    if chosen.agreement < least:
+        raise QualityError(
+            f"the best within the budget agrees on {chosen.agreement:.2%} ({chosen.name}), and {NAMES['agreement']} asks "
+            f"for {least:.2%}. It is in {out}. More --minutes or --count helps, or a wider limit of what it costs."
+        )
+
+
+def read(path: Path) -> Search:
+    """The record of a search.
+
+    Raises:
+        InputFileError: it is none.
+    """
+    file = path / FILE if path.is_dir() else path
+    if not file.is_file():
+        raise InputFileError(f"{path}: no {FILE}.")
+    return from_json(Search, read_text(file), origin=str(file), schema=SCHEMA)

@@ -1,0 +1,426 @@
+"""Measure models on this machine or on boards: `edgekd bench`."""
+
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal
+
+from pydantic import ValidationError
+
+from edgekd.bench import offline_kit as kit
+from edgekd.bench import runner as measuring
+from edgekd.bench.config import BenchConfig
+from edgekd.bench.engine_builder import EngineOptions, build_on
+from edgekd.bench.protocol.requests import Runtime
+from edgekd.bench.protocol.responses import ProbeAnswer
+from edgekd.bench.runner import Subject
+from edgekd.bench.transport.agent_access import Access, LocalAccess
+from edgekd.bench.transport.fleet import Device
+from edgekd.bench.transport.ssh import SshAccess
+from edgekd.bench.transport.ssh_address import read_address
+from edgekd.bundle import bundle
+from edgekd.bundle import golden_vectors as golden
+from edgekd.errors import EdgekdError, InputFileError, UsageError
+from edgekd.export.model_metadata import inputs_of, precision_of
+from edgekd.files import new_folder
+from edgekd.progress import Display
+from edgekd.records import (
+    Measured,
+    Measurements,
+    OnnxModel,
+    Precision,
+    Setup,
+    Target,
+    record,
+)
+from edgekd.targets import board_detection as matching
+from edgekd.targets.catalogue import load_target
+from edgekd.workflows.calibration_data import existing
+
+ENGINE: Final = ".engine"
+# Options whose names say their unit otherwise than the fields of `BenchConfig`.
+_OPTIONS: Final = {
+    "warmup_min_s": "warmup-seconds",
+    "energy_window_s": "energy-seconds",
+    "energy_idle_s": "energy-idle-seconds",
+}
+STRONG_SINCE: Final = (10, 12)  # of TensorRT
+
+
+@record
+class Probed:
+    """A machine."""
+
+    device: str
+    setup: Setup
+    is_target: bool | None  # None: no target was named
+
+
+@record
+class Probes:
+    """What `edgekd bench probe --json` prints."""
+
+    probes: tuple[Probed, ...]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One model to measure, with what else is known of it."""
+
+    file: Path
+    precision: Precision
+    described: OnnxModel | None = None  # from a bundle
+    vectors: Mapping[Precision, Path] = field(default_factory=dict)
+
+
+def wanted(paths: Sequence[Path]) -> tuple[Wanted, ...]:
+    """ONNX files, engines, and every model of a bundle.
+
+    Raises:
+        InputFileError: one is none of these, or is named twice.
+        IntegrityError: a file of a bundle is another one than was sealed.
+    """
+    found = [each for path in paths for each in _of(path)]
+    names = [each.file.name for each in found]
+    twice = {name for name in names if names.count(name) > 1}
+    if len({each.file.resolve() for each in found}) < len(found):
+        raise InputFileError(f"{min(twice)} is given twice. Name each model once.")
+    return tuple(found)
+
+
+def _of(path: Path) -> Iterator[Wanted]:
+    if path.is_dir():
+        manifest = bundle.read_manifest(path)
+        vectors = {name: path / file for name, file in manifest.golden.vectors.items()}
+        for model in manifest.models:
+            yield Wanted(path / model.path, model.precision, model, vectors)
+    elif path.suffix == ENGINE:
+        yield Wanted(existing(path), "fp16")
+    else:
+        yield Wanted(existing(path), precision_of(path))
+
+
+def bench(
+    paths: Sequence[Path],
+    *,
+    display: Display,
+    config: BenchConfig = measuring.DEFAULT,
+    target: Target | None = None,
+    devices: Sequence[Device] = (),
+) -> Measured:
+    """Measure models here, or on boards; several boards at once.
+
+    Args:
+        paths: ONNX files, engines, bundles.
+        display: what happens is said there.
+        config: how long and how often.
+        target: the board that the models are for; figures taken elsewhere are marked.
+        devices: boards; none: this machine.
+
+    Raises:
+        EdgekdError: of the only device. Of several, the failed ones are in the result.
+    """
+    return bench_models(
+        wanted(paths), display=display, config=config, target=target, devices=devices
+    )
+
+
+def bench_models(
+    models: Sequence[Wanted],
+    *,
+    display: Display,
+    config: BenchConfig = measuring.DEFAULT,
+    target: Target | None = None,
+    devices: Sequence[Device] = (),
+) -> Measured:
+    """As `bench`, of models that are known already."""
+    measuring.check([model.file for model in models], config)
+    if not devices:
+        return Measured(measurements=_here(models, display, config, target))
+    if len(devices) == 1:
+        return Measured(measurements=_there(devices[0], models, display, config, target))
+    return _everywhere(devices, models, display, config, target)
+
+
+def _everywhere(
+    devices: Sequence[Device],
+    models: Sequence[Wanted],
+    display: Display,
+    config: BenchConfig,
+    target: Target | None,
+) -> Measured:
+    """All boards at once.
+
+    In threads that do not keep the program alive: when it is interrupted, pipes close, and the boards clean up.
+    """
+    taken: list[tuple[Measurements, ...] | BaseException | None] = [None] * len(devices)
+
+    def bench_one(number: int) -> None:
+        try:
+            taken[number] = _there(devices[number], models, display, config, target)
+        except BaseException as error:
+            taken[number] = error
+
+    threads = [
+        threading.Thread(target=bench_one, args=(number,), daemon=True)
+        for number in range(len(devices))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    failed: dict[str, str] = {}
+    found: list[Measurements] = []
+    for device, each in zip(devices, taken, strict=True):
+        if isinstance(each, EdgekdError):
+            failed[device.name] = str(each)
+        elif isinstance(each, BaseException):
+            raise each
+        else:
+            found.extend(each or ())
+    return Measured(measurements=tuple(found), failed=failed)
+
+
+def _here(
+    models: Sequence[Wanted], display: Display, config: BenchConfig, target: Target | None
+) -> tuple[Measurements, ...]:
+    return _measured(LocalAccess(), models, display, config, target, name="this machine")
+
+
+def _there(
+    device: Device,
+    models: Sequence[Wanted],
+    display: Display,
+    config: BenchConfig,
+    target: Target | None,
+) -> tuple[Measurements, ...]:
+    with _contact(device) as access:
+        taken = _measured(
+            access, models, display, config, device.target or target, name=device.name
+        )
+        sent = ", ".join(f"{name} ({size:,} bytes)" for name, size in access.sent)
+        display.say(
+            f"{device.name}: sent {sent}" if sent else f"{device.name}: all files were there"
+        )
+    return taken
+
+
+def _measured(
+    access: Access,
+    models: Sequence[Wanted],
+    display: Display,
+    config: BenchConfig,
+    target: Target | None,
+    *,
+    name: str,
+) -> tuple[Measurements, ...]:
+    def progress(text: str) -> None:
+        display.say(f"bench    {name}: {text}")
+
+    probe = measuring.probed(access, config)
+    if _builds(config, probe) and any(model.file.suffix != ENGINE for model in models):
+        # Before minutes are spent on a build.
+        measuring.runtime_for(probe, config, engines=True)
+    with ExitStack() as stack:
+        subjects = [
+            _subject(access, model, probe, config, display, stack, name) for model in models
+        ]
+        return measuring.measure(
+            subjects,
+            is_target=lambda found: target is not None and is_board(found, target),
+            access=access,
+            config=config,
+            probe=probe,
+            progress=progress,
+        )
+
+
+def _subject(
+    access: Access,
+    model: Wanted,
+    probe: ProbeAnswer,
+    config: BenchConfig,
+    display: Display,
+    stack: ExitStack,
+    name: str,
+) -> Subject:
+    """A model as it is run there: on a board with TensorRT, as an engine."""
+    if model.file.suffix == ENGINE:
+        path = access.place(model.file)
+        return Subject(model.file, model.precision, model.file.name, engine_path=path)
+    if not _builds(config, probe):
+        return Subject(model.file, model.precision, model.file.name)
+    inputs = inputs_of(model.file)
+    if config.batch != 1 and any(isinstance(size, str) for each in inputs for size in each.shape):
+        raise UsageError(
+            f"--batch {config.batch}: the engine of {model.file.name} is built for one image a call. Export the model "
+            "with that batch, or give --runtime onnxruntime."
+        )
+    precision, typing = _engine_of(model.precision, probe, config)
+    vectors = model.vectors.get(precision)
+    if vectors is None:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        vectors = golden.write_of_noise(folder, model.file, precision)
+    display.say(f"engine   {name}: {precision.upper()} of {model.file.name}")
+    engine, path = build_on(
+        access,
+        model.file,
+        inputs,
+        vectors,
+        precision=precision,
+        typing=typing,
+        fp32_nodes=() if model.described is None else model.described.fp32_nodes,
+        options=EngineOptions(
+            tool="trtexec" if config.runtime == "trtexec" else "auto",
+            root=config.root,
+            proc=config.proc,
+        ),
+        progress=lambda told: display.say(
+            f"         {name}: {told.phase}: {told.step} of {told.of}"
+        ),
+    )
+    return Subject(model.file, precision, f"{model.file.name} as {precision.upper()}", engine, path)
+
+
+def _builds(config: BenchConfig, probe: ProbeAnswer) -> bool:
+    """Whether ONNX files become engines there: when that is asked for, and on a Jetson that has TensorRT."""
+    jetson = probe.l4t is not None and (probe.tensorrt or probe.trtexec) is not None
+    return config.runtime in {"tensorrt", "trtexec"} or (config.runtime == "auto" and jetson)
+
+
+def _engine_of(
+    held: Precision, probe: ProbeAnswer, config: BenchConfig
+) -> tuple[Precision, Literal["weak", "strong"]]:
+    """Of what precision an engine is, and whether types are in the graph: since TensorRT 10.12 they are."""
+    said = probe.tensorrt or probe.trtexec or ""
+    version = tuple(int(part) for part in said.split(".")[:2] if part.isdigit())
+    if version >= STRONG_SINCE:
+        return held, "strong"
+    if held == "fp32":
+        return config.engine_precision, "weak"
+    return held, "weak"
+
+
+def probes(devices: Sequence[Device], *, target: Target | None) -> Probes:
+    """What machines are and have; without boards, this one.
+
+    Raises:
+        DeviceError: one cannot be reached.
+    """
+    found: list[tuple[str, ProbeAnswer]] = []
+    if not devices:
+        found.append(("this machine", measuring.probed(LocalAccess())))
+    for device in devices:
+        with _contact(device) as access:
+            found.append((device.name, measuring.probed(access)))
+    return Probes(
+        probes=tuple(
+            Probed(
+                device=name,
+                setup=measuring.setup_of(each),
+                is_target=None if target is None else is_board(each, target),
+            )
+            for name, each in found
+        )
+    )
+
+
+def write_offline_kit(
+    paths: Sequence[Path],
+    folder: Path,
+    *,
+    config: BenchConfig,
+    target: Target | None,
+    force: bool,
+) -> None:
+    """A folder to carry to a board by hand.
+
+    Raises:
+        InputFileError: a model is not usable.
+        UsageError: a board that builds engines was asked for: it cannot be asked from here what it builds.
+        OutputError: the folder exists, or cannot be written.
+    """
+    models = wanted(paths)
+    measuring.check([model.file for model in models], config)
+    engines = {model.file.suffix == ENGINE for model in models}
+    if len(engines) > 1:
+        raise UsageError(
+            "A kit measures ONNX files by ONNX Runtime or engines by TensorRT, not both. Write two."
+        )
+    runtime: Runtime = "tensorrt" if engines == {True} else "onnxruntime"
+    if config.runtime not in {"auto", runtime, *(["trtexec"] if engines == {True} else [])}:
+        raise UsageError(
+            f"--runtime {config.runtime} does not fit a kit of {'engines' if engines == {True} else 'ONNX files'}. "
+            "Build an engine on the board, and name it here."
+        )
+    if config.runtime == "trtexec":
+        runtime = "trtexec"
+    measuring.check_asked(runtime, config)
+    subjects = [Subject(model.file, model.precision, model.file.name) for model in models]
+    with new_folder(folder, force=force) as fresh:
+        kit.write_kit(
+            fresh,
+            subjects,
+            config,
+            runtime=runtime,
+            target=None if target is None else target.asked,
+        )
+
+
+def take_in(result: Path, folder: Path) -> Measured:
+    """What an offline kit measured.
+
+    Raises:
+        InputFileError: no result, or no kit.
+        IntegrityError: the result is of another kit, or the kit was changed.
+        DeviceError: an answer is missing, or is nonsense.
+    """
+    asked = kit.read_kit(folder)
+    access = kit.KitAccess(folder, asked, result)
+    target = None if asked.target is None else load_target(asked.target)
+    subjects = [Subject(folder / model.file, model.precision, model.name) for model in asked.models]
+    inputs = None if asked.config.inputs is None else folder / asked.config.inputs
+    config = BenchConfig(**{**vars(asked.config), "inputs": inputs, "runtime": asked.runtime})
+    return Measured(
+        measurements=measuring.measure(
+            subjects,
+            is_target=lambda found: target is not None and is_board(found, target),
+            access=access,
+            config=config,
+        )
+    )
+
+
+def config_of(**values: object) -> BenchConfig:
+    """A configuration of options.
+
+    Raises:
+        UsageError: one makes no sense.
+    """
+    try:
+        return BenchConfig(**values)  # type: ignore[arg-type]  # it is checked there
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = str(first["loc"][0])
+        name = _OPTIONS.get(field, field.replace("_", "-"))
+        raise UsageError(f"--{name}: {first['msg']}.") from error
+
+
+def _contact(device: Device) -> SshAccess:
+    return SshAccess(read_address(device.url), python=device.python, options=device.ssh_options)
+
+
+def clean(device: Device) -> None:
+    """Remove all that edgekd keeps on a board."""
+    with _contact(device) as access:
+        access.clear()
+
+
+def is_board(found: ProbeAnswer, target: Target) -> bool:
+    """Whether a machine is a target's board; one that is made up is none."""
+    return not found.emulated and matching.is_board(
+        target.board, parts=found.compatible, model=found.board, architecture=found.architecture
+    )

@@ -1,0 +1,172 @@
+"""What an INT8 file is calibrated and judged on: synthetic images, and what their teacher says of them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from edgekd.bundle import bundle
+from edgekd.distill.data import synthetic_set as imagesets
+from edgekd.distill.data.labelled import normalised
+from edgekd.distill.teachers.loader import Teacher
+from edgekd.errors import InputFileError, IntegrityError
+from edgekd.files import digest_of, read_text
+from edgekd.records import (
+    InputSpec,
+    Student,
+    SyntheticSet,
+    from_json,
+)
+from edgekd.workflows.distill import (
+    ANSWERS_FILE,
+    CALIBRATION_FILE,
+    CALIBRATION_IMAGES,
+    HELD_OUT_FILE,
+    HELD_OUT_IMAGES,
+    Pixels,
+    coverage_of,
+    pixels_of,
+)
+from edgekd.workflows.evaluate import module_logits
+from edgekd.workflows.run_setup import image_set
+
+
+@dataclass(frozen=True, kw_only=True)
+class Brought:
+    """What INT8 is made with."""
+
+    calibration: Pixels
+    held_out: Pixels
+    answers: npt.NDArray[np.float32] | None  # the teacher's on `held_out`, where it is at hand
+    outside: Mapping[str, float]  # of its batch-norms, what `calibration` does not reach
+    learned: Tensor | None = (
+        None  # bytes (N, C, H, W) that INT8 can be tuned on, where the teacher is at hand
+    )
+
+
+def of_student(source: Path, student: Student, images: Path | None) -> Brought:
+    """From a set that was made ahead, or what `distill` and `compress` left in the folder.
+
+    Args:
+        source: the student's folder, or a bundle with images.
+        student: its record.
+        images: a set of the same teacher.
+
+    Raises:
+        InputFileError: the images cannot be used.
+        IntegrityError: they are not those that were recorded.
+    """
+    spec, classes = student.input, student.architecture.classes
+    if images is not None:
+        found = imagesets.read_set(
+            images, teacher_digest=student.teacher_digest, spec=spec, classes=classes
+        )
+        calibration, held_out = _parted(imagesets.parted(found, origin=str(images)))
+        return Brought(
+            calibration=calibration,
+            held_out=held_out,
+            answers=None,
+            outside=found.record.coverage.outside,
+        )
+    calibration, held_out = (
+        _images(source / name, spec) for name in (CALIBRATION_FILE, HELD_OUT_FILE)
+    )
+    recorded = _recorded(source)
+    if recorded is not None and digest_of(source / CALIBRATION_FILE) != recorded.digest:
+        raise IntegrityError(
+            f"{source / CALIBRATION_FILE}: not the images that were recorded. Copy the folder again."
+        )
+    return Brought(
+        calibration=calibration,
+        held_out=held_out,
+        answers=_answers(source, len(held_out), classes),
+        outside={} if recorded is None else recorded.coverage.outside,
+    )
+
+
+def of_teacher(teacher: Teacher, images: Path) -> Brought:
+    """From a set of this teacher, which answers and judges it itself.
+
+    Args:
+        teacher: that is exported.
+        images: its set.
+
+    Raises:
+        InputFileError: no set, or of another teacher or input.
+        IntegrityError: a file of it is not what its record says.
+        UsageError: the set is too small.
+    """
+    ahead = imagesets.parted(image_set(images, teacher.info), origin=str(images))
+    calibration, held_out = _parted(ahead)
+    return Brought(
+        calibration=calibration,
+        held_out=held_out,
+        answers=module_logits(teacher.module, normalised(held_out, teacher.info.input)),
+        outside=coverage_of(teacher, calibration).outside,
+        learned=ahead.images,
+    )
+
+
+def _parted(ahead: imagesets.Ahead) -> tuple[Pixels, Pixels]:
+    """Images to calibrate on, and others."""
+    return (
+        pixels_of(ahead.images[:CALIBRATION_IMAGES]),
+        pixels_of(ahead.held_out[:HELD_OUT_IMAGES]),
+    )
+
+
+def _recorded(source: Path) -> SyntheticSet | None:
+    """What a student folder, or a bundle, says of its calibration images."""
+    if (source / "synthetic.json").is_file():
+        path = source / "synthetic.json"
+        return from_json(SyntheticSet, read_text(path), origin=str(path), schema="synthetic-set")
+    if (source / bundle.MANIFEST).is_file():
+        return bundle.read_manifest(source).calibration
+    return None
+
+
+def _answers(source: Path, images: int, classes: int) -> npt.NDArray[np.float32] | None:
+    """The teacher's logits (M, K) on the held-out images; None in folders that were written without."""
+    path = source / ANSWERS_FILE
+    if not path.exists():
+        return None
+    try:
+        found = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise InputFileError(f"{path}: not readable as numbers ({error}).") from error
+    if (
+        found.dtype != np.float32
+        or found.shape != (images, classes)
+        or not np.isfinite(found).all()
+    ):
+        raise InputFileError(
+            f"{path}: {found.dtype} of shape {found.shape}; expected finite float32 ({images}, {classes})."
+        )
+    return np.asarray(found, np.float32)
+
+
+def existing(path: Path) -> Path:
+    """The path of a file that is there.
+
+    Raises:
+        InputFileError: it is not.
+    """
+    if not path.is_file():
+        raise InputFileError(f"{path}: no such file.")
+    return path
+
+
+def _images(path: Path, spec: InputSpec) -> Pixels:
+    try:
+        images = np.load(existing(path), allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise InputFileError(f"{path}: not readable as images ({error}).") from error
+    shape = (spec.height, spec.width, spec.channels)
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != shape or not len(images):
+        raise InputFileError(
+            f"{path}: {images.dtype} of shape {images.shape}; expected uint8 (N, *{shape})."
+        )
+    return np.asarray(images, np.uint8)

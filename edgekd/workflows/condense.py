@@ -1,0 +1,185 @@
+"""`edgekd condense`: a data set made into a few images a class, where the data is.
+
+The one command that reads training data: whoever has it runs this, and hands on one small file.
+"""
+
+import io
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from edgekd import __version__
+from edgekd.distill.compute.device import choose_place
+from edgekd.distill.data.condensation import (
+    METHODS,
+    STEPS,
+    Condensed,
+    Plan,
+    condense,
+    input_of,
+)
+from edgekd.distill.data.image_files import FoundImages, read_images
+from edgekd.errors import InputFileError, UsageError
+from edgekd.files import check_writable_file, write_atomically
+from edgekd.interrupts import caught
+from edgekd.progress import Display, duration
+from edgekd.records import (
+    CondensedSet,
+    HistoryPoint,
+    InputSpec,
+    to_json,
+)
+
+SCHEMA: Final = "condensed-set"
+SHOWING: Final = "a condensed set is made of images of the data and shows what they show; keep it as you keep the data."
+
+
+@dataclass(frozen=True, kw_only=True)
+class CondenseOptions:
+    """What `edgekd condense` is told."""
+
+    data: Path
+    per_class: int
+    method: str
+    input: tuple[int, int, int] | None  # (channels, height, width)
+    steps: int | None
+    seed: int
+    flip: bool | None
+    device: str
+    threads: int | None
+    strict: bool
+    out: Path
+    force: bool
+
+
+def condensed(options: CondenseOptions, display: Display) -> CondensedSet:
+    """Make a set and write it as one file.
+
+    Raises:
+        UsageError: an unknown method, or more images than a class has.
+        InputFileError: the data cannot be used.
+        OutputError: the file is there, or cannot be written.
+    """
+    method = next((name for name in METHODS if name == options.method), None)
+    if method is None:
+        raise UsageError(f"--method {options.method}: choose from {', '.join(METHODS)}.")
+    if options.out.suffix != ".npz":
+        raise UsageError(f"--out {options.out}: the file is to end in .npz.")
+    check_writable_file(options.out, force=options.force)
+    place = choose_place(options.device, threads=options.threads)
+    found = read_images(options.data, shape=options.input, strict=options.strict)
+    if found.warning is not None:
+        display.warn(found.warning)
+    labels, classes = _classes(found, options.data)
+    spec = input_of(found.images)
+    plan = Plan(
+        method=method,
+        classes=classes,
+        per_class=options.per_class,
+        steps=STEPS[method] if options.steps is None else options.steps,
+        seed=options.seed,
+        # As for a teacher: colour images are of things that have no left and right.
+        flip=spec.channels == 3 if options.flip is None else options.flip,
+    )
+    display.warn(SHOWING)
+    display.say(
+        f"data     {found.name}: {len(found.images):,} images of {classes} classes, "
+        f"{spec.channels}x{spec.height}x{spec.width}, mean {_numbers(spec.mean)}, std {_numbers(spec.std)}"
+    )
+    display.say(f"condense {method} on {place.device.type}: {_intention(plan)}")
+    last: list[HistoryPoint] = []
+
+    # A signal ends it at once: there is no half of a set to keep.
+    with caught("Nothing was written; the same command starts anew."), display.running() as show:
+
+        def told(point: HistoryPoint, progress: float) -> None:
+            last[:] = [point]
+            show(point, progress, point.elapsed_s * (1 / progress - 1))
+
+        made = condense(found.images, labels, plan, spec=spec, device=place.device, show=told)
+    record = _record(options, plan, spec, found, made)
+    write_atomically(options.out, _archive(made, record))
+    took = f" in {duration(last[0].elapsed_s)}" if last else ""
+    display.say(f"set      {options.out}: {record.count:,} images, {plan.per_class} a class{took}")
+    display.say(f"next     edgekd distill TEACHER --condensed {options.out}")
+    return record
+
+
+def _classes(found: FoundImages, path: Path) -> tuple[npt.NDArray[np.int64], int]:
+    """Labels, and how many classes the data has.
+
+    Raises:
+        InputFileError: there are no labels, or fewer than two classes.
+    """
+    if found.labels is None:
+        raise InputFileError(
+            f"{path}: images without classes. Sort them into one folder for each class, or give a .npz with labels."
+        )
+    classes = len(found.class_names) if found.class_names else int(found.labels.max()) + 1
+    if classes < 2:
+        raise InputFileError(
+            f"{path}: all images are of one class; a classifier needs two at least. Is this the folder above the classes?"
+        )
+    return found.labels, classes
+
+
+def _intention(plan: Plan) -> str:
+    wanted = f"{plan.per_class} images of each class"
+    if plan.method == "random":
+        return f"{wanted}, drawn"
+    if plan.method == "herding":
+        return f"{wanted}, chosen by features of a network after {plan.steps:,} steps on the data"
+    return f"{wanted}, learned in {plan.steps:,} steps"
+
+
+def _record(
+    options: CondenseOptions, plan: Plan, spec: InputSpec, found: FoundImages, made: Condensed
+) -> CondensedSet:
+    return CondensedSet(
+        file=options.out.name,
+        digest=sha256(made.images.tobytes() + made.labels.tobytes()).hexdigest(),
+        count=len(made.images),
+        classes=plan.classes,
+        class_names=found.class_names,
+        per_class=plan.per_class,
+        input=spec,
+        method=plan.method,
+        steps=plan.steps,
+        seed=plan.seed,
+        flip=plan.flip,
+        source=found.name,
+        source_digest=found.digest,
+        source_images=len(found.images),
+        source_skipped=len(found.skipped),
+        made_with=f"edgekd {__version__}",
+    )
+
+
+def _archive(made: Condensed, record: CondensedSet) -> bytes:
+    """The bytes of the `.npz`; numpy dates its members 1980, so the same set is the same file."""
+    content = io.BytesIO()
+    np.savez_compressed(
+        content,
+        images=made.images,
+        labels=made.labels,
+        mean=np.asarray(record.input.mean, np.float64),
+        std=np.asarray(record.input.std, np.float64),
+        about=np.asarray(to_json(record, schema=SCHEMA)),
+    )
+    return content.getvalue()
+
+
+def text(record: CondensedSet) -> str:
+    """What was made, for a terminal."""
+    return (
+        f"{record.file}: {record.count:,} images, {record.per_class} of each of {record.classes} classes, "
+        f"by {record.method} from {record.source_images:,} images of {record.source}; content {record.digest[:12]}"
+    )
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return ",".join(f"{value:.4f}" for value in values)

@@ -1,0 +1,271 @@
+"""What a teacher file is, for `edgekd teacher describe`: as a record, as text, as a TOML file.
+
+Nothing of the file is run, and no framework is imported where the shipped index knows the network.
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated, Final
+
+from pydantic import Field
+
+from edgekd.distill.teachers import checkpoint_contents as weightsets
+from edgekd.distill.teachers.file_formats import NAMES
+from edgekd.distill.teachers.inspection import Told, Understanding, understand
+from edgekd.distill.teachers.metadata import (
+    METADATA_VERSION,
+    TeacherOptions,
+    toml_beside,
+    toml_path,
+)
+from edgekd.distill.teachers.safe_unpickle import TensorRef
+from edgekd.files import digest_of, explained, write_atomically
+from edgekd.records import Count, Digest, record
+
+
+@record
+class OpenQuestion:
+    """What no source says: an option, why it must be given, and the answers that are possible."""
+
+    option: str
+    text: str
+    choices: dict[str, str]  # by value: what sets it apart
+
+
+@record
+class Setting:
+    """A value with where it came from."""
+
+    value: tuple[float, ...]
+    origin: str
+
+
+@record
+class Description:
+    """What `edgekd teacher describe --json` prints."""
+
+    file: str
+    file_digest: Digest
+    size_bytes: Count
+    format: str
+    weights_key: str | None  # None where the file holds no weights by name
+    other_weights: tuple[str, ...]
+    tensors: Count
+    types: tuple[str, ...]
+    network: str | None
+    same_as: tuple[str, ...]  # names of other libraries for the same function
+    network_from: str | None
+    parameters: Count
+    macs: Count | None  # of one image; None where only running it would tell
+    channels: Annotated[int, Field(ge=1)] | None
+    classes: Count | None
+    input: Setting | None
+    mean: Setting | None
+    std: Setting | None
+    batch_norm_layers: Count
+    batch_norm_trained: bool | None  # None: only loading tells
+    questions: tuple[OpenQuestion, ...]
+    notes: tuple[str, ...]
+
+
+def described(path: Path, options: TeacherOptions) -> tuple[Description, Understanding]:
+    """Find out what a file is, and check its values.
+
+    Raises:
+        InputFileError: it cannot be read, is refused, or is no classifier of images.
+        UsageError: an option names what is not there.
+    """
+    known = understand(path, options)
+    tensors = known.weights.tensors if known.weights is not None else {}
+    if known.checkpoint is not None and known.weights is not None:
+        weightsets.check(known.checkpoint, known.weights)
+    kinds = {tensor.dtype for tensor in tensors.values() if isinstance(tensor, TensorRef)}
+    description = Description(
+        file=path.name,
+        file_digest=digest_of(path),
+        size_bytes=path.stat().st_size,
+        format=NAMES[known.format],
+        weights_key=known.weights.key if known.weights is not None else None,
+        other_weights=known.others,
+        tensors=len(tensors),
+        types=tuple(sorted(kinds)),
+        network=str(known.network) if known.network is not None else None,
+        same_as=known.network.same_as if known.network is not None else (),
+        network_from=known.network.because if known.network is not None else None,
+        parameters=known.parameters,
+        macs=known.macs,
+        channels=known.channels,
+        classes=known.classes,
+        input=_setting(known.input),
+        mean=_setting(known.mean),
+        std=_setting(known.std),
+        batch_norm_layers=known.batch_norm_layers,
+        batch_norm_trained=known.batch_norm_trained,
+        questions=tuple(
+            OpenQuestion(option=each.option, text=each.text, choices=dict(each.choices))
+            for each in known.questions
+        ),
+        notes=known.notes,
+    )
+    return description, known
+
+
+def _setting(told: Told | None) -> Setting | None:
+    return Setting(value=told.value, origin=told.origin) if told is not None else None
+
+
+# --- in words -----------------------------------------------------------------------------------
+
+
+def text(found: Description) -> str:
+    """The description for a terminal."""
+    lines = [
+        f"{found.file}: {found.format}, {_size(found.size_bytes)}, sha256 {found.file_digest[:12]}",
+    ]
+    if found.weights_key is not None:
+        key = found.weights_key or "the whole file"
+        lines.append(_line("weights", f"{key}: {found.tensors} tensors, {', '.join(found.types)}"))
+    same = f" (the same function: {', '.join(found.same_as)})" if found.same_as else ""
+    network = f"{found.network}{same}, {found.network_from}" if found.network else _unknown(found)
+    lines.append(_line("network", network))
+    # Counted with the library's thousand classes: the head is a small part of it.
+    macs = f", about {found.macs / 1e6:,.0f} M MACs an image" if found.macs is not None else ""
+    lines.append(_line("size", f"{found.parameters:,} parameters{macs}"))
+    lines.append(_line("classes", str(found.classes) if found.classes else "not known"))
+    for name, setting in (("input", found.input), ("mean", found.mean), ("std", found.std)):
+        lines.append(_line(name, _told(name, setting)))
+    lines.append(_line("signals", _signals(found)))
+    lines += [_line("note", note) for note in found.notes]
+    for question in found.questions:
+        lines.append(_line("missing", f"{question.option} {question.text}"))
+        lines += [
+            _line("", f"  {value}{f'  {apart}' if apart else ''}")
+            for value, apart in question.choices.items()
+        ]
+    return "\n".join(lines)
+
+
+def _unknown(found: Description) -> str:
+    names = [name for each in found.questions if "--arch" in each.option for name in each.choices]
+    if len(names) == 1:
+        return f"looks like {names[0]}"
+    return f"one of the {len(names)} below" if names else "not known"
+
+
+def _line(head: str, rest: str) -> str:
+    return f"  {head:9}{rest}"
+
+
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes / 1e6:,.1f} MB" if size_bytes >= 1e5 else f"{size_bytes:,} bytes"
+
+
+def _told(name: str, setting: Setting | None) -> str:
+    if setting is None:
+        return "not known"
+    if name == "input":
+        value = "x".join(str(int(size)) for size in setting.value)
+    else:
+        value = ", ".join(f"{number:g}" for number in setting.value)
+    return f"{value}  from {setting.origin}"
+
+
+def _signals(found: Description) -> str:
+    if not found.batch_norm_layers:
+        return "its answers and features; no batch-norm, so inversion lacks its best signal"
+    layers = f"its answers and features; {found.batch_norm_layers} batch-norm layers"
+    if found.batch_norm_trained is None:
+        return layers
+    return f"{layers}, {'trained' if found.batch_norm_trained else 'untrained'} statistics"
+
+
+# --- the TOML file ------------------------------------------------------------------------------
+
+
+def write_toml(known: Understanding, found: Description, *, force: bool) -> str:
+    """Write what is known beside the teacher, with what is missing as comments to fill in.
+
+    Returns:
+        One line that says what was done: a file that is there is kept unless `force`.
+
+    Raises:
+        UsageError: it cannot be written there.
+    """
+    beside = toml_beside(known.path)
+    if beside is not None and not force:
+        return f"kept {beside}, which is read with the teacher (--force writes it anew)"
+    out = beside or toml_path(known.path)
+    with explained(out):
+        write_atomically(out, toml(known, found))
+    todo = " with lines to fill in" if found.questions else ""
+    return f"wrote {out}{todo}: it is read with the teacher, and options of the command line win"
+
+
+def toml(known: Understanding, found: Description) -> str:
+    """The text of the TOML file."""
+    said = known.said.options
+    lines = [
+        f"# {found.file}, sha256 {found.file_digest}",
+        f"schema_version = {METADATA_VERSION}",
+    ]
+    if known.form in {"pt2", "onnx"}:
+        lines.append(f"# the network is in the file: {found.network_from}")
+    elif found.network is not None:
+        same = f"  # the same function: {', '.join(found.same_as)}" if found.same_as else ""
+        arch = said.arch or found.network
+        lines.append(f"arch = {json.dumps(arch)}{same}")
+    elif any(question.option.startswith("--arch") for question in found.questions):
+        lines += _open(found, "arch")
+    if said.weights is not None:
+        lines.append(f"weights = {json.dumps(said.weights)}")
+    elif found.other_weights:
+        lines.append(f"# weights = {json.dumps(found.other_weights[0])}  # another set in the file")
+    for name, setting in (("input", found.input), ("mean", found.mean), ("std", found.std)):
+        if setting is None:
+            lines += _open(found, name)
+            continue
+        numbers = [int(value) if name == "input" else value for value in setting.value]
+        lines.append(f"{name} = {json.dumps(numbers)}  # {setting.origin}")
+    if found.classes is not None and found.classes > 0:
+        lines.append(f"classes = {found.classes}")
+    names = said.class_names
+    lines.append(
+        f"class_names = {json.dumps(list(names), ensure_ascii=False)}"
+        if names
+        else '# class_names = ["first", "second"]  # in the order of the teacher\'s outputs'
+    )
+    if said.flip is not None:
+        lines.append(f"flip = {json.dumps(said.flip)}")
+    return "\n".join(lines) + "\n"
+
+
+_EXAMPLES: Final = {
+    "arch": '"timm:NAME"',
+    "input": "[3, 224, 224]",
+    "mean": "[0.485, 0.456, 0.406]",
+    "std": "[0.229, 0.224, 0.225]",
+}
+
+
+def _open(found: Description, key: str) -> list[str]:
+    """Comments to fill in, for what is missing."""
+    lines = []
+    for question in found.questions:
+        if f"--{key} " not in question.option:
+            continue
+        lines.append(f"# {key}: {question.text}")
+        for value, apart in question.choices.items():
+            lines.append(f"# {key} = {_as_toml(key, value)}{f'  # {apart}' if apart else ''}")
+        if not question.choices:
+            lines.append(f"# {key} = {_EXAMPLES[key]}")
+    return lines
+
+
+def _as_toml(key: str, value: str) -> str:
+    """A choice as a value of TOML: a name, a shape, or one of `--mean M,... --std S,...`."""
+    if key == "arch":
+        return json.dumps(value)
+    if key == "input":
+        return f"[{value.replace('x', ', ')}]"
+    numbers = value.partition(f"--{key} ")[2].partition(" ")[0]
+    return f"[{numbers.replace(',', ', ')}]"

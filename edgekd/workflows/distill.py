@@ -1,0 +1,429 @@
+"""Teacher to student: the run, its folder, and what it leaves for the stages after it."""
+
+import contextlib
+import functools
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.torch import save as safetensors_bytes
+from torch import Tensor, nn
+
+from edgekd import __version__
+from edgekd.distill.compute.device import Place
+from edgekd.distill.compute.distributed import Team
+from edgekd.distill.data.labelled import normalised
+from edgekd.distill.data.real_images import RealImages
+from edgekd.distill.models import architectures
+from edgekd.distill.models.batch_norm import watch_batch_norm, watch_reach
+from edgekd.distill.recipes.config import Recipe, for_batch
+from edgekd.distill.synthesis.synthetic_batch import channel_statistics
+from edgekd.distill.teachers.loader import Teacher
+from edgekd.distill.training import stability
+from edgekd.distill.training.checkpoint import Resumable, RunFolder
+from edgekd.distill.training.distiller import Distillation
+from edgekd.distill.training.int8_finetuning import Learned, Tuning, tune
+from edgekd.errors import InterruptedRunError, TerminatedRunError, UsageError
+from edgekd.export.fake_quant import FakeQuantised
+from edgekd.files import digest_of, new_folder
+from edgekd.interrupts import Interrupts, caught
+from edgekd.progress import Display, duration
+from edgekd.records import (
+    Coverage,
+    Plan,
+    Student,
+    SyntheticSet,
+    TeacherInfo,
+    to_json,
+)
+from edgekd.workflows.evaluate import module_logits
+from edgekd.workflows.run_setup import (
+    DistilOptions,
+    Setting,
+    planned,
+    setting_of,
+)
+
+CALIBRATION_IMAGES: Final = 512
+HELD_OUT_IMAGES: Final = 256
+# Seconds between checkpoints: twenty times what the last one took, within these.
+CHECKPOINT_LEAST_S: Final = 5.0
+CHECKPOINT_MOST_S: Final = 60.0
+STUDENT_FILE: Final = "student.safetensors"
+CALIBRATION_FILE: Final = "calibration.npy"
+HELD_OUT_FILE: Final = "held-out.npy"
+ANSWERS_FILE: Final = "held-out-teacher.npy"
+AT_ONCE: Final = 128  # images, in one pass of the teacher
+HALVED: Final = "batch"  # noted in the folder of a run that starts over with half of its batch
+LEAST_BATCH: Final = 8
+REVEALING: Final = (
+    "the bundle holds images that were inverted out of the teacher; they can reveal what it was "
+    "trained on. --no-images leaves them out."
+)
+
+
+Pixels = npt.NDArray[np.uint8]  # (N, H, W, C)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distilled:
+    """A delivered student with the images that later stages calibrate and check on. Not a record."""
+
+    module: nn.Module  # evaluation mode, CPU
+    choice: architectures.Choice
+    size: architectures.Size
+    agreement: float
+    run: Distillation
+    calibration: Pixels
+    held_out: Pixels
+    ahead: SyntheticSet | None  # what was learned from, where it was made before
+    real: RealImages | None  # what else was
+
+    @functools.cached_property
+    def answers(self) -> npt.NDArray[np.float32]:  # (M, K)
+        """The teacher's logits on the held-out images, which `export` chooses INT8's ranges by."""
+        return module_logits(self.run.teacher.module, normalised(self.held_out, self.teacher.input))
+
+    @functools.cached_property
+    def coverage(self) -> Coverage:
+        """How the calibration images lie in the teacher's view."""
+        return coverage_of(self.run.teacher, self.calibration)
+
+    @property
+    def teacher(self) -> TeacherInfo:
+        return self.run.teacher.info
+
+
+# --- distill --------------------------------------------------------------------------------------
+
+
+def plan(options: DistilOptions, display: Display, *, evaluation: Path | None = None) -> Plan:
+    """What a run would do and cost; nothing is written."""
+    setting = setting_of(options, display, evaluation=evaluation)
+    expected = planned(setting, setting.chosen.recipe, display)
+    return Plan(
+        recipe=setting.chosen.recipe.name,
+        because=setting.chosen.reason,
+        faithful=options.faithful,
+        student=setting.student.architecture,
+        steps=expected.steps,
+        images=expected.images,
+        image_batch_s=round(expected.image_batch_s, 4),
+        student_step_s=round(expected.student_step_s, 5),
+        duration_s=round(expected.duration_s, 1),
+        memory_bytes=expected.memory_bytes,
+        device=str(setting.place.device),
+        precision=setting.place.precision,
+    )
+
+
+def distil(
+    options: DistilOptions, display: Display, *, evaluation: Path | None = None
+) -> Student | None:
+    """Teacher to student folder: weights, record, images for calibration.
+
+    Of several processes the first one writes it; the others return None.
+    """
+    setting = setting_of(options, display, evaluation=evaluation)
+    with caught() as interrupts, run_folder(setting) as folder:
+        distilled = distilled_by(setting, folder, interrupts, display)
+        if distilled is None:
+            return None
+        with new_folder(options.out, force=options.force) as temporary:
+            student = write_student(distilled, temporary)
+            synthetic = synthetic_set(distilled, temporary)
+            (temporary / "synthetic.json").write_text(to_json(synthetic, schema="synthetic-set"))
+        folder.discard()
+    display.say(
+        f"student  {options.out}: agreement {student.agreement:.1%} on held-out synthetic images"
+    )
+    display.say(f"next     edgekd export {options.out} --target jetson")
+    return student
+
+
+def run_folder(setting: Setting) -> Any:  # noqa: ANN401
+    """The folder of the unfinished run beside the output, for what decides the result."""
+    options, info = setting.options, setting.teacher.info
+    identity = {
+        "edgekd": __version__,
+        "teacher": info.state_digest,
+        "input": asdict(info.input),
+        "flip": setting.teacher.flip,
+        "student": str(setting.student.architecture),
+        "recipe": asdict(setting.chosen.recipe),
+        "budget": asdict(setting.budget),
+        "seed": options.seed,
+        "precision": setting.place.precision,
+        "compiled": options.compiles,
+        "images": setting.ahead.record.digest if setting.ahead is not None else None,
+        "real": setting.real.digest if setting.real is not None else None,
+        "embeddings": digest_of(options.embeddings) if options.embeddings is not None else None,
+        "ranks": setting.place.ranks if setting.place.ranks > 1 else None,
+    }
+    path = options.out.with_name(f"{options.out.name}.run")
+    return RunFolder.opened(path, identity, restart=options.restart, team=setting.place.team)
+
+
+def distilled_by(
+    setting: Setting, folder: RunFolder, interrupts: Interrupts, display: Display
+) -> Distilled | None:
+    """Run to the end of the budget, from the start or from where it was.
+
+    None on all of several processes but the first, which goes on alone.
+
+    Raises:
+        UsageError: the device's memory does not hold half of a batch either.
+        EdgekdError: see `Distillation.events`.
+    """
+    halved = folder.noted(HALVED) is not None
+    recipe = setting.chosen.recipe
+    if halved:
+        recipe = for_batch(recipe, recipe.source.batch // 2)
+    with contextlib.suppress(torch.OutOfMemoryError):
+        run = _ran(setting, recipe, folder, interrupts, display)
+        run.gather()
+        return _delivered(setting, run, display) if setting.place.leads else None
+    # Not in an except clause: the error would hold on to the memory that the next run needs.
+    half = recipe.source.batch // 2
+    # One of several processes cannot start over by itself.
+    if halved or half < LEAST_BATCH or setting.place.ranks > 1:
+        raise UsageError(
+            f"the device has too little memory for {recipe.source.batch} images at once. Set --batch {max(LEAST_BATCH, half)}, take a smaller --student, or --device cpu."
+        )
+    display.warn(
+        f"out of memory with {recipe.source.batch} images at once: starts over with {half}, once"
+    )
+    torch.cuda.empty_cache()
+    folder.forget()
+    folder.note(HALVED, str(half))
+    return distilled_by(setting, folder, interrupts, display)
+
+
+def _ran(
+    setting: Setting, recipe: Recipe, folder: RunFolder, interrupts: Interrupts, display: Display
+) -> Distillation:
+    run = setting.fresh(recipe)
+    if folder.load(run):
+        display.say(
+            f"distil   goes on from step {run.step:,} ({run.progress:.0%}, {duration(run.elapsed_s)} spent)"
+        )
+    else:
+        planned(setting, recipe, display)
+    _run(run, folder, interrupts, display)
+    return run
+
+
+def _delivered(setting: Setting, run: Distillation, display: Display) -> Distilled:
+    setting.teacher.unchanged()
+    for line in stability.spoken(run.history):
+        display.say(f"steady   {line}")
+    display.say(
+        f"         {duration(run.images_s)} of {duration(run.elapsed_s)} went into images; the memory holds "
+        f"{run.nbytes / 2**20:,.1f} MiB"
+    )
+    module = run.deliver()
+    calibration = torch.cat(run.pool.best_batches(-(-CALIBRATION_IMAGES // run.pool.batch)))
+    held_out = run.held_out.images[: min(run.held_out.made, run.held_out.capacity)].flatten(0, 1)
+    delivered = module.to(setting.place.device)
+    agreed = run.agreement(delivered)
+    shape = setting.teacher.info.input.shape
+    return Distilled(
+        module=delivered.cpu(),
+        choice=setting.student,
+        size=architectures.size_of(architectures.build(setting.student.architecture), shape=shape),
+        agreement=agreed,
+        run=run,
+        calibration=pixels_of(calibration[:CALIBRATION_IMAGES]),
+        held_out=pixels_of(held_out[:HELD_OUT_IMAGES]),
+        ahead=setting.ahead.record if setting.ahead is not None else None,
+        real=setting.real,
+    )
+
+
+def pixels_of(images: torch.Tensor) -> Pixels:  # (N, C, H, W) -> (N, H, W, C)
+    return np.ascontiguousarray(images.cpu().permute(0, 2, 3, 1).numpy())
+
+
+class Checkpoints:
+    """Saves a run now and then, so that a twentieth of its time goes into it at most."""
+
+    def __init__(self, folder: RunFolder, run: Resumable) -> None:
+        self.folder = folder
+        self.run = run
+        self.saved_at = time.monotonic()
+        self.pause_s = CHECKPOINT_LEAST_S
+
+    def after_step(self, *, at_once: bool) -> None:
+        """Save if it is time to, or `at_once`."""
+        started = time.monotonic()
+        due = at_once or started - self.saved_at >= self.pause_s
+        if not self.folder.team.told(due):
+            return
+        self.folder.save(self.run)
+        self.saved_at = time.monotonic()
+        took_s = self.saved_at - started
+        self.pause_s = min(CHECKPOINT_MOST_S, max(CHECKPOINT_LEAST_S, 20 * took_s))
+
+
+def _run(run: Distillation, folder: RunFolder, interrupts: Interrupts, display: Display) -> None:
+    """Drive the loop: show events, save between them, stop at a signal."""
+    checkpoints = Checkpoints(folder, run)
+    first: tuple[float, float] | None = None  # progress and seconds after the first, slower round
+    with interrupts.deferred(), display.running() as show:
+        for event in run.events():
+            first = first or (event.progress, run.elapsed_s)
+            show(event.point, event.progress, _left_s(run, event.progress, first))
+            for warning in event.warnings:
+                display.warn(warning)
+            stop = _interrupted(interrupts, run.place.team)
+            checkpoints.after_step(at_once=stop is not None or event.progress >= 1.0)
+            if stop is not None:
+                raise stop
+
+
+def _interrupted(interrupts: Interrupts, team: Team) -> InterruptedRunError | None:
+    """What stops the run, the same on every rank after the same round: a signal may not reach all."""
+    pending = interrupts.pending
+    code = team.largest(0 if pending is None else pending.exit_code)
+    if pending is None and code:
+        interrupts.stop(
+            TerminatedRunError if code == TerminatedRunError.exit_code else InterruptedRunError
+        )
+    return interrupts.pending
+
+
+def _left_s(run: Distillation, progress: float, first: tuple[float, float]) -> float | None:
+    """Seconds that the rest will take at the rate so far; None until there is one."""
+    if run.budget.minutes is not None:
+        return max(0.0, 60 * run.budget.minutes - run.elapsed_s)
+    done = progress - first[0]
+    return (run.elapsed_s - first[1]) / done * (1 - progress) if done > 0 else None
+
+
+def write_student(distilled: Distilled, folder: Path) -> Student:
+    """The weights as safetensors and the record beside them."""
+    path = folder / STUDENT_FILE
+    state = {name: tensor.contiguous() for name, tensor in distilled.module.state_dict().items()}
+    path.write_bytes(safetensors_bytes(state))  # its own writer makes files that others can't read
+    run = distilled.run
+    student = Student(
+        checkpoint=STUDENT_FILE,
+        digest=digest_of(path),
+        architecture=distilled.choice.architecture,
+        input=distilled.teacher.input,
+        parameters=distilled.size.parameters,
+        macs=distilled.size.macs,
+        chosen_because=distilled.choice.reason,
+        teacher_digest=distilled.teacher.state_digest,
+        recipe=run.recipe.name,
+        seed=run.seed,
+        steps=run.step,
+        precision=run.place.precision,
+        agreement=round(distilled.agreement, 6),
+        agreement_images=min(run.held_out.made, run.held_out.capacity) * run.held_out.batch,
+        warnings=tuple(run.warnings),
+        history=tuple(run.history),
+    )
+    # The log holds seconds, which no two runs share; the report has it.
+    (folder / "student.json").write_text(to_json(replace(student, history=()), schema="student"))
+    return student
+
+
+def tuner_of(distilled: Distilled, steps: int, display: Display) -> Callable[[FakeQuantised], None]:
+    """What tunes the wrapped student: against its teacher, on the images of its memory."""
+    run = distilled.run
+    images = run.pool.images[: min(run.pool.made, run.pool.capacity)].flatten(0, 1)
+    return tuner(
+        run.teacher, images, Tuning(steps=steps), place=run.place, seed=run.seed, display=display
+    )
+
+
+def tuner(
+    teacher: Teacher, images: Tensor, plan: Tuning, *, place: Place, seed: int, display: Display
+) -> Callable[[FakeQuantised], None]:
+    """What tunes a wrapped network against a teacher.
+
+    Args:
+        teacher: on the device of `place`.
+        images: bytes (N, C, H, W) to learn from.
+        plan: how.
+        place: where to compute.
+        seed: of all draws.
+        display: what happens is said there.
+    """
+    mean, std = channel_statistics(teacher.info.input, device=place.device)
+
+    def tuned(wrapped: FakeQuantised) -> None:
+        display.say(
+            f"tune     INT8 against the teacher: {plan.steps:,} steps, {len(images):,} images"
+        )
+        module = wrapped.to(place.device)
+        weights, scales = module.learned()
+        tune(
+            module,
+            teacher.module,
+            images,
+            plan,
+            learned=Learned(weights=weights, scales=scales),
+            normalised=lambda shown: (shown - mean) / std,
+            flip=teacher.flip,
+            place=place,
+            generator=torch.Generator(place.device).manual_seed(seed),
+            told=lambda *_: None,
+        )
+        wrapped.cpu()  # where files are made
+
+    return tuned
+
+
+def synthetic_set(distilled: Distilled, folder: Path) -> SyntheticSet:
+    np.save(folder / CALIBRATION_FILE, distilled.calibration)
+    np.save(folder / HELD_OUT_FILE, distilled.held_out)
+    np.save(folder / ANSWERS_FILE, distilled.answers)
+    info = distilled.teacher
+    return SyntheticSet(
+        file=CALIBRATION_FILE,
+        digest=digest_of(folder / CALIBRATION_FILE),
+        count=len(distilled.calibration),
+        input=info.input,
+        teacher_digest=info.state_digest,
+        seed=distilled.run.seed,
+        coverage=distilled.coverage,
+    )
+
+
+@torch.no_grad()
+def coverage_of(
+    teacher: Teacher, images: Pixels, classes: npt.NDArray[np.int64] | None = None
+) -> Coverage:
+    """How images (N, H, W, C) lie in the view of a teacher on the CPU.
+
+    Args:
+        teacher: as it was loaded.
+        images: at least one.
+        classes: (N,) what it decides, where that is known; asked otherwise.
+    """
+    info = teacher.info
+    decided: list[npt.NDArray[np.int64]] = []
+    confidence, distances, layers = 0.0, 0.0, 0
+    with watch_reach(teacher.module) as reached:
+        for start in range(0, len(images), AT_ONCE):  # as floats, all of them can be large
+            part = images[start : start + AT_ONCE]
+            with watch_batch_norm(teacher.module) as statistics:
+                logits = teacher.module(torch.from_numpy(normalised(part, info.input)))
+            confidence += float(logits.softmax(1).max(1).values.sum())
+            decided.append(logits.argmax(1).numpy())
+            layers = len(statistics.seen)
+            distances += float(statistics.distance()) * len(part) if layers else 0.0
+    found = np.concatenate(decided) if classes is None else classes
+    return Coverage(
+        class_histogram=tuple(np.bincount(found, minlength=info.classes).tolist()),
+        mean_confidence=round(min(1.0, confidence / len(images)), 4),
+        batch_norm_distance=round(distances / len(images) / layers, 4) if layers else None,
+        outside={name: round(share, 4) for name, share in reached.outside().items()},
+    )

@@ -1,0 +1,293 @@
+"""Models beside one another on labelled images: `edgekd eval`. It reports and selects nothing.
+
+N images, K classes.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import Field
+from torch import nn
+
+from edgekd.bench.analysis.statistics import share_interval
+from edgekd.bundle import bundle
+from edgekd.distill.data.labelled import LabelledImages, load_labelled
+from edgekd.distill.models import architectures
+from edgekd.distill.teachers.loader import load_teacher
+from edgekd.distill.teachers.metadata import TeacherOptions
+from edgekd.distill.teachers.state_dict import read_weights
+from edgekd.errors import InputFileError, UsageError
+from edgekd.export.parity import agreement, logits_of
+from edgekd.files import digest_of, read_text
+from edgekd.records import (
+    Count,
+    Digest,
+    InputSpec,
+    Share,
+    Student,
+    from_json,
+    record,
+)
+
+Logits = npt.NDArray[np.float32]  # (N, K)
+
+BINS: Final = 15  # of the calibration error, as Guo et al. have them
+WORST_PAIRS: Final = 5
+STUDENT_RECORD: Final = "student.json"
+
+
+@record
+class Confusion:
+    """Images of one class that were taken for another."""
+
+    truth: Count
+    taken_for: Count
+    images: Count
+
+
+@record
+class ModelResult:
+    """One model on the images."""
+
+    model: str
+    accuracy: Share
+    accuracy_interval: tuple[Share, Share]  # 95 %, Wilson
+    agreement_with_first: Share
+    per_class: tuple[Share | None, ...]  # accuracy; None for a class without images
+    confusions: tuple[Confusion, ...]  # the most frequent, first
+    calibration_error: Share  # expected, over equal bins of confidence
+    mean_confidence: Share
+
+
+@record
+class Comparison:
+    """What `edgekd eval --json` prints."""
+
+    data: str
+    data_digest: Digest
+    images: Annotated[int, Field(ge=1)]
+    classes: Count
+    class_names: tuple[str, ...] | None
+    results: tuple[ModelResult, ...]
+
+
+class _Subject:
+    """A model that was asked about: what it takes, and its answers. Not a record."""
+
+    def __init__(self, name: str, spec: InputSpec | None, classes: int | None) -> None:
+        self.name = name
+        self.spec = spec  # None: the file does not say (bare ONNX)
+        self.classes = classes
+        self.names: tuple[str, ...] | None = None
+        self.module: nn.Module | None = None
+        self.onnx: Path | None = None
+
+    def logits(self, data: LabelledImages, spec: InputSpec) -> Logits:
+        inputs = data.normalised(spec)
+        if self.onnx is not None:
+            return logits_of(self.onnx, inputs)
+        assert self.module is not None  # one or the other
+        return module_logits(self.module, inputs)
+
+
+def compare(models: Sequence[Path], evaluation: Path, said: TeacherOptions) -> Comparison:
+    """Run every model on the same labelled images.
+
+    Args:
+        models: teacher files, student folders, bundles, ONNX files; agreement is with the first.
+        evaluation: see `data.load_labelled`.
+        said: of teacher files, where they do not say it.
+
+    Raises:
+        InputFileError: a model or the images cannot be used, or two take other inputs or classes.
+        UsageError: only ONNX files are given, which do not say mean and standard deviation.
+    """
+    subjects = [subject for path in models for subject in _subjects(path, said)]
+    first = next((each for each in subjects if each.spec is not None), None)
+    if first is None:
+        raise UsageError(
+            "ONNX files do not say with which mean and standard deviation images are normalised. "
+            "Name a teacher, student folder or bundle beside them."
+        )
+    spec, classes = first.spec, first.classes
+    assert spec is not None
+    assert classes is not None
+    for each in subjects:
+        if each.spec is not None and (each.spec != spec or each.classes != classes):
+            raise InputFileError(
+                f"{each.name} takes {each.spec} and knows {each.classes} classes; {first.name} takes "
+                f"{spec} and knows {classes}. Evaluate them apart."
+            )
+    data = load_labelled(evaluation, spec=spec, classes=classes)
+    answers = [each.logits(data, spec) for each in subjects]
+    for each, logits in zip(subjects, answers, strict=True):
+        if logits.shape != (len(data.labels), classes) or not bool(np.isfinite(logits).all()):
+            raise InputFileError(
+                f"{each.name} answers with shape {logits.shape}, or not finite; expected "
+                f"({len(data.labels)}, {classes}). Is it made of the same teacher?"
+            )
+    return Comparison(
+        data=data.name,
+        data_digest=data.digest,
+        images=len(data.labels),
+        classes=classes,
+        class_names=next((each.names for each in subjects if each.names), None),
+        results=tuple(
+            result(each.name, logits, data.labels, answers[0])
+            for each, logits in zip(subjects, answers, strict=True)
+        ),
+    )
+
+
+# --- what was named -------------------------------------------------------------------------------
+
+
+def _subjects(path: Path, said: TeacherOptions) -> list[_Subject]:
+    if path.suffix == ".onnx":
+        subject = _Subject(str(path), None, None)
+        subject.onnx = path
+        return [subject]
+    if (path / bundle.MANIFEST).is_file():
+        return _of_bundle(path)
+    if path.is_dir():
+        return [_of_student(path)]
+    teacher = load_teacher(path, said, generator=torch.Generator().manual_seed(0))
+    subject = _Subject(str(path), teacher.info.input, teacher.info.classes)
+    subject.names, subject.module = teacher.info.class_names, teacher.module
+    return [subject]
+
+
+def _of_bundle(path: Path) -> list[_Subject]:
+    """The student and its models, after the bundle's sums were checked."""
+    manifest = bundle.verify(path)
+    subjects = [_of_student(path)]
+    for model in manifest.models:
+        subject = _Subject(str(path / model.path), manifest.input, manifest.classes)
+        subject.onnx = path / model.path
+        subjects.append(subject)
+    for subject in subjects:
+        subject.names = manifest.class_names
+    return subjects
+
+
+def _of_student(path: Path) -> _Subject:
+    origin = path / STUDENT_RECORD
+    student = from_json(Student, read_text(origin), origin=str(origin), schema="student")
+    weights = path / student.checkpoint
+    if not weights.is_file() or digest_of(weights) != student.digest:
+        raise InputFileError(f"{weights}: not the weights that {STUDENT_RECORD} names.")
+    module = architectures.build(student.architecture)
+    module.load_state_dict(read_weights(weights).state)
+    subject = _Subject(str(weights), student.input, student.architecture.classes)
+    subject.module = module.eval().requires_grad_(False)
+    return subject
+
+
+@torch.no_grad()
+def module_logits(module: nn.Module, inputs: npt.NDArray[np.float32]) -> Logits:
+    """Outputs (N, K) of a CPU module for normalised images (N, C, H, W)."""
+    parts = np.array_split(inputs, max(1, len(inputs) // 250))
+    return np.concatenate([module(torch.from_numpy(part)).numpy() for part in parts])
+
+
+# --- figures --------------------------------------------------------------------------------------
+
+
+def result(name: str, logits: Logits, labels: npt.NDArray[np.int64], first: Logits) -> ModelResult:
+    """The figures of one model.
+
+    Args:
+        name: as it is printed.
+        logits: (N, K) of the model.
+        labels: (N,) the truth.
+        first: (N, K) of the model that agreement is with.
+    """
+    decided = logits.argmax(1)
+    right = decided == labels
+    classes = range(logits.shape[1])
+    confidence = _confidence(logits)
+    return ModelResult(
+        model=name,
+        accuracy=float(right.mean()),
+        accuracy_interval=share_interval(float(right.mean()), len(right)),
+        agreement_with_first=agreement(logits, first),
+        per_class=tuple(
+            float(right[labels == number].mean()) if bool((labels == number).any()) else None
+            for number in classes
+        ),
+        confusions=tuple(_confusions(labels, decided)),
+        calibration_error=calibration_error(confidence, right),
+        mean_confidence=float(confidence.mean()),
+    )
+
+
+def _confidence(logits: Logits) -> npt.NDArray[np.float64]:  # (N, K) -> (N,), 0..1
+    shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
+    shares: npt.NDArray[np.float64] = 1.0 / np.exp(shifted).sum(1)
+    return shares
+
+
+def _confusions(labels: npt.NDArray[np.int64], decided: npt.NDArray[np.int64]) -> list[Confusion]:
+    wrong = labels != decided
+    pairs = np.stack([labels[wrong], decided[wrong]], axis=1)
+    found, counts = np.unique(pairs, axis=0, return_counts=True)
+    order = np.argsort(-counts, kind="stable")[:WORST_PAIRS]
+    return [
+        Confusion(truth=int(found[k][0]), taken_for=int(found[k][1]), images=int(counts[k]))
+        for k in order
+    ]
+
+
+def calibration_error(confidence: npt.NDArray[np.float64], right: npt.NDArray[np.bool_]) -> float:
+    """Expected calibration error: gap of accuracy and confidence, weighted over equal bins.
+
+    Guo et al., ICML 2017 ("On Calibration of Modern Neural Networks"), section 2, 15 bins.
+    """
+    bins = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
+    total = 0.0
+    for number in range(BINS):
+        inside = bins == number
+        if bool(inside.any()):
+            gap = abs(float(right[inside].mean()) - float(confidence[inside].mean()))
+            total += gap * float(inside.mean())
+    return min(1.0, total)
+
+
+# --- in words -------------------------------------------------------------------------------------
+
+
+def text(found: Comparison) -> str:
+    """The comparison for a terminal."""
+    names = found.class_names or tuple(map(str, range(found.classes)))
+    width = max(len(each.model) for each in found.results)
+    lines = [
+        f"{found.data}: {found.images:,} images, {found.classes} classes. Reported, selected nothing.",
+        f"{'':{width}}     right       95 %      as the first  calibration error",
+    ]
+    for each in found.results:
+        low, high = each.accuracy_interval
+        lines.append(
+            f"{each.model:{width}}  {each.accuracy:8.2%}  {low:.1%}..{high:.1%}  "
+            f"{each.agreement_with_first:12.2%}  {each.calibration_error:12.2%}"
+        )
+    for each in found.results:
+        lines.append(f"{each.model}")
+        known = [(share, names[k]) for k, share in enumerate(each.per_class) if share is not None]
+        worst = [pair for pair in sorted(known)[:WORST_PAIRS] if pair[0] < 1.0]
+        lines.append(
+            "  weakest classes  "
+            + (", ".join(f"{name} {share:.1%}" for share, name in worst) or "none: all are right")
+        )
+        if each.confusions:
+            lines.append(
+                "  most confused    "
+                + ", ".join(
+                    f"{names[pair.truth]} as {names[pair.taken_for]} ({pair.images})"
+                    for pair in each.confusions
+                )
+            )
+    return "\n".join(lines)

@@ -1,0 +1,107 @@
+"""Joules of an external meter, put into measurements that waited for them: `edgekd bench meter`."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from edgekd.bench.analysis import external_meter as meters
+from edgekd.bench.analysis.external_meter import Alignment, LogColumns, Meter
+from edgekd.errors import InputFileError, UsageError
+from edgekd.records import (
+    Doubt,
+    Energy,
+    Measured,
+    Measurements,
+    PowerTrace,
+)
+
+UNBOUND = Doubt(
+    code="meter-bounds",
+    message="how far off the meter may be was not said, so the joules come without an interval",
+    advice="give its bounds by its datasheet: --offset-watts and --gain",
+)
+
+
+def metered(
+    found: Measured,
+    log: Path,
+    *,
+    meter: Meter,
+    bound: bool,
+    columns: LogColumns,
+    subject: str | None = None,
+) -> tuple[Measured, Alignment]:
+    """A measurement with the energy that a meter logged meanwhile.
+
+    Args:
+        found: of a file of `edgekd bench --out`.
+        log: CSV of the meter.
+        meter: its name, scope and bounds.
+        bound: whether the bounds are known; without them the energy has no interval.
+        columns: what the header of the log does not say.
+        subject: the model; None: the only one there is.
+
+    Raises:
+        UsageError: there are several models, or none of that name.
+        InputFileError: the run cannot be found in the log, or was measured without windows.
+    """
+    one = _chosen(found, subject)
+    trace = _trace(one)
+    analysis, placed = meters.energy_from_log(trace, meters.read_log(log, columns), meter)
+    energy = analysis.energy if bound else replace(analysis.energy, uncertainty=None)
+    doubts = [*meters.doubts_of_log(analysis, meter), *([] if bound else [UNBOUND])]
+    changed = replace(one, energy=energy, doubts=(*one.doubts, *doubts))
+    return Measured(measurements=(changed,)), placed
+
+
+def _chosen(found: Measured, subject: str | None) -> Measurements:
+    fitting = [each for each in found.measurements if subject in {None, each.subject}]
+    names = ", ".join(each.subject for each in found.measurements) or "no model"
+    if not fitting:
+        raise UsageError(f"--subject {subject}: there is {names}.")
+    if len(fitting) > 1:
+        raise UsageError(f"Several models were measured ({names}). Name one: --subject NAME.")
+    return fitting[0]
+
+
+def _trace(one: Measurements) -> PowerTrace:
+    trace = one.energy.trace if isinstance(one.energy, Energy) else None
+    if trace is None:
+        raise InputFileError(
+            f"{one.subject} was measured without windows of calls. Measure it with: edgekd bench MODEL --energy-sensor "
+            "none --out FILE.json"
+        )
+    return trace
+
+
+def meter_of(
+    *,
+    name: str,
+    scope: str,
+    offset_watts: float | None,
+    gains: tuple[float, ...],
+    step_watts: float,
+) -> Meter:
+    """A meter of options.
+
+    Raises:
+        UsageError: one makes no sense.
+    """
+    try:
+        return Meter(
+            name=name, scope=scope, offset_w=offset_watts or 0.0, gains=gains, step_w=step_watts
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        options = {"offset_w": "offset-watts", "gains": "gain", "step_w": "step-watts"}
+        field = str(first["loc"][0])
+        raise UsageError(f"--{options.get(field, field)}: {first['msg']}.") from error
+
+
+def text(placed: Alignment) -> str:
+    """Where the run was found, for a terminal."""
+    return (
+        f"Found the run {placed.offset_s:.3f} s into the log, known to {placed.step_s * 1e3:.3g} ms (correlation "
+        f"{placed.correlation:.3f}; elsewhere {placed.rival:.3f} at most)"
+    )

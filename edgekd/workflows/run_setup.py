@@ -1,0 +1,312 @@
+"""What a run is made of: everything it is told and given, loaded and checked before hours are spent."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+
+from edgekd.distill.compute.device import Place, choose_place
+from edgekd.distill.compute.distributed import ALONE
+from edgekd.distill.data import synthetic_set as imagesets
+from edgekd.distill.data.labelled import load_labelled, normalised
+from edgekd.distill.data.real_images import RealImages, read_condensed, read_samples
+from edgekd.distill.models import architectures
+from edgekd.distill.recipes.config import Recipe, for_ranks
+from edgekd.distill.recipes.schedule import RunBudget
+from edgekd.distill.recipes.selection import Chosen, choose
+from edgekd.distill.teachers.loader import Teacher, load_teacher, refuse_constant
+from edgekd.distill.teachers.metadata import TeacherOptions
+from edgekd.distill.training.cost_forecast import (
+    MEASURED_PIXELS,
+    Forecast,
+    available_bytes,
+    forecast,
+    spoken,
+)
+from edgekd.distill.training.distiller import Distillation, Watched
+from edgekd.errors import InputFileError, UsageError
+from edgekd.files import check_writable
+from edgekd.progress import Display
+from edgekd.records import Architecture, TeacherInfo
+
+WATCHED: Final = 1000  # labelled images that are looked at along the way
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistilOptions:
+    """What `edgekd distill` and the first half of `edgekd compress` are told."""
+
+    teacher: Path
+    said: TeacherOptions
+    student: str
+    recipe: str
+    budget: RunBudget | None  # None: the paper's own length
+    seed: int
+    device: str
+    threads: int | None
+    out: Path
+    force: bool
+    restart: bool
+    command: tuple[str, ...]
+    images: Path | None = None  # a set that was made ahead
+    condensed: Path | None = None
+    condensed_number: int = 0  # which of several sets in a file
+    condensed_statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    samples: Path | None = None
+    strict: bool = False
+    embeddings: Path | None = None  # of the classes, for a noisy layer
+    faithful: bool = False
+    batch: int | None = None
+    compiles: bool = False
+
+
+def place_of(options: DistilOptions) -> Place:
+    """Where to compute, and whether the output can be written there: the first process writes it."""
+    place = choose_place(options.device, threads=options.threads, several=True)
+    if place.leads:
+        check_writable(options.out, force=options.force)
+    return place
+
+
+def teacher_said(path: Path, said: TeacherOptions, *, seed: int, display: Display) -> Teacher:
+    """Load a teacher and say what was understood of it."""
+    teacher = load_teacher(
+        path,
+        said,
+        generator=torch.Generator().manual_seed(seed),
+        say=lambda text: display.warn(text),
+    )
+    refuse_constant(teacher, generator=torch.Generator().manual_seed(seed))
+    info = teacher.info
+    display.say(
+        f"teacher  {info.file}: {info.architecture}, {info.parameters:,} parameters, {info.macs / 1e6:,.1f} M MACs, "
+        f"{info.classes} classes, input {'x'.join(map(str, info.input.shape))} (from {info.metadata_from})"
+    )
+    for note in info.notes:
+        display.say(f"         {note}")
+    if info.batch_norm_trained:
+        display.say(f"         {info.batch_norm_layers} batch-norm layers with trained statistics")
+    else:
+        kind = "untrained batch-norm statistics" if info.batch_norm_layers else "no batch-norm"
+        display.warn(f"{kind}: inversion loses its best signal, expect a weaker student")
+    noise = info.noise
+    display.say(
+        f"         to noise it answers {noise.distinct_classes} of {info.classes} classes, mean confidence "
+        f"{noise.mean_confidence:.2f}, logit deviation {noise.logit_std:.2g}"
+    )
+    return teacher
+
+
+def recipe_for(name: str, teacher: Teacher) -> Recipe:
+    """A recipe by name, as it is used for this teacher and nothing else.
+
+    Raises:
+        UsageError: no recipe is called so, or the teacher is not for it.
+    """
+    return choose(name, teacher, real=None).recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What a run is made of, settled and checked. Not a record."""
+
+    options: DistilOptions
+    teacher: Teacher
+    place: Place
+    chosen: Chosen
+    budget: RunBudget
+    student: architectures.Choice
+    ahead: imagesets.ImageSet | None
+    real: RealImages | None
+    embeddings: torch.Tensor | None
+    watched: Watched | None = None
+
+    def fresh(self, recipe: Recipe, *, place: Place | None = None) -> Distillation:
+        """A run from the start; elsewhere, where a place is given."""
+        found = self.ahead
+        origin = str(self.options.images)
+        return Distillation(
+            self.teacher,
+            self.student.architecture,
+            recipe,
+            budget=self.budget,
+            seed=self.options.seed,
+            place=place or self.place,
+            ahead=imagesets.parted(found, origin=origin) if found is not None else None,
+            real=self.real,
+            embeddings=self.embeddings,
+            watched=self.watched,
+            compiles=self.options.compiles,
+        )
+
+
+def setting_of(
+    options: DistilOptions,
+    display: Display,
+    *,
+    evaluation: Path | None = None,
+    too_costly: Callable[[Teacher], Callable[[Architecture], bool]] | None = None,
+) -> Setting:
+    """Load and check all that a run is given, before hours are spent.
+
+    Args:
+        options: of the run.
+        display: what happens is said there.
+        evaluation: labelled images to look at along the way.
+        too_costly: of a teacher, what tells whether a student costs its board too much; None: nothing is known.
+
+    Raises:
+        EdgekdError: what is wrong with it.
+    """
+    place = place_of(options)
+    teacher = teacher_said(options.teacher, options.said, seed=options.seed, display=display)
+    info = teacher.info
+    if options.condensed is not None and options.samples is not None:
+        raise UsageError("--condensed and --samples are two kinds of one thing: give one of them.")
+    real = _real(options, info)
+    chosen = choose(
+        options.recipe,
+        teacher,
+        real=real,
+        faithful=options.faithful,
+        batch=options.batch,
+        budget=options.budget,
+    )
+    if options.images is not None and chosen.recipe.source.kind == "noise":
+        raise UsageError(
+            f"recipe {chosen.recipe.name} learns from nothing but noise: leave out --images."
+        )
+    ahead = image_set(options.images, info) if options.images is not None else None
+    for note in chosen.notes:
+        display.warn(note) if note.startswith("weaker") else display.say(f"         {note}")
+    size = architectures.Size(parameters=info.parameters, macs=info.macs)
+    return Setting(
+        options=options,
+        teacher=teacher,
+        place=place,
+        chosen=chosen,
+        budget=options.budget or RunBudget(steps=chosen.steps),
+        student=architectures.choose_student(
+            options.student,
+            teacher=info.architecture,
+            size=size,
+            **(
+                {}
+                if too_costly is None or options.student != "auto"
+                else {"too_costly": too_costly(teacher)}
+            ),
+        ),
+        ahead=ahead,
+        real=real,
+        embeddings=_embeddings(options.embeddings, chosen.recipe, info),
+        watched=_watched(evaluation, info),
+    )
+
+
+def _real(options: DistilOptions, info: TeacherInfo) -> RealImages | None:
+    if options.condensed is not None:
+        return read_condensed(
+            options.condensed,
+            spec=info.input,
+            classes=info.classes,
+            number=options.condensed_number,
+            statistics=options.condensed_statistics,
+        )
+    if options.samples is not None:
+        return read_samples(
+            options.samples,
+            spec=info.input,
+            classes=info.classes,
+            class_names=info.class_names,
+            strict=options.strict,
+        )
+    return None
+
+
+def _embeddings(path: Path | None, recipe: Recipe, info: TeacherInfo) -> torch.Tensor | None:
+    """A table (K, E) from a `.npy` file.
+
+    Raises:
+        UsageError: the recipe takes none.
+        InputFileError: it is not one.
+    """
+    if path is None:
+        return None
+    if recipe.source.kind != "noisy_layer":
+        raise UsageError(
+            f"--embeddings is for recipe nayer; recipe {recipe.name} does not ask for embeddings."
+        )
+    try:
+        with path.open("rb") as stream:
+            table = np.load(stream, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputFileError(f"{path}: not a .npy file of numbers ({error}).") from error
+    if not isinstance(table, np.ndarray):
+        raise InputFileError(f"{path}: an archive of arrays; expected one array, a .npy file.")
+    right = table.ndim == 2 and len(table) == info.classes and table.dtype.kind == "f"
+    if not right or not table.size or not np.isfinite(table).all():
+        raise InputFileError(
+            f"{path}: {table.dtype} of shape {table.shape}; expected finite floats, one row for each of the "
+            f"{info.classes} classes."
+        )
+    return torch.from_numpy(table.astype(np.float32))
+
+
+def _watched(path: Path | None, info: TeacherInfo) -> Watched | None:
+    """Some of the labelled images, to be looked at along the way."""
+    if path is None:
+        return None
+    found = load_labelled(path, spec=info.input, classes=info.classes)
+    # Spread over the set: files are often sorted by class.
+    chosen = np.linspace(0, len(found.labels) - 1, min(WATCHED, len(found.labels))).astype(np.int64)
+    images = normalised(found.images[chosen], info.input)
+    return Watched(images=torch.from_numpy(images), labels=torch.from_numpy(found.labels[chosen]))
+
+
+def image_set(path: Path, info: TeacherInfo) -> imagesets.ImageSet:
+    """A set of images of this teacher; see `imagesets.read_set`."""
+    return imagesets.read_set(
+        path, teacher_digest=info.state_digest, spec=info.input, classes=info.classes
+    )
+
+
+def planned(setting: Setting, recipe: Recipe, display: Display) -> Forecast:
+    """Say what a run would do and cost; nothing is written."""
+    place, info = setting.place, setting.teacher.info
+    architecture = setting.student.architecture
+    size = architectures.size_of(architectures.build(architecture), shape=info.input.shape)
+    display.say(
+        f"student  {architecture}: {size.parameters:,} parameters, {size.macs / 1e6:,.1f} M MACs ({setting.student.reason})"
+    )
+    # Every rank times its own share, at the same time as the others do: cores are shared.
+    by_itself = functools.partial(setting.fresh, place=replace(place, team=ALONE))
+    share = for_ranks(recipe, place.ranks)
+    expected = forecast(by_itself, share, pixels=info.input.height * info.input.width)
+    expected = replace(expected, images=expected.images * place.ranks)
+    settings = "the paper's settings" if setting.options.faithful else setting.chosen.reason
+    several = f", {place.ranks} processes" if place.ranks > 1 else ""
+    display.say(
+        f"distil   recipe {recipe.name} ({settings}) on {place.device.type} in {place.precision}{several}: {expected}"
+    )
+    _warn_of_size(expected, info, place, display)
+    return expected
+
+
+def _warn_of_size(expected: Forecast, info: TeacherInfo, place: Place, display: Display) -> None:
+    """Large images: nothing of it was ever measured, and that is no reason to stop."""
+    if max(info.input.height, info.input.width) >= MEASURED_PIXELS:
+        display.warn(
+            f"images of {info.input.height} x {info.input.width} are outside of what was measured (32 pixels): as "
+            f"many steps as the CIFAR-10 benchmark made are about {spoken(expected.usual_s)} here and "
+            f"{expected.memory_bytes / 2**30:.1f} GiB; scaled from a part of a batch. Going on"
+        )
+    if place.device.type == "cpu" and not expected.fits:
+        display.warn(
+            f"about {expected.memory_bytes / 2**30:.1f} GiB of memory are wanted, and "
+            f"{(available_bytes() or 0) / 2**30:.1f} GiB are free: the run may be killed by the system. "
+            "It goes on from where it was when it is started again; --device cuda has memory of its own"
+        )

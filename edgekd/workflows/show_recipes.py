@@ -1,0 +1,142 @@
+"""`edgekd recipes`: the book of recipes, for people and for scripts. Brings no framework."""
+
+from dataclasses import asdict, fields
+from typing import Any, Final
+
+from edgekd.distill.recipes.catalogue import FAITHFUL, RECIPES
+from edgekd.distill.recipes.config import Recipe
+from edgekd.errors import UsageError
+from edgekd.records import record
+
+SOURCES: Final = {
+    "meta": "meta-generator",
+    "restarted": "a generator a batch",
+    "noisy_layer": "noisy layer",
+    "pixels": "pixels",
+    "unconditional": "generator beside it",
+    "noise": "noise",
+}
+MEMORIES: Final = {
+    "pool": "image pool",
+    "bank": "cyclic bank",
+    "replay": "replay VAE",
+    "none": "none",
+}
+
+
+@record
+class Shown:
+    """A recipe as `recipes show --json` prints it."""
+
+    recipe: Recipe
+    faithful: bool
+    steps: int | None  # of the student, in the paper's settings
+    needs: tuple[str, ...]
+
+
+def shown(name: str, *, faithful: bool) -> Shown:
+    """A recipe by name.
+
+    Raises:
+        UsageError: there is none, or it has no paper's settings of its own.
+    """
+    if name == "auto":
+        raise UsageError(
+            "auto is no recipe but a choice: condensed-expansion where there are condensed or real images, else pool "
+            "where the teacher has trained batch-norm, else plain. Name one of them."
+        )
+    if name not in RECIPES:
+        raise UsageError(f"unknown recipe {name!r}. There is: {', '.join(RECIPES)}.")
+    if not faithful:
+        return Shown(recipe=RECIPES[name], faithful=False, steps=None, needs=needs(RECIPES[name]))
+    if name not in FAITHFUL:
+        raise UsageError(
+            f"recipe {name} has no paper's settings of its own. --faithful takes: {', '.join(FAITHFUL)}."
+        )
+    found = FAITHFUL[name]
+    return Shown(recipe=found.recipe, faithful=True, steps=found.steps, needs=needs(found.recipe))
+
+
+def needs(recipe: Recipe) -> tuple[str, ...]:
+    """What a recipe leans on beside the teacher's answers."""
+    weights = recipe.source.weights
+    found = []
+    if weights.alignment:
+        found.append("condensed or real images")
+    if weights.batch_norm:
+        found.append("batch-norm (weaker without)")
+    if weights.asks_features or weights.alignment:
+        found.append("penultimate features")
+    return tuple(found)
+
+
+def listed() -> list[dict[str, Any]]:
+    """All recipes in short."""
+    return [
+        {
+            "name": name,
+            "paper": recipe.about.paper,
+            "source": recipe.source.kind,
+            "memory": recipe.memory.kind,
+            "needs": list(needs(recipe)),
+            "faithful": name in FAITHFUL,
+        }
+        for name, recipe in RECIPES.items()
+    ]
+
+
+def table() -> str:
+    """A line a recipe, of 80 columns."""
+    rows = [("RECIPE", "IMAGES FROM", "MEMORY", "AFTER")]
+    rows.append(("auto", "the default", "", "picks one of these"))
+    for name, recipe in RECIPES.items():
+        who, _, rest = recipe.about.paper.partition(",")
+        first = who.partition(" et al.")[0].partition(" and ")[0]
+        when = rest.rpartition(",")[2].partition("(")[0].strip()
+        made = SOURCES[recipe.source.kind], MEMORIES[recipe.memory.kind]
+        rows.append((name, *made, f"{first}, {when}"))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    lines = [
+        "  ".join([*(f"{part:{wide}}" for part, wide in zip(row, widths, strict=False)), row[3]])
+        for row in rows
+    ]
+    lines.append("\nMore of one: edgekd recipes show RECIPE")
+    return "\n".join(lines)
+
+
+def text(found: Shown) -> str:
+    """All settings; those at 0 are left out."""
+    recipe = found.recipe
+    about = recipe.about
+    lines = [
+        f"{recipe.name}, {'in the settings of the paper' if found.faithful else 'budgeted'}",
+        *(_folded(each.name, getattr(about, each.name)) for each in fields(type(about))),
+        _folded("needs", ", ".join(found.needs) or "nothing"),
+    ]
+    if found.steps is not None:
+        lines.append(_folded("steps", f"{found.steps:,} of the student"))
+    settings = asdict(recipe)
+    weights = settings["source"].pop("weights")
+    settings["losses"] = weights
+    parts = ("source", "losses", "memory", "learning")
+    lines.extend(_folded(part, _spoken(settings[part])) for part in parts)
+    return "\n".join(lines)
+
+
+def _spoken(settings: dict[str, Any]) -> str:
+    shown = [f"{key} {_number(value)}" for key, value in settings.items() if value not in (0, None)]
+    return ", ".join(shown)
+
+
+def _number(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _folded(name: str, said: str) -> str:
+    """A name and what is said of it, in 80 columns."""
+    import textwrap
+
+    indent = " " * 21
+    return textwrap.fill(
+        said, 80, initial_indent=f"{name:20} ", subsequent_indent=indent, break_on_hyphens=False
+    )

@@ -1,0 +1,281 @@
+"""Whether a board's software takes a graph, and if not, why. Works on any ONNX file.
+
+Written after onnx-tensorrt's `docs/operators.md` (see `operators`) and TensorRT's documentation of
+quantised types and strong typing. Operators that stand in none of its tables are reported as unknown
+to this check, never passed.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+import onnx
+from google.protobuf.message import DecodeError, Message
+
+from edgekd.errors import EdgekdError, IncompatibleError, InputFileError
+from edgekd.export import tensorrt_rules as rules
+from edgekd.export.external_data import missing_data
+from edgekd.export.parity import require_size, session
+from edgekd.export.tensorrt_operators import version_of
+from edgekd.export.tensorrt_rules import QUANTISING, Violation
+from edgekd.export.weightless_graph import is_large, is_whole, outline
+from edgekd.records import Software
+
+# In texts made for people, two names after a slash are a path; in names of nodes they are not
+# (TorchScript calls one "/features/0/Conv"), so there only well-known folders count.
+_PATH_IN_TEXT: Final = re.compile(
+    r"(?<![\w.:/])/[\w.@+-]+(?:/[\w.@+-]+)+|[A-Za-z]:\\[\w.\\-]+|\\\\\w+\\\w+|file:/+[\w./-]+"
+)
+_PATH_ANYWHERE: Final = re.compile(
+    rb"(?:/(?:home|root|usr|work|tmp|opt|Users|mnt|data)/|[A-Za-z]:\\)[\w.\\/-]+"
+)
+
+
+def check_model(path: Path, software: Software) -> tuple[Violation, ...]:
+    """All reasons why `software` would refuse or misread this file, and what harms it; empty when there is none.
+
+    Raises:
+        InputFileError: not an ONNX model.
+        UsageError: the software's TensorRT version makes no sense.
+    """
+    return next(check_each(path, [software]))
+
+
+def check_each(path: Path, softwares: Iterable[Software]) -> Iterator[tuple[Violation, ...]]:
+    """The same for several, in their order; what no software decides is looked at once.
+
+    Raises:
+        InputFileError: not an ONNX model.
+        UsageError: a software's TensorRT version makes no sense.
+    """
+    yield from _judged(read(path), path, softwares)
+
+
+def _judged(
+    model: onnx.ModelProto, source: Path | bytes, softwares: Iterable[Software]
+) -> Iterator[tuple[Violation, ...]]:
+    folder = source.parent if isinstance(source, Path) else Path()
+    elsewhere = tuple(_external_data(model, folder))
+    # With the values elsewhere, the other rules have nothing to look at.
+    common = elsewhere or (
+        *_standard(model),
+        *_input_shapes(model),
+        *_paths(model),
+        *rules.weights(model),
+    )
+    for software in softwares:
+        yield elsewhere or (*common, *_of_software(source, model, software, common))
+
+
+def _of_software(
+    source: Path | bytes,
+    model: onnx.ModelProto,
+    software: Software,
+    common: tuple[Violation, ...],
+) -> Iterator[Violation]:
+    lacking = tuple(_int8(model, software))
+    yield from lacking
+    if software.runtime != "tensorrt":
+        if not common and not lacking:
+            yield from _runs(source)
+        return
+    version = version_of(software)
+    yield from rules.operators(model, version)
+    yield from rules.opset(model, version)
+    yield from rules.inputs(model, version)
+    if all(violation.rule != "checker" for violation in common):  # else attributes may be anything
+        yield from rules.restrictions(model, version)
+    yield from rules.quantisation(model)
+
+
+def require_legal(path: Path, software: Software) -> None:
+    """Raise unless `software` takes this file.
+
+    Raises:
+        InputFileError: not an ONNX model.
+        IncompatibleError: with every reason.
+    """
+    _require(check_model(path, software), software, name=path.name)
+
+
+def require_legal_model(
+    model: onnx.ModelProto, software: Software, *, data: bytes, name: str
+) -> None:
+    """The same for a model in memory.
+
+    Args:
+        model: that was just made.
+        software: that must take it.
+        data: the model as bytes.
+        name: what messages call it.
+
+    Raises:
+        IncompatibleError: with every reason.
+    """
+    _require(next(_judged(model, data, [software])), software, name=name)
+
+
+def _require(found: tuple[Violation, ...], software: Software, *, name: str) -> None:
+    refusing = [violation for violation in found if violation.refuses]
+    if refusing:
+        reasons = "\n  ".join(str(violation) for violation in refusing)
+        raise IncompatibleError(f"{name} is not legal for {software.name}:\n  {reasons}")
+
+
+def read(path: Path) -> onnx.ModelProto:
+    """An ONNX model whose weights may lie elsewhere.
+
+    Raises:
+        InputFileError: it cannot be read, is empty or too large, or its names are no text.
+    """
+    require_size(path)
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except OSError as error:
+        raise InputFileError(f"{path}: cannot be read: {error.strerror}.") from error
+    except DecodeError as error:
+        raise InputFileError(f"{path}: not a readable ONNX model ({error}).") from error
+    if not model.graph.node:
+        raise InputFileError(f"{path}: an ONNX model without a single operator; is it cut short?")
+    # Protobuf hands out bytes where text is not UTF-8, and onnx then fails wherever it meets them.
+    if any(isinstance(text, bytes) for text in _texts(model)):
+        raise InputFileError(f"{path}: names that are not UTF-8; the file is damaged.")
+    return model
+
+
+def _texts(message: Message) -> Iterator[object]:
+    """Every text of a message and of those within it, whose depth the parser limits."""
+    for kind, value in message.ListFields():
+        inner = value if hasattr(value, "extend") else (value,)  # repeated, or one
+        if kind.type == kind.TYPE_STRING:
+            yield from inner
+        elif kind.type == kind.TYPE_MESSAGE:
+            for each in inner:
+                yield from _texts(each)
+
+
+def _annotations(model: onnx.ModelProto) -> Iterator[str]:
+    """Texts that no runtime needs."""
+    graph = model.graph
+    values = (*graph.input, *graph.output, *graph.value_info)
+    for owner in (model, graph, *graph.node, *values, *graph.initializer, *model.functions):
+        yield owner.doc_string
+        for entry in owner.metadata_props:
+            yield from (entry.key, entry.value)
+    yield from (model.producer_name, model.producer_version)
+
+
+def _external_data(model: onnx.ModelProto, folder: Path) -> Iterator[Violation]:
+    lacking = missing_data(model, folder)
+    attributes = (entry.t for node in model.graph.node for entry in node.attribute)
+    for tensor in (*model.graph.initializer, *attributes):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            yield Violation(
+                rule="external data",
+                where=tensor.name,
+                message="the weights are in another file"
+                + ("" if lacking is None else f", {lacking}, which is not beside it"),
+                advice="save with external_data=False",
+            )
+            return
+
+
+def _standard(model: onnx.ModelProto) -> Iterator[Violation]:
+    large = filter(is_large, model.graph.initializer)
+    # The checker counts the bytes of weights, and copies all of them to do so.
+    seen = outline(model) if all(map(is_whole, large)) else model
+    try:
+        onnx.checker.check_model(_undeprecated(seen), full_check=True)
+    except (
+        onnx.checker.ValidationError,
+        onnx.shape_inference.InferenceError,
+        # What the bindings make of a damaged model: a message that is no text, types without name.
+        UnicodeDecodeError,
+        ValueError,
+        TypeError,
+    ) as error:
+        lines = str(error).strip().splitlines()
+        yield Violation(
+            rule="checker",
+            where="model",
+            message=lines[0] if lines else "invalid model",
+            advice="export again; is the file damaged?",
+        )
+
+
+def _undeprecated(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model without group normalisations of opset 18, which the checker calls deprecated.
+
+    They are valid there and TensorRT reads them; under a domain of their own the checker lets them be.
+    """
+    valid = 18 <= rules.opset_of(model) < rules.GROUPS_BY_CHANNEL_SINCE
+    nodes = enumerate(model.graph.node)
+    old = [place for place, node in nodes if valid and node.op_type == "GroupNormalization"]
+    if not old:
+        return model
+    copied = onnx.ModelProto()
+    copied.CopyFrom(model)
+    for place in old:
+        copied.graph.node[place].domain = "deprecated"
+    copied.opset_import.append(onnx.helper.make_opsetid("deprecated", 1))
+    return copied
+
+
+def _input_shapes(model: onnx.ModelProto) -> Iterator[Violation]:
+    constants = {entry.name for entry in model.graph.initializer}  # are inputs too before IR 4
+    for entry in model.graph.input:
+        if entry.name in constants:
+            continue
+        kind = entry.type.tensor_type
+        open_dims = [d.dim_param or "?" for d in kind.shape.dim[1:] if d.dim_value < 1]
+        if not kind.HasField("shape"):
+            open_dims = ["all"]
+        if open_dims:
+            yield Violation(
+                rule="dynamic dimension",
+                where=entry.name,
+                message=f"{', '.join(open_dims)}: only the batch may be dynamic",
+                advice="export with a fixed input size",
+            )
+
+
+def _paths(model: onnx.ModelProto) -> Iterator[Violation]:
+    bare = outline(model)
+    del bare.graph.initializer[:]  # weights may look like anything
+    anywhere = _PATH_ANYWHERE.search(bare.SerializeToString())
+    in_text = next(filter(None, map(_PATH_IN_TEXT.search, _annotations(model))), None)
+    found = in_text[0] if in_text else anywhere[0].decode(errors="replace") if anywhere else None
+    if found is not None:
+        yield Violation(
+            rule="build path",
+            where="metadata",
+            message=f"{found!r} is a path of the machine that built it",
+            advice="strip metadata_props and doc strings",
+        )
+
+
+def _int8(model: onnx.ModelProto, software: Software) -> Iterator[Violation]:
+    if software.int8:
+        return
+    for node in model.graph.node:
+        if node.op_type in QUANTISING:
+            yield Violation(
+                rule="no INT8",
+                where=node.name,
+                message=f"{software.name} on this board runs no INT8",
+                advice="ship FP32 or FP16",
+            )
+            return
+
+
+def _runs(source: Path | bytes) -> Iterator[Violation]:
+    try:
+        session(source)
+    except EdgekdError as error:
+        yield Violation(
+            rule="session",
+            where="model",
+            message=str(error).strip().splitlines()[0],
+            advice="export again for this target",
+        )

@@ -1,0 +1,422 @@
+"""Making a model: exported or quantised, legal for its target, and equal to what it was made from."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import torch
+from torch import nn
+
+from edgekd.errors import IncompatibleError, QualityError
+from edgekd.export import (
+    compatibility as legality,
+)
+from edgekd.export import (
+    fp16 as half,
+)
+from edgekd.export import (
+    parity,
+    sensitivity,
+)
+from edgekd.export import (
+    pre_post_processing as embedding,
+)
+from edgekd.export import (
+    qdq as quantize,
+)
+from edgekd.export import (
+    qdq_cpu as cpu,
+)
+from edgekd.export import (
+    torch_to_onnx as graph,
+)
+from edgekd.export.fake_quant import FakeQuantised, with_constants
+from edgekd.export.model_metadata import describe, tensors_of
+from edgekd.export.parity import Array
+from edgekd.export.pre_post_processing import Part
+from edgekd.files import digest_of, write_atomically
+from edgekd.records import (
+    Calibration,
+    InputSpec,
+    LayerSensitivity,
+    OnnxModel,
+    Target,
+)
+
+TUNED: Final = "tuned"
+
+
+def export_fp32(
+    module: nn.Module,
+    *,
+    spec: InputSpec,
+    target: Target,
+    out: Path,
+    images: Array,
+    made_from: str,
+    dynamic_batch: bool = False,
+) -> OnnxModel:
+    """Write a module as FP32 ONNX for a target.
+
+    Args:
+        module: evaluation mode, on the CPU.
+        spec: of its input.
+        target: decides exporter and opset.
+        out: the file to write; it appears only when it passed.
+        images: normalised (N, C, H, W), on which it must answer as the module does.
+        made_from: digest of the module's weights.
+        dynamic_batch: leave N open instead of 1.
+
+    Raises:
+        IncompatibleError: the graph is not legal for the target.
+        QualityError: it answers otherwise than the module.
+    """
+    with torch.no_grad():
+        parts = parity.batches(images, None, name="the module")
+        reference = np.concatenate([module(torch.from_numpy(part)).numpy() for part in parts])
+    software = target.software
+    model = graph.fp32_model(module, spec=spec, software=software, dynamic_batch=dynamic_batch)
+    data = model.SerializeToString(deterministic=True)
+    legality.require_legal_model(model, software, data=data, name=out.name)
+    left, logits = _answered(model, data, images, typing=software.typing)
+    found = parity.compare(logits, reference, against="PyTorch", precision="fp32")
+    parity.require(found, what=out.name)
+    write_atomically(out, data)
+    return describe(
+        out,
+        "fp32",
+        model=model,
+        target=target,
+        made_from=made_from,
+        found=found,
+        fp32_nodes=left,
+    )
+
+
+def _answered(
+    model: onnx.ModelProto, data: bytes, images: Array, *, typing: str
+) -> tuple[tuple[str, ...], Array]:
+    """What a graph answers, and the nodes that FP16 cannot hold where the builder is to be told of them.
+
+    Then one pass does for both: to start a session costs more than to run it.
+    """
+    if typing != "weak":
+        return (), parity.logits_of(data, images)
+    left, answers = half.watched(model, images, data=data)
+    return left, parity.one_answer(answers, name="the model")
+
+
+def export_fp16(fp32: Path, *, target: Target, out: Path, images: Array) -> OnnxModel:
+    """The FP32 file with its types halved, for a TensorRT that takes them from the graph.
+
+    Args:
+        fp32: what `export_fp32` wrote.
+        target: of strong typing.
+        out: the file to write.
+        images: normalised (N, C, H, W): what they overflow stays in FP32, and they are compared on.
+
+    Returns:
+        The record, whose parity says whether it answers as FP32: a gate's to judge, as with INT8.
+
+    Raises:
+        IncompatibleError: the graph is not legal for the target.
+        QualityError: FP32 is not finite itself.
+    """
+    model = legality.read(fp32)
+    kept = half.overflowing(model, images)
+    found = _checked(half.to_half(model, keep=kept), target=target, out=out)
+    parted = parity.compare(
+        parity.logits_of(found, images),
+        parity.logits_of(fp32, images),
+        against=fp32.name,
+        precision="fp16",
+    )
+    write_atomically(out, found)
+    return describe(
+        out, "fp16", target=target, made_from=digest_of(fp32), found=parted, fp32_nodes=kept
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keeping:
+    """How much of a network may stay in floating point, where that helps most."""
+
+    share: float
+    by: sensitivity.By
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuningOf:
+    """What an INT8 file is tuned from, and by whom: the loop is the caller's."""
+
+    module: nn.Module  # that the FP32 file was made of
+    tune: Callable[[FakeQuantised], None]
+    steps: int
+
+
+def export_int8(
+    fp32: Path,
+    *,
+    target: Target,
+    out: Path,
+    calibration: Array,
+    held_out: Array,
+    teacher: Array | None = None,
+    outside: Mapping[str, float] | None = None,
+    keeping: Keeping | None = None,
+    tuning: TuningOf | None = None,
+) -> OnnxModel:
+    """Quantise an FP32 file for a target.
+
+    Where the board's TensorRT takes types from the graph, what stays in floating point is FP16.
+
+    Args:
+        fp32: what `export_fp32` wrote.
+        target: must run INT8.
+        out: the file to write; it appears only when it is legal.
+        calibration: normalised images (N, C, H, W) that ranges are taken from.
+        held_out: others (M, C, H, W): every second for choosing the method, the rest for parity.
+        teacher: its logits (M, K) on them, which the methods are compared by; None: those of the FP32 file.
+        outside: of the teacher's batch-norms, what the calibration images do not reach; for the record.
+        keeping: layers may stay in floating point; None: none does.
+        tuning: weights and scales are learned, and taken where they decide no less like the reference.
+
+    A parity that fails is in the record, not raised: the run that made the student may have taken
+    hours, and its FP32 model stands. Whoever ships it must look (`gate.parity`).
+
+    Raises:
+        IncompatibleError: the graph is not legal for the target.
+    """
+    if not target.software.int8:
+        raise IncompatibleError(
+            f"{target.board.title} runs no INT8 under {target.software.name}. Ship {fp32.name}, which "
+            "its builder makes FP16 of (trtexec --fp16), or choose another target."
+        )
+    model = legality.read(fp32)
+    seen, judged = held_out[::2], held_out[1::2] if len(held_out) > 1 else held_out
+    shown = _Shown(
+        calibration=calibration,
+        seen=seen,
+        reference=parity.logits_of(fp32, seen) if teacher is None else teacher[::2],
+    )
+    if target.software.runtime == "onnxruntime":
+        if tuning is not None:
+            raise IncompatibleError(
+                f"--tune learns INT8 as TensorRT computes it, and {target.id} runs ONNX Runtime. Leave it out."
+            )
+        arm = target.board.family == "raspberry-pi"
+        quantised, record = _for_cpu(model, shown, arm=arm, keeping=keeping)
+    else:
+        quantised, record = _for_tensorrt(model, shown, keeping=keeping, tuning=tuning)
+    return _finished(
+        quantised,
+        fp32=fp32,
+        target=target,
+        out=out,
+        held_out=judged,
+        calibration=replace(
+            record,
+            compared_with="fp32" if teacher is None else "teacher",
+            outside=dict(outside or {}),
+        ),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Shown:
+    """Normalised images, and what those that choose should be decided as."""
+
+    calibration: Array  # (N, C, H, W)
+    seen: Array  # (M, C, H, W)
+    reference: Array  # (M, K), logits
+
+    def agreement(self, model: onnx.ModelProto) -> float:
+        return parity.agreement(
+            parity.logits_of(model.SerializeToString(), self.seen), self.reference
+        )
+
+    def record(
+        self,
+        method: str,
+        scores: Mapping[str, float],
+        ranked: tuple[LayerSensitivity, ...],
+        kept: tuple[str, ...],
+    ) -> Calibration:
+        return Calibration(
+            method=method,
+            images=len(self.calibration),
+            held_out_images=len(self.seen),
+            agreement=dict(scores),
+            sensitivity=ranked,
+            kept=kept,
+        )
+
+
+def _for_cpu(
+    model: onnx.ModelProto, shown: _Shown, *, arm: bool, keeping: Keeping | None
+) -> tuple[onnx.ModelProto, Calibration]:
+    ranked: tuple[LayerSensitivity, ...] = ()
+    kept: tuple[str, ...] = ()
+    if keeping is not None:
+        # By TensorRT's pairs: which layer INT8 hurts is a matter of its values, not of the form.
+        ranges = quantize.observe(model, quantize.activations(model), shown.calibration)
+        limits = quantize.limits_of(model, ranges, cpu.METHOD)
+        ranked, kept = _kept(model, limits, shown, keeping)
+    quantised = cpu.with_cpu_pairs(model, shown.calibration, arm=arm, keep=kept)
+    scores = {cpu.METHOD: shown.agreement(quantised)}
+    return quantised, shown.record(cpu.METHOD, scores, ranked, kept)
+
+
+def _for_tensorrt(
+    model: onnx.ModelProto, shown: _Shown, *, keeping: Keeping | None, tuning: TuningOf | None
+) -> tuple[onnx.ModelProto, Calibration]:
+    chosen = quantize.choose(
+        model,
+        calibration=shown.calibration,
+        held_out=shown.seen,
+        reference=shown.reference,
+    )
+    ranked: tuple[LayerSensitivity, ...] = ()
+    kept: tuple[str, ...] = ()
+    if keeping is not None:
+        ranked, kept = _kept(model, chosen.limits, shown, keeping)
+    quantised = quantize.with_pairs(model, chosen.limits, keep=kept)
+    record = replace(
+        shown.record(chosen.method, chosen.agreement, ranked, kept), saturated=chosen.saturated()
+    )
+    if tuning is None:
+        return quantised, record
+    tuned = _tuned(model, chosen.limits, tuning, shape=shown.seen.shape[1:])
+    scores = record.agreement | {TUNED: shown.agreement(tuned)}
+    record = replace(record, agreement=scores)
+    if scores[TUNED] < scores[chosen.method]:
+        return quantised, record
+    # What its learned ranges cut off was not counted.
+    return tuned, replace(record, method=TUNED, tuned_steps=tuning.steps, saturated={})
+
+
+def _kept(
+    model: onnx.ModelProto, limits: Mapping[str, float], shown: _Shown, keeping: Keeping
+) -> tuple[tuple[LayerSensitivity, ...], tuple[str, ...]]:
+    """What each layer costs, and which stay in floating point."""
+    ranked = sensitivity.sensitivities(model, limits, shown.seen)
+    return ranked, sensitivity.worst(ranked, share=keeping.share, by=keeping.by)
+
+
+def _tuned(
+    model: onnx.ModelProto,
+    limits: Mapping[str, float],
+    tuning: TuningOf,
+    *,
+    shape: tuple[int, int, int],
+) -> onnx.ModelProto:
+    wrapped = FakeQuantised(tuning.module, model, limits, shape=shape)
+    tuning.tune(wrapped)
+    found = wrapped.tuned()
+    return quantize.with_pairs(
+        with_constants(model, found.constants), found.limits, weight_scales=found.weight_scales
+    )
+
+
+def _finished(
+    quantised: onnx.ModelProto,
+    *,
+    fp32: Path,
+    target: Target,
+    out: Path,
+    held_out: Array,
+    calibration: Calibration,
+) -> OnnxModel:
+    """Write a graph with Q/DQ pairs, typed as the target wants it, once it is legal.
+
+    Raises:
+        IncompatibleError: it is not.
+    """
+    kept: tuple[str, ...] = ()
+    if target.software.typing == "strong":
+        kept = half.overflowing(quantised, held_out)
+        quantised = half.to_half(quantised, keep=kept)
+    write_atomically(out, _checked(quantised, target=target, out=out))
+    found = parity.compare(
+        parity.logits_of(out, held_out),
+        parity.logits_of(fp32, held_out),
+        against=fp32.name,
+        precision="int8",
+    )
+    return describe(
+        out,
+        "int8",
+        target=target,
+        made_from=digest_of(fp32),
+        found=found,
+        calibration=calibration,
+        fp32_nodes=kept,
+    )
+
+
+def embed(
+    path: Path,
+    model: OnnxModel,
+    *,
+    parts: tuple[Part, ...],
+    spec: InputSpec,
+    target: Target,
+    pixels: npt.NDArray[np.uint8],
+    images: Array,
+) -> OnnxModel:
+    """Put preprocessing and a head into a file that passed its checks, and check it again.
+
+    Args:
+        path: of the file, which is replaced.
+        model: its record.
+        parts: that were `embedding.checked`.
+        spec: of the network's input.
+        target: what it must be legal for.
+        pixels: RGB bytes (N, H, W, C), on which the files are compared.
+        images: the same, normalised (N, C, H, W).
+
+    Raises:
+        IncompatibleError: the target's software does not take what is added.
+        QualityError: it answers otherwise than the plain file with the same work done outside.
+    """
+    plain = legality.read(path)
+    expected = embedding.answers_for(parts, parity.logits_of(path, images))
+    written = _checked(embedding.embedded(plain, parts, spec), target=target, out=path)
+    given = embedding.inputs_for(parts, pixels, images)
+    answers = np.concatenate([found[0] for _, found in parity.outputs_of(written, given)])
+    # The same arithmetic with the constants multiplied out: float32 rounds otherwise, and INT8 may then round
+    # to the next level.
+    limit = parity.TOLERANCES["fp16"].relative
+    assert limit is not None
+    worst = float(np.abs(answers.astype(np.float64) - expected).max())
+    off = float((answers != expected).mean()) if "top1" in parts else worst
+    allowed = 1 / len(images) if "top1" in parts else limit * float(np.abs(expected).max())
+    if not off <= allowed:
+        raise QualityError(
+            f"{path.name} with {', '.join(parts)} inside answers otherwise: {off:.3g}, at most {allowed:.3g}."
+        )
+    write_atomically(path, written)
+    found = onnx.load_from_string(written)
+    return replace(
+        model,
+        digest=digest_of(path),
+        size_bytes=path.stat().st_size,
+        inputs=tensors_of(found.graph.input),
+        outputs=tensors_of(found.graph.output),
+        embedded=parts,
+    )
+
+
+def _checked(model: onnx.ModelProto, *, target: Target, out: Path) -> bytes:
+    """A graph as bytes, legal for its target.
+
+    Raises:
+        IncompatibleError: it is not.
+    """
+    data = model.SerializeToString(deterministic=True)
+    legality.require_legal_model(model, target.software, data=data, name=out.name)
+    return bytes(data)
