@@ -9,13 +9,13 @@ from typing import Annotated, Final, Literal
 from pydantic import Field
 
 from edgekd.bench.protocol.responses import (
-    Answer,
-    BoardAnswer,
-    EngineAnswer,
-    ParityAnswer,
-    ProgressAnswer,
+    BoardResponse,
+    EngineResponse,
+    ParityResponse,
+    ProgressResponse,
+    Response,
 )
-from edgekd.bench.transport import agent_process as child
+from edgekd.bench.transport import agent_process
 from edgekd.bench.transport.agent_access import AGENT, Access, LocalAccess
 from edgekd.errors import DeviceError
 from edgekd.files import digest_of
@@ -61,7 +61,7 @@ def build(
     precision: Precision,
     typing: Literal["weak", "strong"],
     options: EngineOptions = DEFAULT,
-    progress: Callable[[ProgressAnswer], None] = lambda _: None,
+    progress: Callable[[ProgressResponse], None] = lambda _: None,
     agent: Sequence[str] = AGENT,
 ) -> Engine:
     """Build an engine of an ONNX file, or find that the one at `out` is it, and run the golden vectors through it.
@@ -114,7 +114,7 @@ def build_on(
     typing: Literal["weak", "strong"],
     fp32_nodes: Sequence[str] = (),
     options: EngineOptions = DEFAULT,
-    progress: Callable[[ProgressAnswer], None] = lambda _: None,
+    progress: Callable[[ProgressResponse], None] = lambda _: None,
 ) -> tuple[Engine, str]:
     """Build an engine on a board, where it stays; the next run finds it there.
 
@@ -166,17 +166,17 @@ def _built(
     access: Access,
     words: list[str],
     options: EngineOptions,
-    progress: Callable[[ProgressAnswer], None],
-) -> tuple[BoardAnswer, EngineAnswer]:
-    def heard(answer: Answer) -> None:
-        if isinstance(answer, ProgressAnswer):
+    progress: Callable[[ProgressResponse], None],
+) -> tuple[BoardResponse, EngineResponse]:
+    def on_answer(answer: Response) -> None:
+        if isinstance(answer, ProgressResponse):
             progress(answer)
 
-    answers = access.ask([*words, *_settings(options)], timeout_s=TIMEOUT_S, heard=heard)
-    return child.one(BoardAnswer, answers), child.one(EngineAnswer, answers)
+    answers = access.ask([*words, *_settings(options)], timeout_s=TIMEOUT_S, heard=on_answer)
+    return agent_process.one(BoardResponse, answers), agent_process.one(EngineResponse, answers)
 
 
-def _require(found: EngineAnswer, precision: Precision, made_from: str) -> None:
+def _require(found: EngineResponse, precision: Precision, made_from: str) -> None:
     if found.precision != precision or found.made_from != made_from:
         raise DeviceError("The agent built another engine than was asked for.")
 
@@ -221,7 +221,7 @@ def _settings(options: EngineOptions) -> list[str]:
     return [*arguments, *(["--rebuild"] if options.rebuild else [])]
 
 
-def _engine(board: BoardAnswer, found: EngineAnswer, *, name: str, vectors: Path) -> Engine:
+def _engine(board: BoardResponse, found: EngineResponse, *, name: str, vectors: Path) -> Engine:
     if found.key.signature is None:
         raise DeviceError(f"The agent does not say what {name} hangs on.")
     return Engine(
@@ -244,7 +244,7 @@ def _engine(board: BoardAnswer, found: EngineAnswer, *, name: str, vectors: Path
     )
 
 
-def _parity(found: ParityAnswer, vectors: Path) -> Parity:
+def _parity(found: ParityResponse, vectors: Path) -> Parity:
     return Parity(
         against=vectors.name,
         images=found.vectors,

@@ -7,12 +7,12 @@ from edgekd.bench.analysis import statistics
 from edgekd.records import (
     Energy,
     Figure,
+    MachineState,
     Measurements,
     Memory,
     Paced,
     Range,
     Samples,
-    Setup,
     Unmeasured,
 )
 
@@ -27,7 +27,7 @@ def report(measurements: Measurements) -> str:
             _subject(measurements),
             "",
             *_latency(measurements),
-            *_paced(measurements.paced),
+            *_format_paced(measurements.paced),
             *_memory(measurements.memory),
             *_energy(measurements.energy),
             *_conditions(measurements),
@@ -41,7 +41,7 @@ def brief(measurements: Measurements) -> str:
     """One line of what matters, and how many doubts there are; `report` has the rest."""
     latency, memory = measurements.latency, measurements.memory.model_pss
     parts = [
-        _unmeasured(latency)
+        _format_unmeasured(latency)
         if isinstance(latency, Unmeasured)
         else f"median {format_quantity(statistics.median(latency), 's')} "
         f"(p99 {format_quantity(statistics.percentile(latency, 99), 's')}) a call",
@@ -118,7 +118,7 @@ def _subject(measurements: Measurements) -> str:
 def _latency(measurements: Measurements) -> Iterator[str]:
     figure = measurements.latency
     if isinstance(figure, Unmeasured):
-        yield _row("latency", _unmeasured(figure))
+        yield _row("latency", _format_unmeasured(figure))
         return
     low, high = statistics.level_interval(figure)
     yield _row(
@@ -142,11 +142,11 @@ def _latency(measurements: Measurements) -> Iterator[str]:
     )
 
 
-def _paced(paced: Paced | None) -> Iterator[str]:
+def _format_paced(paced: Paced | None) -> Iterator[str]:
     if paced is None:
         return
     if isinstance(paced.latency, Unmeasured):
-        yield _row("", f"at {paced.fps:g} a second: {_unmeasured(paced.latency)}")
+        yield _row("", f"at {paced.fps:g} a second: {_format_unmeasured(paced.latency)}")
         return
     figure = paced.latency
     yield _row(
@@ -183,11 +183,11 @@ def _memory(memory: Memory) -> Iterator[str]:
 
 def _energy(energy: Energy | Unmeasured) -> Iterator[str]:
     if isinstance(energy, Unmeasured):
-        yield _row("energy", _unmeasured(energy))
+        yield _row("energy", _format_unmeasured(energy))
         return
     gross = energy.gross
     if isinstance(gross, Unmeasured):
-        yield _row("energy", _unmeasured(gross))
+        yield _row("energy", _format_unmeasured(gross))
     else:
         yield _row("energy", f"gross {energy_text(energy, gross, 'gross')}, idle included")
         parts: tuple[tuple[Literal["idle", "net"], Figure], ...] = (
@@ -221,10 +221,10 @@ def _conditions(measurements: Measurements) -> Iterator[str]:
     conditions = measurements.conditions
     parts = [
         conditions.os,
-        f"governor {_known(conditions.governor)}",
-        f"clock before {_known(conditions.cpu_mhz, '.0f', ' MHz')}",
-        f"temperature before {_known(conditions.temperature_c, '.0f', ' C')}",
-        f"busy before {_known(conditions.load_before, '.1f', ' processors')}",
+        f"governor {_format_known(conditions.governor)}",
+        f"clock before {_format_known(conditions.cpu_mhz, '.0f', ' MHz')}",
+        f"temperature before {_format_known(conditions.temperature_c, '.0f', ' C')}",
+        f"busy before {_format_known(conditions.load_before, '.1f', ' processors')}",
         f"warm-up {format_quantity(conditions.warmup_s, 's')}",
     ]
     yield _row("conditions", ", ".join(parts))
@@ -250,16 +250,16 @@ def _span(found: Range) -> str:
     return lowest if lowest == highest else f"{lowest} to {highest}"
 
 
-def _setup(setup: Setup | None) -> Iterator[str]:
+def _setup(setup: MachineState | None) -> Iterator[str]:
     """The lines of a board; a desk has none of it."""
     if setup is None or setup.l4t is None:
         return
     parts = [
         f"{setup.board or 'board not readable'} ({', '.join(setup.parts) or 'parts not readable'})",
-        f"JetPack {_known(setup.jetpack)}, L4T {setup.l4t}",
-        f"CUDA {_known(setup.cuda)}, TensorRT {_known(setup.tensorrt or setup.trtexec)}",
-        f"power mode {_known(setup.power_mode)}",
-        f"GPU {_known(setup.gpu_mhz, '.0f', ' MHz')}, fan {_known(setup.fan, '.0%')}",
+        f"JetPack {_format_known(setup.jetpack)}, L4T {setup.l4t}",
+        f"CUDA {_format_known(setup.cuda)}, TensorRT {_format_known(setup.tensorrt or setup.trtexec)}",
+        f"power mode {_format_known(setup.power_mode)}",
+        f"GPU {_format_known(setup.gpu_mhz, '.0f', ' MHz')}, fan {_format_known(setup.fan, '.0%')}",
     ]
     yield _row("board", "; ".join(parts))
 
@@ -276,13 +276,13 @@ def _row(title: str, text: str) -> str:
 
 def _bytes(figure: Figure) -> str:
     if isinstance(figure, Unmeasured):
-        return _unmeasured(figure)
+        return _format_unmeasured(figure)
     return format_bytes(statistics.median(figure))
 
 
-def _unmeasured(figure: Unmeasured) -> str:
+def _format_unmeasured(figure: Unmeasured) -> str:
     return f"not measured: {figure.reason}"
 
 
-def _known(value: float | str | None, style: str = "", unit: str = "") -> str:
+def _format_known(value: float | str | None, style: str = "", unit: str = "") -> str:
     return "not readable" if value is None else f"{value:{style}}{unit}"

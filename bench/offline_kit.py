@@ -10,11 +10,11 @@ from typing import Annotated, Final, Literal
 from pydantic import Field
 
 from edgekd.bench.config import BenchConfig
-from edgekd.bench.protocol import requests as questions
-from edgekd.bench.protocol.requests import Placed
-from edgekd.bench.protocol.responses import PROTOCOL, Answer
+from edgekd.bench.protocol import requests
+from edgekd.bench.protocol.requests import UploadedModel
+from edgekd.bench.protocol.responses import PROTOCOL, Response
 from edgekd.bench.runner import Subject
-from edgekd.bench.transport import agent_process as child
+from edgekd.bench.transport import agent_process
 from edgekd.bench.transport.agent_zipapp import agent_archive
 from edgekd.errors import DeviceError, InputFileError, IntegrityError
 from edgekd.files import digest_of, read_text
@@ -85,7 +85,7 @@ def write_kit(
     subjects: Sequence[Subject],
     config: BenchConfig,
     *,
-    runtime: questions.Runtime,
+    runtime: requests.Runtime,
     target: str | None,
 ) -> None:
     """Fill an empty folder with the agent, the models and a plan.
@@ -110,11 +110,11 @@ def write_kit(
         models.append(
             _Model(file=name, name=subject.name, precision=subject.precision, digest=digest)
         )
-        placed.append(Placed(name, digest, inputs))
-    asked: list[tuple[str, ...]] = [(*questions.probe(config), "--protocol", str(PROTOCOL))]
+        placed.append(UploadedModel(name, digest, inputs))
+    asked: list[tuple[str, ...]] = [(*requests.probe(config), "--protocol", str(PROTOCOL))]
     asked += [
         (*question.arguments, "--protocol", str(PROTOCOL))
-        for question in questions.questions(placed, config, runtime)
+        for question in requests.questions(placed, config, runtime)
     ]
     environment = {"OMP_NUM_THREADS": str(config.threads)}
     plan = {
@@ -201,15 +201,15 @@ class KitAccess:
         *,
         timeout_s: float,  # noqa: ARG002 - it was asked long ago
         environment: Mapping[str, str] | None = None,  # noqa: ARG002
-        heard: Callable[[Answer], None] | None = None,
-    ) -> list[Answer]:
+        heard: Callable[[Response], None] | None = None,
+    ) -> list[Response]:
         there = self._answers.get((*arguments, "--protocol", str(PROTOCOL)), [])
         if not there:
             raise DeviceError(
                 f"{self.name} has no answer to: {' '.join(arguments)}. Run the kit again."
             )
         said = there.pop(0)
-        answers = child.heard_before(said.stdout.encode(), said.code, said.stderr)
+        answers = agent_process.parse_answers(said.stdout.encode(), said.code, said.stderr)
         for answer in answers:
             if heard is not None:
                 heard(answer)

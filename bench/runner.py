@@ -6,23 +6,23 @@ from pathlib import Path
 from typing import Final
 
 import edgekd
-from edgekd.bench.analysis import latency_warnings as doubts
-from edgekd.bench.analysis.aggregate import energy_of, memory_of, pooled
-from edgekd.bench.analysis.device_state import clocks_of, temperatures_of, timed
+from edgekd.bench.analysis import latency_warnings
+from edgekd.bench.analysis.aggregate import energy_of, memory_of, pool_samples
+from edgekd.bench.analysis.device_state import clocks_of, temperatures_of, timed_spans
 from edgekd.bench.config import BenchConfig
-from edgekd.bench.protocol import requests as questions
-from edgekd.bench.protocol.requests import Placed, Question, Runtime
+from edgekd.bench.protocol import requests
+from edgekd.bench.protocol.requests import Request, Runtime, UploadedModel
 from edgekd.bench.protocol.responses import (
-    Answer,
-    ConditionsAnswer,
-    LatencyAnswer,
-    LoadAnswer,
-    MemoryAnswer,
-    ProbeAnswer,
-    SessionAnswer,
-    StatesAnswer,
+    ConditionsResponse,
+    LatencyResponse,
+    LoadResponse,
+    MemoryResponse,
+    ProbeResponse,
+    Response,
+    SessionResponse,
+    StatesResponse,
 )
-from edgekd.bench.transport import agent_process as child
+from edgekd.bench.transport import agent_process
 from edgekd.bench.transport.agent_access import Access, LocalAccess
 from edgekd.errors import InputFileError, MissingToolError, UsageError
 from edgekd.files import digest_of
@@ -30,11 +30,11 @@ from edgekd.records import (
     Conditions,
     Engine,
     Figure,
+    MachineState,
     Measurements,
     Memory,
     Paced,
     Precision,
-    Setup,
     Unmeasured,
 )
 
@@ -60,16 +60,16 @@ class Subject:
 
 
 @dataclass
-class _Heard:
+class _ModelResponses:
     """What came back about one model."""
 
-    runs: list[list[Answer]] = field(default_factory=list)
-    paced: list[list[Answer]] = field(default_factory=list)
-    memory: dict[tuple[questions.Stage, bool], list[MemoryAnswer]] = field(default_factory=dict)
-    energy: list[Answer] = field(default_factory=list)
+    runs: list[list[Response]] = field(default_factory=list)
+    paced: list[list[Response]] = field(default_factory=list)
+    memory: dict[tuple[requests.Stage, bool], list[MemoryResponse]] = field(default_factory=dict)
+    energy: list[Response] = field(default_factory=list)
 
 
-def check(models: Sequence[Path], config: BenchConfig) -> None:
+def check_models(models: Sequence[Path], config: BenchConfig) -> None:
     """Raise where a file is not there.
 
     Raises:
@@ -87,10 +87,10 @@ def check(models: Sequence[Path], config: BenchConfig) -> None:
 def measure(
     subjects: Sequence[Subject],
     *,
-    is_target: Callable[[ProbeAnswer], bool],
+    is_target: Callable[[ProbeResponse], bool],
     access: Access | None = None,
     config: BenchConfig = DEFAULT,
-    probe: ProbeAnswer | None = None,
+    probe: ProbeResponse | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> tuple[Measurements, ...]:
     """Latency, memory and energy of models, in the order given.
@@ -111,23 +111,23 @@ def measure(
         IntegrityError: a file there is another one than was brought.
         IncompatibleError: the runtime cannot run a model.
     """
-    check([subject.file for subject in subjects], config)
+    check_models([subject.file for subject in subjects], config)
     access = access or LocalAccess()
-    probe = probe or probed(access, config)
+    probe = probe or probe_machine(access, config)
     runtime = runtime_of(subjects, probe, config)
     if _is_hidden(probe, config):
         # It is run all the same, once: that it can be is worth to know.
         config = BenchConfig(**{**vars(config), "processes": 1})
-    placed = [_placed(subject, access, config) for subject in subjects]
-    heard = [_Heard() for _ in subjects]
+    placed = [_place_subject(subject, access, config) for subject in subjects]
+    heard = [_ModelResponses() for _ in subjects]
     told = ""
-    for question in questions.questions(placed, config, runtime):
+    for question in requests.questions(placed, config, runtime):
         if question.kind == "memory" and _is_hidden(probe, config):
             continue
-        if _told(question, subjects) != told:
-            told = _told(question, subjects)
+        if _describe_request(question, subjects) != told:
+            told = _describe_request(question, subjects)
             progress(told)
-        _file(question, _asked(question, access, config), heard[question.model])
+        _file(question, _ask(question, access, config), heard[question.model])
     return tuple(
         _measurements(
             subject, each, probe=probe, access=access, config=config, is_target=is_target(probe)
@@ -136,17 +136,17 @@ def measure(
     )
 
 
-def probed(access: Access, config: BenchConfig = DEFAULT) -> ProbeAnswer:
+def probe_machine(access: Access, config: BenchConfig = DEFAULT) -> ProbeResponse:
     """What the machine is and has.
 
     Raises:
         DeviceError: it was lost, or answered nonsense.
     """
-    answers = access.ask(questions.probe(config), timeout_s=PROBE_S)
-    return child.one(ProbeAnswer, answers)
+    answers = access.ask(requests.probe(config), timeout_s=PROBE_S)
+    return agent_process.one(ProbeResponse, answers)
 
 
-def runtime_of(subjects: Sequence[Subject], probe: ProbeAnswer, config: BenchConfig) -> Runtime:
+def runtime_of(subjects: Sequence[Subject], probe: ProbeResponse, config: BenchConfig) -> Runtime:
     """By what the models are run.
 
     Raises:
@@ -162,14 +162,14 @@ def runtime_of(subjects: Sequence[Subject], probe: ProbeAnswer, config: BenchCon
     return runtime_for(probe, config, engines=True in engines)
 
 
-def runtime_for(probe: ProbeAnswer, config: BenchConfig, *, engines: bool) -> Runtime:
+def runtime_for(probe: ProbeResponse, config: BenchConfig, *, engines: bool) -> Runtime:
     """By what engines, or ONNX files, are run there.
 
     Raises:
         MissingToolError: what is needed is not there.
         UsageError: it cannot do what was asked for.
     """
-    runtime = _found(probe, config, engines=engines)
+    runtime = _find_runtime(probe, config, engines=engines)
     check_asked(runtime, config)
     return runtime
 
@@ -196,7 +196,7 @@ def check_asked(runtime: Runtime, config: BenchConfig) -> None:
         )
 
 
-def _found(probe: ProbeAnswer, config: BenchConfig, *, engines: bool) -> Runtime:
+def _find_runtime(probe: ProbeResponse, config: BenchConfig, *, engines: bool) -> Runtime:
     versions = {name: getattr(probe, name) for name in ("onnxruntime", "tensorrt", "trtexec")}
     wanted: list[Runtime] = ["tensorrt", "trtexec"] if engines else ["onnxruntime"]
     if config.runtime != "auto":
@@ -211,25 +211,25 @@ def _found(probe: ProbeAnswer, config: BenchConfig, *, engines: bool) -> Runtime
     )
 
 
-def _placed(subject: Subject, access: Access, config: BenchConfig) -> Placed:
+def _place_subject(subject: Subject, access: Access, config: BenchConfig) -> UploadedModel:
     inputs = None if config.inputs is None else access.place(config.inputs)
     if subject.engine_path is not None:
         digest = subject.engine.digest if subject.engine else None
-        return Placed(subject.engine_path, digest, inputs)
-    return Placed(access.place(subject.file), digest_of(subject.file), inputs)
+        return UploadedModel(subject.engine_path, digest, inputs)
+    return UploadedModel(access.place(subject.file), digest_of(subject.file), inputs)
 
 
-def _is_hidden(probe: ProbeAnswer, config: BenchConfig) -> bool:
+def _is_hidden(probe: ProbeResponse, config: BenchConfig) -> bool:
     """Whether figures would be of an emulator."""
     return probe.emulated and not config.allow_emulated
 
 
-def _told(question: Question, subjects: Sequence[Subject]) -> str:
+def _describe_request(question: Request, subjects: Sequence[Subject]) -> str:
     words = {"run": "latency", "paced": "latency at a fixed rate"}
     return f"{subjects[question.model].name}: {words.get(question.kind, question.kind)}"
 
 
-def _asked(question: Question, access: Access, config: BenchConfig) -> list[Answer]:
+def _ask(question: Request, access: Access, config: BenchConfig) -> list[Response]:
     return access.ask(
         question.arguments,
         timeout_s=config.timeout_s + config.warmup_max_s + question.seconds,
@@ -237,7 +237,7 @@ def _asked(question: Question, access: Access, config: BenchConfig) -> list[Answ
     )
 
 
-def _file(question: Question, answers: list[Answer], heard: _Heard) -> None:
+def _file(question: Request, answers: list[Response], heard: _ModelResponses) -> None:
     match question.kind:
         case "run":
             heard.runs.append(answers)
@@ -247,9 +247,9 @@ def _file(question: Question, answers: list[Answer], heard: _Heard) -> None:
             heard.energy = answers
         case "memory":
             assert question.stage is not None
-            answer = child.one(MemoryAnswer, answers)
+            answer = agent_process.one(MemoryResponse, answers)
             if (answer.stage, answer.arena) != (question.stage, question.arena):
-                raise child.nonsense(
+                raise agent_process.nonsense(
                     f"was asked for stage {question.stage}, and answered {answer.stage}"
                 )
             heard.memory.setdefault((question.stage, question.arena), []).append(answer)
@@ -257,19 +257,19 @@ def _file(question: Question, answers: list[Answer], heard: _Heard) -> None:
 
 def _measurements(
     subject: Subject,
-    heard: _Heard,
+    heard: _ModelResponses,
     *,
-    probe: ProbeAnswer,
+    probe: ProbeResponse,
     access: Access,
     config: BenchConfig,
     is_target: bool,
 ) -> Measurements:
-    runs = [child.one(LatencyAnswer, answers) for answers in heard.runs]
-    states = [child.one(StatesAnswer, answers) for answers in heard.runs]
+    runs = [agent_process.one(LatencyResponse, answers) for answers in heard.runs]
+    states = [agent_process.one(StatesResponse, answers) for answers in heard.runs]
     conditions = _conditions(subject, config, heard, runs, states, probe)
     hidden = _is_hidden(probe, config)
     energy, energy_doubted = energy_of(heard.energy)
-    paced = [child.one(LatencyAnswer, answers) for answers in heard.paced]
+    paced = [agent_process.one(LatencyResponse, answers) for answers in heard.paced]
     return Measurements(
         subject=subject.name,
         subject_digest=digest_of(subject.file),
@@ -277,20 +277,22 @@ def _measurements(
         taken_on=conditions.machine,
         is_target=is_target,
         conditions=conditions,
-        doubts=(*doubts.doubts_of(runs, conditions, paced, states), *energy_doubted),
-        latency=EMULATED if hidden else pooled(runs),
+        doubts=(*latency_warnings.doubts_of(runs, conditions, paced, states), *energy_doubted),
+        latency=EMULATED if hidden else pool_samples(runs),
         memory=_hidden_memory() if hidden else memory_of(heard.memory),
         energy=energy,
-        paced=_paced(paced, config, hidden=hidden),
+        paced=_aggregate_paced(paced, config, hidden=hidden),
         device=None if isinstance(access, LocalAccess) else access.name,
         engine=subject.engine,
     )
 
 
-def _paced(runs: Sequence[LatencyAnswer], config: BenchConfig, *, hidden: bool) -> Paced | None:
+def _aggregate_paced(
+    runs: Sequence[LatencyResponse], config: BenchConfig, *, hidden: bool
+) -> Paced | None:
     if config.fps is None:
         return None
-    figure: Figure = EMULATED if hidden else pooled(runs)
+    figure: Figure = EMULATED if hidden else pool_samples(runs)
     return Paced(fps=config.fps, latency=figure, late=sum(run.late or 0 for run in runs))
 
 
@@ -302,20 +304,20 @@ def _hidden_memory() -> Memory:
 def _conditions(
     subject: Subject,
     config: BenchConfig,
-    heard: _Heard,
-    runs: Sequence[LatencyAnswer],
-    states: Sequence[StatesAnswer],
-    probe: ProbeAnswer,
+    heard: _ModelResponses,
+    runs: Sequence[LatencyResponse],
+    states: Sequence[StatesResponse],
+    probe: ProbeResponse,
 ) -> Conditions:
     """Those before the first process, for later ones see the machine as it left it; clocks and heat of all."""
-    seen = child.one(ConditionsAnswer, heard.runs[0])
-    session = child.one(SessionAnswer, heard.runs[0])
-    loads = [child.one(LoadAnswer, answers) for answers in heard.runs]
+    seen = agent_process.one(ConditionsResponse, heard.runs[0])
+    session = agent_process.one(SessionResponse, heard.runs[0])
+    loads = [agent_process.one(LoadResponse, answers) for answers in heard.runs]
     shapes = [each.shape for each in session.inputs]
     # Names only: the folders of this machine are nobody's business in a bundle.
     inputs = None if config.inputs is None else config.inputs.name
-    shown = questions.common(
-        "run", Placed(subject.file.name, None, inputs), config, _runtime_name(session)
+    shown = requests.common(
+        "run", UploadedModel(subject.file.name, None, inputs), config, _runtime_name(session)
     )
     return Conditions(
         machine=seen.machine,
@@ -333,7 +335,7 @@ def _conditions(
         temperature_c=seen.temperature_c,
         emulated=probe.emulated,
         command=("edgekd-agent", *shown, "--seconds", str(config.seconds)),
-        clocks_mhz=clocks_of(states, timed(runs)),
+        clocks_mhz=clocks_of(states, timed_spans(runs)),
         temperatures_c=temperatures_of(states),
         inputs=tuple(
             f"{each.name} {each.dtype} {'x'.join(map(str, each.shape))}" for each in session.inputs
@@ -346,18 +348,18 @@ def _conditions(
     )
 
 
-def _runtime_name(session: SessionAnswer) -> Runtime:
+def _runtime_name(session: SessionResponse) -> Runtime:
     if "trtexec" in session.runtime:
         return "trtexec"
     return "tensorrt" if session.runtime.startswith("tensorrt") else "onnxruntime"
 
 
-def setup_of(probe: ProbeAnswer) -> Setup:
+def setup_of(probe: ProbeResponse) -> MachineState:
     """The probe as a record."""
     jetpack = next(
         (name for l4t, name in _JETPACKS if (probe.l4t or "").split(".")[0] == l4t), None
     )
-    return Setup(
+    return MachineState(
         board=probe.board,
         parts=probe.compatible,
         architecture=probe.architecture,

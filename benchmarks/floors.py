@@ -31,14 +31,14 @@ from benchmarks.distill.pairs import EXAMPLES, MNIST, PAIRS, accuracy
 from benchmarks.distill.running import commit
 from benchmarks.machine import processor
 from benchmarks.rows import append_row, read_rows
-from edgekd.distill.compute.device import Place
+from edgekd.distill.compute.device import Compute
 from edgekd.distill.data import augment
 from edgekd.distill.data.real_images import RealImages
 from edgekd.distill.models import architectures, networks
 from edgekd.distill.recipes.catalogue import RECIPES
 from edgekd.distill.recipes.config import Recipe, for_batch
 from edgekd.distill.recipes.schedule import RunBudget
-from edgekd.distill.recipes.selection import choose
+from edgekd.distill.recipes.selection import select_recipe
 from edgekd.distill.teachers.loader import Teacher, load_teacher
 from edgekd.distill.teachers.metadata import TeacherOptions
 from edgekd.distill.training.distiller import Distillation
@@ -96,7 +96,7 @@ def shortened(recipe: Recipe) -> Recipe:
     )
 
 
-def short_run(name: str, seed: int, *, place: Place) -> float:
+def short_run(name: str, seed: int, *, compute: Compute) -> float:
     """Accuracy of the delivered student on the 300 images that nothing has seen."""
     images, labels = digits()
     few = None
@@ -113,15 +113,15 @@ def short_run(name: str, seed: int, *, place: Place) -> float:
     run = Distillation(
         teacher,
         PAIRS["mnist-lenet"].architecture("lenet5-half"),
-        shortened(choose(name, teacher, real=few).recipe),
+        shortened(select_recipe(name, teacher, real=few).recipe),
         budget=RunBudget(steps=STEPS),
         seed=seed,
-        place=place,
+        compute=compute,
         real=few,
     )
     for _ in run.events():
         pass
-    teacher.unchanged()
+    teacher.verify_unchanged()
     return accuracy(run.deliver(), images[-TESTED:], labels[-TESTED:])
 
 
@@ -155,7 +155,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    place = Place(  # as the tests have it: float32, whatever the processor can
+    compute = Compute(  # as the tests have it: float32, whatever the processor can
         device=torch.device("cpu"),
         precision="fp32",
         autocast=contextlib.nullcontext,
@@ -163,7 +163,7 @@ def main() -> None:
     )
     for name in RECIPES:
         for seed in range(len(recorded().get(name, [])), options.seeds):
-            reached = short_run(name, seed, place=place)
+            reached = short_run(name, seed, compute=compute)
             append_row(
                 RESULTS,
                 {
@@ -171,7 +171,7 @@ def main() -> None:
                     "seed": seed,
                     "accuracy": f"{reached:.4f}",
                     "device": processor(),
-                    "precision": place.precision,
+                    "precision": compute.precision,
                     "torch": torch.__version__,
                     "commit": commit(),
                 },

@@ -22,10 +22,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from edgekd.distill.models import architectures
-from edgekd.distill.teachers import architecture_recognition as recognition
-from edgekd.distill.teachers import fingerprints as signatures
-from edgekd.distill.teachers.inspection import Understanding, understand
-from edgekd.distill.teachers.loader import load
+from edgekd.distill.teachers import architecture_recognition, fingerprints
+from edgekd.distill.teachers.inspection import Inspection, inspect_teacher
+from edgekd.distill.teachers.loader import load_state
 from edgekd.distill.teachers.metadata import TeacherOptions
 from edgekd.distill.teachers.state_dict import state_of
 from edgekd.records import Architecture
@@ -87,7 +86,7 @@ WRAPPINGS = {
 
 def chosen(seed: int) -> list[str]:
     """A hundred names, drawn from what the index knows and a disk holds."""
-    entries = signatures.shipped().entries
+    entries = fingerprints.load_index().entries
     draw = random.Random(seed)
     names = []
     for source, count in (("timm:", 60), ("torchvision:", 40)):
@@ -104,7 +103,7 @@ def chosen(seed: int) -> list[str]:
 
 
 @torch.no_grad()
-def answers_alike(known: Understanding, module: nn.Module, shape: tuple[int, ...]) -> bool:
+def answers_alike(known: Inspection, module: nn.Module, shape: tuple[int, ...]) -> bool:
     """Whether the network that was found, with the file's weights, answers as the saved one."""
     assert known.network is not None
     assert known.checkpoint is not None
@@ -117,18 +116,18 @@ def answers_alike(known: Understanding, module: nn.Module, shape: tuple[int, ...
     state = state_of(known.checkpoint, known.weights)
     if known.network.original_names:
         state = {f"{known.weights.prefix}{part}": value for part, value in state.items()}
-    load(known.path, other, state, what=str(found))
+    load_state(known.path, other, state, what=str(found))
     images = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
     expected, answer = module.eval()(images), other.eval()(images)
     return bool((expected - answer).abs().max() <= 1e-4 * expected.abs().max())
 
 
-def judged(known: Understanding, truth: str, module: nn.Module, shape: tuple[int, ...]) -> str:
+def judged(known: Inspection, truth: str, module: nn.Module, shape: tuple[int, ...]) -> str:
     if known.network is not None:
         if not answers_alike(known, module, shape):
             return "wrong"
         return "question" if known.questions else "right"
-    found = recognition.recognised(known.weights)
+    found = architecture_recognition.recognise(known.weights)
     offered = found.functions if found is not None else ()
     asked = {value for question in known.questions for value, _ in question.choices}
     honest = any(truth in each.names and each.names[0] in asked for each in offered)
@@ -142,13 +141,13 @@ def main() -> None:
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     os.environ.setdefault("OMP_NUM_THREADS", "2")
-    signatures.shipped()
+    fingerprints.load_index()
     rows = []
     wrappings = list(WRAPPINGS.items())
     for number, truth in enumerate(chosen(options.seed)):
         torch.manual_seed(options.seed + number)  # noqa: TID251 - the libraries draw from it
         source, _, name = truth.partition(":")
-        shape = signatures.shipped().entries[truth].configurations[0].input
+        shape = fingerprints.load_index().entries[truth].configurations[0].input
         module = architectures.build(
             Architecture(
                 source=source,
@@ -165,7 +164,7 @@ def main() -> None:
                 path = Path(folder) / f"teacher{suffix}"
                 save(module, path)
                 started = time.perf_counter()
-                known = understand(path, TeacherOptions())
+                known = inspect_teacher(path, TeacherOptions())
                 seconds = time.perf_counter() - started
                 verdict = judged(known, truth, module, shape)
             rows.append((truth, wrapping, verdict, str(known.network or ""), f"{seconds:.3f}"))

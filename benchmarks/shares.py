@@ -22,9 +22,9 @@ import torch
 
 from benchmarks.distill.pairs import PAIRS, teacher_of
 from benchmarks.machine import processor
-from edgekd.distill.compute.device import choose_place
+from edgekd.distill.compute.device import choose_compute
 from edgekd.distill.recipes.schedule import RunBudget
-from edgekd.distill.recipes.selection import choose
+from edgekd.distill.recipes.selection import select_recipe
 from edgekd.distill.synthesis.inversion import MetaGenerator
 from edgekd.distill.training.distiller import Distillation
 
@@ -41,33 +41,33 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int)
     options = parser.parse_args()
-    place = choose_place(options.device, threads=options.threads)
+    compute = choose_compute(options.device, threads=options.threads)
     pair = PAIRS[options.pair]
     teacher = teacher_of(
-        pair, shared=options.shared, cache=Path("out") / "benchmarks", place=place, say=print
+        pair, shared=options.shared, cache=Path("out") / "benchmarks", compute=compute, say=print
     )
-    recipe = choose("auto", teacher, real=None).recipe
+    recipe = select_recipe("auto", teacher, real=None).recipe
     run = Distillation(
         teacher,
         pair.architecture(pair.student),
         recipe,
         budget=RunBudget(steps=10**6),
         seed=0,
-        place=place,
+        compute=compute,
     )
-    source, learning = run.production.source, recipe.learning
+    source, learning = run.synthesizer.source, recipe.learning
     assert isinstance(source, MetaGenerator)
-    run.production.round(0.5, generator=run.generator)
+    run.synthesizer.round(0.5, generator=run.generator)
     run.student.train()
-    fit_s = timed(lambda: run.production.invert(generator=run.generator), ROUNDS, run)
+    fit_s = timed(lambda: run.synthesizer.invert(generator=run.generator), ROUNDS, run)
     step_s = timed(lambda: run.student_step(), PASSES, run)
-    latents = torch.randn(recipe.source.batch, recipe.source.latents, device=place.device)
-    with place.autocast():
+    latents = torch.randn(recipe.source.batch, recipe.source.latents, device=compute.device)
+    with compute.autocast():
         images = source.network(latents).detach()
-    shown = run.production.judge.normalised(images)
+    shown = run.synthesizer.criterion.normalise(images)
 
     def generator() -> None:
-        with place.autocast():
+        with compute.autocast():
             made = source.network(latents)
         made.sum().backward()
 
@@ -76,18 +76,18 @@ def main() -> None:
 
         def call() -> None:
             seen = shown.clone().requires_grad_()
-            with place.autocast():
+            with compute.autocast():
                 answers = network(seen)
             answers.float().sum().backward()
 
         return call
 
     def asked() -> None:
-        with place.autocast(), torch.no_grad():
+        with compute.autocast(), torch.no_grad():
             run.teacher_module(shown)
 
     def learned() -> None:
-        with place.autocast():
+        with compute.autocast():
             answers = run.student(shown)
         answers.float().sum().backward()
 
@@ -102,7 +102,7 @@ def main() -> None:
     whole = fit_s + steps * step_s
     parts["overhead"] = whole - sum(parts.values())
     print(
-        f"{options.pair}, recipe {recipe.name}, {processor()}, {torch.get_num_threads()} threads, {place.precision}"
+        f"{options.pair}, recipe {recipe.name}, {processor()}, {torch.get_num_threads()} threads, {compute.precision}"
     )
     print(
         f"round {whole:.2f} s: images {fit_s:.2f} s, {steps} student steps of {1e3 * step_s:.1f} ms"
@@ -116,10 +116,10 @@ def timed(call: Callable[[], object], times: int, run: Distillation) -> float:
     call()
     found = []
     for _ in range(times):
-        run.place.wait()
+        run.compute.synchronize()
         started = time.perf_counter()
         call()
-        run.place.wait()
+        run.compute.synchronize()
         found.append(time.perf_counter() - started)
     return median(found)
 

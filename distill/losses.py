@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from edgekd.distill.compute.distributed import ALONE, Team
+from edgekd.distill.compute.distributed import SINGLE_PROCESS, ProcessGroup
 
 # Of the kernel that similarities are smoothed by; they lie in -1..1.
 BANDWIDTH: Final = 0.05
@@ -22,16 +22,18 @@ def one_hot(logits: Tensor, classes: Tensor) -> Tensor:  # (N, K), (N,) -> ()
     return functional.cross_entropy(logits.float(), classes)
 
 
-def class_balance(logits: Tensor, *, team: Team = ALONE) -> Tensor:  # (N, K) -> ()
+def class_balance(
+    logits: Tensor, *, group: ProcessGroup = SINGLE_PROCESS
+) -> Tensor:  # (N, K) -> ()
     """1 minus the entropy of the mean prediction over ln K: 0 when all classes come equally often.
 
     DAFL's information entropy (Chen et al. 2019, eq. 5), in natural log and scaled to 0..1.
 
     Args:
         logits: of the teacher.
-        team: whose batches, of one size, are one batch.
+        group: whose batches, of one size, are one batch.
     """
-    mean = team.mean(logits.float().softmax(1).mean(0), alike=True)
+    mean = group.all_reduce_mean(logits.float().softmax(1).mean(0), alike=True)
     entropy = -(mean * mean.clamp_min(1e-12).log()).sum()
     return 1.0 - entropy / math.log(logits.shape[1])
 
@@ -171,7 +173,7 @@ def soft_targets(student: Tensor, teacher: Tensor, *, temperature: float) -> Ten
     )
 
 
-def standardized_soft_targets(student: Tensor, teacher: Tensor, *, temperature: float) -> Tensor:
+def soft_targets_standardized(student: Tensor, teacher: Tensor, *, temperature: float) -> Tensor:
     """`soft_targets` of z-scored logits, both (N, K): their scale is the student's own affair.
 
     Sun et al. 2024 (Logit Standardization in Knowledge Distillation, CVPR), with the deviation of

@@ -53,7 +53,7 @@ def new_file(path: Path) -> Iterator[IO[bytes]]:
         OutputError: it cannot be written.
     """
     temporary = path.with_name(f".{path.name}{TEMPORARY}{os.getpid()}")
-    with explained(path):
+    with translate_os_errors(path):
         try:
             with temporary.open("wb") as stream:
                 yield stream
@@ -102,7 +102,7 @@ def check_writable_file(path: Path, *, force: bool) -> None:
 
 
 def _probe(path: Path) -> None:
-    with explained(path):
+    with translate_os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         probe = path.parent / f".{path.name}{TEMPORARY}{os.getpid()}-probe"
         try:
@@ -127,7 +127,7 @@ def new_folder(folder: Path, *, force: bool) -> Iterator[Path]:
     for leftover in folder.parent.glob(f".{folder.name}{TEMPORARY}*"):
         shutil.rmtree(leftover)
     temporary = folder.parent / f".{folder.name}{TEMPORARY}{os.getpid()}"
-    with explained(folder):
+    with translate_os_errors(folder):
         temporary.mkdir()
         try:
             yield temporary
@@ -172,7 +172,7 @@ def _exchanged(first: Path, second: Path) -> bool:
 
 
 @contextlib.contextmanager
-def explained(path: Path) -> Iterator[None]:
+def translate_os_errors(path: Path) -> Iterator[None]:
     """Turn what the operating system says about an output into what the user can do."""
     try:
         yield

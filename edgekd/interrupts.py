@@ -29,7 +29,7 @@ class Interrupts:
         return self.pending
 
     @contextlib.contextmanager
-    def deferred(self) -> Iterator[None]:
+    def defer(self) -> Iterator[None]:
         """Within the block a first signal only sets `pending`; a second one is raised at once."""
         self.waiting = True
         try:

@@ -15,20 +15,12 @@ from edgekd.bench.format import brief, place
 from edgekd.bench.transport.fleet import Device
 from edgekd.bundle import (
     bundle,
+    firmware_files,
+    golden_vectors,
+    model_card,
+    sbom,
 )
-from edgekd.bundle import (
-    firmware_files as integration,
-)
-from edgekd.bundle import (
-    golden_vectors as golden,
-)
-from edgekd.bundle import (
-    model_card as cards,
-)
-from edgekd.bundle import (
-    sbom as bill,
-)
-from edgekd.distill.data.labelled import LabelledImages, load_labelled, normalised
+from edgekd.distill.data.labelled import LabelledImages, load_labelled, normalise
 from edgekd.distill.teachers.loader import Teacher
 from edgekd.distill.training.distiller import Distillation
 from edgekd.errors import (
@@ -67,13 +59,12 @@ from edgekd.records.manifest import (
     Report,
     TargetInfo,
 )
-from edgekd.report import bundle_page as page
-from edgekd.report import image_strips as pictures
+from edgekd.report import bundle_page, image_strips
 from edgekd.search.auto_student import over_budget, slower_than
 from edgekd.search.candidates import Candidate
 from edgekd.search.summary import nearest
 from edgekd.targets.catalogue import load_target
-from edgekd.workflows.benchmark import Wanted, bench_models
+from edgekd.workflows.benchmark import RequestedModel, bench_models
 from edgekd.workflows.distill import (
     ANSWERS_FILE,
     CALIBRATION_FILE,
@@ -81,8 +72,8 @@ from edgekd.workflows.distill import (
     REVEALING,
     STUDENT_FILE,
     Distilled,
-    distilled_by,
     pixels_of,
+    run_distillation,
     run_folder,
     synthetic_set,
     tuner_of,
@@ -92,7 +83,7 @@ from edgekd.workflows.evaluate import module_logits
 from edgekd.workflows.export import (
     Exported,
     Network,
-    embedded_models,
+    embed_parts,
     export_network,
     software_text,
 )
@@ -105,8 +96,8 @@ from edgekd.workflows.export_options import (
     require_possible,
 )
 from edgekd.workflows.gate import Estimator
-from edgekd.workflows.gate import check as check_budget
-from edgekd.workflows.run_setup import DistilOptions, setting_of
+from edgekd.workflows.gate import check_budget as check_budget
+from edgekd.workflows.run_setup import DistilOptions, prepare_run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +156,7 @@ def compress(options: CompressOptions, display: Display) -> Outcome | None:
         display.warn(_revealing(distil))
     passed_over: list[Candidate] = []
     try:
-        setting = setting_of(
+        setup = prepare_run(
             distil,
             display,
             evaluation=options.evaluation,
@@ -175,13 +166,13 @@ def compress(options: CompressOptions, display: Display) -> Outcome | None:
         if not passed_over:
             raise
         raise OverBudgetError(nearest(passed_over)) from error
-    data = _evaluation_data(options.evaluation, setting.teacher.info)
-    with caught() as interrupts, run_folder(setting) as folder:
-        distilled = distilled_by(setting, folder, interrupts, display)
+    data = _evaluation_data(options.evaluation, setup.teacher.info)
+    with caught() as interrupts, run_folder(setup) as folder:
+        distilled = run_distillation(setup, folder, interrupts, display)
         if distilled is None:
             return None
         with new_folder(distil.out, force=distil.force) as temporary:
-            outcome = _bundled(options, distilled, data, temporary, display)
+            outcome = _fill_bundle(options, distilled, data, temporary, display)
         folder.discard()
     _closing(outcome, display)
     return outcome
@@ -211,7 +202,7 @@ def require_gates(outcome: Outcome) -> None:
         OverBudgetError: likewise, where quality passed.
         DeviceError: all passed, and the board that was to be measured on gave nothing.
     """
-    gate.require(outcome.report.gates, bundle=outcome.bundle)
+    gate.require_passed(outcome.report.gates, bundle=outcome.bundle)
     if outcome.report.bench_failed is not None:
         raise DeviceError(
             f"{outcome.report.bench_failed}\n{outcome.bundle} is whole, without figures of the board. Take them with: "
@@ -236,7 +227,7 @@ def _evaluation_data(path: Path | None, teacher: TeacherInfo) -> LabelledImages 
     return load_labelled(path, spec=teacher.input, classes=teacher.classes)
 
 
-def _bundled(
+def _fill_bundle(
     options: CompressOptions,
     distilled: Distilled,
     data: LabelledImages | None,
@@ -252,8 +243,8 @@ def _bundled(
         Network(module=distilled.module, spec=spec, digest=student.digest),
         target=target,
         folder=folder,
-        calibration=normalised(distilled.calibration, spec),
-        held_out=normalised(distilled.held_out, spec),
+        calibration=normalise(distilled.calibration, spec),
+        held_out=normalise(distilled.held_out, spec),
         display=display,
         options=options.export,
         teacher=distilled.answers,
@@ -261,9 +252,9 @@ def _bundled(
         tune=tuner_of(distilled, options.export.tune, display) if options.export.tune else None,
     )
     # Both look at the plain files: at normalised images, logits and inner tensors.
-    evaluation = _evaluated(data, distilled, exported, folder, display)
+    evaluation = _evaluate(data, distilled, exported, folder, display)
     precision = _layer_precision(distilled, exported, folder)
-    exported = embedded_models(
+    exported = embed_parts(
         exported,
         folder,
         spec=spec,
@@ -279,8 +270,8 @@ def _bundled(
         ),
         *export_gates(exported),
     )
-    measured, bench_failed = _benched(exported, vectors, folder, options, display)
-    integration.write(folder)
+    measured, bench_failed = _benchmark(exported, vectors, folder, options, display)
+    firmware_files.write_firmware_files(folder)
     manifest = Manifest(
         made_with=f"edgekd {__version__}",
         target=_target_info(target),
@@ -300,14 +291,14 @@ def _bundled(
             *student.warnings,
             *((_revealing(options.distil),) if options.keep_images else ()),
         ),
-        files=tuple(_listed(folder)),
+        files=tuple(_list_files(folder)),
         content_digest="0" * 64,
     )
     report = Report(
         made_with=f"edgekd {__version__}",
         command=options.distil.command,
-        device=str(distilled.run.place.device),
-        precision=distilled.run.place.precision,
+        device=str(distilled.run.compute.device),
+        precision=distilled.run.compute.precision,
         threads=torch.get_num_threads(),
         elapsed_s=round(distilled.run.elapsed_s, 1),
         history=student.history,
@@ -317,18 +308,18 @@ def _bundled(
         layer_precision=precision,
         bench_failed=bench_failed,
     )
-    report = _judged(report, manifest, folder, options, display)
+    report = _apply_budget(report, manifest, folder, options, display)
     timeline = _timeline(distilled.run) if options.keep_images else None
     sealed = bundle.seal(
         folder,
         manifest,
         report,
         pages={
-            bundle.PAGE: lambda sealed: page.html(folder, sealed, report, timeline=timeline),
-            bundle.CARD: lambda sealed: cards.model_card(sealed, report),
-            bundle.LICENCES: cards.licences,
-            bundle.BILL: lambda sealed: bill.bill(sealed, report, bill.versions()),
-            **integration.pages(folder),
+            bundle.PAGE: lambda sealed: bundle_page.html(folder, sealed, report, timeline=timeline),
+            bundle.CARD: lambda sealed: model_card.model_card(sealed, report),
+            bundle.LICENCES: model_card.licences,
+            bundle.BILL: lambda sealed: sbom.bill(sealed, report, sbom.versions()),
+            **firmware_files.pages(folder),
         },
     )
     return Outcome(bundle=str(options.distil.out), manifest=sealed, report=report)
@@ -353,7 +344,7 @@ def _data_used(distilled: Distilled, *, evaluated: bool) -> DataUsed:
         kind = "condensed" if real.kind == "condensed" else "few real"
         what = "condensed" if real.kind == "condensed" else "real"
         statement = f"{len(real.images):,} {what} images ({real.name}), and images inverted out of the teacher"
-        if distilled.run.production.expansion is not None:
+        if distilled.run.synthesizer.expansion is not None:
             statement += ", some begun as views of them"
         digests[real.name] = real.digest
     if evaluated:
@@ -370,15 +361,21 @@ _ROLES: Final[dict[str, Any]] = {
     CALIBRATION_FILE: "calibration images",
     HELD_OUT_FILE: "calibration images",
     ANSWERS_FILE: "calibration images",
-    golden.INPUTS_FILE: "golden inputs",
-    **{golden.outputs_file(precision): "golden outputs" for precision in get_args(Precision)},
-    **{golden.vectors_file(precision): "golden outputs" for precision in get_args(Precision)},
-    integration.AGENT: "integration",
-    integration.UNIT: "integration",
+    golden_vectors.INPUTS_FILE: "golden inputs",
+    **{
+        golden_vectors.outputs_file(precision): "golden outputs"
+        for precision in get_args(Precision)
+    },
+    **{
+        golden_vectors.vectors_file(precision): "golden outputs"
+        for precision in get_args(Precision)
+    },
+    firmware_files.AGENT: "integration",
+    firmware_files.UNIT: "integration",
 }
 
 
-def _listed(folder: Path) -> Iterator[FileEntry]:
+def _list_files(folder: Path) -> Iterator[FileEntry]:
     names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     for name in sorted(names):
         yield bundle.entry(folder, name, _ROLES[name])
@@ -399,11 +396,11 @@ def _golden(
 ) -> GoldenVectors:
     spec = distilled.teacher.input
     if options.keep_images:
-        logits = module_logits(distilled.module, normalised(distilled.held_out, spec))
-        pixels = golden.clearest(distilled.held_out, logits)
+        logits = module_logits(distilled.module, normalise(distilled.held_out, spec))
+        pixels = golden_vectors.clearest(distilled.held_out, logits)
     else:
-        pixels = golden.noise(spec, seed=distilled.run.seed)
-    return golden.write_golden(
+        pixels = golden_vectors.noise(spec, seed=distilled.run.seed)
+    return golden_vectors.write_golden(
         folder,
         exported.models,
         pixels,
@@ -420,14 +417,14 @@ def _layer_precision(
     paths = {model.precision: folder / model.path for model in exported.models}
     if "int8" not in paths:
         return ()
-    images = normalised(distilled.held_out, distilled.teacher.input)
+    images = normalise(distilled.held_out, distilled.teacher.input)
     return layer_precision(paths["fp32"], paths["int8"], images=images)
 
 
-def _timeline(run: Distillation) -> pictures.Timeline:
-    return pictures.Timeline(
+def _timeline(run: Distillation) -> image_strips.Timeline:
+    return image_strips.Timeline(
         moments=tuple(
-            pictures.Moment(
+            image_strips.StripMoment(
                 progress=taken.progress,
                 step=taken.step,
                 classes=taken.classes,
@@ -439,7 +436,7 @@ def _timeline(run: Distillation) -> pictures.Timeline:
     )
 
 
-def _evaluated(
+def _evaluate(
     data: LabelledImages | None,
     distilled: Distilled,
     exported: Exported,
@@ -448,7 +445,7 @@ def _evaluated(
 ) -> Evaluation | None:
     if data is None:
         return None
-    inputs = data.normalised(distilled.teacher.input)
+    inputs = data.normalise(distilled.teacher.input)
     teacher = module_logits(distilled.run.teacher.module, inputs)
     answers = {"teacher": teacher, "student": module_logits(distilled.module, inputs)}
     answers |= {
@@ -479,7 +476,7 @@ def _evaluated(
     )
 
 
-def _benched(
+def _benchmark(
     exported: Exported,
     vectors: GoldenVectors,
     folder: Path,
@@ -498,7 +495,7 @@ def _benched(
     try:
         taken = bench_models(
             [
-                Wanted(folder / model.path, model.precision, model, golden_files)
+                RequestedModel(folder / model.path, model.precision, model, golden_files)
                 for model in exported.models
             ],
             display=SilentDisplay() if device is None else display,
@@ -516,7 +513,7 @@ def _benched(
     return taken, None
 
 
-def _judged(
+def _apply_budget(
     report: Report, manifest: Manifest, folder: Path, options: CompressOptions, display: Display
 ) -> Report:
     """The report with the verdicts of the budget, where there is one."""

@@ -26,7 +26,7 @@ from edgekd.workflows.check_model import GraphCheck
 from edgekd.workflows.check_teacher import TeacherCheck
 from edgekd.workflows.describe_teacher import Description
 from edgekd.workflows.evaluate import Comparison
-from edgekd.workflows.show_recipes import Shown
+from edgekd.workflows.show_recipes import RecipeDescription
 
 # The name in a file's `schema` field, and the record it holds.
 SCHEMAS: Final[dict[str, type[object]]] = {
@@ -44,7 +44,7 @@ SCHEMAS: Final[dict[str, type[object]]] = {
     "manifest": Manifest,
     "report": Report,
     "plan": Plan,
-    "recipe": Shown,
+    "recipe": RecipeDescription,
     "search": Search,
     "student": Student,
     "synthetic-set": SyntheticSet,

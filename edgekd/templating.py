@@ -7,7 +7,7 @@ from typing import Any, Final
 _MARKS: Final = re.compile(r"([\\`*_\[\]<>|&#~]|:(?=//))")
 
 
-def rendered(template: str, **values: Any) -> str:  # noqa: ANN401
+def render(template: str, **values: Any) -> str:  # noqa: ANN401
     """A template of `edgekd/templates` with its values: HTML, or Markdown where its name ends so."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 

@@ -46,7 +46,7 @@ class Range:
             return 1.0  # always zero, or as good as: any scale represents it
         return self.largest * METHODS[method](self.counts.astype(np.float64)) / BINS
 
-    def clipped(self, limit: float) -> float:
+    def clipped_share(self, limit: float) -> float:
         """Share of what was seen that lies beyond a limit."""
         seen = int(self.counts.sum())
         kept = int(np.ceil(limit / self.largest * BINS)) if self.largest > 0 else BINS
@@ -78,7 +78,7 @@ def _entropy(counts: Counts) -> int:
     known = counts.copy()
     known[0] = 0
     least = _percentile(_MOST_KEPT)(counts)
-    tried = [kept for kept in _tried() if kept >= least]
+    tried = [kept for kept in _candidate_bins() if kept >= least]
     return min(tried or [BINS], key=lambda kept: _divergence(known, kept))
 
 
@@ -110,10 +110,10 @@ def _squares(counts: Counts) -> int:
         rounded = np.minimum(np.rint(centres / scale), LEVELS) * scale
         return float((counts * np.square(centres - rounded)).sum())
 
-    return min(_tried(), key=error)
+    return min(_candidate_bins(), key=error)
 
 
-def _tried() -> range:
+def _candidate_bins() -> range:
     return range(BINS, _FEWEST - 1, -_STEP)  # of equals the widest
 
 

@@ -14,7 +14,7 @@ import onnx
 from google.protobuf.message import DecodeError, Message
 
 from edgekd.errors import EdgekdError, IncompatibleError, InputFileError
-from edgekd.export import tensorrt_rules as rules
+from edgekd.export import tensorrt_rules
 from edgekd.export.external_data import missing_data
 from edgekd.export.parity import require_size, session
 from edgekd.export.tensorrt_operators import version_of
@@ -49,10 +49,10 @@ def check_each(path: Path, softwares: Iterable[Software]) -> Iterator[tuple[Viol
         InputFileError: not an ONNX model.
         UsageError: a software's TensorRT version makes no sense.
     """
-    yield from _judged(read(path), path, softwares)
+    yield from _judge(read_graph(path), path, softwares)
 
 
-def _judged(
+def _judge(
     model: onnx.ModelProto, source: Path | bytes, softwares: Iterable[Software]
 ) -> Iterator[tuple[Violation, ...]]:
     folder = source.parent if isinstance(source, Path) else Path()
@@ -62,7 +62,7 @@ def _judged(
         *_standard(model),
         *_input_shapes(model),
         *_paths(model),
-        *rules.weights(model),
+        *tensorrt_rules.weights(model),
     )
     for software in softwares:
         yield elsewhere or (*common, *_of_software(source, model, software, common))
@@ -81,12 +81,12 @@ def _of_software(
             yield from _runs(source)
         return
     version = version_of(software)
-    yield from rules.operators(model, version)
-    yield from rules.opset(model, version)
-    yield from rules.inputs(model, version)
+    yield from tensorrt_rules.operators(model, version)
+    yield from tensorrt_rules.opset(model, version)
+    yield from tensorrt_rules.inputs(model, version)
     if all(violation.rule != "checker" for violation in common):  # else attributes may be anything
-        yield from rules.restrictions(model, version)
-    yield from rules.quantisation(model)
+        yield from tensorrt_rules.restrictions(model, version)
+    yield from tensorrt_rules.quantisation(model)
 
 
 def require_legal(path: Path, software: Software) -> None:
@@ -113,7 +113,7 @@ def require_legal_model(
     Raises:
         IncompatibleError: with every reason.
     """
-    _require(next(_judged(model, data, [software])), software, name=name)
+    _require(next(_judge(model, data, [software])), software, name=name)
 
 
 def _require(found: tuple[Violation, ...], software: Software, *, name: str) -> None:
@@ -123,7 +123,7 @@ def _require(found: tuple[Violation, ...], software: Software, *, name: str) -> 
         raise IncompatibleError(f"{name} is not legal for {software.name}:\n  {reasons}")
 
 
-def read(path: Path) -> onnx.ModelProto:
+def read_graph(path: Path) -> onnx.ModelProto:
     """An ONNX model whose weights may lie elsewhere.
 
     Raises:
@@ -186,7 +186,7 @@ def _standard(model: onnx.ModelProto) -> Iterator[Violation]:
     # The checker counts the bytes of weights, and copies all of them to do so.
     seen = outline(model) if all(map(is_whole, large)) else model
     try:
-        onnx.checker.check_model(_undeprecated(seen), full_check=True)
+        onnx.checker.check_model(_replace_deprecated(seen), full_check=True)
     except (
         onnx.checker.ValidationError,
         onnx.shape_inference.InferenceError,
@@ -204,12 +204,12 @@ def _standard(model: onnx.ModelProto) -> Iterator[Violation]:
         )
 
 
-def _undeprecated(model: onnx.ModelProto) -> onnx.ModelProto:
+def _replace_deprecated(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model without group normalisations of opset 18, which the checker calls deprecated.
 
     They are valid there and TensorRT reads them; under a domain of their own the checker lets them be.
     """
-    valid = 18 <= rules.opset_of(model) < rules.GROUPS_BY_CHANNEL_SINCE
+    valid = 18 <= tensorrt_rules.opset_of(model) < tensorrt_rules.GROUPS_BY_CHANNEL_SINCE
     nodes = enumerate(model.graph.node)
     old = [place for place, node in nodes if valid and node.op_type == "GroupNormalization"]
     if not old:

@@ -13,29 +13,17 @@ from torch import nn
 
 from edgekd.errors import IncompatibleError, QualityError
 from edgekd.export import (
-    compatibility as legality,
-)
-from edgekd.export import (
-    fp16 as half,
-)
-from edgekd.export import (
+    compatibility,
+    fp16,
     parity,
+    pre_post_processing,
+    qdq,
+    qdq_cpu,
     sensitivity,
-)
-from edgekd.export import (
-    pre_post_processing as embedding,
-)
-from edgekd.export import (
-    qdq as quantize,
-)
-from edgekd.export import (
-    qdq_cpu as cpu,
-)
-from edgekd.export import (
-    torch_to_onnx as graph,
+    torch_to_onnx,
 )
 from edgekd.export.fake_quant import FakeQuantised, with_constants
-from edgekd.export.model_metadata import describe, tensors_of
+from edgekd.export.model_metadata import describe_model, tensors_of
 from edgekd.export.parity import Array
 from edgekd.export.pre_post_processing import Part
 from edgekd.files import digest_of, write_atomically
@@ -79,14 +67,16 @@ def export_fp32(
         parts = parity.batches(images, None, name="the module")
         reference = np.concatenate([module(torch.from_numpy(part)).numpy() for part in parts])
     software = target.software
-    model = graph.fp32_model(module, spec=spec, software=software, dynamic_batch=dynamic_batch)
+    model = torch_to_onnx.fp32_model(
+        module, spec=spec, software=software, dynamic_batch=dynamic_batch
+    )
     data = model.SerializeToString(deterministic=True)
-    legality.require_legal_model(model, software, data=data, name=out.name)
-    left, logits = _answered(model, data, images, typing=software.typing)
+    compatibility.require_legal_model(model, software, data=data, name=out.name)
+    left, logits = _run_graph(model, data, images, typing=software.typing)
     found = parity.compare(logits, reference, against="PyTorch", precision="fp32")
-    parity.require(found, what=out.name)
+    parity.require_parity(found, what=out.name)
     write_atomically(out, data)
-    return describe(
+    return describe_model(
         out,
         "fp32",
         model=model,
@@ -97,7 +87,7 @@ def export_fp32(
     )
 
 
-def _answered(
+def _run_graph(
     model: onnx.ModelProto, data: bytes, images: Array, *, typing: str
 ) -> tuple[tuple[str, ...], Array]:
     """What a graph answers, and the nodes that FP16 cannot hold where the builder is to be told of them.
@@ -106,7 +96,7 @@ def _answered(
     """
     if typing != "weak":
         return (), parity.logits_of(data, images)
-    left, answers = half.watched(model, images, data=data)
+    left, answers = fp16.run_and_find_overflow(model, images, data=data)
     return left, parity.one_answer(answers, name="the model")
 
 
@@ -126,9 +116,9 @@ def export_fp16(fp32: Path, *, target: Target, out: Path, images: Array) -> Onnx
         IncompatibleError: the graph is not legal for the target.
         QualityError: FP32 is not finite itself.
     """
-    model = legality.read(fp32)
-    kept = half.overflowing(model, images)
-    found = _checked(half.to_half(model, keep=kept), target=target, out=out)
+    model = compatibility.read_graph(fp32)
+    kept = fp16.overflowing(model, images)
+    found = _require_legal(fp16.to_half(model, keep=kept), target=target, out=out)
     parted = parity.compare(
         parity.logits_of(found, images),
         parity.logits_of(fp32, images),
@@ -136,13 +126,13 @@ def export_fp16(fp32: Path, *, target: Target, out: Path, images: Array) -> Onnx
         precision="fp16",
     )
     write_atomically(out, found)
-    return describe(
+    return describe_model(
         out, "fp16", target=target, made_from=digest_of(fp32), found=parted, fp32_nodes=kept
     )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Keeping:
+class FloatShare:
     """How much of a network may stay in floating point, where that helps most."""
 
     share: float
@@ -150,7 +140,7 @@ class Keeping:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TuningOf:
+class FinetuneSource:
     """What an INT8 file is tuned from, and by whom: the loop is the caller's."""
 
     module: nn.Module  # that the FP32 file was made of
@@ -167,8 +157,8 @@ def export_int8(
     held_out: Array,
     teacher: Array | None = None,
     outside: Mapping[str, float] | None = None,
-    keeping: Keeping | None = None,
-    tuning: TuningOf | None = None,
+    keeping: FloatShare | None = None,
+    tuning: FinetuneSource | None = None,
 ) -> OnnxModel:
     """Quantise an FP32 file for a target.
 
@@ -196,9 +186,9 @@ def export_int8(
             f"{target.board.title} runs no INT8 under {target.software.name}. Ship {fp32.name}, which "
             "its builder makes FP16 of (trtexec --fp16), or choose another target."
         )
-    model = legality.read(fp32)
+    model = compatibility.read_graph(fp32)
     seen, judged = held_out[::2], held_out[1::2] if len(held_out) > 1 else held_out
-    shown = _Shown(
+    shown = _CalibrationImages(
         calibration=calibration,
         seen=seen,
         reference=parity.logits_of(fp32, seen) if teacher is None else teacher[::2],
@@ -212,7 +202,7 @@ def export_int8(
         quantised, record = _for_cpu(model, shown, arm=arm, keeping=keeping)
     else:
         quantised, record = _for_tensorrt(model, shown, keeping=keeping, tuning=tuning)
-    return _finished(
+    return _finish(
         quantised,
         fp32=fp32,
         target=target,
@@ -227,7 +217,7 @@ def export_int8(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Shown:
+class _CalibrationImages:
     """Normalised images, and what those that choose should be decided as."""
 
     calibration: Array  # (N, C, H, W)
@@ -257,24 +247,28 @@ class _Shown:
 
 
 def _for_cpu(
-    model: onnx.ModelProto, shown: _Shown, *, arm: bool, keeping: Keeping | None
+    model: onnx.ModelProto, shown: _CalibrationImages, *, arm: bool, keeping: FloatShare | None
 ) -> tuple[onnx.ModelProto, Calibration]:
     ranked: tuple[LayerSensitivity, ...] = ()
     kept: tuple[str, ...] = ()
     if keeping is not None:
         # By TensorRT's pairs: which layer INT8 hurts is a matter of its values, not of the form.
-        ranges = quantize.observe(model, quantize.activations(model), shown.calibration)
-        limits = quantize.limits_of(model, ranges, cpu.METHOD)
-        ranked, kept = _kept(model, limits, shown, keeping)
-    quantised = cpu.with_cpu_pairs(model, shown.calibration, arm=arm, keep=kept)
-    scores = {cpu.METHOD: shown.agreement(quantised)}
-    return quantised, shown.record(cpu.METHOD, scores, ranked, kept)
+        ranges = qdq.observe(model, qdq.activations(model), shown.calibration)
+        limits = qdq.limits_of(model, ranges, qdq_cpu.METHOD)
+        ranked, kept = _select_kept(model, limits, shown, keeping)
+    quantised = qdq_cpu.with_cpu_pairs(model, shown.calibration, arm=arm, keep=kept)
+    scores = {qdq_cpu.METHOD: shown.agreement(quantised)}
+    return quantised, shown.record(qdq_cpu.METHOD, scores, ranked, kept)
 
 
 def _for_tensorrt(
-    model: onnx.ModelProto, shown: _Shown, *, keeping: Keeping | None, tuning: TuningOf | None
+    model: onnx.ModelProto,
+    shown: _CalibrationImages,
+    *,
+    keeping: FloatShare | None,
+    tuning: FinetuneSource | None,
 ) -> tuple[onnx.ModelProto, Calibration]:
-    chosen = quantize.choose(
+    chosen = qdq.choose(
         model,
         calibration=shown.calibration,
         held_out=shown.seen,
@@ -283,14 +277,15 @@ def _for_tensorrt(
     ranked: tuple[LayerSensitivity, ...] = ()
     kept: tuple[str, ...] = ()
     if keeping is not None:
-        ranked, kept = _kept(model, chosen.limits, shown, keeping)
-    quantised = quantize.with_pairs(model, chosen.limits, keep=kept)
+        ranked, kept = _select_kept(model, chosen.limits, shown, keeping)
+    quantised = qdq.with_pairs(model, chosen.limits, keep=kept)
     record = replace(
-        shown.record(chosen.method, chosen.agreement, ranked, kept), saturated=chosen.saturated()
+        shown.record(chosen.method, chosen.agreement, ranked, kept),
+        saturated=chosen.saturated_shares(),
     )
     if tuning is None:
         return quantised, record
-    tuned = _tuned(model, chosen.limits, tuning, shape=shown.seen.shape[1:])
+    tuned = _tune(model, chosen.limits, tuning, shape=shown.seen.shape[1:])
     scores = record.agreement | {TUNED: shown.agreement(tuned)}
     record = replace(record, agreement=scores)
     if scores[TUNED] < scores[chosen.method]:
@@ -299,30 +294,33 @@ def _for_tensorrt(
     return tuned, replace(record, method=TUNED, tuned_steps=tuning.steps, saturated={})
 
 
-def _kept(
-    model: onnx.ModelProto, limits: Mapping[str, float], shown: _Shown, keeping: Keeping
+def _select_kept(
+    model: onnx.ModelProto,
+    limits: Mapping[str, float],
+    shown: _CalibrationImages,
+    keeping: FloatShare,
 ) -> tuple[tuple[LayerSensitivity, ...], tuple[str, ...]]:
     """What each layer costs, and which stay in floating point."""
     ranked = sensitivity.sensitivities(model, limits, shown.seen)
     return ranked, sensitivity.worst(ranked, share=keeping.share, by=keeping.by)
 
 
-def _tuned(
+def _tune(
     model: onnx.ModelProto,
     limits: Mapping[str, float],
-    tuning: TuningOf,
+    tuning: FinetuneSource,
     *,
     shape: tuple[int, int, int],
 ) -> onnx.ModelProto:
     wrapped = FakeQuantised(tuning.module, model, limits, shape=shape)
     tuning.tune(wrapped)
-    found = wrapped.tuned()
-    return quantize.with_pairs(
+    found = wrapped.collect_tuned()
+    return qdq.with_pairs(
         with_constants(model, found.constants), found.limits, weight_scales=found.weight_scales
     )
 
 
-def _finished(
+def _finish(
     quantised: onnx.ModelProto,
     *,
     fp32: Path,
@@ -338,16 +336,16 @@ def _finished(
     """
     kept: tuple[str, ...] = ()
     if target.software.typing == "strong":
-        kept = half.overflowing(quantised, held_out)
-        quantised = half.to_half(quantised, keep=kept)
-    write_atomically(out, _checked(quantised, target=target, out=out))
+        kept = fp16.overflowing(quantised, held_out)
+        quantised = fp16.to_half(quantised, keep=kept)
+    write_atomically(out, _require_legal(quantised, target=target, out=out))
     found = parity.compare(
         parity.logits_of(out, held_out),
         parity.logits_of(fp32, held_out),
         against=fp32.name,
         precision="int8",
     )
-    return describe(
+    return describe_model(
         out,
         "int8",
         target=target,
@@ -383,10 +381,12 @@ def embed(
         IncompatibleError: the target's software does not take what is added.
         QualityError: it answers otherwise than the plain file with the same work done outside.
     """
-    plain = legality.read(path)
-    expected = embedding.answers_for(parts, parity.logits_of(path, images))
-    written = _checked(embedding.embedded(plain, parts, spec), target=target, out=path)
-    given = embedding.inputs_for(parts, pixels, images)
+    plain = compatibility.read_graph(path)
+    expected = pre_post_processing.answers_for(parts, parity.logits_of(path, images))
+    written = _require_legal(
+        pre_post_processing.add_parts(plain, parts, spec), target=target, out=path
+    )
+    given = pre_post_processing.inputs_for(parts, pixels, images)
     answers = np.concatenate([found[0] for _, found in parity.outputs_of(written, given)])
     # The same arithmetic with the constants multiplied out: float32 rounds otherwise, and INT8 may then round
     # to the next level.
@@ -411,12 +411,12 @@ def embed(
     )
 
 
-def _checked(model: onnx.ModelProto, *, target: Target, out: Path) -> bytes:
+def _require_legal(model: onnx.ModelProto, *, target: Target, out: Path) -> bytes:
     """A graph as bytes, legal for its target.
 
     Raises:
         IncompatibleError: it is not.
     """
     data = model.SerializeToString(deterministic=True)
-    legality.require_legal_model(model, target.software, data=data, name=out.name)
+    compatibility.require_legal_model(model, target.software, data=data, name=out.name)
     return bytes(data)

@@ -17,7 +17,7 @@ from edgekd.errors import IncompatibleError
 ATTENTION_SINCE: Final = 14  # the opset from which the exporter writes it
 
 
-class InParts(TorchFunctionMode):
+class DecompositionMode(TorchFunctionMode):
     """While it is open, calls of these functions become calls of what they are made of."""
 
     def __init__(self, opset: int) -> None:

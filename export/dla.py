@@ -17,7 +17,7 @@ from onnx import helper, numpy_helper
 
 from edgekd.export.tensorrt_operators import Version
 from edgekd.export.tensorrt_rules import DEFAULT_DOMAIN
-from edgekd.export.weightless_graph import inferred
+from edgekd.export.weightless_graph import infer_shapes
 
 LAST: Final = (10, 7)  # the last TensorRT with a DLA ...
 AGAIN: Final = (11, 4, 1)  # ... until this one (TensorRT, "Working with DLA")
@@ -27,7 +27,7 @@ _KEPT: Final = 65_536  # numbers of a constant that are looked at: the rest is w
 
 
 @dataclass(frozen=True, kw_only=True)
-class OnDla:
+class DlaPlacement:
     """What could run there."""
 
     share: float | None  # of the multiply-accumulates; None: there are none
@@ -77,7 +77,7 @@ def has_dla(tensorrt: str) -> bool:
     return version[:2] <= LAST or version >= AGAIN
 
 
-def on_dla(model: onnx.ModelProto, *, version: Version, orin: bool) -> OnDla:
+def on_dla(model: onnx.ModelProto, *, version: Version, orin: bool) -> DlaPlacement:
     """How much of a valid graph without Q/DQ pairs a DLA can compute in FP16, one image at a time.
 
     Args:
@@ -95,11 +95,11 @@ def on_dla(model: onnx.ModelProto, *, version: Version, orin: bool) -> OnDla:
             able += products
         else:
             cannot.setdefault(node.node.op_type, why)
-    return OnDla(share=able / total if total else None, cannot=tuple(cannot.items()))
+    return DlaPlacement(share=able / total if total else None, cannot=tuple(cannot.items()))
 
 
 def _nodes(model: onnx.ModelProto, *, version: Version, orin: bool) -> Iterator[_Node]:
-    graph = inferred(model)
+    graph = infer_shapes(model)
     shapes = {
         value.name: tuple(d.dim_value or 1 for d in value.type.tensor_type.shape.dim)
         for value in (*graph.input, *graph.value_info, *graph.output)

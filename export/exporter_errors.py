@@ -27,11 +27,11 @@ _ONE_PATH: Final = (
 )
 
 
-def refused(error: BaseException, software: Software) -> IncompatibleError:
+def explain_refusal(error: BaseException, software: Software) -> IncompatibleError:
     """What to tell of an exporter that failed on a network which runs in PyTorch."""
     return IncompatibleError(
         f"torch's {software.exporter} exporter cannot write this network at opset {software.opset}, "
-        f"which {_called(software)} needs: {_reason(error, software)}"
+        f"which {_name_software(software)} needs: {_reason(error, software)}"
     )
 
 
@@ -56,15 +56,15 @@ def require_one_path(
         torch.export.export(module, (sample,), strict=False)
     except Exception as error:
         if _branches(error):
-            raise refused(error, software) from error
+            raise explain_refusal(error, software) from error
         raise IncompatibleError(
-            f"the tracer of torch's {software.exporter} exporter, which {_called(software)} needs, doubts its own "
+            f"the tracer of torch's {software.exporter} exporter, which {_name_software(software)} needs, doubts its own "
             f"graph ({_first_line(doubts[0])}), and torch.export cannot settle it: {_first_line(str(error))}. "
             "Choose another student, or a target with newer software."
         ) from error
 
 
-def _called(software: Software) -> str:
+def _name_software(software: Software) -> str:
     return software.name + (f" (TensorRT {software.tensorrt})" if software.tensorrt else "")
 
 

@@ -44,7 +44,7 @@ _ADVICE: Final = "Leave out --tune; the INT8 file is then calibrated only."
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tuned:
+class FinetunedValues:
     """What was learned, by the names of the FP32 file."""
 
     constants: Mapping[str, Weights]  # weights and biases
@@ -109,7 +109,7 @@ class FakeQuantised(nn.Module):
         super().__init__()
         self._values = {e.name: numpy_helper.to_array(e) for e in model.graph.initializer}
         levels = 2 ** (weight_bits - 1) - 1
-        self._graph = _traced(module, shape)
+        self._graph = _trace(module, shape)
         _fold(self._graph)
         layers = list(_layers(self._graph))
         nodes = list(_weighted_nodes(model, self._values))
@@ -138,7 +138,7 @@ class FakeQuantised(nn.Module):
         assert isinstance(answer, Tensor)
         return answer
 
-    def learned(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    def learnable_parameters(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         """Weights and biases; logarithms of scales."""
         weights: list[nn.Parameter] = [each.weight for each in self._weights.values()]  # type: ignore[misc]
         scales: list[nn.Parameter] = [
@@ -148,7 +148,7 @@ class FakeQuantised(nn.Module):
         return [*weights, *self._biases.values()], scales
 
     @torch.no_grad()
-    def tuned(self) -> Tuned:
+    def collect_tuned(self) -> FinetunedValues:
         """What goes back into the FP32 file."""
         constants, scales = {}, {}
         for key, part in self._weights.items():
@@ -165,7 +165,7 @@ class FakeQuantised(nn.Module):
             self._names[key]: float(part.log_scale.exp()) * LEVELS  # type: ignore[operator]
             for key, part in self._activations.items()
         }
-        return Tuned(constants=constants, limits=limits, weight_scales=scales)
+        return FinetunedValues(constants=constants, limits=limits, weight_scales=scales)
 
     def _key(self, name: str) -> str:
         """A name of the file as one that modules may have."""
@@ -224,7 +224,7 @@ class FakeQuantised(nn.Module):
                 self._through_pair(addition, places[-1], node.input[places[-1]])
 
 
-def _traced(module: nn.Module, shape: tuple[int, int, int]) -> fx.GraphModule:
+def _trace(module: nn.Module, shape: tuple[int, int, int]) -> fx.GraphModule:
     """The module as a graph of aten's functions, any batch."""
     sample = torch.zeros(2, *shape)
     open_batch = ({0: torch.export.Dim("batch")},)

@@ -19,7 +19,7 @@ from edgekd.errors import IncompatibleError, QualityError
 from edgekd.export.parity import Array, outputs_of
 from edgekd.export.qdq import WEIGHTED, exposing
 from edgekd.export.tensorrt_rules import FP16_SCALES_SINCE, QUANTISING, opset_of
-from edgekd.export.weightless_graph import inferred
+from edgekd.export.weightless_graph import infer_shapes
 
 LARGEST: Final = float(np.finfo(np.float16).max)
 # Real images may reach further than synthetic ones did; NVIDIA's converters leave as much.
@@ -46,7 +46,7 @@ class _Writing:
     initialisers: dict[str, onnx.TensorProto] = field(default_factory=dict)
     cast: dict[tuple[str, int], str] = field(default_factory=dict)
 
-    def given(self, name: str, kind: int) -> str:
+    def cast_to(self, name: str, kind: int) -> str:
         """The name of a tensor in a type; a cast is written once."""
         if name not in self.floats:
             return name
@@ -87,10 +87,10 @@ def overflowing(model: onnx.ModelProto, images: Array) -> tuple[str, ...]:
         QualityError: a tensor is not finite in FP32 either.
         InputFileError: the model takes other images.
     """
-    return watched(model, images, data=model.SerializeToString())[0]
+    return run_and_find_overflow(model, images, data=model.SerializeToString())[0]
 
 
-def watched(
+def run_and_find_overflow(
     model: onnx.ModelProto, images: Array, *, data: bytes
 ) -> tuple[tuple[str, ...], list[Array]]:
     """`overflowing`, and what the graph gives in the same pass, a list for each of its outputs joined.
@@ -218,7 +218,7 @@ def _rewritten(node: onnx.NodeProto, writing: _Writing, outputs: Collection[str]
     changed.CopyFrom(node)
     always = _ALWAYS_FLOAT.get(node.op_type, ())
     for place, name in enumerate(node.input):
-        changed.input[place] = writing.given(name, _FLOAT if place in always else kind)
+        changed.input[place] = writing.cast_to(name, _FLOAT if place in always else kind)
     for entry in changed.attribute:
         if node.op_type == "Cast" and entry.name == "to" and entry.i == _FLOAT:
             entry.i = kind
@@ -245,12 +245,12 @@ def _rewritten(node: onnx.NodeProto, writing: _Writing, outputs: Collection[str]
 
 def _floats(model: onnx.ModelProto) -> frozenset[str]:
     """Names of all FP32 tensors."""
-    graph = inferred(model)
+    graph = infer_shapes(model)
     values = (*graph.value_info, *graph.input, *graph.output)
-    return frozenset(_named(values)) | {
+    return frozenset(_names_of(values)) | {
         entry.name for entry in model.graph.initializer if entry.data_type == _FLOAT
     }
 
 
-def _named(values: Collection[onnx.ValueInfoProto]) -> Iterator[str]:
+def _names_of(values: Collection[onnx.ValueInfoProto]) -> Iterator[str]:
     return (value.name for value in values if value.type.tensor_type.elem_type == _FLOAT)

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import onnx
 
-from edgekd.export import compatibility as legality
-from edgekd.export import tensorrt_rules as rules
+from edgekd.export import compatibility, tensorrt_rules
 from edgekd.export.external_data import require_data
 from edgekd.files import digest_of
 from edgekd.records import (
@@ -19,7 +18,7 @@ from edgekd.records import (
 )
 
 
-def describe(
+def describe_model(
     path: Path,
     precision: Precision,
     *,
@@ -36,7 +35,7 @@ def describe(
     return OnnxModel(
         path=path.name,
         digest=digest_of(path),
-        opset=rules.opset_of(model),
+        opset=tensorrt_rules.opset_of(model),
         ir_version=model.ir_version,
         precision=precision,
         exporter=target.software.exporter,
@@ -69,7 +68,7 @@ def inputs_of(path: Path) -> tuple[TensorSpec, ...]:
     Raises:
         InputFileError: not an ONNX model.
     """
-    return tensors_of(legality.read(path).graph.input)
+    return tensors_of(compatibility.read_graph(path).graph.input)
 
 
 def precision_of(path: Path) -> Precision:
@@ -78,7 +77,7 @@ def precision_of(path: Path) -> Precision:
     Raises:
         InputFileError: not an ONNX model, or its weights are not there.
     """
-    model = legality.read(path)
+    model = compatibility.read_graph(path)
     require_data(path)
     if any(node.op_type == "QuantizeLinear" for node in model.graph.node):
         return "int8"

@@ -65,7 +65,7 @@ def session(model: Path | bytes) -> Any:  # noqa: ANN401
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.use_deterministic_compute = True
     options.log_severity_level = 4  # nothing but the end of the process: errors are raised
-    with _explained(model):
+    with _explain_errors(model):
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
@@ -89,7 +89,7 @@ def require_size(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _explained(model: Path | bytes) -> Iterator[None]:
+def _explain_errors(model: Path | bytes) -> Iterator[None]:
     from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
     name = name_of(model)
@@ -106,10 +106,10 @@ def _explained(model: Path | bytes) -> Iterator[None]:
     ) as error:
         if isinstance(model, Path):
             from edgekd.export import (
-                external_data as beside,  # brings onnx, which nothing else here needs
+                external_data,  # brings onnx, which nothing else here needs
             )
 
-            beside.require_data(model)
+            external_data.require_data(model)
         raise IncompatibleError(f"{name}: ONNX Runtime refuses it: {error}") from error
 
 
@@ -151,7 +151,7 @@ def outputs_of(
             f"{name} takes {[entry.shape for entry in takes]}; the images are {images.shape}."
         )
     for part in batches(images, shape[0], name=name):
-        with _explained(model):
+        with _explain_errors(model):
             yield part, running.run(list(names) or None, {takes[0].name: part})
 
 
@@ -212,7 +212,7 @@ def compare(candidate: Array, reference: Array, *, against: str, precision: Prec
     )
 
 
-def require(parity: Parity, *, what: str) -> None:
+def require_parity(parity: Parity, *, what: str) -> None:
     """Raise when a comparison failed.
 
     Raises:

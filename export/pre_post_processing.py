@@ -21,7 +21,7 @@ PROBABILITIES: Final = "probabilities"
 TOP1: Final = "top1"
 
 
-def checked(parts: tuple[str, ...]) -> tuple[Part, ...]:
+def parse_parts(parts: tuple[str, ...]) -> tuple[Part, ...]:
     """The parts that were asked for, each once, in the order of the graph.
 
     Raises:
@@ -37,7 +37,7 @@ def checked(parts: tuple[str, ...]) -> tuple[Part, ...]:
     return tuple(part for part in PARTS if part in parts)
 
 
-def embedded(model: onnx.ModelProto, parts: tuple[Part, ...], spec: InputSpec) -> onnx.ModelProto:
+def add_parts(model: onnx.ModelProto, parts: tuple[Part, ...], spec: InputSpec) -> onnx.ModelProto:
     """A copy with preprocessing before its input and a head after its output.
 
     With `preprocessing` it takes `pixels`, uint8 (N, H, W, C) in RGB, or BGR with `bgr`; with `softmax`

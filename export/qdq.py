@@ -38,7 +38,7 @@ Weights: TypeAlias = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chosen:
+class ActivationRanges:
     """A range for every activation, and how it was found."""
 
     method: str
@@ -46,9 +46,9 @@ class Chosen:
     limits: dict[str, float]
     ranges: dict[str, Range]
 
-    def saturated(self) -> dict[str, float]:
+    def saturated_shares(self) -> dict[str, float]:
         """Of each tensor, the share of what was seen that its limit cuts off."""
-        return {name: found.clipped(self.limits[name]) for name, found in self.ranges.items()}
+        return {name: found.clipped_share(self.limits[name]) for name, found in self.ranges.items()}
 
 
 def choose(
@@ -58,7 +58,7 @@ def choose(
     held_out: Array,
     reference: Array | None = None,
     methods: Iterable[str] = METHODS,
-) -> Chosen:
+) -> ActivationRanges:
     """Ranges by the method whose INT8 graph decides most like the reference.
 
     Args:
@@ -90,7 +90,7 @@ def choose(
         errors[method] = float(np.square(answers - exact).mean())
     # Decisions come in steps of one image; of methods that decide alike, the one nearer to FP32 is better.
     best = min(scores, key=lambda method: (-scores[method], errors[method]))
-    return Chosen(method=best, agreement=scores, limits=limits[best], ranges=ranges)
+    return ActivationRanges(method=best, agreement=scores, limits=limits[best], ranges=ranges)
 
 
 # --- which tensors ----------------------------------------------------------------------------
@@ -260,8 +260,8 @@ def with_pairs(
                 scale = weight_scale(weights[weight], axis) if told is None else told
                 pairs[weight] = _pair(graph, weight, scale=scale, axis=axis)
                 nodes += pairs[weight]
-            changed.input[0] = dequantised(node.input[0])
-            changed.input[1] = dequantised(weight)
+            changed.input[0] = dequantised_name(node.input[0])
+            changed.input[1] = dequantised_name(weight)
         elif node.op_type == "Add":
             _replace_branch(changed, pairs, weights)
         nodes.append(changed)
@@ -280,7 +280,7 @@ def _replace_branch(
         return
     for place in reversed(range(len(node.input))):
         if node.input[place] in pairs:
-            node.input[place] = dequantised(node.input[place])
+            node.input[place] = dequantised_name(node.input[place])
             return
 
 
@@ -292,7 +292,7 @@ def channel_axis(node: onnx.NodeProto) -> int:
     return 0 if node.op_type == "Conv" else 1
 
 
-def rounded_weight(weight: Weights, axis: int) -> Weights:
+def round_weight(weight: Weights, axis: int) -> Weights:
     """A weight as its pair gives it back."""
     shape = tuple(-1 if place == axis else 1 for place in range(weight.ndim))
     scale = weight_scale(weight, axis).reshape(shape)
@@ -307,7 +307,7 @@ def weight_scale(weight: Weights, axis: int) -> Weights:
     return np.where(largest < SMALLEST_RANGE, 1.0, largest).astype(np.float32) / np.float32(LEVELS)
 
 
-def dequantised(name: str) -> str:
+def dequantised_name(name: str) -> str:
     """The name of what a pair after that tensor gives."""
     return f"{name}_dq"
 
@@ -327,7 +327,7 @@ def _pair(
         helper.make_node(
             "DequantizeLinear",
             [f"{name}_q", *constants],
-            [dequantised(name)],
+            [dequantised_name(name)],
             name=f"DQ_{name}",
             **extra,
         ),

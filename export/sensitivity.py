@@ -12,7 +12,7 @@ from onnx import numpy_helper
 
 from edgekd.export.parity import Array, logits_of
 from edgekd.export.qdq import weighted, with_pairs
-from edgekd.export.weightless_graph import inferred
+from edgekd.export.weightless_graph import infer_shapes
 from edgekd.records import LayerSensitivity
 
 By = Literal["macs", "size"]
@@ -74,7 +74,7 @@ def worst(found: Iterable[LayerSensitivity], *, share: float, by: By) -> tuple[s
 
 def _costs(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, tuple[int, int]]]:
     """Multiply-accumulates for one image and weights of every layer that INT8 would change."""
-    graph = inferred(model)
+    graph = infer_shapes(model)
     sizes = {
         value.name: [d.dim_value or 1 for d in value.type.tensor_type.shape.dim]
         for value in (*graph.value_info, *graph.output, *graph.input)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from edgekd.export.compatibility import read
+from edgekd.export.compatibility import read_graph
 from edgekd.export.parity import Array, outputs_of
 from edgekd.export.qdq import activations, exposing
 from edgekd.records import LayerPrecision
@@ -36,7 +36,7 @@ def layer_precision(fp32: Path, int8: Path, *, images: Array) -> tuple[LayerPrec
         InputFileError: not an ONNX model, or images of another shape.
         UsageError: there are no images.
     """
-    plain, quantised = read(fp32), read(int8)
+    plain, quantised = read_graph(fp32), read_graph(int8)
     given = _pairs(quantised)
     outputs = [entry.name for entry in plain.graph.output]
     inner = [name for name in activations(plain) if name in given and name not in outputs]

@@ -205,7 +205,7 @@ def restrictions(model: onnx.ModelProto, version: Version) -> Iterator[Violation
             continue
         given = {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}
         computed = {name for name in node.input[1:] if name} - set(known) - paired
-        for message, advice in _restricted(
+        for message, advice in _find_restrictions(
             node, given, computed, version=version, opset=opset_of(model)
         ):
             yield Violation(
@@ -216,7 +216,7 @@ def restrictions(model: onnx.ModelProto, version: Version) -> Iterator[Violation
             )
 
 
-def _restricted(
+def _find_restrictions(
     node: onnx.NodeProto,
     given: dict[str, Any],
     computed: set[str],

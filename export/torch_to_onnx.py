@@ -23,8 +23,7 @@ from torch import nn
 from torch.jit._trace import TracerWarning
 
 from edgekd.errors import EdgekdError, IncompatibleError, MissingToolError
-from edgekd.export import decompositions as parts
-from edgekd.export import exporter_errors as refusals
+from edgekd.export import decompositions, exporter_errors
 from edgekd.export.parity import MOST_BYTES
 from edgekd.files import write_atomically
 from edgekd.records import InputSpec, Software
@@ -76,10 +75,10 @@ def fp32_model(
             f"{size / 2**30:.1f} GiB of weights, and an ONNX file in one piece holds at most 2 GiB. "
             "Choose a smaller student."
         )
-    return _tidied(_exported(module, spec=spec, software=software, dynamic_batch=dynamic_batch))
+    return _tidy(_run_exporter(module, spec=spec, software=software, dynamic_batch=dynamic_batch))
 
 
-def _exported(
+def _run_exporter(
     module: nn.Module, *, spec: InputSpec, software: Software, dynamic_batch: bool
 ) -> onnx_ir.Model:
     # Of an open batch, torch.export takes 0 and 1 for constants; 2 is the first that stays open.
@@ -89,13 +88,13 @@ def _exported(
         with _quietly() as doubts:
             model = write(module, sample, software, dynamic_batch=dynamic_batch)
         with _quietly():
-            refusals.require_one_path(module, sample, doubts, software)
+            exporter_errors.require_one_path(module, sample, doubts, software)
     except (EdgekdError, MemoryError):
         raise
     except Exception as error:  # exporters fail in many ways
         with torch.no_grad():
             module(sample)  # a fault of the network's own shows itself here again, as what it is
-        raise refusals.refused(error, software) from error
+        raise exporter_errors.explain_refusal(error, software) from error
     written = model.graph.opset_imports.get("", 0)
     if written != software.opset:
         raise IncompatibleError(
@@ -114,7 +113,7 @@ def _by_torchscript(
             "(opset 17 and below). Install an older torch: pip install 'torch<2.16'."
         )
     written = io.BytesIO()
-    with parts.InParts(software.opset):
+    with decompositions.DecompositionMode(software.opset):
         torch.onnx.export(
             module,
             (sample,),
@@ -146,7 +145,7 @@ def _by_dynamo(
     return program.model
 
 
-def _tidied(graph: onnx_ir.Model) -> onnx.ModelProto:
+def _tidy(graph: onnx_ir.Model) -> onnx.ModelProto:
     """Constants folded, identities and leftovers gone, names plain, nothing of this machine inside."""
     from onnxscript import optimizer
 

@@ -39,7 +39,7 @@ def is_whole(tensor: onnx.TensorProto) -> bool:
     return bool(min(tensor.dims) > 0 and len(tensor.raw_data) == prod(tensor.dims) * width)
 
 
-def inferred(model: onnx.ModelProto) -> onnx.GraphProto:
+def infer_shapes(model: onnx.ModelProto) -> onnx.GraphProto:
     """The outline with the types and shapes of all tensors that follow from it."""
     return shape_inference.infer_shapes(outline(model)).graph
 

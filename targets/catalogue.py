@@ -69,7 +69,7 @@ def load_target(spec: str) -> Target:
     if match is None:
         raise UsageError(f"Target {spec!r} is not of the form BOARD[@SOFTWARE]. {_LIST}")
     name, software_name = match.groups()
-    board = _own_board(Path(name)) if name.endswith(".toml") else _known_board(name)
+    board = _own_board(Path(name)) if name.endswith(".toml") else _find_board(name)
     if software_name is None:
         software_name = board.default_software
     if software_name not in board.software:
@@ -80,7 +80,7 @@ def load_target(spec: str) -> Target:
     return Target(board=board, software=board.software[software_name], asked=spec)
 
 
-def _known_board(name: str) -> Board:
+def _find_board(name: str) -> Board:
     catalogue = _catalogue()
     known = aliases()
     resolved = known.get(name, name)
@@ -106,12 +106,12 @@ def _catalogue() -> dict[str, BoardFile]:
 
 
 @functools.cache
-def _known_software() -> dict[str, SoftwareTable]:
+def _load_software() -> dict[str, SoftwareTable]:
     return read_software(FOLDER / SOFTWARE_FILE)
 
 
 def _board(file: BoardFile, *, origin: str) -> Board:
-    shared = _known_software()
+    shared = _load_software()
     for name in file.software:
         if name in shared:
             raise InputFileError(

@@ -77,15 +77,15 @@ def shared():
 
 
 @pytest.fixture
-def place():
+def compute():
     """The CPU in float32, made without accelerate, which allows one precision a process."""
     import torch
 
-    from edgekd.distill.compute.device import Place
+    from edgekd.distill.compute.device import Compute
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield Place(
+    yield Compute(
         device=torch.device("cpu"),
         precision="fp32",
         autocast=contextlib.nullcontext,

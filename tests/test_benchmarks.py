@@ -57,7 +57,7 @@ def test_the_time_of_an_export_was_taken_in_turn():
     for software in ("jp5.1", "jp6.2"):
         taken = [row for row in rows if row["software"] == software]
         assert [row["who"] for row in taken] == ["torch", "edgekd"] * 5
-        assert [row["repeat"] for row in taken] == [str(1 + place // 2) for place in range(10)]
+        assert [row["repeat"] for row in taken] == [str(1 + compute // 2) for compute in range(10)]
     ratio = {
         software: median_of(rows, software, "edgekd") / median_of(rows, software, "torch")
         for software in ("jp5.1", "jp6.2")

@@ -10,8 +10,7 @@ from collections import Counter
 
 import pytest
 
-from edgekd.cli import completion as usage
-from edgekd.cli import reference
+from edgekd.cli import completion, reference
 from tests import console
 from tests.conftest import REPOSITORY
 
@@ -133,19 +132,19 @@ def test_a_message_that_the_source_does_not_have_would_be_noticed():
 def test_pages_of_the_commands_show_the_options_that_there_are():
     for page in (DOCS / "commands").glob("*.md"):
         text = page.read_text()
-        assert reference.written(text) == text, f"{page.name} is out of date: make options"
+        assert reference.update_page(text) == text, f"{page.name} is out of date: make options"
 
 
 def test_every_command_has_a_page_and_examples():
     for name in reference.commands():
         page = DOCS / "commands" / f"{name.split()[0]}.md"
         assert f"<!-- options of {name} -->" in page.read_text()
-        assert usage.EXAMPLES[name]
+        assert completion.EXAMPLES[name]
 
 
 def test_options_in_examples_exist():
     known = reference.commands()
-    for name, lines in usage.EXAMPLES.items():
+    for name, lines in completion.EXAMPLES.items():
         for line in lines:
             assert line.startswith(f"edgekd {name}")
             assert len(line) <= 76
@@ -159,7 +158,7 @@ def test_options_in_examples_exist():
 
 
 def test_commands_in_the_documents_exist():
-    known = set(reference.commands()) | set(usage.EXAMPLES)
+    known = set(reference.commands()) | set(completion.EXAMPLES)
     groups = {name.split()[0] for name in known if " " in name}
     for page in PAGES:
         if page.name in {"architecture.md", "log.md"}:

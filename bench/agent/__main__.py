@@ -143,8 +143,7 @@ NEEDED = {
 
 def main() -> int:
     _be_the_package()
-    from edgekd.bench.agent import commands
-    from edgekd.bench.agent import errors as failures
+    from edgekd.bench.agent import commands, errors
 
     parser = _parser()
     options = parser.parse_args()
@@ -175,10 +174,10 @@ def main() -> int:
             return 0
         commands.check_protocol(options.protocol)
         if options.command in MEASURING:
-            code = commands.supervised(options, sys.argv[1:], lines)
+            code = commands.run_supervised(options, sys.argv[1:], lines)
         else:
             commands.COMMANDS[options.command](options, emit)
-    except failures.RefusedError as refusal:
+    except errors.RefusedError as refusal:
         emit("refused", kind=refusal.kind, message=str(refusal))
         return refusal.exit_code
     if code == 0:

@@ -41,7 +41,7 @@ def hold(home: str, owner: str, emit: Emit, silence_s: float = SILENCE_S) -> Non
     with open(os.path.join(home, "lock"), "a+", encoding="utf-8") as lock:
         _take(lock, owner)
         cleaned = _clean(os.path.join(home, "runs"))
-        folder = os.path.join(home, "runs", "{}-{}".format(os.getpid(), _started(os.getpid())))
+        folder = os.path.join(home, "runs", "{}-{}".format(os.getpid(), _start_time(os.getpid())))
         os.makedirs(os.path.join(folder, PIDS), mode=0o700)
         signal.signal(signal.SIGTERM, lambda *_: _give_up(folder))
         signal.signal(signal.SIGHUP, lambda *_: _give_up(folder))
@@ -56,7 +56,7 @@ def hold(home: str, owner: str, emit: Emit, silence_s: float = SILENCE_S) -> Non
 def enrol(folder: str) -> None:
     """Let whoever cleans a contact's folder up find this process."""
     with open(os.path.join(folder, PIDS, str(os.getpid())), "w", encoding="ascii") as stream:
-        stream.write(_started(os.getpid()) or "")
+        stream.write(_start_time(os.getpid()) or "")
 
 
 def _take(lock: Any, owner: str) -> None:
@@ -111,12 +111,12 @@ def _processes(folder: str) -> List[int]:
     for name in os.listdir(pids) if os.path.isdir(pids) else []:
         with open(os.path.join(pids, name), encoding="ascii", errors="replace") as stream:
             recorded = stream.read()
-        if recorded and _started(int(name)) == recorded:
+        if recorded and _start_time(int(name)) == recorded:
             found.append(int(name))
     return found
 
 
-def _started(number: int) -> Optional[str]:
+def _start_time(number: int) -> Optional[str]:
     """The start time of a process, which its number alone does not tell; None where it has ended."""
     try:
         with open("/proc/{}/stat".format(number), encoding="ascii", errors="replace") as stream:

@@ -8,18 +8,10 @@ from edgekd.bench.agent import (
     energy,
     latency,
     memory,
-)
-from edgekd.bench.agent import (
-    model_runner as running,
-)
-from edgekd.bench.agent import (
-    ort_runtime as runtime,
-)
-from edgekd.bench.agent import (
-    power_sampler as sampler,
-)
-from edgekd.bench.agent import (
-    trtexec_timing as timing,
+    model_runner,
+    ort_runtime,
+    power_sampler,
+    trtexec_timing,
 )
 from edgekd.bench.agent.errors import RefusedError
 from edgekd.bench.agent.sensor import monotonic_ns
@@ -45,20 +37,19 @@ def check_protocol(asked: Optional[int]) -> None:
         )
 
 
-def supervised(options: Any, arguments: List[str], lines: Any) -> int:
+def run_supervised(options: Any, arguments: List[str], lines: Any) -> int:
     """A command in a child process, once its file is known to be the one that is meant.
 
     Raises:
         RefusedError: the model is another file.
     """
-    from edgekd.bench.agent import board_lock as holding
-    from edgekd.bench.agent import state, supervisor
+    from edgekd.bench.agent import board_lock, state, supervisor
 
     if options.run_folder is not None:
-        holding.enrol(options.run_folder)
+        board_lock.enrol(options.run_folder)
     if options.model_digest is not None:
         check_digest(options.model, options.model_digest)
-    look = state.looker(sampler.place_of(options), options.on_gpu, options.gpu)
+    look = state.looker(power_sampler.place_of(options), options.on_gpu, options.gpu)
     return supervisor.supervise(
         arguments,
         lines,
@@ -96,28 +87,28 @@ def digest_of_file(path: str) -> str:
 
 def hold(options: Any, emit: Emit) -> None:
     """Keep the board; imported here, for trimmed images of Python lack what it needs."""
-    from edgekd.bench.agent import board_lock as holding
+    from edgekd.bench.agent import board_lock
 
-    holding.hold(options.home, options.owner, emit, options.silence_s)
+    board_lock.hold(options.home, options.owner, emit, options.silence_s)
 
 
 def kit(options: Any, emit: Emit) -> None:
     """All that a plan asks for."""
-    from edgekd.bench.agent import offline_kit as kits
+    from edgekd.bench.agent import offline_kit
 
-    kits.run(options.plan, options.out, emit)
+    offline_kit.run_kit(options.plan, options.out, emit)
 
 
 def run(options: Any, emit: Emit) -> None:
     """Conditions, then the warm-up, then every call's time."""
     emit("conditions", **conditions.conditions_of(options.proc, options.sysfs))
     if options.runtime == "trtexec":
-        timing.run_trtexec(options, emit)
+        trtexec_timing.run_trtexec(options, emit)
         return
     ready = _ready(options, emit)
     now = latency.clock()
     start_ns = now()
-    runtime.try_once(ready.call)
+    ort_runtime.try_once(ready.call)
     first_ns = now() - start_ns
     warmup = latency.warm_up(ready.call, options.warmup_min_s, options.warmup_max_s, now)
     late: Optional[int] = None
@@ -146,13 +137,13 @@ def run(options: Any, emit: Emit) -> None:
 def measure_memory(options: Any, emit: Emit) -> None:
     """Bytes of this process at one stage; a fresh process for each keeps the stages apart."""
     board_memory = memory.BoardMemory(options.proc)
-    kept: Any = running.import_only(options)
+    kept: Any = model_runner.import_only(options)
     declared = None
     if options.stage != "runtime":
-        kept = running.open_model(options)
+        kept = model_runner.open_model(options)
         declared = kept.declared
     if options.stage == "runs":
-        runtime.try_once(kept.call)
+        ort_runtime.try_once(kept.call)
         for _ in range(RUNS_BEFORE_MEMORY):
             kept.call()
             board_memory.look()
@@ -162,7 +153,7 @@ def measure_memory(options: Any, emit: Emit) -> None:
         stage=options.stage,
         arena=not options.no_arena,
         declared=declared,
-        **dict(memory.memory_of(options.proc), **board_memory.grown()),
+        **dict(memory.memory_of(options.proc), **board_memory.measure_growth()),
     )
     del kept  # held until here: what is measured is what it holds
 
@@ -180,9 +171,9 @@ def measure_energy(options: Any, emit: Emit) -> None:
 
 def build(options: Any, emit: Emit) -> None:
     """An engine; imported here, for what is imported is part of what the others measure."""
-    from edgekd.bench.agent import engine_build as building
+    from edgekd.bench.agent import engine_build
 
-    building.build(options, emit)
+    engine_build.build(options, emit)
 
 
 def firstboot(options: Any, emit: Emit) -> None:
@@ -199,8 +190,8 @@ def probe(options: Any, emit: Emit) -> None:
     emit("probe", **probing.probe(options.proc, options.sysfs, options.root))
 
 
-def _ready(options: Any, emit: Emit) -> running.Ready:
-    ready = running.open_model(options)
+def _ready(options: Any, emit: Emit) -> model_runner.Ready:
+    ready = model_runner.open_model(options)
     emit("session", runtime=ready.runtime, provider=ready.provider, inputs=ready.inputs)
     return ready
 
@@ -210,7 +201,7 @@ COMMANDS: Dict[str, Callable[[Any, Emit], None]] = {
     "run": run,
     "memory": measure_memory,
     "energy": measure_energy,
-    "sample": sampler.sample,
+    "sample": power_sampler.sample,
     "build": build,
     "firstboot": firstboot,
     "hold": hold,

@@ -9,13 +9,9 @@ from typing import Any, Callable, Dict, NamedTuple, Optional, Set, Tuple
 
 from edgekd.bench.agent import (
     latency,
+    ort_runtime,
+    sensor_discovery,
     state,
-)
-from edgekd.bench.agent import (
-    ort_runtime as runtime,
-)
-from edgekd.bench.agent import (
-    sensor_discovery as sensors,
 )
 from edgekd.bench.agent.power_sampler import Emit, Sampling, place_of
 from edgekd.bench.agent.sensor import monotonic_ns
@@ -33,7 +29,7 @@ Span = NamedTuple("Span", [("begin_ns", int), ("end_ns", int), ("runs", int)])
 def measure(options: Any, emit: Emit, open_call: Callable[[], Callable[[], None]]) -> None:
     """Readings and windows; or why there are none, before the model is opened."""
     core, rest = share_processors(os.sched_getaffinity(0), options.threads)
-    if options.sensor == sensors.NONE:
+    if options.sensor == sensor_discovery.NONE:
         emit("energy", pinned=False, **_run(options, open_call(), LEAD_S))
         return
     with Sampling(options, core, _longest_s(options)) as sampling:
@@ -68,7 +64,7 @@ def _longest_s(options: Any) -> float:
 
 def _run(options: Any, call: Callable[[], None], lead_s: float) -> Dict[str, Any]:
     look = state.looker(place_of(options), options.on_gpu, options.gpu)
-    runtime.try_once(call)
+    ort_runtime.try_once(call)
     latency.warm_up(call, options.warmup_min_s, options.warmup_max_s, latency.clock())
     rest_s = max(lead_s, min(REST_S, options.idle_seconds))
     idle = [_idle(rest_s, options.idle_seconds)]

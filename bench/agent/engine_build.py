@@ -10,10 +10,8 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 from edgekd.bench.agent import (
     board,
     cuda,
+    trt_python,
     trtexec,
-)
-from edgekd.bench.agent import (
-    trt_python as engines,
 )
 from edgekd.bench.agent.build_request import (
     Built,
@@ -65,18 +63,18 @@ def build(options: Any, emit: Emit, library: Any = None) -> None:
         RefusedError: nothing can build or run it here, or it answers otherwise than the golden vectors.
     """
     vectors = read_vectors(options.vectors)
-    kept = _kept(options.engine)
+    kept = _find_cached(options.engine)
     wish = None if options.model is None else wish_of(options, kept)
     with contextlib.ExitStack() as stack:
-        device = opened_device(options, library, stack)
+        device = open_device(options, library, stack)
         tool, key = tool_and_key(options, device, wish, kept, emit)
         if kept is not None and kept.record["key"] == key and not options.rebuild:
-            found = tried(tool.answers(kept.plan, vectors), vectors)
+            found = check_vectors(tool.answers(kept.plan, vectors), vectors)
             emit("engine", reused=True, parity=dict(found._asdict()), **kept.record)
         elif wish is None:
             raise _stale(options.engine, kept, key)
         else:
-            make(options, vectors, tool, key, wish, emit)
+            build_engine(options, vectors, tool, key, wish, emit)
 
 
 def tool_and_key(
@@ -99,7 +97,9 @@ def tool_and_key(
     return tool, key
 
 
-def make(options: Any, vectors: Vectors, tool: Tool, key: Key, wish: Wish, emit: Emit) -> Found:
+def build_engine(
+    options: Any, vectors: Vectors, tool: Tool, key: Key, wish: Wish, emit: Emit
+) -> Found:
     """Build, try, and write what answers as the golden vectors.
 
     Raises:
@@ -108,7 +108,7 @@ def make(options: Any, vectors: Vectors, tool: Tool, key: Key, wish: Wish, emit:
     started = time.monotonic()
     built = tool.build(wish)
     seconds = time.monotonic() - started
-    found = tried(tool.answers(built.plan, vectors), vectors)
+    found = check_vectors(tool.answers(built.plan, vectors), vectors)
     record = {
         "key": key,
         "digest": digest_of(built.plan),
@@ -157,7 +157,7 @@ def _signature(
     return None if kept is None else kept.record["key"]["signature"]
 
 
-def opened_device(options: Any, library: Any, stack: contextlib.ExitStack) -> cuda.Cuda:
+def open_device(options: Any, library: Any, stack: contextlib.ExitStack) -> cuda.Cuda:
     """The device, until the stack ends.
 
     Raises:
@@ -175,7 +175,7 @@ def _lacking(options: Any) -> List[str]:
     """Why nothing here can build; empty where something can."""
     looks: List[Callable[[], Any]] = []
     if options.tool in ("auto", "python"):
-        looks.append(engines.import_tensorrt)
+        looks.append(trt_python.import_tensorrt)
     if options.tool in ("auto", "trtexec"):
         looks.append(lambda: trtexec.find_trtexec(options.trtexec))
     reasons: List[str] = []
@@ -198,7 +198,7 @@ def _tool(options: Any, device: cuda.Cuda, emit: Emit) -> Tool:
     reasons: List[str] = []
     if options.tool in ("auto", "python"):
         try:
-            return engines.tool_of(engines.import_tensorrt(), device, _progress(emit))
+            return trt_python.tool_of(trt_python.import_tensorrt(), device, _progress(emit))
         except RefusedError as refused:
             if options.tool == "python":
                 raise
@@ -210,7 +210,7 @@ def _tool(options: Any, device: cuda.Cuda, emit: Emit) -> Tool:
         raise RefusedError(refused.kind, "; ".join(reasons)) from refused
 
 
-def _progress(emit: Emit) -> engines.Progress:
+def _progress(emit: Emit) -> trt_python.Progress:
     """Not every step: TensorRT has thousands."""
     last = [0.0]
 
@@ -276,7 +276,7 @@ def _timing_cache(options: Any, kept: Optional[Kept]) -> Optional[bytes]:
     return data
 
 
-def tried(answers: List[List[bytes]], vectors: Vectors) -> Found:
+def check_vectors(answers: List[List[bytes]], vectors: Vectors) -> Found:
     """Hold what an engine answers against the golden vectors.
 
     Raises:
@@ -300,7 +300,7 @@ def tried(answers: List[List[bytes]], vectors: Vectors) -> Found:
     return found
 
 
-def _kept(path: str) -> Optional[Kept]:
+def _find_cached(path: str) -> Optional[Kept]:
     """The engine that is there, with its record; None where one of them is not, or is damaged."""
     try:
         with open(path + RECORD, encoding="utf-8") as stream:

@@ -11,8 +11,7 @@ import os
 import platform
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
-from edgekd.bench.agent import engine_build as building
-from edgekd.bench.agent import ort_runtime as runtime
+from edgekd.bench.agent import engine_build, ort_runtime
 from edgekd.bench.agent.build_request import digest_of
 from edgekd.bench.agent.commands import Emit, check_digest
 from edgekd.bench.agent.errors import RefusedError
@@ -66,7 +65,7 @@ def firstboot(options: Any, emit: Emit, library: Any = None) -> None:
         RefusedError: it cannot be had here; what was current stays.
     """
     state = Generations(options.state)
-    with state.held():
+    with state.lock():
         # Also where the board resets while it builds, this says that the last start did not end.
         said: Dict[str, Any] = {"wanted": None, "bundle": None}
         state.say(ok=False, reason="it did not end", **said)
@@ -100,7 +99,7 @@ def _had(
     state: Generations, wanted: str, bundle: Bundle, maker: Maker, emit: Emit
 ) -> Tuple[str, Found, bool]:
     """One that is there and still answers rightly, else a new one."""
-    for name in state.kept(wanted):
+    for name in state.list_kept(wanted):
         try:
             return name, maker.try_again(state.file(name)), True
         except RefusedError as refused:
@@ -203,33 +202,33 @@ def _maker(
     if bundle.runtime == "trtexec":
         asked.tool = "trtexec"
     asked.engine = ""
-    wish = building.wish_of(asked, None)
+    wish = engine_build.wish_of(asked, None)
     with contextlib.ExitStack() as stack:
-        device = building.opened_device(asked, library, stack)
-        tool, key = building.tool_and_key(asked, device, wish, None, emit)
+        device = engine_build.open_device(asked, library, stack)
+        tool, key = engine_build.tool_and_key(asked, device, wish, None, emit)
 
         def make(file: str) -> Found:
             asked.engine = file
-            return building.make(asked, vectors, tool, key, wish, emit)
+            return engine_build.build_engine(asked, vectors, tool, key, wish, emit)
 
         def try_again(file: str) -> Found:
             with open(file, "rb") as stream:
                 plan = stream.read()
-            return building.tried(tool.answers(plan, vectors), vectors)
+            return engine_build.check_vectors(tool.answers(plan, vectors), vectors)
 
         yield Maker(dict(key, runtime="tensorrt", tool=tool.name), "model.engine", make, try_again)
 
 
 def _by_onnxruntime(options: Any, bundle: Bundle, vectors: Vectors) -> Maker:
-    module = runtime.import_runtime()
+    module = ort_runtime.import_runtime()
 
     def make(file: str) -> Found:
-        runtime.optimise(module, bundle.model, file)
+        ort_runtime.optimise(module, bundle.model, file)
         return try_again(file)
 
     def try_again(file: str) -> Found:
-        session = runtime.open_session(module, file, options.threads)
-        return building.tried(runtime.answers(session, vectors), vectors)
+        session = ort_runtime.open_session(module, file, options.threads)
+        return engine_build.check_vectors(ort_runtime.answers(session, vectors), vectors)
 
     key: Dict[str, Optional[str]] = {
         "runtime": "onnxruntime",

@@ -45,7 +45,7 @@ class Generations:
         self.folder = folder
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
+    def lock(self) -> Iterator[None]:
         """Keep others out, and remove what a cut start left.
 
         Raises:
@@ -62,7 +62,7 @@ class Generations:
                 "state", "{}: {}".format(error.filename or self.folder, error.strerror)
             ) from error
 
-    def kept(self, signature: str) -> List[str]:
+    def list_kept(self, signature: str) -> List[str]:
         """Names of what was made under a signature and is whole, the newest first."""
         found = [name for name in self._names() if name.startswith(signature + "-")]
         found.sort(key=lambda name: int(name.rpartition("-")[2]), reverse=True)

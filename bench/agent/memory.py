@@ -46,7 +46,7 @@ class BoardMemory:
         if gpu is not None and self._gpu_most is not None:
             self._gpu_most = max(self._gpu_most, gpu)
 
-    def grown(self) -> Dict[str, Optional[int]]:
+    def measure_growth(self) -> Dict[str, Optional[int]]:
         """Bytes since the start, at the worst; negative where others gave memory back meanwhile."""
         return {
             "board": None

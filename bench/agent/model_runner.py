@@ -2,7 +2,7 @@
 
 from typing import Any, Callable, Dict, List, NamedTuple, Optional
 
-from edgekd.bench.agent import ort_runtime as runtime
+from edgekd.bench.agent import ort_runtime
 from edgekd.bench.agent.errors import RefusedError
 
 Ready = NamedTuple(
@@ -28,13 +28,13 @@ def open_model(options: Any) -> Ready:
         return _tensorrt(options)
     if options.runtime != "onnxruntime":
         raise RefusedError("missing-runtime", "trtexec runs a model by itself alone")
-    module = runtime.import_runtime()
-    session = runtime.open_session(
+    module = ort_runtime.import_runtime()
+    session = ort_runtime.open_session(
         module, options.model, options.threads, arena=not options.no_arena
     )
-    feed = runtime.make_inputs(session, options.inputs, options.seed, options.batch)
+    feed = ort_runtime.make_inputs(session, options.inputs, options.seed, options.batch)
     return Ready(
-        runtime.call_of(session, feed),
+        ort_runtime.call_of(session, feed),
         "onnxruntime " + module.__version__,
         session.get_providers()[0],
         [
@@ -52,30 +52,28 @@ def import_only(options: Any) -> Any:
         RefusedError: it is not there, or is a program.
     """
     if options.runtime == "onnxruntime":
-        return runtime.import_runtime()
+        return ort_runtime.import_runtime()
     if options.runtime == "trtexec":
         raise RefusedError("missing-runtime", "the memory of trtexec is not the model's")
-    from edgekd.bench.agent import cuda
-    from edgekd.bench.agent import trt_python as engines
+    from edgekd.bench.agent import cuda, trt_python
 
-    module = engines.import_tensorrt()
+    module = trt_python.import_tensorrt()
     device = cuda.Cuda(cuda.find_library(options.cudart))
     device.__enter__()  # the context of CUDA belongs to the runtime
     return module, device
 
 
 def _tensorrt(options: Any) -> Ready:
-    from edgekd.bench.agent import cuda
-    from edgekd.bench.agent import trt_python as engines
+    from edgekd.bench.agent import cuda, trt_python
 
     if options.inputs is not None:
         raise RefusedError("inputs", "values can be given to ONNX Runtime alone")
-    trt = engines.import_tensorrt()
+    trt = trt_python.import_tensorrt()
     device = cuda.Cuda(cuda.find_library(options.cudart))
     device.__enter__()  # until this process ends: what is measured keeps it
     with open(options.model, "rb") as stream:
         plan = stream.read()
-    opened = engines.open_engine(trt, device, plan, seed=options.seed, batch=options.batch)
+    opened = trt_python.open_engine(trt, device, plan, seed=options.seed, batch=options.batch)
     return Ready(
         opened.call,
         "tensorrt {} (python)".format(trt.__version__),

@@ -14,7 +14,7 @@ FORMAT = 1
 Emit = Callable[..., None]
 
 
-def run(plan: str, out: str, emit: Emit) -> None:
+def run_kit(plan: str, out: str, emit: Emit) -> None:
     """Ask each question of a plan in a process of its own.
 
     Args:

@@ -224,11 +224,11 @@ def _read_inputs(path: str, wanted: List[Any], batch: int) -> Dict[str, Any]:
             raise RefusedError(
                 "inputs", "{}: holds {}, not {!r}".format(path, names or "one array", node.name)
             )
-        feed[node.name] = _fitted(array, node, batch, path)
+        feed[node.name] = _fit_array(array, node, batch, path)
     return feed
 
 
-def _fitted(array: Any, node: Any, batch: int, path: str) -> Any:
+def _fit_array(array: Any, node: Any, batch: int, path: str) -> Any:
     """The first images of the array, as many as the model takes, in its type and shape."""
     if str(array.dtype) != _dtype(node):
         raise RefusedError(

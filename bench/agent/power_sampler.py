@@ -13,7 +13,7 @@ import time
 from typing import Any, Callable, Dict, List, Optional
 
 from edgekd.bench.agent import sensor as power
-from edgekd.bench.agent import sensor_discovery as sensors
+from edgekd.bench.agent import sensor_discovery
 from edgekd.bench.agent.errors import RefusedError
 from edgekd.bench.agent.sensor import (
     PASSING,
@@ -40,13 +40,13 @@ def place_of(options: Any) -> Place:
 def sample(options: Any, emit: Emit) -> None:
     """The command: the sensor, then its readings of `--seconds`, or until stdin is closed."""
     wanted = (place_of(options), options.sensor, options.on_gpu, options.gpu)
-    sensor, reason = sensors.find_sensor(*wanted)
+    sensor, reason = sensor_discovery.find_sensor(*wanted)
     if sensor is None:
         emit("no-energy", reason=reason)
         return
     if options.core is not None:
         os.sched_setaffinity(0, [options.core])
-    emit("sensor", **power.describe(sensor))
+    emit("sensor", **power.describe_sensor(sensor))
     try:
         emit("power", **take(sensor, _waiter(options.until_closed), options.seconds))
     finally:
@@ -189,7 +189,7 @@ class Sampling:
             self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
         for _ in range(2):  # the greeting, then the sensor or why there is none
-            said = self._said(self._process.stdout.readline())
+            said = self._parse_line(self._process.stdout.readline())
             event = said.pop("event")
             if event == "sensor":
                 self.sensor = said
@@ -219,11 +219,11 @@ class Sampling:
             raise RefusedError(
                 "no-sampler", "the sampler ended with code {}".format(self._process.returncode)
             )
-        said = self._said(lines[0])
+        said = self._parse_line(lines[0])
         del said["event"]
         return said
 
-    def _said(self, line: bytes) -> Dict[str, Any]:
+    def _parse_line(self, line: bytes) -> Dict[str, Any]:
         if not line:
             code = self._process.wait()
             raise RefusedError("no-sampler", "the sampler ended with code {}".format(code))

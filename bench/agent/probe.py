@@ -13,16 +13,12 @@ from typing import Any, Callable, Dict, List, Optional
 from edgekd.bench.agent import (
     board,
     conditions,
+    sensor_discovery,
+    trt_python,
     trtexec,
 )
 from edgekd.bench.agent import (
     sensor as power,
-)
-from edgekd.bench.agent import (
-    sensor_discovery as sensors,
-)
-from edgekd.bench.agent import (
-    trt_python as engines,
 )
 from edgekd.bench.agent.errors import RefusedError
 
@@ -38,7 +34,7 @@ def probe(proc: str, sysfs: str, root: str) -> Dict[str, Any]:
         root: usually /.
     """
     found = conditions.conditions_of(proc, sysfs)
-    sensor, reason = sensors.find_sensor(power.Place(sysfs, proc, root))
+    sensor, reason = sensor_discovery.find_sensor(power.Place(sysfs, proc, root))
     onnxruntime, tensorrt, tool = _runtime("onnxruntime"), _tensorrt(), _trtexec()
     return dict(
         found,
@@ -104,8 +100,8 @@ def _tensorrt() -> Dict[str, str]:
     found = _runtime("tensorrt")
     version = found.get("version", "")
     numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
-    if numbers and numbers < engines.OLDEST:
-        return {"reason": "{} is older than {}.{}".format(version, *engines.OLDEST)}
+    if numbers and numbers < trt_python.OLDEST:
+        return {"reason": "{} is older than {}.{}".format(version, *trt_python.OLDEST)}
     return found
 
 

@@ -36,7 +36,7 @@ def size_of(dtype: str, shape: List[int]) -> int:
     return size
 
 
-def made(dtype: str, shape: List[int], seed: int) -> bytes:
+def random_bytes(dtype: str, shape: List[int], seed: int) -> bytes:
     """Standard normal values, or zeros and ones for what is no float.
 
     Raises:

@@ -64,7 +64,7 @@ def sensor_of(name: str, scope: str, kind: str, channels: List[Channel], **more:
     return Sensor(name=name, scope=scope, kind=kind, channels=channels, **usual)
 
 
-def describe(sensor: Sensor) -> Dict[str, Any]:
+def describe_sensor(sensor: Sensor) -> Dict[str, Any]:
     """What the host has to know to make joules of the readings."""
     return {
         "name": sensor.name,

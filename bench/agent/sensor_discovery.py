@@ -3,31 +3,23 @@
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from edgekd.bench.agent import (
-    sensor_ina as ina,
-)
-from edgekd.bench.agent import (
-    sensor_nvml as nvml,
-)
-from edgekd.bench.agent import (
-    sensor_rapl as rapl,
-)
-from edgekd.bench.agent import (
-    sensor_rpi_pmic as pmic,
-)
-from edgekd.bench.agent import (
-    sensor_tegrastats as tegrastats,
+    sensor_ina,
+    sensor_nvml,
+    sensor_rapl,
+    sensor_rpi_pmic,
+    sensor_tegrastats,
 )
 from edgekd.bench.agent.errors import RefusedError
 from edgekd.bench.agent.sensor import Found, Place, Sensor
 
 # Every sensor that is known, in the order tried.
 FINDERS: Dict[str, Callable[[Place], Found]] = {
-    "INA3221": ina.find_jetson,
-    "NVML": nvml.find,
-    "RAPL": rapl.find,
-    "PMIC": pmic.find,
-    "tegrastats": tegrastats.find,
-    "INA226": ina.find_meter,
+    "INA3221": sensor_ina.find_jetson,
+    "NVML": sensor_nvml.find,
+    "RAPL": sensor_rapl.find,
+    "PMIC": sensor_rpi_pmic.find,
+    "tegrastats": sensor_tegrastats.find,
+    "INA226": sensor_ina.find_meter,
 }
 # What a meter on some wire sees, nobody but the user knows.
 ONLY_IF_ASKED = ("INA226",)
@@ -57,7 +49,7 @@ def find_sensor(
         names.remove("RAPL" if on_gpu else "NVML")
     reasons = []
     for name in names:
-        found: Any = nvml.find(place, gpu) if name == "NVML" else FINDERS[name](place)
+        found: Any = sensor_nvml.find(place, gpu) if name == "NVML" else FINDERS[name](place)
         sensor, reason = found
         if sensor is not None:
             return sensor, ""

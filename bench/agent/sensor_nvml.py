@@ -94,7 +94,7 @@ class Card:
     def clock_mhz(self) -> int:
         return self._number("nvmlDeviceGetClockInfo", ctypes.c_uint(), GRAPHICS_CLOCK)
 
-    def throttled(self) -> List[str]:
+    def read_throttling(self) -> List[str]:
         name = "nvmlDeviceGetCurrentClocksThrottleReasons"
         bits = self._number(name, ctypes.c_ulonglong())
         return [reason for bit, reason in REASONS if bits & bit]

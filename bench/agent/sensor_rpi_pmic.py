@@ -42,14 +42,14 @@ def find(place: Place) -> Found:
         return None, "PMIC: no vcgencmd"
     asked = [program, "pmic_read_adc"]
     try:
-        labels = sorted(rails_of(_said(asked)))
+        labels = sorted(rails_of(_run_command(asked)))
     except (OSError, subprocess.SubprocessError) as error:
         return None, "PMIC: {}".format(error)
     if not labels:
         return None, "PMIC: {} knows no currents; they came with the Raspberry Pi 5".format(program)
 
     def read() -> Reading:
-        rails = rails_of(_said(asked))
+        rails = rails_of(_run_command(asked))
         missing = [label for label in labels if label not in rails]
         if missing:
             raise ValueError("no rail {}".format(", ".join(missing)))
@@ -81,13 +81,13 @@ def rails_of(text: str) -> Dict[str, Tuple[float, float]]:
     return {label: (volts[label], amperes[label]) for label in volts if label in amperes}
 
 
-def throttled(place: Place) -> Tuple[Dict[str, int], List[str]]:
+def read_throttling(place: Place) -> Tuple[Dict[str, int], List[str]]:
     """What happened since boot (1 or 0), and what is so now; empty without the firmware's program."""
     program = find_program("vcgencmd", place)
     if program is None:
         return {}, []
     try:
-        found = re.search(r"throttled=(0x[0-9a-fA-F]+)", _said([program, "get_throttled"]))
+        found = re.search(r"throttled=(0x[0-9a-fA-F]+)", _run_command([program, "get_throttled"]))
     except (OSError, subprocess.SubprocessError):
         return {}, []
     if found is None:
@@ -97,7 +97,7 @@ def throttled(place: Place) -> Tuple[Dict[str, int], List[str]]:
     return since, [name for bit, name in BITS if bits >> bit & 1]
 
 
-def _said(command: List[str]) -> str:
+def _run_command(command: List[str]) -> str:
     done = subprocess.run(
         command,
         stdin=subprocess.DEVNULL,

@@ -11,7 +11,7 @@ import select
 import subprocess
 from typing import Any, Dict, List, Optional, Tuple
 
-from edgekd.bench.agent import sensor_ina as ina
+from edgekd.bench.agent import sensor_ina
 from edgekd.bench.agent.sensor import (
     Channel,
     Found,
@@ -51,8 +51,10 @@ def rails_of(line: str) -> Dict[str, float]:
 
 def totals() -> List[Tuple[Tuple[str, ...], str, Tuple[str, ...], float]]:
     """Labels, scope, boards and shunt, Thor's input first, for it stands beside the sum of three."""
-    rows = [(total.labels, total.scope, total.boards, total.shunt_ohm) for total in ina.TOTALS]
-    return [(("VIN", "VIN_SYS_5V0"), ina.THOR_SCOPE, ina.THOR, 0.002), *rows]
+    rows = [
+        (total.labels, total.scope, total.boards, total.shunt_ohm) for total in sensor_ina.TOTALS
+    ]
+    return [(("VIN", "VIN_SYS_5V0"), sensor_ina.THOR_SCOPE, sensor_ina.THOR, 0.002), *rows]
 
 
 class _Program:
@@ -140,7 +142,7 @@ def _total(rails: Dict[str, float], words: str) -> Optional[Tuple[List[str], str
     for labels, scope, boards, shunt_ohm in totals():
         fits = not words.strip() or any(word in words for word in boards)
         if fits and all(label in rails for label in labels):
-            summed = ["VIN"] if scope == ina.THOR_SCOPE else list(labels)
+            summed = ["VIN"] if scope == sensor_ina.THOR_SCOPE else list(labels)
             return summed, scope, shunt_ohm
     return None
 
@@ -149,5 +151,5 @@ def _channel(label: str, shunt_ohm: float) -> Channel:
     # It prints no voltages. The inputs of these modules are 5 V (Nano, NX: 5 mOhm) or up to 20 V; rails of the
     # AGX boards that are 5 V have it in their names.
     five = label in ("VDD_IN", "POM_5V_IN", "SYS5V", "VIN_SYS_5V0")
-    channel = ina.channel_of(ina.INA3221, label, 5.0 if five else 20.0, shunt_ohm)
+    channel = sensor_ina.channel_of(sensor_ina.INA3221, label, 5.0 if five else 20.0, shunt_ohm)
     return channel._replace(unit="mW")

@@ -5,8 +5,7 @@ import glob
 import os
 from typing import Any, Callable, Dict, List, Optional
 
-from edgekd.bench.agent import sensor_nvml as nvml
-from edgekd.bench.agent import sensor_rpi_pmic as pmic
+from edgekd.bench.agent import sensor_nvml, sensor_rpi_pmic
 from edgekd.bench.agent.sensor import Place, number_or_none, text_or_none
 
 # Events of soctherm on Jetsons, by what raises them.
@@ -19,11 +18,13 @@ OVER_CURRENT = {
 
 def looker(place: Place, on_gpu: bool, gpu: int) -> Callable[..., Dict[str, Any]]:
     """`state_of` a machine, with its card where the model runs on one; takes `whole`."""
-    card = nvml.card_or_none(gpu) if on_gpu else None
+    card = sensor_nvml.card_or_none(gpu) if on_gpu else None
     return lambda whole=True: state_of(place, card, whole)
 
 
-def state_of(place: Place, card: Optional[nvml.Card] = None, whole: bool = True) -> Dict[str, Any]:
+def state_of(
+    place: Place, card: Optional[sensor_nvml.Card] = None, whole: bool = True
+) -> Dict[str, Any]:
     """`counts` of events since boot, `alarms` of now, `temperatures_c` and `clocks_mhz` by name.
 
     What cannot be read is left out: zones and clocks answer EAGAIN while their part is gated. Not `whole`: only what is
@@ -33,12 +34,12 @@ def state_of(place: Place, card: Optional[nvml.Card] = None, whole: bool = True)
     counts.update(_thermal_throttle(place))
     alarms: List[str] = []
     if whole:
-        since_boot, alarms = pmic.throttled(place)
+        since_boot, alarms = sensor_rpi_pmic.read_throttling(place)
         counts.update(since_boot)
     temperatures = _temperatures(place)
     clocks = _clocks(place)
     if card is not None:
-        temperature_c, clock_mhz, reasons = nvml.state_of(card)
+        temperature_c, clock_mhz, reasons = sensor_nvml.state_of(card)
         alarms = alarms + reasons
         if temperature_c is not None:
             temperatures["GPU"] = float(temperature_c)
@@ -129,7 +130,7 @@ def _clocks(place: Place) -> Dict[str, float]:
     if kilohertz:
         found["CPU"] = max(kilohertz) / 1e3
     else:
-        found.update(_told_by_cpuinfo(place))
+        found.update(_read_cpuinfo(place))
     for folder in sorted(glob.glob(os.path.join(place.sysfs, "class", "devfreq", "*"))):
         hertz = number_or_none(os.path.join(folder, "cur_freq"))
         if hertz is not None:
@@ -137,7 +138,7 @@ def _clocks(place: Place) -> Dict[str, float]:
     return found
 
 
-def _told_by_cpuinfo(place: Place) -> Dict[str, float]:
+def _read_cpuinfo(place: Place) -> Dict[str, float]:
     """Of x86 without a governor that can be read: most virtual machines."""
     text = text_or_none(os.path.join(place.proc, "cpuinfo")) or ""
     found = []

@@ -9,7 +9,7 @@ PERIOD_S = 1.0
 MOST_LOOKS = 1200  # then every second one is dropped, and the period is twice as long
 
 
-class Looks:
+class StateSampler:
     """Columns of what `look` finds; None where a look did not find what another did."""
 
     def __init__(self, look: Callable[..., Dict[str, Any]]) -> None:
@@ -36,7 +36,7 @@ class Looks:
         """Until the next look is due."""
         return max(0.0, self._due - time.monotonic())
 
-    def told(self) -> Dict[str, Any]:
+    def summarize(self) -> Dict[str, Any]:
         """The columns, by how much events became more from the first look to the last, and all alarms."""
         first, last = self._states[0]["counts"], self._counts
         return {

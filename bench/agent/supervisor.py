@@ -16,7 +16,7 @@ import time
 from typing import Any, Callable, Dict, List, Optional
 
 from edgekd.bench.agent.errors import DIED
-from edgekd.bench.agent.state_sampler import Looks
+from edgekd.bench.agent.state_sampler import StateSampler
 
 INNER = "--inner"
 DEADLINE_CODE = 124  # as timeout(1)
@@ -70,7 +70,7 @@ def supervise(
     begin, before = time.monotonic(), time.process_time()
     deadline = None if deadline_s is None else begin + deadline_s
     try:
-        looks = Looks(look)
+        looks = StateSampler(look)
         over = _forward(child, lines, deadline, watch_stdin, looks)
         if over:
             _end(child)
@@ -79,12 +79,12 @@ def supervise(
         raise
     code = child.wait()
     if over:
-        return _died(lines, "it did not end within {:g} s".format(deadline_s or 0))
+        return _report_death(lines, "it did not end within {:g} s".format(deadline_s or 0))
     if code < 0:
-        return _died(lines, "it was killed by {}".format(_name(-code)))
+        return _report_death(lines, "it was killed by {}".format(_name(-code)))
     if code == 0:
         looks.take(whole=True)
-        _say(lines, event="state", **looks.told())
+        _say(lines, event="state", **looks.summarize())
         _say(
             lines,
             event="load",
@@ -95,7 +95,7 @@ def supervise(
 
 
 def _forward(
-    child: Any, lines: Any, deadline: Optional[float], watch_stdin: bool, looks: Looks
+    child: Any, lines: Any, deadline: Optional[float], watch_stdin: bool, looks: StateSampler
 ) -> bool:
     """Hand on what the child says until it ends; whether it ran too long."""
     source = child.stdout.fileno()
@@ -134,7 +134,7 @@ def _stop(child: Any) -> None:
     os._exit(128 + signal.SIGTERM)
 
 
-def _died(lines: Any, how: str) -> int:
+def _report_death(lines: Any, how: str) -> int:
     message = "The process that runs the model died: {}".format(how)
     _say(lines, event="refused", kind="died", message=message)
     return DIED

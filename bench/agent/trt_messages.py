@@ -26,7 +26,7 @@ MOST_LINES = 4
 LONGEST = 400  # characters of a line
 
 
-def told(words: List[str]) -> str:
+def last_words(words: List[str]) -> str:
     """The last words of a logger, for a message."""
     lines = [" ".join(line.split())[:LONGEST] for line in words if line.strip()]
     return " | ".join(lines[-MOST_LINES:]) or "it gave no reason"
@@ -38,8 +38,8 @@ def refusal(doing: str, words: List[str]) -> RefusedError:
     if _MEMORY.search(text):
         return RefusedError(
             "out-of-memory",
-            "{}: {}. Most likely memory ran out. {}".format(doing, told(words), LEVERS),
+            "{}: {}. Most likely memory ran out. {}".format(doing, last_words(words), LEVERS),
         )
     if _VERSION.search(text):
-        return RefusedError("other-version", "{}: {}".format(doing, told(words)))
-    return RefusedError("not-buildable", "{}: {}".format(doing, told(words)))
+        return RefusedError("other-version", "{}: {}".format(doing, last_words(words)))
+    return RefusedError("not-buildable", "{}: {}".format(doing, last_words(words)))

@@ -7,12 +7,12 @@ first, by name: numbers of flags differ between versions.
 
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, NamedTuple, Optional
 
-from edgekd.bench.agent import random_inputs as values
+from edgekd.bench.agent import random_inputs
 from edgekd.bench.agent.build_request import Built, Tool, Wish
 from edgekd.bench.agent.cuda import Cuda
 from edgekd.bench.agent.errors import RefusedError
 from edgekd.bench.agent.golden_vectors import Tensor, Vectors
-from edgekd.bench.agent.trt_messages import refusal, told
+from edgekd.bench.agent.trt_messages import last_words, refusal
 
 if TYPE_CHECKING:
     from tensorrt import (
@@ -287,14 +287,14 @@ def open_engine(trt: Any, cuda: Cuda, plan: bytes, *, seed: int, batch: int) -> 
             shape = [batch if size < 0 else size for size in engine.get_tensor_shape(name)]
             if not context.set_input_shape(name, shape):
                 raise RefusedError(
-                    "inputs", "{} {}: {}".format(name, "x".join(map(str, shape)), told(words))
+                    "inputs", "{} {}: {}".format(name, "x".join(map(str, shape)), last_words(words))
                 )
-            data = values.made(dtype.name, shape, seed)
+            data = random_inputs.random_bytes(dtype.name, shape, seed)
             address = cuda.allocate(len(data))
             given.append((address, data))
-            taken.append({"name": name, "dtype": values.NUMPY[dtype.name], "shape": shape})
+            taken.append({"name": name, "dtype": random_inputs.NUMPY[dtype.name], "shape": shape})
         else:
-            size = values.size_of(dtype.name, list(context.get_tensor_shape(name)))
+            size = random_inputs.size_of(dtype.name, list(context.get_tensor_shape(name)))
             address = cuda.allocate(size)
             answers.append((address, size))
         context.set_tensor_address(name, address)
@@ -308,10 +308,10 @@ def open_engine(trt: Any, cuda: Cuda, plan: bytes, *, seed: int, batch: int) -> 
         for address, size in answers:
             cuda.copy_out(address, size)
 
-    return Opened(call, taken, _declared(trt, engine))
+    return Opened(call, taken, _declared_memory(trt, engine))
 
 
-def _declared(trt: Any, engine: "ICudaEngine") -> Dict[str, Optional[int]]:
+def _declared_memory(trt: Any, engine: "ICudaEngine") -> Dict[str, Optional[int]]:
     weights: Optional[int] = None
     if hasattr(trt, "EngineStat") and hasattr(engine, "get_engine_stat"):
         weights = int(engine.get_engine_stat(trt.EngineStat.TOTAL_WEIGHTS_SIZE))

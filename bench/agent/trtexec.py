@@ -195,23 +195,23 @@ def _answers(program: str, plan: bytes, vectors: Vectors) -> List[List[bytes]]:
             code, lines = run([program, *flags])
             if code:
                 raise refusal("trtexec cannot run the engine", errors(lines))
-            answers.append(_exported(out, vectors.outputs))
+            answers.append(_read_outputs(out, vectors.outputs))
         return answers
 
 
-def _exported(path: str, outputs: List[Tensor]) -> List[bytes]:
+def _read_outputs(path: str, outputs: List[Tensor]) -> List[bytes]:
     """What `--exportOutput` wrote, as bytes."""
     try:
         with open(path, encoding="utf-8") as stream:
             found = {str(each["name"]): each["values"] for each in json.load(stream)}
-        return [_packed(tensor, found[tensor.name]) for tensor in outputs]
+        return [_pack(tensor, found[tensor.name]) for tensor in outputs]
     except (OSError, ValueError, KeyError, TypeError, struct.error, OverflowError) as error:
         raise RefusedError(
             "deviates", "trtexec's output cannot be read: {}".format(error)
         ) from error
 
 
-def _packed(tensor: Tensor, values: List[Any]) -> bytes:
+def _pack(tensor: Tensor, values: List[Any]) -> bytes:
     letter = LETTERS[tensor.dtype]
     return array.array(letter, [float(v) if letter == "f" else int(v) for v in values]).tobytes()
 

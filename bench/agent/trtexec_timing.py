@@ -48,7 +48,7 @@ def run_trtexec(options: Any, emit: Emit) -> None:
         code, lines = trtexec.run([program, *flags])
         if code:
             raise refusal("trtexec cannot run the engine", trtexec.errors(lines))
-        values_ns = exported(out, warmup_ms(options))
+        values_ns = read_times(out, warmup_ms(options))
     shown = [flag for flag in flags if not flag.startswith(("--loadEngine", "--exportTimes"))]
     emit(
         "session",
@@ -71,7 +71,7 @@ def run_trtexec(options: Any, emit: Emit) -> None:
     )
 
 
-def exported(path: str, warmup: int) -> List[int]:
+def read_times(path: str, warmup: int) -> List[int]:
     """Nanoseconds of each query after a warm-up of so many milliseconds: copy in, compute, copy out.
 
     TensorRT 8.2 writes the queries of the warm-up too (`exportJSONTrace` in sampleReporting.cpp of 2021); later ones

@@ -2,24 +2,23 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from edgekd.bench.analysis import energy
-from edgekd.bench.analysis import energy_warnings as energy_doubts
+from edgekd.bench.analysis import energy, energy_warnings
 from edgekd.bench.protocol.requests import STAGES, Stage
 from edgekd.bench.protocol.responses import (
-    Answer,
-    EnergyAnswer,
-    LatencyAnswer,
-    MemoryAnswer,
-    NoEnergyAnswer,
-    PowerAnswer,
-    SensorAnswer,
-    StatesAnswer,
+    EnergyResponse,
+    LatencyResponse,
+    MemoryResponse,
+    NoEnergyResponse,
+    PowerResponse,
+    Response,
+    SensorResponse,
+    StatesResponse,
 )
-from edgekd.bench.transport import agent_process as child
+from edgekd.bench.transport import agent_process
 from edgekd.records import (
-    Doubt,
     Energy,
     Figure,
+    MeasurementWarning,
     Memory,
     Samples,
     Unmeasured,
@@ -30,7 +29,7 @@ _NO_STAGES = Unmeasured(
 )
 
 
-def pooled(runs: Sequence[LatencyAnswer]) -> Samples:
+def pool_samples(runs: Sequence[LatencyResponse]) -> Samples:
     """The times of all processes in the order taken, in seconds."""
     return Samples(
         values=tuple(value / 1e9 for run in runs for value in run.values_ns),
@@ -39,7 +38,7 @@ def pooled(runs: Sequence[LatencyAnswer]) -> Samples:
     )
 
 
-def memory_of(stages: Mapping[tuple[Stage, bool], Sequence[MemoryAnswer]]) -> Memory:
+def memory_of(stages: Mapping[tuple[Stage, bool], Sequence[MemoryResponse]]) -> Memory:
     """Bytes by stage; no stages: Unmeasured."""
     if not stages:
         names = ("runtime_pss", "runtime_uss", "session_pss", "session_uss", "model_pss")
@@ -48,7 +47,7 @@ def memory_of(stages: Mapping[tuple[Stage, bool], Sequence[MemoryAnswer]]) -> Me
     plain = stages.get(("runs", False))
 
     def above(
-        loaded: Sequence[MemoryAnswer], value: Callable[[MemoryAnswer], int | None]
+        loaded: Sequence[MemoryResponse], value: Callable[[MemoryResponse], int | None]
     ) -> Figure:
         differences = [
             _minus(value(one), value(base)) for one, base in zip(loaded, runtime, strict=True)
@@ -68,7 +67,7 @@ def memory_of(stages: Mapping[tuple[Stage, bool], Sequence[MemoryAnswer]]) -> Me
         else above(plain, lambda answer: answer.pss),
         declared=_bytes(
             runs,
-            [_declared(answer) for answer in runs],
+            [_total_declared(answer) for answer in runs],
             "only an engine declares what it needs"
             if any(answer.declared is None for answer in runs)
             else "this TensorRT does not say how large an engine's weights are (10.16 does)",
@@ -82,7 +81,7 @@ def memory_of(stages: Mapping[tuple[Stage, bool], Sequence[MemoryAnswer]]) -> Me
     )
 
 
-def _declared(answer: MemoryAnswer) -> int | None:
+def _total_declared(answer: MemoryResponse) -> int | None:
     said = answer.declared
     if said is None or said.weights is None or said.scratch is None:
         return None
@@ -94,7 +93,7 @@ def _minus(loaded: int | None, base: int | None) -> int | None:
 
 
 def _bytes(
-    answers: Sequence[MemoryAnswer],
+    answers: Sequence[MemoryResponse],
     values: Sequence[int | None],
     otherwise: str = "the process could not read it",
 ) -> Figure:
@@ -105,17 +104,25 @@ def _bytes(
     return Unmeasured(reason=reasons[0] if reasons else otherwise)
 
 
-def energy_of(answers: Sequence[Answer]) -> tuple[Energy | Unmeasured, tuple[Doubt, ...]]:
+def energy_of(
+    answers: Sequence[Response],
+) -> tuple[Energy | Unmeasured, tuple[MeasurementWarning, ...]]:
     """The energy that the agent's answers hold, and the doubts about it.
 
     Raises:
         DeviceError: the answers do not fit together.
     """
-    if any(isinstance(answer, NoEnergyAnswer) for answer in answers):
-        return Unmeasured(reason=child.one(NoEnergyAnswer, answers).reason), ()
-    run, states = child.one(EnergyAnswer, answers), child.one(StatesAnswer, answers)
-    if not any(isinstance(answer, SensorAnswer) for answer in answers):
-        return energy.without_sensor(run), tuple(energy_doubts.about_state(run, states))
-    sensor, power = child.one(SensorAnswer, answers), child.one(PowerAnswer, answers)
+    if any(isinstance(answer, NoEnergyResponse) for answer in answers):
+        return Unmeasured(reason=agent_process.one(NoEnergyResponse, answers).reason), ()
+    run, states = (
+        agent_process.one(EnergyResponse, answers),
+        agent_process.one(StatesResponse, answers),
+    )
+    if not any(isinstance(answer, SensorResponse) for answer in answers):
+        return energy.without_sensor(run), tuple(energy_warnings.about_state(run, states))
+    sensor, power = (
+        agent_process.one(SensorResponse, answers),
+        agent_process.one(PowerResponse, answers),
+    )
     found = energy.analyse(sensor, power, run)
-    return found.energy, energy_doubts.doubts_of_energy(found, sensor, power, run, states)
+    return found.energy, energy_warnings.doubts_of_energy(found, sensor, power, run, states)

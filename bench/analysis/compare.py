@@ -148,7 +148,7 @@ def _gross(energy: Energy | Unmeasured) -> Figure:
     return energy if isinstance(energy, Unmeasured) else energy.gross
 
 
-def text(found: Comparison) -> str:
+def format_comparison(found: Comparison) -> str:
     """Lines for a terminal."""
     lines = [f"{found.new} over {found.old}"]
     for each in found.ratios:

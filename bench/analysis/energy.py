@@ -9,26 +9,26 @@ import numpy as np
 from edgekd.bench.analysis.energy_windows import (
     Quality,
     Rail,
-    Taken,
     Window,
+    WindowEnergies,
 )
 from edgekd.bench.analysis.power_curve import (
     Array,
     curve_of_counter,
     curve_of_power,
-    unwrapped,
+    unwrap_counter,
 )
 from edgekd.bench.protocol.responses import (
-    EnergyAnswer,
-    PowerAnswer,
-    SensorAnswer,
-    SpanAnswer,
+    EnergyResponse,
+    PowerResponse,
+    SensorResponse,
+    SpanResponse,
 )
 from edgekd.errors import DeviceError
 from edgekd.records import (
     Energy,
     PowerTrace,
-    Span,
+    TraceSpan,
     Unmeasured,
 )
 
@@ -43,7 +43,7 @@ class Analysis:
     quality: Quality | None  # None: nothing was integrated
 
 
-def analyse(sensor: SensorAnswer, power: PowerAnswer, run: EnergyAnswer) -> Analysis:
+def analyse(sensor: SensorResponse, power: PowerResponse, run: EnergyResponse) -> Analysis:
     """The energy of a run, or why it has none.
 
     Raises:
@@ -61,19 +61,19 @@ def analyse(sensor: SensorAnswer, power: PowerAnswer, run: EnergyAnswer) -> Anal
         if sensor.kind == "counter" and any(len(rail.curve.seconds) < 2 for rail in rails):
             return _without(sensor, f"{sensor.name} did not move while the model ran")
         return _without(sensor, f"{sensor.name} stopped before the windows ended{_why(power)}")
-    taken = Taken(sensor, rails, windows, idle if len(idle) == 2 else [])
+    taken = WindowEnergies(sensor, rails, windows, idle if len(idle) == 2 else [])
     if sensor.kind == "counter" and not all(value > 0 for value in taken.gross_j):
         return _without(sensor, f"{sensor.name} did not move while the model ran")
     trace = _trace(moments, taken, windows, idle, _window(run.busy, power))
     return Analysis(energy=taken.energy(trace), quality=taken.quality(moments))
 
 
-def without_sensor(run: EnergyAnswer) -> Energy:
+def without_sensor(run: EnergyResponse) -> Energy:
     """Windows that wait for the readings of an external meter (`edgekd.bench.analysis.external_meter`)."""
     base_ns = run.idle[0].begin_ns
 
-    def span(found: SpanAnswer) -> Span:
-        return Span(
+    def span(found: SpanResponse) -> TraceSpan:
+        return TraceSpan(
             begin_s=(found.begin_ns - base_ns) / 1e9,
             end_s=(found.end_ns - base_ns) / 1e9,
             runs=found.runs,
@@ -93,11 +93,11 @@ def without_sensor(run: EnergyAnswer) -> Energy:
     )
 
 
-def _why(power: PowerAnswer) -> str:
+def _why(power: PowerResponse) -> str:
     return f": {power.problems[0]}" if power.problems else ""
 
 
-def _without(sensor: SensorAnswer, reason: str) -> Analysis:
+def _without(sensor: SensorResponse, reason: str) -> Analysis:
     energy = Energy(
         gross=Unmeasured(reason=reason),
         idle=Unmeasured(reason=reason),
@@ -112,7 +112,7 @@ def _without(sensor: SensorAnswer, reason: str) -> Analysis:
 # --- readings -------------------------------------------------------------------------------------
 
 
-def _window(span: SpanAnswer, power: PowerAnswer) -> Window:
+def _window(span: SpanResponse, power: PowerResponse) -> Window:
     base_ns = power.begin_ns[0] if power.begin_ns else 0
     return Window(
         begin_s=(span.begin_ns - base_ns) / 1e9,
@@ -121,7 +121,7 @@ def _window(span: SpanAnswer, power: PowerAnswer) -> Window:
     )
 
 
-def _times(power: PowerAnswer, sensor: SensorAnswer) -> tuple[Array, Array]:
+def _times(power: PowerResponse, sensor: SensorResponse) -> tuple[Array, Array]:
     if len(power.values) != len(sensor.channels):
         raise DeviceError(
             f"The agent's sensor has {len(sensor.channels)} channels, its readings {len(power.values)}."
@@ -139,7 +139,7 @@ def _times(power: PowerAnswer, sensor: SensorAnswer) -> tuple[Array, Array]:
 
 
 def _rail(
-    sensor: SensorAnswer, power: PowerAnswer, index: int, begin_s: Array, end_s: Array
+    sensor: SensorResponse, power: PowerResponse, index: int, begin_s: Array, end_s: Array
 ) -> Rail:
     channel = sensor.channels[index]
     values = np.asarray(power.values[index], dtype=np.float64)
@@ -148,7 +148,7 @@ def _rail(
         joules_each = JOULES.get(channel.unit)
         if joules_each is None:
             raise DeviceError(f"The agent's counter counts {channel.unit}.")
-        joules = unwrapped(values, channel.range) * joules_each
+        joules = unwrap_counter(values, channel.range) * joules_each
         curve = curve_of_counter(begin_s, end_s, joules, sensor.interval_s)
         steps = np.maximum(np.diff(curve.seconds), 1e-9)
         seconds, watts, step_w = curve.seconds[1:], np.diff(curve.joules) / steps, 0.0
@@ -176,7 +176,7 @@ def _rail(
 
 def _trace(
     moments: Array,
-    taken: Taken,
+    taken: WindowEnergies,
     windows: Sequence[Window],
     idle: Sequence[Window],
     busy: Window,
@@ -186,8 +186,8 @@ def _trace(
     kept = len(seconds) // block * block
     seconds, watts = (column[:kept].reshape(-1, block).mean(axis=1) for column in (seconds, watts))
 
-    def span(found: Window) -> Span:
-        return Span(begin_s=found.begin_s, end_s=found.end_s, runs=found.runs)
+    def span(found: Window) -> TraceSpan:
+        return TraceSpan(begin_s=found.begin_s, end_s=found.end_s, runs=found.runs)
 
     return PowerTrace(
         # Microseconds and microwatts: more digits would be noise, and half of the file.

@@ -13,7 +13,7 @@ import numpy as np
 
 from edgekd.bench.analysis.confidence_intervals import effective_count, half_width, student_factor
 from edgekd.bench.analysis.power_curve import Array, Curve
-from edgekd.bench.protocol.responses import SensorAnswer
+from edgekd.bench.protocol.responses import SensorResponse
 from edgekd.records import (
     Energy,
     EnergyUncertainty,
@@ -62,7 +62,7 @@ class Rail:
         inside = (self.seconds >= begin_s) & (self.seconds <= end_s)
         return self.watts[inside]
 
-    def undithered_w(self, spans: Sequence["Window"]) -> float:
+    def dither_bound_w(self, spans: Sequence["Window"]) -> float:
         """Half a step where the readings of these spans stay within two steps, else 0."""
         if not self.step_w:
             return 0.0
@@ -83,12 +83,12 @@ class Window:
         return self.end_s - self.begin_s
 
 
-class Taken:
+class WindowEnergies:
     """Energies of the windows, and the parts that their uncertainty is made of."""
 
     def __init__(
         self,
-        sensor: SensorAnswer,
+        sensor: SensorResponse,
         rails: Sequence[Rail],
         windows: Sequence[Window],
         idle: Sequence[Window],
@@ -150,7 +150,7 @@ class Taken:
     def _uncertainty(self) -> EnergyUncertainty:
         call_s = float(np.mean(self._call_s))
         load_w = [self._mean_w(rail, self._windows) for rail in self._rails]
-        step_w = np.array([rail.undithered_w(self._windows) for rail in self._rails])
+        step_w = np.array([rail.dither_bound_w(self._windows) for rail in self._rails])
         offset_w = np.array([rail.offset_w for rail in self._rails])
         noise_w = self._load_noise_w()
         edge_w = self._edge_w()
@@ -161,7 +161,7 @@ class Taken:
         if not self._idle:
             return EnergyUncertainty(gross_j=gross * call_s, idle_j=None, net_j=None)
         rest_w = [self._mean_w(rail, self._idle) for rail in self._rails]
-        rest_step_w = np.array([rail.undithered_w(self._idle) for rail in self._rails])
+        rest_step_w = np.array([rail.dither_bound_w(self._idle) for rail in self._rails])
         rest_noise_w = self._within_w(self._idle)
         drift_w = np.array([abs(self._idle_w[1] - self._idle_w[0]) / 2])
         idle = half_width(
@@ -268,7 +268,7 @@ class Taken:
         ]
         readings = sum(len(each) for each in inside)
         load_w = float(np.mean([self.power_w(window) for window in self._windows]))
-        step_w = sum(rail.undithered_w(self._windows) for rail in self._rails)
+        step_w = sum(rail.dither_bound_w(self._windows) for rail in self._rails)
         drift = None
         if self._idle_w:
             net_w = load_w - float(np.mean(self._idle_w))
@@ -284,12 +284,12 @@ class Taken:
             step_share=step_w / load_w if load_w > 0 else 0.0,
             windows_j=tuple(self.gross_j),
             shortest_s=min(window.seconds for window in self._windows),
-            needed_s=needed_window_s(interval_s, counter=counter),
+            needed_s=minimum_window_s(interval_s, counter=counter),
             idle_drift=drift,
         )
 
 
-def needed_window_s(interval_s: float, *, counter: bool) -> float:
+def minimum_window_s(interval_s: float, *, counter: bool) -> float:
     """How long a window should be at least, for edges that are off by 0.41 of an interval to stay below 0.5 %.
 
     A counter that lives in a graphics card gets 10 s, for the card's own averages to pass.

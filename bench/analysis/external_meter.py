@@ -15,22 +15,22 @@ from typing import Annotated, Final
 import numpy as np
 from pydantic import Field
 
-from edgekd.bench.analysis import energy_warnings as energy_doubts
+from edgekd.bench.analysis import energy_warnings
 from edgekd.bench.analysis.energy import Analysis, analyse
 from edgekd.bench.analysis.power_curve import Array
 from edgekd.bench.protocol.responses import (
-    ChannelAnswer,
-    EnergyAnswer,
-    PowerAnswer,
-    SensorAnswer,
-    SpanAnswer,
-    StateAnswer,
+    ChannelResponse,
+    EnergyResponse,
+    PowerResponse,
+    SensorResponse,
+    SpanResponse,
+    StateResponse,
 )
 from edgekd.errors import InputFileError
 from edgekd.records import (
-    Doubt,
+    MeasurementWarning,
     PowerTrace,
-    Span,
+    TraceSpan,
     record,
 )
 
@@ -122,7 +122,7 @@ def read_log(path: Path, columns: LogColumns | None = None) -> MeterLog:
         raise InputFileError(f"{path}: a header and at least two readings are needed.")
     separator = max(";\t,", key=lines[0].count)
     header = [name.strip().strip('"') for name in next(csv.reader(lines[:1], delimiter=separator))]
-    wanted = _wanted(header, said, path)
+    wanted = _find_columns(header, said, path)
     places = [header.index(name) for name, _ in wanted.values()]
     try:
         rows = [
@@ -148,7 +148,7 @@ def read_log(path: Path, columns: LogColumns | None = None) -> MeterLog:
     return MeterLog(seconds=seconds - seconds[0], watts=watts)
 
 
-def _wanted(header: list[str], said: LogColumns, path: Path) -> dict[str, tuple[str, float]]:
+def _find_columns(header: list[str], said: LogColumns, path: Path) -> dict[str, tuple[str, float]]:
     """By quantity: its column, and what to multiply it with for seconds, watts, amperes, volts."""
     kinds = {
         "time": (said.time, said.time_unit, SECONDS),
@@ -272,15 +272,15 @@ def energy_from_log(trace: PowerTrace, log: MeterLog, meter: Meter) -> tuple[Ana
         InputFileError: the run cannot be found in the log.
     """
     placed = align(log, trace)
-    seconds, watts = _thinned(log)
+    seconds, watts = _thin(log)
     period_s = float(np.median(np.diff(seconds)))
     # A common start that keeps all times above 0.
     base_s = max(0.0, -placed.offset_s) + 1.0
     stamps = tuple(np.round((seconds + base_s) * 1e9).astype(np.int64).tolist())
 
-    def span(found: Span) -> SpanAnswer:
+    def span(found: TraceSpan) -> SpanResponse:
         shift_s = placed.offset_s + base_s
-        return SpanAnswer(
+        return SpanResponse(
             begin_ns=round((found.begin_s + shift_s) * 1e9),
             end_ns=round((found.end_s + shift_s) * 1e9),
             runs=found.runs,
@@ -288,8 +288,8 @@ def energy_from_log(trace: PowerTrace, log: MeterLog, meter: Meter) -> tuple[Ana
 
     if trace.busy is None:
         raise InputFileError("The run has no time of calls to find it in a log by.")
-    nothing = StateAnswer(counts={}, alarms=(), temperatures_c={}, clocks_mhz={})
-    run = EnergyAnswer(
+    nothing = StateResponse(counts={}, alarms=(), temperatures_c={}, clocks_mhz={})
+    run = EnergyResponse(
         event="energy",
         windows=tuple(span(window) for window in trace.windows),
         idle=(span(trace.idle[0]), span(trace.idle[1])),
@@ -298,7 +298,7 @@ def energy_from_log(trace: PowerTrace, log: MeterLog, meter: Meter) -> tuple[Ana
         after=nothing,
         pinned=True,
     )
-    power = PowerAnswer(
+    power = PowerResponse(
         event="power",
         begin_ns=stamps,
         end_ns=stamps,
@@ -312,22 +312,22 @@ def energy_from_log(trace: PowerTrace, log: MeterLog, meter: Meter) -> tuple[Ana
     return analyse(_sensor(meter, period_s), power, run), placed
 
 
-def doubts_of_log(analysis: Analysis, meter: Meter) -> tuple[Doubt, ...]:
+def doubts_of_log(analysis: Analysis, meter: Meter) -> tuple[MeasurementWarning, ...]:
     """What there is to doubt about a meter's readings and the windows that they were taken in."""
     if analysis.quality is None:
         return ()
     sensor = _sensor(meter, 1 / analysis.quality.asked_hz)
-    return tuple(energy_doubts.about_quality(analysis.quality, sensor))
+    return tuple(energy_warnings.about_quality(analysis.quality, sensor))
 
 
-def _sensor(meter: Meter, period_s: float) -> SensorAnswer:
-    return SensorAnswer(
+def _sensor(meter: Meter, period_s: float) -> SensorResponse:
+    return SensorResponse(
         event="sensor",
         name=meter.name,
         scope=meter.scope,
         kind="power",
         channels=(
-            ChannelAnswer(
+            ChannelResponse(
                 label=meter.name,
                 unit="mW",
                 offset_w=meter.offset_w,
@@ -344,7 +344,7 @@ def _sensor(meter: Meter, period_s: float) -> SensorAnswer:
     )
 
 
-def _thinned(log: MeterLog) -> tuple[Array, Array]:
+def _thin(log: MeterLog) -> tuple[Array, Array]:
     """Means of as many readings as leave no more than can be handled."""
     block = -(-len(log.seconds) // MOST_READINGS)
     kept = len(log.seconds) // block * block

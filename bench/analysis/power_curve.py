@@ -50,7 +50,7 @@ def curve_of_power(seconds: Array, watts: Array) -> Curve:
     return Curve(seconds=seconds, joules=np.concatenate([[0.0], np.cumsum(steps)]), watts=watts)
 
 
-def unwrapped(counts: Array, wraps_at: float | None) -> Array:
+def unwrap_counter(counts: Array, wraps_at: float | None) -> Array:
     """A counter since its first reading, as if it never started again at `wraps_at`; (n,) to (n,).
 
     Right as long as it is read at least once between two wraps.

@@ -15,7 +15,7 @@ from typing import Annotated, Final
 import numpy as np
 from pydantic import Field
 
-from edgekd.bench.estimator import latency_model as latency
+from edgekd.bench.estimator import latency_model
 from edgekd.bench.estimator.graph_cost import Network, read_network
 from edgekd.bench.estimator.latency_model import Computing, Constants, Machine
 from edgekd.errors import IncompatibleError
@@ -155,8 +155,8 @@ def estimate_latency(network: Network, target: Target, precision: Precision) -> 
             the network hangs on.
     """
     fit = fit_for(target, precision)
-    work = latency.work_of(network.kernels, fit.machine, precision)
-    value = latency.latency_s(work, fit.constants)
+    work = latency_model.work_of(network.kernels, fit.machine, precision)
+    value = latency_model.latency_s(work, fit.constants)
     covered = {kind: fit.families_with(kind) for kind in hangs_on(work, fit.constants)}
     for kind, families in covered.items():
         if not families:
@@ -190,7 +190,7 @@ def estimate_model(path: Path, target: Target, precision: Precision) -> ModelEst
     """
     network = read_network(path)
     found = estimate_latency(network, target, precision)
-    width = latency.WIDTH_BYTES[precision]
+    width = latency_model.WIDTH_BYTES[precision]
     return ModelEstimate(
         subject=path.name,
         subject_digest=digest_of(path),
@@ -223,8 +223,8 @@ def notes(network: Network, fit: BoardFit) -> tuple[str, ...]:
         said.append(f"{side} pixels, outside of what was measured ({min(sides)} to {max(sides)})")
     if network.input_shape[0] != 1:
         said.append(f"batch {network.input_shape[0]}; every measurement is of batch 1")
-    work = latency.work_of(network.kernels, fit.machine, fit.precision)
-    share = fit.constants.call_s / latency.latency_s(work, fit.constants)
+    work = latency_model.work_of(network.kernels, fit.machine, fit.precision)
+    share = fit.constants.call_s / latency_model.latency_s(work, fit.constants)
     if share > CALL:
         said.append(
             f"{share:.0%} of it is what the loop of the measurements costs a call ({fit.constants.call_s * 1e3:.1f} ms); "
@@ -249,10 +249,12 @@ def notes(network: Network, fit: BoardFit) -> tuple[str, ...]:
     return (*said, *network.notes)
 
 
-def hangs_on(work: latency.Work, constants: Constants) -> tuple[Computing, ...]:
+def hangs_on(work: latency_model.Work, constants: Constants) -> tuple[Computing, ...]:
     """Kinds of kernels that take more than a little of the time."""
     return tuple(
-        kind for kind, share in latency.shares_of_kinds(work, constants).items() if share > RELIES
+        kind
+        for kind, share in latency_model.shares_of_kinds(work, constants).items()
+        if share > RELIES
     )
 
 

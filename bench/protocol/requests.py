@@ -14,7 +14,7 @@ STAGES: Final[tuple[Stage, ...]] = ("runtime", "session", "runs")
 
 
 @dataclass(frozen=True)
-class Placed:
+class UploadedModel:
     """A model where the agent is."""
 
     path: str
@@ -23,7 +23,7 @@ class Placed:
 
 
 @dataclass(frozen=True)
-class Question:
+class Request:
     """One call of the agent, for one model."""
 
     model: int  # its place among those that are measured
@@ -40,8 +40,8 @@ def probe(config: BenchConfig) -> list[str]:
 
 
 def questions(
-    models: Sequence[Placed], config: BenchConfig, runtime: Runtime
-) -> Iterator[Question]:
+    models: Sequence[UploadedModel], config: BenchConfig, runtime: Runtime
+) -> Iterator[Request]:
     """All there is to ask, in order.
 
     Processes of several models take turns, so that what the machine does meanwhile happens to all of them; which one
@@ -62,30 +62,30 @@ def questions(
 
 
 def _run(
-    number: int, model: Placed, config: BenchConfig, runtime: Runtime, *, fps: float | None
-) -> Question:
+    number: int, model: UploadedModel, config: BenchConfig, runtime: Runtime, *, fps: float | None
+) -> Request:
     words = [*common("run", model, config, runtime), "--seconds", str(config.seconds)]
     words += ["--max-runs", str(config.max_runs), *(["--fps", str(fps)] if fps is not None else [])]
     kind: Kind = "run" if fps is None else "paced"
-    return Question(number, kind, None, True, tuple(words), config.seconds)
+    return Request(number, kind, None, True, tuple(words), config.seconds)
 
 
 def _memory(
-    number: int, model: Placed, config: BenchConfig, runtime: Runtime
-) -> Iterator[Question]:
+    number: int, model: UploadedModel, config: BenchConfig, runtime: Runtime
+) -> Iterator[Request]:
     if runtime == "trtexec":
         return
     for stage in STAGES:
         words = (*common("memory", model, config, runtime), "--stage", stage)
         for _ in range(config.memory_processes):
-            yield Question(number, "memory", stage, True, words, 0.0)
+            yield Request(number, "memory", stage, True, words, 0.0)
     if runtime == "onnxruntime":
         words = (*common("memory", model, config, runtime), "--stage", "runs", "--no-arena")
         for _ in range(config.memory_processes):
-            yield Question(number, "memory", "runs", False, words, 0.0)
+            yield Request(number, "memory", "runs", False, words, 0.0)
 
 
-def _energy(number: int, model: Placed, config: BenchConfig, runtime: Runtime) -> Question:
+def _energy(number: int, model: UploadedModel, config: BenchConfig, runtime: Runtime) -> Request:
     words = [
         *common("energy", model, config, runtime),
         *("--seconds", str(config.energy_window_s)),
@@ -95,10 +95,10 @@ def _energy(number: int, model: Placed, config: BenchConfig, runtime: Runtime) -
         *(["--on-gpu"] if runtime != "onnxruntime" else []),
     ]
     seconds = config.energy_windows * config.energy_window_s + 2 * config.energy_idle_s
-    return Question(number, "energy", None, True, tuple(words), seconds)
+    return Request(number, "energy", None, True, tuple(words), seconds)
 
 
-def common(command: str, model: Placed, config: BenchConfig, runtime: Runtime) -> list[str]:
+def common(command: str, model: UploadedModel, config: BenchConfig, runtime: Runtime) -> list[str]:
     """Arguments that all commands about a model share."""
     digest = ["--model-digest", model.digest] if model.digest is not None else []
     inputs = ["--inputs", model.inputs] if model.inputs is not None else []

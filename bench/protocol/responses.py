@@ -33,7 +33,7 @@ Column: TypeAlias = Annotated[tuple[Finite | None, ...], Field(max_length=2000)]
 
 
 @record
-class HelloAnswer:
+class HelloResponse:
     """The first line, whatever is asked."""
 
     event: Literal["hello"]
@@ -43,7 +43,7 @@ class HelloAnswer:
 
 
 @record
-class ConditionsAnswer:
+class ConditionsResponse:
     event: Literal["conditions"]
     machine: Text
     os: Text
@@ -56,7 +56,7 @@ class ConditionsAnswer:
 
 
 @record
-class ProbeAnswer(ConditionsAnswer):
+class ProbeResponse(ConditionsResponse):
     event: Literal["probe"]  # type: ignore[assignment]
     board: Text | None
     compatible: Annotated[tuple[Text, ...], Field(max_length=32)]
@@ -83,7 +83,7 @@ class ProbeAnswer(ConditionsAnswer):
 
 
 @record
-class LoadAnswer:
+class LoadResponse:
     """What the agent itself took, beside the process that it measures."""
 
     event: Literal["load"]
@@ -92,7 +92,7 @@ class LoadAnswer:
 
 
 @record
-class HeldAnswer:
+class HeldResponse:
     """The board is this host's."""
 
     event: Literal["held"]
@@ -102,22 +102,22 @@ class HeldAnswer:
 
 
 @record
-class InputAnswer:
+class InputResponse:
     name: Text
     dtype: Text
     shape: Annotated[tuple[Whole, ...], Field(max_length=16)]
 
 
 @record
-class SessionAnswer:
+class SessionResponse:
     event: Literal["session"]
     runtime: Text
     provider: Text
-    inputs: Annotated[tuple[InputAnswer, ...], Field(max_length=64)]  # none: trtexec made them up
+    inputs: Annotated[tuple[InputResponse, ...], Field(max_length=64)]  # none: trtexec made them up
 
 
 @record
-class LatencyAnswer:
+class LatencyResponse:
     event: Literal["latency"]
     begin_ns: Whole | None  # of the timed calls, by CLOCK_MONOTONIC; None: trtexec does not say
     end_ns: Whole | None
@@ -132,13 +132,13 @@ class LatencyAnswer:
 
 
 @record
-class DeclaredAnswer:
+class DeclaredResponse:
     weights: Bytes | None
     scratch: Bytes | None
 
 
 @record
-class MemoryAnswer:
+class MemoryResponse:
     event: Literal["memory"]
     stage: Literal["runtime", "session", "runs"]
     pss: Bytes | None
@@ -146,13 +146,13 @@ class MemoryAnswer:
     peak_rss: Bytes | None
     reason: Text | None
     arena: bool
-    declared: DeclaredAnswer | None  # by an engine
+    declared: DeclaredResponse | None  # by an engine
     board: SignedBytes | None  # how far MemAvailable fell
     gpu: SignedBytes | None  # how far NvMapMemUsed rose
 
 
 @record
-class ChannelAnswer:
+class ChannelResponse:
     """One rail or counter of a sensor, and what it may be wrong by."""
 
     label: Text
@@ -164,12 +164,12 @@ class ChannelAnswer:
 
 
 @record
-class SensorAnswer:
+class SensorResponse:
     event: Literal["sensor"]
     name: Text
     scope: Text
     kind: Literal["power", "counter", "estimate"]
-    channels: Annotated[tuple[ChannelAnswer, ...], Field(min_length=1, max_length=32)]
+    channels: Annotated[tuple[ChannelResponse, ...], Field(min_length=1, max_length=32)]
     interval_s: Interval
     period_s: Interval
     settle_s: Annotated[float, Field(ge=0, le=60, allow_inf_nan=False)]
@@ -178,7 +178,7 @@ class SensorAnswer:
 
 
 @record
-class PowerAnswer:
+class PowerResponse:
     """Columns of readings: a row is what was read between `begin_ns` and `end_ns` (CLOCK_MONOTONIC)."""
 
     event: Literal["power"]
@@ -201,7 +201,7 @@ class PowerAnswer:
 
 
 @record
-class SpanAnswer:
+class SpanResponse:
     """What was done from one time to another (CLOCK_MONOTONIC); an idle one has no runs."""
 
     begin_ns: Whole
@@ -214,7 +214,7 @@ class SpanAnswer:
 
 
 @record
-class StateAnswer:
+class StateResponse:
     counts: Annotated[dict[Text, Whole], Field(max_length=64)]  # of events, since boot
     alarms: Annotated[tuple[Text, ...], Field(max_length=64)]  # of now
     temperatures_c: Annotated[dict[Text, Finite], Field(max_length=256)]
@@ -222,7 +222,7 @@ class StateAnswer:
 
 
 @record
-class StatesAnswer:
+class StatesResponse:
     """A machine while something ran on it: columns, with a row for each look (CLOCK_MONOTONIC)."""
 
     event: Literal["state"]
@@ -241,13 +241,13 @@ class StatesAnswer:
 
 
 @record
-class EnergyAnswer:
+class EnergyResponse:
     event: Literal["energy"]
-    windows: Annotated[tuple[SpanAnswer, ...], Field(min_length=1, max_length=100)]
-    idle: tuple[SpanAnswer, SpanAnswer]  # before, after
-    busy: SpanAnswer  # from the first call after the one idle window to the last before the other
-    before: StateAnswer
-    after: StateAnswer
+    windows: Annotated[tuple[SpanResponse, ...], Field(min_length=1, max_length=100)]
+    idle: tuple[SpanResponse, SpanResponse]  # before, after
+    busy: SpanResponse  # from the first call after the one idle window to the last before the other
+    before: StateResponse
+    after: StateResponse
     pinned: bool  # the sampler had a core for itself
 
     def __post_init__(self) -> None:
@@ -269,13 +269,13 @@ class EnergyAnswer:
 
 
 @record
-class NoEnergyAnswer:
+class NoEnergyResponse:
     event: Literal["no-energy"]
     reason: Annotated[Text, StringConstraints(min_length=1)]
 
 
 @record
-class KeyAnswer:
+class KeyResponse:
     """What an engine hangs on."""
 
     tensorrt: Text
@@ -285,13 +285,13 @@ class KeyAnswer:
 
 
 @record
-class BoardAnswer(KeyAnswer):
+class BoardResponse(KeyResponse):
     event: Literal["board"]
     tool: Literal["python", "trtexec"]
 
 
 @record
-class ProgressAnswer:
+class ProgressResponse:
     event: Literal["progress"]
     phase: Text
     step: Whole
@@ -299,7 +299,7 @@ class ProgressAnswer:
 
 
 @record
-class ParityAnswer:
+class ParityResponse:
     vectors: Annotated[int, Field(ge=1, le=2**31)]
     max_abs_error: Positive
     max_abs_tolerance: Positive | None
@@ -309,10 +309,10 @@ class ParityAnswer:
 
 
 @record
-class EngineAnswer:
+class EngineResponse:
     event: Literal["engine"]
     reused: bool
-    key: KeyAnswer
+    key: KeyResponse
     digest: Sha256
     made_from: Sha256
     precision: Literal["fp32", "fp16", "int8"]
@@ -321,11 +321,11 @@ class EngineAnswer:
     unpinned: Annotated[tuple[Text, ...], Field(max_length=100_000)]
     timing_cache_digest: Sha256 | None
     tactics_replayed: bool
-    parity: ParityAnswer
+    parity: ParityResponse
 
 
 @record
-class RefusedAnswer:
+class RefusedResponse:
     event: Literal["refused"]
     kind: Literal[
         "missing-runtime",
@@ -346,35 +346,35 @@ class RefusedAnswer:
 
 
 @record
-class EndAnswer:
+class EndResponse:
     event: Literal["end"]
 
 
-Answer: TypeAlias = Annotated[
-    HelloAnswer
-    | ConditionsAnswer
-    | ProbeAnswer
-    | StatesAnswer
-    | LoadAnswer
-    | HeldAnswer
-    | SessionAnswer
-    | LatencyAnswer
-    | MemoryAnswer
-    | SensorAnswer
-    | PowerAnswer
-    | EnergyAnswer
-    | NoEnergyAnswer
-    | BoardAnswer
-    | ProgressAnswer
-    | EngineAnswer
-    | RefusedAnswer
-    | EndAnswer,
+Response: TypeAlias = Annotated[
+    HelloResponse
+    | ConditionsResponse
+    | ProbeResponse
+    | StatesResponse
+    | LoadResponse
+    | HeldResponse
+    | SessionResponse
+    | LatencyResponse
+    | MemoryResponse
+    | SensorResponse
+    | PowerResponse
+    | EnergyResponse
+    | NoEnergyResponse
+    | BoardResponse
+    | ProgressResponse
+    | EngineResponse
+    | RefusedResponse
+    | EndResponse,
     Field(discriminator="event"),
 ]
-_ANSWER: Final[TypeAdapter[Answer]] = TypeAdapter(Answer)
+_ANSWER: Final[TypeAdapter[Response]] = TypeAdapter(Response)
 
 
-def read_answers(output: bytes) -> list[Answer]:
+def read_answers(output: bytes) -> list[Response]:
     """The agent's lines as records, without its greeting.
 
     Raises:
@@ -385,7 +385,7 @@ def read_answers(output: bytes) -> list[Answer]:
     if not answers:
         return []
     hello = answers[0]
-    if not isinstance(hello, HelloAnswer):
+    if not isinstance(hello, HelloResponse):
         raise DeviceError(
             "The agent did not greet, as it does since protocol 2. Use the agent that came with this edgekd."
         )
@@ -397,7 +397,7 @@ def read_answers(output: bytes) -> list[Answer]:
     return answers[1:]
 
 
-def read_answer(line: bytes, number: int) -> Answer:
+def read_answer(line: bytes, number: int) -> Response:
     """One line as a record.
 
     Raises:

@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
-from edgekd.bench.protocol.responses import Answer
-from edgekd.bench.transport import agent_process as child
+from edgekd.bench.protocol.responses import Response
+from edgekd.bench.transport import agent_process
 
 # By path and not by name: the agent must not bring edgekd into the process it measures.
 AGENT: Final = (sys.executable, str(Path(__file__).parents[1] / "agent" / "__main__.py"))
@@ -32,8 +32,8 @@ class Access(Protocol):
         *,
         timeout_s: float,
         environment: Mapping[str, str] | None = None,
-        heard: Callable[[Answer], None] | None = None,
-    ) -> list[Answer]:
+        heard: Callable[[Response], None] | None = None,
+    ) -> list[Response]:
         """Ask the agent one thing.
 
         Raises:
@@ -68,9 +68,9 @@ class LocalAccess:
         *,
         timeout_s: float,
         environment: Mapping[str, str] | None = None,
-        heard: Callable[[Answer], None] | None = None,
-    ) -> list[Answer]:
-        return child.ask(
+        heard: Callable[[Response], None] | None = None,
+    ) -> list[Response]:
+        return agent_process.ask(
             [*self._agent, *arguments, "--deadline-s", f"{timeout_s:g}"],
             timeout_s=timeout_s + MARGIN_S,
             environment=environment,

@@ -11,9 +11,9 @@ from typing import IO, Final, NoReturn, TypeVar
 
 from edgekd.bench.protocol.responses import (
     PROTOCOL,
-    Answer,
-    EndAnswer,
-    RefusedAnswer,
+    EndResponse,
+    RefusedResponse,
+    Response,
     read_answer,
     read_answers,
 )
@@ -41,10 +41,10 @@ def ask(
     *,
     timeout_s: float,
     environment: Mapping[str, str] | None = None,
-    heard: Callable[[Answer], None] | None = None,
+    heard: Callable[[Response], None] | None = None,
     explain: Callable[[int, str], None] | None = None,
     hold_stdin: bool = False,
-) -> list[Answer]:
+) -> list[Response]:
     """Run an agent and return what it said, without the greeting and the closing `end`.
 
     Args:
@@ -88,7 +88,7 @@ def ask(
         last_words = _tail(errors)
         if explain is not None and process.returncode not in CODES:
             explain(process.returncode, last_words)
-        return heard_before(output.read(), process.returncode, last_words)
+        return parse_answers(output.read(), process.returncode, last_words)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -110,7 +110,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def one(kind: type[T], answers: Sequence[Answer]) -> T:
+def one(kind: type[T], answers: Sequence[Response]) -> T:
     """The only answer of its kind.
 
     Raises:
@@ -133,7 +133,7 @@ def nonsense(what: str) -> DeviceError:
 class _Listener:
     """Hands on whole lines of a file that another process writes."""
 
-    def __init__(self, output: IO[bytes], heard: Callable[[Answer], None] | None) -> None:
+    def __init__(self, output: IO[bytes], heard: Callable[[Response], None] | None) -> None:
         self._output = output
         self._heard = heard
         self._at = 0
@@ -176,7 +176,7 @@ def _watch(
     return f"The agent wrote more than {MAX_OUTPUT_BYTES >> 20} MiB." if too_much else ""
 
 
-def heard_before(output: bytes, code: int, last_words: str) -> list[Answer]:
+def parse_answers(output: bytes, code: int, last_words: str) -> list[Response]:
     """The answers of an agent that has ended, without the closing `end`.
 
     Args:
@@ -195,14 +195,14 @@ def heard_before(output: bytes, code: int, last_words: str) -> list[Answer]:
         raise DeviceError(f"The agent failed with code {code}.{last_words}")
     answers = read_answers(output)
     last = answers[-1] if answers else None
-    if isinstance(last, RefusedAnswer) and code:
+    if isinstance(last, RefusedResponse) and code:
         _raise_refusal(last, last_words)
-    if code or not isinstance(last, EndAnswer):
+    if code or not isinstance(last, EndResponse):
         raise DeviceError(f"The agent's answer is cut short (code {code}).{last_words}")
     return answers[:-1]
 
 
-def _raise_refusal(refusal: RefusedAnswer, last_words: str) -> NoReturn:
+def _raise_refusal(refusal: RefusedResponse, last_words: str) -> NoReturn:
     match refusal.kind:
         case "missing-runtime":
             comes = (

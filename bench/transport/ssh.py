@@ -25,16 +25,15 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from edgekd.bench.protocol.responses import (
     PROTOCOL,
-    Answer,
-    HeldAnswer,
-    HelloAnswer,
-    RefusedAnswer,
+    HeldResponse,
+    HelloResponse,
+    RefusedResponse,
+    Response,
     Text,
     Whole,
     read_answer,
 )
-from edgekd.bench.transport import agent_process as child
-from edgekd.bench.transport import bootstrap_scripts as ondevice
+from edgekd.bench.transport import agent_process, bootstrap_scripts
 from edgekd.bench.transport.agent_zipapp import agent_archive
 from edgekd.bench.transport.ssh_address import Address
 from edgekd.errors import DeviceError, IntegrityError, MissingToolError
@@ -161,14 +160,14 @@ class SshAccess:
         *,
         timeout_s: float,
         environment: Mapping[str, str] | None = None,
-        heard: Callable[[Answer], None] | None = None,
-    ) -> list[Answer]:
+        heard: Callable[[Response], None] | None = None,
+    ) -> list[Response]:
         command = [
             *("env", *(f"{name}={value}" for name, value in (environment or {}).items())),
             *(self._python, self._agent, *arguments),
             *("--run-folder", self._run_folder, "--watch-stdin", "--deadline-s", f"{timeout_s:g}"),
         ]
-        return child.ask(
+        return agent_process.ask(
             self._ssh(command),
             timeout_s=timeout_s + CONNECT_S,
             heard=heard,
@@ -183,7 +182,7 @@ class SshAccess:
             DeviceError: it was lost.
         """
         self._let_go()
-        self._run([self._python, "-c", ondevice.CLEAR, self._home])
+        self._run([self._python, "-c", bootstrap_scripts.CLEAR, self._home])
         self._store.clear()
 
     # --- the steps of a contact ----------------------------------------------------------------
@@ -198,7 +197,7 @@ class SshAccess:
             stderr=errors,
             start_new_session=True,  # an interrupt is for this program, which then cleans up through it
         )
-        self._stack.callback(_ended, master)
+        self._stack.callback(_end_process, master)
         deadline = time.monotonic() + 2 * CONNECT_S
         while not Path(self._socket).exists():
             if master.poll() is not None:
@@ -213,9 +212,9 @@ class SshAccess:
             f'command -v {name} >/dev/null 2>&1 && exec {name} -c "$c"'
             for name in map(shlex.quote, self._pythons)
         )
-        script = f"c={shlex.quote(ondevice.CONTACT)}; {tries}; exit {ondevice.NO_PYTHON}"
-        done = self._run(["sh", "-c", script], codes={0, ondevice.NO_PYTHON})
-        if done.returncode == ondevice.NO_PYTHON:
+        script = f"c={shlex.quote(bootstrap_scripts.CONTACT)}; {tries}; exit {bootstrap_scripts.NO_PYTHON}"
+        done = self._run(["sh", "-c", script], codes={0, bootstrap_scripts.NO_PYTHON})
+        if done.returncode == bootstrap_scripts.NO_PYTHON:
             tried = ", ".join(self._pythons)
             raise MissingToolError(
                 f"{self.name} has no Python 3 ({tried}); the agent needs 3.6 or newer. Name another: --device-python"
@@ -243,18 +242,21 @@ class SshAccess:
 
     def _send(self, name: str, digest: str, size: int, stream: IO[bytes]) -> str:
         logger.info("%s: sending %s, %d bytes", self.name, name, size)
-        command = [self._python, "-c", ondevice.PUSH, self._home, digest, str(size)]
+        command = [self._python, "-c", bootstrap_scripts.PUSH, self._home, digest, str(size)]
         done = self._run(
-            command, given=stream, codes={0, ondevice.NO_SPACE, ondevice.CUT}, timeout_s=PUSH_S
+            command,
+            given=stream,
+            codes={0, bootstrap_scripts.NO_SPACE, bootstrap_scripts.CUT},
+            timeout_s=PUSH_S,
         )
-        if done.returncode == ondevice.NO_SPACE:
+        if done.returncode == bootstrap_scripts.NO_SPACE:
             said = (
                 printable(done.stderr.decode(errors="replace")).partition("no space: ")[2].strip()
             )
             raise DeviceError(
                 f"{self.name} has no room for {name} ({said}). Make room, or: edgekd bench clean --device {self.name}"
             )
-        if done.returncode == ondevice.CUT:
+        if done.returncode == bootstrap_scripts.CUT:
             raise IntegrityError(f"{name} did not arrive whole at {self.name}. Try again.")
         self._store.add(digest)
         self.sent.append((name, size))
@@ -278,7 +280,7 @@ class SshAccess:
         watch = threading.Timer(CONTACT_S, holder.kill)
         watch.start()
         try:
-            held = self._greeted(holder)
+            held = self._await_hello(holder)
         finally:
             watch.cancel()
         if held is None:
@@ -291,16 +293,16 @@ class SshAccess:
         self._run_folder = held.folder
         threading.Thread(target=self._beat, daemon=True).start()
 
-    def _greeted(self, holder: subprocess.Popen[bytes]) -> HeldAnswer | None:
+    def _await_hello(self, holder: subprocess.Popen[bytes]) -> HeldResponse | None:
         assert holder.stdout is not None
         for number, line in enumerate(holder.stdout, start=1):
             answer = read_answer(line, number)
             match answer:
-                case HeldAnswer():
+                case HeldResponse():
                     return answer
-                case RefusedAnswer():
+                case RefusedResponse():
                     raise DeviceError(f"{self.name}: {answer.message}. Wait, or ask them.")
-                case HelloAnswer() if answer.protocol == PROTOCOL:
+                case HelloResponse() if answer.protocol == PROTOCOL:
                     continue
                 case _:
                     raise DeviceError(f"{self.name}: the agent answered nonsense.")
@@ -401,12 +403,12 @@ class SshAccess:
                     else self.address.host
                 )
                 raise DeviceError(
-                    f"{self.name}: {advice.format(host=host, url=self.name)}.{_quoted(said)}"
+                    f"{self.name}: {advice.format(host=host, url=self.name)}.{_quote(said)}"
                 )
-        raise DeviceError(f"{self.name}: ssh failed, or the link was lost.{_quoted(said)}")
+        raise DeviceError(f"{self.name}: ssh failed, or the link was lost.{_quote(said)}")
 
 
-def _ended(process: subprocess.Popen[bytes]) -> None:
+def _end_process(process: subprocess.Popen[bytes]) -> None:
     assert process.stdin is not None
     process.stdin.close()
     process.wait()
@@ -417,7 +419,7 @@ def _last(said: str) -> str:
     return lines[-1] if lines else "it said nothing"
 
 
-def _quoted(said: str) -> str:
+def _quote(said: str) -> str:
     lines = [
         printable(line)
         for line in said.splitlines()

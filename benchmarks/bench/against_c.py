@@ -28,9 +28,9 @@ from benchmarks.machine import processor
 from benchmarks.rows import append_row
 from edgekd.bench.agent.supervisor import INNER
 from edgekd.bench.config import BenchConfig
-from edgekd.bench.protocol import requests as questions
-from edgekd.bench.protocol.responses import LatencyAnswer, read_answer
-from edgekd.bench.transport import agent_process as child
+from edgekd.bench.protocol import requests
+from edgekd.bench.protocol.responses import LatencyResponse, read_answer
+from edgekd.bench.transport import agent_process
 from edgekd.bench.transport.agent_access import AGENT
 
 RESULTS: Final = Path(__file__).parents[1] / "results" / "bench-against-c.csv"
@@ -54,8 +54,8 @@ class Pair:
 
 def ours_command(case: c_program.Case, config: BenchConfig, agent: Sequence[str]) -> list[str]:
     """Words of the process that the agent measures in, without the one that watches it."""
-    placed = questions.Placed(str(case.model), None, None)
-    question = next(questions.questions([placed], config, "onnxruntime"))
+    placed = requests.UploadedModel(str(case.model), None, None)
+    question = next(requests.questions([placed], config, "onnxruntime"))
     assert question.kind == "run"
     return [*agent, *question.arguments, INNER]
 
@@ -107,7 +107,7 @@ def take_pair(
     else:
         printed, said = run_in_turns(commands[::-1])
     answers = [read_answer(line, at) for at, line in enumerate(said.encode().splitlines(), 1)]
-    ours = child.one(LatencyAnswer, answers).values_ns
+    ours = agent_process.one(LatencyResponse, answers).values_ns
     theirs = c_program.read(printed, folder)
     check(case, theirs)
     medians = [float(np.median(values)) / 1e9 for values in (ours, theirs.values_ns)]

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from edgekd.bench.agent import ort_runtime as runtime
+from edgekd.bench.agent import ort_runtime
 from edgekd.bench.config import BenchConfig
 
 SOURCE: Final = Path(__file__).parent / "timing.c"
@@ -85,8 +85,10 @@ class Case:
 
 def case_of(model: Path, config: BenchConfig) -> Case:
     """The agent's own session and inputs, run once."""
-    session: Any = runtime.open_session(runtime.import_runtime(), str(model), config.threads)
-    feed = runtime.make_inputs(session, None, config.seed, config.batch)
+    session: Any = ort_runtime.open_session(
+        ort_runtime.import_runtime(), str(model), config.threads
+    )
+    feed = ort_runtime.make_inputs(session, None, config.seed, config.batch)
     ((name, values),) = feed.items()
     (output,) = session.get_outputs()
     (expected,) = session.run([output.name], feed)

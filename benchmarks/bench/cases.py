@@ -10,28 +10,20 @@ from edgekd.bench.agent import (
     sensor as power,
 )
 from edgekd.bench.agent import (
-    sensor_discovery as sensors,
+    sensor_discovery,
+    sensor_ina,
+    sensor_nvml,
+    sensor_rapl,
+    sensor_tegrastats,
 )
-from edgekd.bench.agent import (
-    sensor_ina as ina,
-)
-from edgekd.bench.agent import (
-    sensor_nvml as nvml,
-)
-from edgekd.bench.agent import (
-    sensor_rapl as rapl,
-)
-from edgekd.bench.agent import (
-    sensor_tegrastats as tegrastats,
-)
-from edgekd.bench.protocol.responses import ChannelAnswer, SensorAnswer
+from edgekd.bench.protocol.responses import ChannelResponse, SensorResponse
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
     """A sensor of a board, and the power that such a board takes."""
 
-    sensor: SensorAnswer
+    sensor: SensorResponse
     idle_w: tuple[float, float]
     load_w: tuple[float, float]
     window_s: float
@@ -40,18 +32,18 @@ class Case:
     printed: bool = False
 
 
-def described(sensor: power.Sensor) -> SensorAnswer:
+def described(sensor: power.Sensor) -> SensorResponse:
     """A sensor of the agent as the host receives it."""
-    told = power.describe(sensor)
+    told = power.describe_sensor(sensor)
     sensor.close()
     channels = tuple(
-        ChannelAnswer(**{**channel, "gains": tuple(channel["gains"])})
+        ChannelResponse(**{**channel, "gains": tuple(channel["gains"])})
         for channel in told.pop("channels")
     )
-    return SensorAnswer(event="sensor", channels=channels, **told)
+    return SensorResponse(event="sensor", channels=channels, **told)
 
 
-def _found(found: power.Found) -> SensorAnswer:
+def _found(found: power.Found) -> SensorResponse:
     sensor, reason = found
     if sensor is None:
         raise RuntimeError(reason)
@@ -65,11 +57,11 @@ def cases(folder: Path) -> dict[str, Case]:
         each = folder / name
         return power.Place(str(each / "sys"), str(each / "proc"), str(each))
 
-    def jetson(name: str) -> SensorAnswer:
+    def jetson(name: str) -> SensorResponse:
         each = folder / name
         board = boards.JETSONS[name]
         boards.jetson(each / "sys", each / "proc", board, driver=board.drivers[-1], first=3)
-        return _found(sensors.find_sensor(place(name)))
+        return _found(sensor_discovery.find_sensor(place(name)))
 
     def rails(chip: Any, shunt_ohm: float, *parts: tuple[float, float]) -> tuple[Rail, ...]:  # noqa: ANN401
         return tuple(
@@ -82,11 +74,11 @@ def cases(folder: Path) -> dict[str, Case]:
     boards.program(folder / "tegra", "tegrastats", f"#!/bin/sh\necho '{line}'\nexec sleep 10")
     card = power.sensor_of(
         "NVML energy counter",
-        nvml.SCOPE,
+        sensor_nvml.SCOPE,
         "counter",
-        [power.Channel("GPU", "mJ", 0.0, [nvml.GAIN], 0.001, None)],
-        interval_s=nvml.UPDATE_S,
-        period_s=nvml.PERIOD_S,
+        [power.Channel("GPU", "mJ", 0.0, [sensor_nvml.GAIN], 0.001, None)],
+        interval_s=sensor_nvml.UPDATE_S,
+        period_s=sensor_nvml.PERIOD_S,
         settle_s=2.0,
         read=list,
     )
@@ -123,20 +115,20 @@ def cases(folder: Path) -> dict[str, Case]:
             load_w=(40.0, 120.0),
         ),
         "INA226 meter": Case(
-            sensor=_found(ina.find_meter(place("meter"))),
+            sensor=_found(sensor_ina.find_meter(place("meter"))),
             rails=rails(INA226, 0.01, (5.0, 1.0)),
             window_s=10.0,
             **small,
         ),
         "tegrastats Orin Nano": Case(
-            sensor=_found(tegrastats.find(place("tegra"))),
+            sensor=_found(sensor_tegrastats.find(place("tegra"))),
             rails=five,
             window_s=10.0,
             printed=True,
             **small,
         ),
         "RAPL": Case(
-            sensor=_found(rapl.find(place("x86"))), counter=RAPL, window_s=10.0,
+            sensor=_found(sensor_rapl.find(place("x86"))), counter=RAPL, window_s=10.0,
             idle_w=(2.0, 10.0), load_w=(15.0, 120.0),
         ),
         "NVML counter": Case(

@@ -25,11 +25,11 @@ from benchmarks.bench import subjects
 from benchmarks.distill.running import commit
 from benchmarks.machine import processor
 from benchmarks.rows import append_row
-from edgekd.bench import runner as measuring
+from edgekd.bench import runner
 from edgekd.bench.config import BenchConfig
-from edgekd.bench.protocol import requests as questions
-from edgekd.bench.protocol.responses import LatencyAnswer
-from edgekd.bench.transport import agent_process as child
+from edgekd.bench.protocol import requests
+from edgekd.bench.protocol.responses import LatencyResponse
+from edgekd.bench.transport import agent_process
 from edgekd.bench.transport.ssh import SshAccess
 from edgekd.bench.transport.ssh_address import read_address
 from edgekd.files import digest_of
@@ -46,14 +46,14 @@ def one_contact(server: sshd.Server, model: Path, config: BenchConfig) -> dict[s
     marks = [time.perf_counter()]
     with board:
         marks.append(time.perf_counter())
-        measuring.probed(board, config)
+        runner.probe_machine(board, config)
         marks.append(time.perf_counter())
-        placed = questions.Placed(board.place(model), digest_of(model), None)
+        placed = requests.UploadedModel(board.place(model), digest_of(model), None)
         marks.append(time.perf_counter())
-        question = next(questions.questions([placed], config, "onnxruntime"))
+        question = next(requests.questions([placed], config, "onnxruntime"))
         answers = board.ask(question.arguments, timeout_s=question.seconds + config.timeout_s)
         marks.append(time.perf_counter())
-    run = child.one(LatencyAnswer, answers)
+    run = agent_process.one(LatencyResponse, answers)
     assert run.first_ns is not None
     measured_s = run.warmup_s + (run.first_ns + sum(run.values_ns)) / 1e9
     parts = [end - begin for begin, end in pairwise(marks)]

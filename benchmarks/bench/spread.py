@@ -27,11 +27,11 @@ from benchmarks.distill.running import commit
 from benchmarks.machine import processor
 from benchmarks.rows import append_row
 from edgekd.bench.analysis import statistics
-from edgekd.bench.analysis.aggregate import pooled
+from edgekd.bench.analysis.aggregate import pool_samples
 from edgekd.bench.config import BenchConfig
-from edgekd.bench.protocol import requests as questions
-from edgekd.bench.protocol.responses import LatencyAnswer
-from edgekd.bench.transport import agent_process as child
+from edgekd.bench.protocol import requests
+from edgekd.bench.protocol.responses import LatencyResponse
+from edgekd.bench.transport import agent_process
 from edgekd.bench.transport.agent_access import LocalAccess
 
 RESULTS: Final = Path(__file__).parents[1] / "results" / "bench-spread.csv"
@@ -42,18 +42,18 @@ REACH: Final = 0.5
 def reported_s(model: Path, config: BenchConfig) -> float:
     """The median that the bench reports."""
     access = LocalAccess()
-    placed = questions.Placed(str(model), None, None)
+    placed = requests.UploadedModel(str(model), None, None)
     asked = [
-        each for each in questions.questions([placed], config, "onnxruntime") if each.kind == "run"
+        each for each in requests.questions([placed], config, "onnxruntime") if each.kind == "run"
     ]
     runs = [
-        child.one(
-            LatencyAnswer,
+        agent_process.one(
+            LatencyResponse,
             access.ask(each.arguments, timeout_s=each.seconds + config.timeout_s),
         )
         for each in asked
     ]
-    return statistics.median(pooled(runs))
+    return statistics.median(pool_samples(runs))
 
 
 def plain_s(model: Path, inputs: Path) -> float:

@@ -13,7 +13,7 @@ import torchvision
 from torch import nn
 
 from edgekd.distill.models import architectures
-from edgekd.export import qdq as quantize
+from edgekd.export import qdq
 from edgekd.export.calibration import METHODS
 from edgekd.export.torch_to_onnx import fp32_model
 from edgekd.records import Architecture, InputSpec
@@ -65,10 +65,8 @@ def write(name: str, folder: Path, *, seed: int) -> Path:
     if network.int8:
         draw = np.random.default_rng(seed)
         images = draw.standard_normal((CALIBRATION, channels, side, side)).astype(np.float32)
-        chosen = quantize.choose(
-            model, calibration=images, held_out=images, methods=tuple(METHODS)[:1]
-        )
-        model = quantize.with_pairs(model, chosen.limits)
+        chosen = qdq.choose(model, calibration=images, held_out=images, methods=tuple(METHODS)[:1])
+        model = qdq.with_pairs(model, chosen.limits)
     path = folder / f"{name.replace(' ', '-')}.onnx"
     onnx.save(model, path)
     return path

@@ -32,10 +32,10 @@ from benchmarks.bench.sensing import (
 from benchmarks.rows import append_row
 from edgekd.bench.analysis import energy
 from edgekd.bench.protocol.responses import (
-    EnergyAnswer,
-    PowerAnswer,
-    SpanAnswer,
-    StateAnswer,
+    EnergyResponse,
+    PowerResponse,
+    SpanResponse,
+    StateResponse,
 )
 from edgekd.records import Samples
 
@@ -45,7 +45,7 @@ REST_S: Final = 1.0
 IDLE_S: Final = 10.0
 RECTANGLE_S: Final = 0.1
 FILTER_S: Final = 0.5
-QUIET: Final = StateAnswer(counts={}, alarms=(), temperatures_c={}, clocks_mhz={})
+QUIET: Final = StateResponse(counts={}, alarms=(), temperatures_c={}, clocks_mhz={})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,13 +118,13 @@ def readings_of(case: Case, run: Run, random: np.random.Generator, *, exact: boo
     return read_rails(run.truth, case.rails, errors, period_s, random, printed=case.printed)
 
 
-def answers_of(run: Run, readings: Readings) -> tuple[PowerAnswer, EnergyAnswer]:
+def answers_of(run: Run, readings: Readings) -> tuple[PowerResponse, EnergyResponse]:
     """Readings and windows as an agent would send them."""
 
     def ns(seconds: Array | float) -> Any:  # noqa: ANN401
         return np.round((np.asarray(seconds) + 1000.0) * 1e9).astype(np.int64).tolist()
 
-    told = PowerAnswer(
+    told = PowerResponse(
         event="power",
         begin_ns=tuple(ns(readings.begin_s)),
         end_ns=tuple(ns(readings.end_s)),
@@ -138,17 +138,18 @@ def answers_of(run: Run, readings: Readings) -> tuple[PowerAnswer, EnergyAnswer]
         load=0.01,
     )
 
-    def spans(found: tuple[tuple[float, float, int], ...]) -> tuple[SpanAnswer, ...]:
+    def spans(found: tuple[tuple[float, float, int], ...]) -> tuple[SpanResponse, ...]:
         return tuple(
-            SpanAnswer(begin_ns=ns(begin), end_ns=ns(end), runs=runs) for begin, end, runs in found
+            SpanResponse(begin_ns=ns(begin), end_ns=ns(end), runs=runs)
+            for begin, end, runs in found
         )
 
     before, after = spans(run.idle)
-    return told, EnergyAnswer(
+    return told, EnergyResponse(
         event="energy",
         windows=spans(run.windows),
         idle=(before, after),
-        busy=SpanAnswer(
+        busy=SpanResponse(
             begin_ns=ns(run.windows[0][0] - 0.05), end_ns=ns(run.windows[-1][1] + 0.05), runs=0
         ),
         before=QUIET,

@@ -22,7 +22,7 @@ from benchmarks.distill.running import Row, run
 from benchmarks.distill.sets import real_images
 from benchmarks.distill.tables import TABLES
 from benchmarks.rows import append_row, read_rows
-from edgekd.distill.compute.device import choose_place
+from edgekd.distill.compute.device import choose_compute
 
 RESULTS = Path(__file__).parents[1] / "results"
 CACHE = Path("out") / "benchmarks"
@@ -67,8 +67,8 @@ def main() -> None:
         return
     if options.toy:
         options.cache /= "toy"
-    place = choose_place(options.device, threads=options.threads)
-    where = {"shared": options.shared, "cache": options.cache, "place": place}
+    compute = choose_compute(options.device, threads=options.threads)
+    where = {"shared": options.shared, "cache": options.cache, "compute": compute}
     sets = lambda row: real_images(row, toy=options.toy, **where)  # noqa: E731
     if options.pair:
         row = Row(

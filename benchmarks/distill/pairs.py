@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.distill import factories
-from edgekd.distill.compute.device import Place
+from edgekd.distill.compute.device import Compute
 from edgekd.distill.data import augment
 from edgekd.distill.models import architectures, networks
 from edgekd.distill.teachers.loader import Teacher, load_teacher
@@ -137,7 +137,7 @@ def teacher_of(
     *,
     shared: Path,
     cache: Path,
-    place: Place,
+    compute: Compute,
     say: Callable[[str], None],
     toy: bool = False,
 ) -> Teacher:
@@ -152,7 +152,7 @@ def teacher_of(
         flip=data.flip,
     )
     if pair.file is None:
-        path = trained(pair, shared=shared, cache=cache, place=place, say=say, toy=toy)
+        path = trained(pair, shared=shared, cache=cache, compute=compute, say=say, toy=toy)
     else:
         where, _, name = pair.file.partition(":")
         path = (EXAMPLES if where == "examples" else shared / "teachers") / name
@@ -167,7 +167,7 @@ def trained(
     *,
     shared: Path,
     cache: Path,
-    place: Place,
+    compute: Compute,
     say: Callable[[str], None],
     toy: bool = False,
 ) -> Path:
@@ -177,7 +177,7 @@ def trained(
         return path
     cache.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
-    device, batch = place.device, TOY_IMAGES // 4 if toy else 128
+    device, batch = compute.device, TOY_IMAGES // 4 if toy else 128
     epochs = 1 if toy else pair.epochs
     generator = torch.Generator(device).manual_seed(0)
     images, labels = (torch.from_numpy(each.copy()) for each in pair.data.load(shared, "train"))
@@ -187,7 +187,7 @@ def trained(
     labels = labels.to(device)
     torch.manual_seed(0)  # noqa: TID251 - timm's networks draw by themselves
     model = pair.build()
-    model.to(device, memory_format=place.layout)  # type: ignore[call-overload]
+    model.to(device, memory_format=compute.memory_format)  # type: ignore[call-overload]
     steps = len(images) // batch
     optimizer = torch.optim.SGD(
         model.parameters(), lr=pair.rate, momentum=0.9, nesterov=True, weight_decay=5e-4
@@ -210,11 +210,11 @@ def trained(
             shown = augment.shift(images[chosen], share=0.125, generator=generator)
             if pair.data.flip:
                 shown = augment.flip(shown, generator=generator)
-            shown = pair.data.normalised(shown).contiguous(memory_format=place.layout)
-            with place.autocast():
+            shown = pair.data.normalised(shown).contiguous(memory_format=compute.memory_format)
+            with compute.autocast():
                 loss = functional.cross_entropy(model(shown), labels[chosen])
             optimizer.zero_grad()
-            place.backward(loss)
+            compute.backward(loss)
             optimizer.step()
             schedule.step()
         torch.save(

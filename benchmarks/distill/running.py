@@ -12,12 +12,12 @@ import torch
 
 from benchmarks.distill.pairs import PAIRS, TOY_IMAGES, accuracy, rank_correlation, teacher_of
 from benchmarks.machine import processor
-from edgekd.distill.compute.device import Place
+from edgekd.distill.compute.device import Compute
 from edgekd.distill.data.real_images import RealImages
 from edgekd.distill.recipes.config import Recipe, for_batch
 from edgekd.distill.recipes.schedule import RunBudget
-from edgekd.distill.recipes.selection import choose
-from edgekd.distill.training.distiller import Distillation, Watched
+from edgekd.distill.recipes.selection import select_recipe
+from edgekd.distill.training.distiller import Distillation, ProgressImages
 from edgekd.records import HistoryPoint
 
 TOY_BATCH = 16
@@ -60,7 +60,7 @@ def run(
     *,
     shared: Path,
     cache: Path,
-    place: Place,
+    compute: Compute,
     say: Callable[[str], None],
     real: Callable[[Row], RealImages | None],
     show: bool = False,
@@ -68,12 +68,14 @@ def run(
 ) -> dict[str, object]:
     """Distil, measure, and say under which conditions; a toy only shows that all of it runs."""
     pair = PAIRS[row.pair]
-    teacher = teacher_of(pair, shared=shared, cache=cache, place=place, say=say, toy=toy)
+    teacher = teacher_of(pair, shared=shared, cache=cache, compute=compute, say=say, toy=toy)
     images, labels = pair.data.tensors(shared, "test")
     if toy:
         images, labels = images[:TOY_IMAGES], labels[:TOY_IMAGES]
     found, budget = real(row), RunBudget(steps=row.steps, minutes=row.minutes)
-    recipe = changed(choose(row.recipe, teacher, real=found, budget=budget).recipe, row.changes)
+    recipe = changed(
+        select_recipe(row.recipe, teacher, real=found, budget=budget).recipe, row.changes
+    )
     if toy:
         recipe = replace(for_batch(recipe, TOY_BATCH), first_batches=1)
         recipe = replace(
@@ -88,9 +90,9 @@ def run(
         recipe,
         budget=budget,
         seed=row.seed,
-        place=place,
+        compute=compute,
         real=found,
-        watched=Watched(images=images[:WATCHED], labels=labels[:WATCHED]),
+        watched=ProgressImages(images=images[:WATCHED], labels=labels[:WATCHED]),
     )
     for event in engine.events():
         if show and event.point.agreement is not None:
@@ -100,7 +102,7 @@ def run(
                 f"  {event.progress:4.0%} step {point.step} acc {point.accuracy:.4f} raw {point.raw_accuracy:.4f} "
                 f"agreement {point.agreement:.3f} {losses}"
             )
-    teacher.unchanged()
+    teacher.verify_unchanged()
     wall_s = time.monotonic() - started
     reached = accuracy(engine.deliver(), images, labels)
     return {
@@ -110,7 +112,7 @@ def run(
         "seed": row.seed,
         "minutes": row.minutes or "",
         "steps": engine.step,
-        "images": engine.production.made,
+        "images": engine.synthesizer.made,
         "seconds": round(engine.elapsed_s, 1),
         "seconds_images": round(engine.images_s, 1),
         "seconds_wall": round(wall_s, 1),
@@ -120,9 +122,9 @@ def run(
         "agreement": f"{engine.agreement(engine.average):.4f}",
         "memory_bytes": engine.nbytes,
         "vae_keeps": _kept(engine),
-        "device": torch.cuda.get_device_name() if place.device.type == "cuda" else processor(),
+        "device": torch.cuda.get_device_name() if compute.device.type == "cuda" else processor(),
         "threads": torch.get_num_threads(),
-        "precision": place.precision,
+        "precision": compute.precision,
         "torch": torch.__version__,
         "commit": commit(),
         "changes": " ".join(f"{key}={value}" for key, value in row.changes.items()),
@@ -151,12 +153,12 @@ def stability(history: list[HistoryPoint]) -> dict[str, str]:
 
 def _kept(engine: Distillation) -> str:
     """Share of the kept images whose class the replay gives back."""
-    replay = engine.production.replay
+    replay = engine.synthesizer.replay
     if replay is None:
         return ""
     kept = min(engine.pool.made, engine.pool.capacity)
     images = engine.pool.images[:kept].flatten(0, 1).float() / 255
-    return f"{replay.kept(engine.production.judge, images):.4f}"
+    return f"{replay.measure_fidelity(engine.synthesizer.criterion, images):.4f}"
 
 
 def commit() -> str:

@@ -7,8 +7,8 @@ import torch
 
 from benchmarks.distill.pairs import PAIRS, Data
 from benchmarks.distill.running import Row
-from edgekd.distill.compute.device import Place
-from edgekd.distill.data.condensation import Plan, condense, input_of
+from edgekd.distill.compute.device import Compute
+from edgekd.distill.data.condensation import Plan, condense_images, input_of
 from edgekd.distill.data.real_images import RealImages
 
 TOY_IMAGES = 1000
@@ -16,7 +16,7 @@ STEPS = 500  # of distribution matching
 
 
 def real_images(
-    row: Row, *, shared: Path, cache: Path, place: Place, toy: bool = False
+    row: Row, *, shared: Path, cache: Path, compute: Compute, toy: bool = False
 ) -> RealImages | None:
     """What `row.real` says: "dm:10" (condensed) or "real:10", images a class."""
     if row.real is None:
@@ -31,7 +31,7 @@ def real_images(
             "random" if method == "real" else method,
             int(number),
             shared,
-            place,
+            compute,
             toy=toy,
         )
     with np.load(path) as found:
@@ -49,7 +49,14 @@ def real_images(
 
 
 def _make(
-    path: Path, data: Data, method: str, per_class: int, shared: Path, place: Place, *, toy: bool
+    path: Path,
+    data: Data,
+    method: str,
+    per_class: int,
+    shared: Path,
+    compute: Compute,
+    *,
+    toy: bool,
 ) -> None:
     images, labels = data.load(shared, "train")
     images, labels = images.copy(), labels.copy()
@@ -63,6 +70,6 @@ def _make(
         seed=0,
         flip=data.flip,
     )
-    made = condense(images, labels, plan, spec=input_of(images), device=place.device)
+    made = condense_images(images, labels, plan, spec=input_of(images), device=compute.device)
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez(path, images=made.images, labels=made.labels)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.export import graphs, int8, timing
-from edgekd.distill.compute.device import choose_place
+from edgekd.distill.compute.device import choose_compute
 
 RESULTS = Path(__file__).parents[1] / "results"
 CACHE = Path("out") / "benchmarks"
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--table", choices=TABLES, required=True)
     options = parser.parse_args()
-    options.place = choose_place("cpu", threads=options.threads)
+    options.place = choose_compute("cpu", threads=options.threads)
     TABLES[options.table](options, say)
 
 

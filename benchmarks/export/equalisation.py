@@ -19,7 +19,7 @@ from edgekd.export.parity import Array, outputs_of
 from edgekd.export.qdq import (
     channel_axis,
     exposing,
-    rounded_weight,
+    round_weight,
     weighted,
 )
 
@@ -75,7 +75,7 @@ def bias_corrected(model: onnx.ModelProto, images: Array) -> onnx.ModelProto:
         if node.op_type not in {"Conv", "Gemm"}:
             continue  # a product has no bias of its own, a transposed convolution mixes positions
         weight, mean = values[node.input[1]], means[node.input[0]]
-        change = rounded_weight(weight, channel_axis(node)) - weight
+        change = round_weight(weight, channel_axis(node)) - weight
         if channel_axis(node) == 1:
             change = change.T
         summed = change.reshape(*change.shape[:2], -1).sum(2)  # (out, in of a group)

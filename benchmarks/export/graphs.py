@@ -186,7 +186,7 @@ def _exported(
         write_fp32(module, spec=spec, software=software, out=path)
         answers = parity.logits_of(path, images)
         compared = parity.compare(answers, reference, against="PyTorch", precision="fp32")
-        parity.require(compared, what=path.name)
+        parity.require_parity(compared, what=path.name)
     except (IncompatibleError, QualityError) as error:
         return str(error).splitlines()[0], "", ""
     return (

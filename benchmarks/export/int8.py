@@ -19,14 +19,14 @@ from benchmarks.distill.running import commit
 from benchmarks.export.equalisation import bias_corrected, equalised
 from benchmarks.machine import processor
 from benchmarks.rows import append_row
-from edgekd.distill.compute.device import Place
-from edgekd.distill.data import synthetic_set as imagesets
+from edgekd.distill.compute.device import Compute
+from edgekd.distill.data import synthetic_set
 from edgekd.distill.models import architectures
 from edgekd.distill.teachers.loader import Teacher, load_teacher
 from edgekd.distill.teachers.metadata import TeacherOptions
 from edgekd.distill.teachers.state_dict import read_weights
-from edgekd.distill.training.int8_finetuning import Learned, Tuning, tune
-from edgekd.export import qdq as quantize
+from edgekd.distill.training.int8_finetuning import FinetuneConfig, ParameterGroups, tune
+from edgekd.export import qdq
 from edgekd.export.calibration import METHODS
 from edgekd.export.fake_quant import FakeQuantised, with_constants
 from edgekd.export.parity import Array, logits_of
@@ -46,7 +46,7 @@ class Subject:
     module: torch.nn.Module
     teacher: Teacher
     pair: Pair
-    images: imagesets.ImageSet  # synthetic
+    images: synthetic_set.ImageSet  # synthetic
     real: npt.NDArray[np.uint8]  # of training, (N, H, W, C)
     test: Array  # normalised (N, C, H, W)
     labels: npt.NDArray[np.int64]
@@ -144,7 +144,7 @@ def subjects(shared: Path, cache: Path, say: Callable[[str], None]) -> Iterator[
             module=module.eval().requires_grad_(False),
             teacher=teacher,
             pair=pair,
-            images=imagesets.read_set(
+            images=synthetic_set.read_set(
                 images,
                 teacher_digest=teacher.info.state_digest,
                 spec=teacher.info.input,
@@ -160,10 +160,10 @@ def _edgekd(*arguments: object) -> None:
     subprocess.run([sys.executable, "-m", "edgekd", *map(str, arguments)], check=True)
 
 
-def results(subject: Subject, place: Place, say: Callable[[str], None]) -> Iterator[Result]:
+def results(subject: Subject, place: Compute, say: Callable[[str], None]) -> Iterator[Result]:
     """Every way, one after the other; the first is FP32."""
     spec = subject.teacher.info.input
-    ahead = imagesets.parted(subject.images, origin="the set")
+    ahead = synthetic_set.split_held_out(subject.images, origin="the set")
     synthetic = _floats(subject, ahead.images[:CALIBRATION])
     held_out = _floats(subject, ahead.held_out)
     draw = np.random.default_rng(0)
@@ -193,17 +193,15 @@ def results(subject: Subject, place: Place, say: Callable[[str], None]) -> Itera
         for images, calibration in kinds.items():
             limits = {each: _limits(model, calibration, each) for each in METHODS}
             for each in METHODS if images != "noise" else ("max",):
-                yield judged(each, images, quantize.with_pairs(model, limits[each]))
+                yield judged(each, images, qdq.with_pairs(model, limits[each]))
             if images == "synthetic":
-                found = quantize.choose(model, calibration=calibration, held_out=held_out)
-                yield judged(
-                    f"chosen: {found.method}", images, quantize.with_pairs(model, found.limits)
-                )
+                found = qdq.choose(model, calibration=calibration, held_out=held_out)
+                yield judged(f"chosen: {found.method}", images, qdq.with_pairs(model, found.limits))
             even = bias_corrected(equalised(model), calibration)
             yield judged(
                 "equalisation, bias correction",
                 images,
-                quantize.with_pairs(even, _limits(even, calibration, "max")),
+                qdq.with_pairs(even, _limits(even, calibration, "max")),
             )
         limits = found.limits
         for bits in (8, 6, 4):
@@ -220,25 +218,25 @@ def _floats(subject: Subject, images: torch.Tensor) -> Array:  # uint8 (N, C, H,
 
 
 def _limits(model: onnx.ModelProto, images: Array, method: str) -> dict[str, float]:
-    ranges = quantize.observe(model, quantize.activations(model), images)
-    return quantize.limits_of(model, ranges, method)
+    ranges = qdq.observe(model, qdq.activations(model), images)
+    return qdq.limits_of(model, ranges, method)
 
 
 def _written(model: onnx.ModelProto, wrapped: FakeQuantised) -> onnx.ModelProto:
-    found = wrapped.tuned()
-    return quantize.with_pairs(
+    found = wrapped.collect_tuned()
+    return qdq.with_pairs(
         with_constants(model, found.constants), found.limits, weight_scales=found.weight_scales
     )
 
 
-def _tuned(subject: Subject, wrapped: FakeQuantised, images: torch.Tensor, place: Place) -> None:
-    weights, scales = wrapped.learned()
+def _tuned(subject: Subject, wrapped: FakeQuantised, images: torch.Tensor, place: Compute) -> None:
+    weights, scales = wrapped.learnable_parameters()
     tune(
         wrapped,
         subject.teacher.module,
         images,
-        Tuning(),
-        learned=Learned(weights=weights, scales=scales),
+        FinetuneConfig(),
+        learned=ParameterGroups(weights=weights, scales=scales),
         normalised=lambda shown: subject.pair.data.normalised(shown * 255),
         flip=subject.pair.data.flip,
         place=place,

@@ -31,12 +31,12 @@ from edgekd.search.search import (
     FILE,
     IMAGES,
     SearchOptions,
-    read,
+    read_search,
     search,
 )
-from edgekd.search.successive_halving import distilled
+from edgekd.search.successive_halving import distill_quietly
 from edgekd.targets.catalogue import load_target
-from edgekd.workflows.gate import budget_said
+from edgekd.workflows.gate import read_budget
 from edgekd.workflows.run_setup import DistilOptions
 
 RESULTS = Path(__file__).parents[1] / "results" / "search.csv"
@@ -75,7 +75,7 @@ def main() -> None:
             SearchOptions(
                 distil=options,
                 target=target,
-                budget=budget_said(file=None, limits=limits, target=None),
+                budget=read_budget(file=None, limits=limits, target=None),
                 names=(),
                 minutes=asked.minutes,
                 steps=None,
@@ -83,7 +83,7 @@ def main() -> None:
             PlainDisplay(),
         )
         took.write_text(json.dumps(time.monotonic() - begin))
-    found = read(out / FILE)
+    found = read_search(out / FILE)
     steps = max(run.steps for run in found.runs)
     inputs, labels = MNIST.tensors(asked.shared, "test")
     seen = {run.name: run for run in found.runs}  # the last of each
@@ -91,7 +91,7 @@ def main() -> None:
         folder = asked.cache / "every" / each.name
         if not each.over and not (folder / "student.json").is_file():
             print(f"{each.name}: {steps} steps", file=sys.stderr, flush=True)
-            distilled(
+            distill_quietly(
                 replace(
                     options,
                     student=each.name,

@@ -5,13 +5,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from edgekd.distill.compute.device import Place
+from edgekd.distill.compute.device import Compute
 
 Pass = Callable[[Tensor], Tensor]
 
 
-def compiled(
-    module: nn.Module, example: Tensor, *, place: Place, say: Callable[[str], None]
+def compile_forward(
+    module: nn.Module, example: Tensor, *, compute: Compute, say: Callable[[str], None]
 ) -> Pass:
     """A forward pass of a module, compiled; its parameters stay the module's own.
 
@@ -21,15 +21,15 @@ def compiled(
     Args:
         module: in the mode in which it is called.
         example: images (N, C, H, W) of the shape of later calls.
-        place: where it computes.
+        compute: where it computes.
         say: takes the reason where it cannot be compiled.
     """
     from torch._dynamo.exc import TorchDynamoException
 
-    mode = "reduce-overhead" if place.device.type == "cuda" else "default"
+    mode = "reduce-overhead" if compute.device.type == "cuda" else "default"
     made: Pass = torch.compile(module, mode=mode)
     try:
-        with place.autocast():
+        with compute.autocast():
             answers = made(example)
         if torch.is_grad_enabled() and answers.requires_grad:
             answers.float().sum().backward()  # type: ignore[no-untyped-call]

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from edgekd.distill.compute.distributed import (
-    ALONE,
-    Team,
-    joined,
+    SINGLE_PROCESS,
+    ProcessGroup,
+    init_process_group,
     local_world_size,
     world_size,
 )
@@ -24,31 +24,31 @@ DEVICES: Final[tuple[DeviceName, ...]] = ("auto", "cpu", "cuda")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class Compute:
     """Where a run computes: device, autocast and backward pass, from accelerate; and with whom."""
 
     device: torch.device
     precision: Literal["bf16", "fp32"]
     autocast: Callable[[], AbstractContextManager[None]]
     backward: Callable[[Tensor], None]
-    team: Team = ALONE
+    group: ProcessGroup = SINGLE_PROCESS
 
     @property
     def rank(self) -> int:
-        return self.team.rank
+        return self.group.rank
 
     @property
-    def ranks(self) -> int:
+    def world_size(self) -> int:
         """Processes that compute the run together."""
-        return self.team.ranks
+        return self.group.world_size
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process shows and writes."""
-        return self.team.leads
+        return self.group.is_main
 
     @property
-    def layout(self) -> torch.memory_format:
+    def memory_format(self) -> torch.memory_format:
         """How networks and images lie in memory: channels last where that is faster and works.
 
         In float32 on the CPU torch 2.15 dies of it in the backward pass of narrow convolutions.
@@ -56,13 +56,13 @@ class Place:
         plain = self.device.type == "cpu" and self.precision == "fp32"
         return torch.contiguous_format if plain else torch.channels_last
 
-    def wait(self) -> None:
+    def synchronize(self) -> None:
         """Until the device has done what it was told; for clocks."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
 
-def choose_place(device: str, *, threads: int | None, several: bool = False) -> Place:
+def choose_compute(device: str, *, threads: int | None, several: bool = False) -> Compute:
     """The device asked for, with bfloat16 autocast where the hardware multiplies in it.
 
     Decided by what the hardware says, never by timing: a run that was killed must find the same
@@ -103,16 +103,16 @@ def choose_place(device: str, *, threads: int | None, several: bool = False) -> 
             "start one a device, torchrun --nproc-per-node."
         )
     torch.set_num_threads(threads or _threads_wanted(here))
-    team = joined(on_cpu=on_cpu)
+    group = init_process_group(on_cpu=on_cpu)
     bf16 = _cpu_has_bf16() if on_cpu else torch.cuda.is_bf16_supported(including_emulation=False)
     accelerator = Accelerator(cpu=on_cpu, mixed_precision="bf16" if bf16 else "no")
-    return Place(
+    return Compute(
         # With several processes accelerate says cpu:0, which torch.load knows nothing of.
         device=torch.device("cpu") if on_cpu else accelerator.device,
         precision="bf16" if bf16 else "fp32",
         autocast=accelerator.autocast,
         backward=accelerator.backward,
-        team=team,
+        group=group,
     )
 
 

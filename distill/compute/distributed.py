@@ -28,18 +28,18 @@ PIECE_BYTES: Final = 1 << 26  # of a message
 
 
 @dataclass(frozen=True, kw_only=True)
-class Team:
+class ProcessGroup:
     """The processes of a run, as one of them sees it."""
 
     rank: int = 0
-    ranks: int = 1
+    world_size: int = 1
 
     @property
-    def alone(self) -> bool:
-        return self.ranks == 1
+    def is_single(self) -> bool:
+        return self.world_size == 1
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the one that shows, decides by the clock, and writes."""
         return self.rank == 0
 
@@ -54,20 +54,20 @@ class Team:
 
         Losses are means over equal shares of a batch, so this is the gradient of the whole batch.
         """
-        if not self.alone:
+        if not self.is_single:
             self.average([part.grad for part in parameters if part.grad is not None])
 
     @torch.no_grad()
     def average(self, tensors: Sequence[Tensor]) -> None:
         """Replace tensors of one device and type by their means, in one exchange."""
-        if self.alone or not tensors:
+        if self.is_single or not tensors:
             return
         flat = _flat(tensors)
         self._average(flat)
-        for tensor, part in zip(tensors, _parted(flat, tensors), strict=True):
+        for tensor, part in zip(tensors, _split_like(flat, tensors), strict=True):
             tensor.copy_(part)
 
-    def mean(self, values: Tensor, *, alike: bool = False) -> Tensor:
+    def all_reduce_mean(self, values: Tensor, *, alike: bool = False) -> Tensor:
         """The mean over ranks, through which gradients reach the values of every rank.
 
         They are those of the mean of all ranks' losses, times `ranks`: what averaged gradients of
@@ -78,39 +78,41 @@ class Team:
             alike: what is computed of the mean is the same on every rank, so that the backward pass
                 has nothing to exchange.
         """
-        if self.alone:
+        if self.is_single:
             return values
         found: Tensor = _Mean.apply(values, self, alike)
         return found
 
-    def means(self, values: Sequence[Tensor]) -> Sequence[Tensor]:
+    def all_reduce_means(self, values: Sequence[Tensor]) -> Sequence[Tensor]:
         """`mean` of each, in one exchange."""
-        return values if self.alone else _parted(self.mean(_flat(values)), values)
+        return (
+            values if self.is_single else _split_like(self.all_reduce_mean(_flat(values)), values)
+        )
 
-    def total(self, counts: list[int]) -> list[int]:
+    def all_reduce_sum(self, counts: list[int]) -> list[int]:
         """The sums over ranks."""
-        if self.alone:
+        if self.is_single:
             return counts
         found = torch.tensor(counts, dtype=torch.int64)
         with _exchange():
             dist.all_reduce(found)
         return [int(count) for count in found]
 
-    def largest(self, number: int) -> int:
-        if self.alone:
+    def all_reduce_max(self, number: int) -> int:
+        if self.is_single:
             return number
         found = torch.tensor(number)
         with _exchange():
             dist.all_reduce(found, op=dist.ReduceOp.MAX)
         return int(found)
 
-    def all(self, truth: bool) -> bool:
+    def all_reduce_and(self, truth: bool) -> bool:
         """Whether it is so on every rank."""
-        return not self.largest(int(not truth))
+        return not self.all_reduce_max(int(not truth))
 
-    def told(self, number: float) -> float:
+    def broadcast_number(self, number: float) -> float:
         """Rank 0's."""
-        if self.alone:
+        if self.is_single:
             return number
         found = torch.tensor(number, dtype=torch.float64)
         with _exchange():
@@ -120,19 +122,19 @@ class Team:
     def _average(self, values: Tensor) -> None:
         with _exchange():
             dist.all_reduce(values)
-        values.div_(self.ranks)
+        values.div_(self.world_size)
 
     # --- files ----------------------------------------------------------------------------------
 
-    def announced(self, data: bytes) -> bytes:
+    def broadcast(self, data: bytes) -> bytes:
         """Rank 0's; what others pass is not looked at."""
-        if self.alone:
+        if self.is_single:
             return data
-        if self.leads:
-            for rank in range(1, self.ranks):
+        if self.is_main:
+            for rank in range(1, self.world_size):
                 self.send(data, to=rank)
             return data
-        return self.received(of=0)
+        return self.recv(of=0)
 
     def send(self, data: bytes, *, to: int) -> None:
         with _exchange():
@@ -141,7 +143,7 @@ class Team:
                 piece = bytearray(data[start : start + PIECE_BYTES])  # writable, as torch wants it
                 dist.send(torch.frombuffer(piece, dtype=torch.uint8), to)
 
-    def received(self, *, of: int) -> bytes:
+    def recv(self, *, of: int) -> bytes:
         """What that rank sends."""
         size = torch.tensor(0)
         with _exchange():
@@ -151,32 +153,32 @@ class Team:
                 dist.recv(found[start : start + PIECE_BYTES], of)
         return found.numpy().tobytes()
 
-    def side_by_side(self, tensor: Tensor) -> Tensor:  # (B, N, ...) -> (B, ranks N, ...)
+    def gather(self, tensor: Tensor) -> Tensor:  # (B, N, ...) -> (B, ranks N, ...)
         """On rank 0 the tensors of all ranks, joined in their second dimension; elsewhere the own one."""
-        if self.alone:
+        if self.is_single:
             return tensor
         own = tensor.cpu().contiguous()
         with _exchange():
-            if not self.leads:
+            if not self.is_main:
                 for part in own:
                     dist.send(part, 0)
                 return tensor
             size = own.shape[1]
-            whole = own.new_empty(len(own), self.ranks * size, *own.shape[2:])
+            whole = own.new_empty(len(own), self.world_size * size, *own.shape[2:])
             whole[:, :size] = own
-            for rank in range(1, self.ranks):
+            for rank in range(1, self.world_size):
                 for number in range(len(own)):
                     dist.recv(whole[number, rank * size : (rank + 1) * size], rank)
         return whole.to(tensor.device)
 
-    def disband(self) -> None:
+    def destroy(self) -> None:
         """Everybody is done with everybody; nothing of the above may be called after."""
-        if not self.alone:
-            self.told(0.0)  # so that nobody leaves while another still reads
+        if not self.is_single:
+            self.broadcast_number(0.0)  # so that nobody leaves while another still reads
             dist.destroy_process_group()
 
 
-ALONE: Final = Team()
+SINGLE_PROCESS: Final = ProcessGroup()
 
 
 def world_size() -> int:
@@ -189,7 +191,7 @@ def local_world_size() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
-def joined(*, on_cpu: bool) -> Team:
+def init_process_group(*, on_cpu: bool) -> ProcessGroup:
     """Find the other processes that `torchrun` started, before accelerate looks for them.
 
     Raises:
@@ -197,7 +199,7 @@ def joined(*, on_cpu: bool) -> Team:
         DeviceError: the others were not found.
     """
     if world_size() == 1:
-        return ALONE
+        return SINGLE_PROCESS
     # Its functions take the group of the moment of its import for a default, and would keep it, threads included, beyond
     # `disband`: a thread of gloo's that outlives the interpreter aborts the process. timm imports it.
     importlib.import_module("torch.distributed.nn")
@@ -215,14 +217,14 @@ def joined(*, on_cpu: bool) -> Team:
         raise DeviceError(
             f"the other processes of this job were not found in {PATIENCE_S:.0f} s ({_in_short(error)})."
         ) from error
-    return Team(rank=dist.get_rank(), ranks=dist.get_world_size())
+    return ProcessGroup(rank=dist.get_rank(), world_size=dist.get_world_size())
 
 
 def _flat(tensors: Sequence[Tensor]) -> Tensor:
     return torch.cat([tensor.flatten() for tensor in tensors])
 
 
-def _parted(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+def _split_like(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
     parts = torch.split(flat, [each.numel() for each in like])
     return [part.view(each.shape) for part, each in zip(parts, like, strict=True)]
 
@@ -246,15 +248,15 @@ def _in_short(error: Exception) -> str:
 
 class _Mean(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, values: Tensor, team: Team, alike: bool) -> Tensor:  # noqa: ANN401
-        ctx.team, ctx.alike = team, alike
+    def forward(ctx: Any, values: Tensor, group: ProcessGroup, alike: bool) -> Tensor:  # noqa: ANN401
+        ctx.group, ctx.alike = group, alike
         found = values.detach().clone(memory_format=torch.contiguous_format)
-        team._average(found)
+        group._average(found)
         return found
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401
         if not ctx.alike:
             grad = grad.clone(memory_format=torch.contiguous_format)
-            ctx.team._average(grad)
+            ctx.group._average(grad)
         return grad, None, None

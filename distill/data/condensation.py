@@ -108,7 +108,7 @@ def input_of(images: Pixels) -> InputSpec:
         ) from error
 
 
-def condense(
+def condense_images(
     images: Pixels,
     labels: Labels,
     plan: Plan,
@@ -149,7 +149,7 @@ def condense(
     elif plan.method == "herding":
         chosen = _herding(run, clock, show)
     else:
-        chosen = _learned(run, clock, show)
+        chosen = _learn(run, clock, show)
     mean, std = (values.view(1, -1, 1, 1) for values in (run.mean, run.std))
     pixels = (chosen * std + mean).permute(0, 2, 3, 1)  # (K * per class, H, W, C)
     return Condensed(
@@ -184,7 +184,7 @@ class _Run:
         )
         self.labels = torch.from_numpy(labels.astype(np.int64)).to(device)
 
-    def normalised(self, places: Tensor) -> Tensor:  # (M,) -> (M, C, H, W)
+    def normalise(self, places: Tensor) -> Tensor:  # (M,) -> (M, C, H, W)
         pixels = self.images[places.to(self.device)].float().div_(255)
         return pixels.sub_(self.mean.view(1, -1, 1, 1)).div_(self.std.view(1, -1, 1, 1))
 
@@ -192,7 +192,7 @@ class _Run:
         """Different images of a class: (min(count, all), C, H, W)."""
         places = self.places[number]
         order = torch.randperm(len(places), generator=self.generator)[:count]
-        return self.normalised(places[order])
+        return self.normalise(places[order])
 
     def draw(self) -> Tensor:
         """Images of each class, to keep or to start from: (K * per class, C, H, W)."""
@@ -251,21 +251,21 @@ def convnet(
     blocks = max(3, round(math.log2(min(height, width_px))) - 2)
     made: list[Tensor] = []
 
-    def drawn(*size: int) -> Tensor:
+    def draw(*size: int) -> Tensor:
         inner = math.prod(size[1:])
         bound = 1 / math.sqrt(inner)
         return (2 * torch.rand(size, generator=generator, device=generator.device) - 1) * bound
 
     for block in range(blocks):
         inner = channels if block == 0 else width
-        bias = drawn(width, inner * 9)[:, 0]
-        made += [drawn(width, inner, 3, 3), bias, torch.ones(width), torch.zeros(width)]
+        bias = draw(width, inner * 9)[:, 0]
+        made += [draw(width, inner, 3, 3), bias, torch.ones(width), torch.zeros(width)]
     features = width * (height >> blocks) * (width_px >> blocks)
-    made += [drawn(classes, features), drawn(classes, features)[:, 0]]
+    made += [draw(classes, features), draw(classes, features)[:, 0]]
     return [weight.to(device).contiguous().requires_grad_() for weight in made]
 
 
-def embedded(weights: list[Tensor], images: Tensor) -> Tensor:
+def embed(weights: list[Tensor], images: Tensor) -> Tensor:
     """Features before the last layer, flat: (N, C, H, W) -> (N, D)."""
     for block in range(0, len(weights) - 2, 4):
         kernel, bias, scale, shift = weights[block : block + 4]
@@ -277,7 +277,7 @@ def embedded(weights: list[Tensor], images: Tensor) -> Tensor:
 
 
 def logits_of(weights: list[Tensor], images: Tensor) -> Tensor:  # (N, C, H, W) -> (N, K)
-    return functional.linear(embedded(weights, images), weights[-2], weights[-1])
+    return functional.linear(embed(weights, images), weights[-2], weights[-1])
 
 
 def _train(
@@ -302,7 +302,7 @@ def _herding(run: _Run, clock: Callable[[], float], show: Show) -> Tensor:
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
         for _ in range(plan.steps):
             places = torch.randint(len(run.images), (run.batch,), generator=run.generator)
-            images = siamese(run.normalised(places), generator=run.generator, flip=plan.flip)
+            images = siamese(run.normalise(places), generator=run.generator, flip=plan.flip)
             yield images, run.labels[places.to(run.device)]
 
     candidates = [
@@ -321,17 +321,15 @@ def _herding(run: _Run, clock: Callable[[], float], show: Show) -> Tensor:
     chosen = []
     for places in candidates:
         with torch.no_grad():
-            parts = [
-                embedded(weights, run.normalised(part)) for part in torch.split(places, _AT_ONCE)
-            ]
-        chosen.append(places[herded(torch.cat(parts), plan.per_class)])
+            parts = [embed(weights, run.normalise(part)) for part in torch.split(places, _AT_ONCE)]
+        chosen.append(places[select_by_herding(torch.cat(parts), plan.per_class)])
         done += len(places)
         point = _point(plan.steps, plan.steps * run.batch, clock() - start, loss)
         show(point, done / whole)
-    return run.normalised(torch.cat(chosen))
+    return run.normalise(torch.cat(chosen))
 
 
-def herded(features: Tensor, count: int) -> list[int]:
+def select_by_herding(features: Tensor, count: int) -> list[int]:
     """Rows of (N, D) whose mean comes nearest to that of all, chosen greedily; each once."""
     goal = features.mean(0)  # (D,)
     total = torch.zeros_like(goal)
@@ -349,11 +347,11 @@ def herded(features: Tensor, count: int) -> list[int]:
 # --- learned pixels -------------------------------------------------------------------------------
 
 
-def _learned(run: _Run, clock: Callable[[], float], show: Show) -> Tensor:
+def _learn(run: _Run, clock: Callable[[], float], show: Show) -> Tensor:
     plan, start = run.plan, clock()
     made = run.draw().requires_grad_()
     optimiser = torch.optim.SGD([made], lr=_IMAGE_RATE[plan.method], momentum=_IMAGE_MOMENTUM)
-    networks = _untrained(run) if plan.method == "dm" else _in_training(run, made)
+    networks = _untrained_networks(run) if plan.method == "dm" else _in_training(run, made)
     apart = distribution_distance if plan.method == "dm" else gradient_distance
     seen = 0
     for step in range(1, plan.steps + 1):
@@ -374,7 +372,7 @@ def _learned(run: _Run, clock: Callable[[], float], show: Show) -> Tensor:
     return made.detach()
 
 
-def _untrained(run: _Run) -> Iterator[list[Tensor]]:
+def _untrained_networks(run: _Run) -> Iterator[list[Tensor]]:
     while True:
         yield run.network()
 
@@ -411,8 +409,8 @@ def _epochs(run: _Run, made: Tensor, count: int) -> Iterator[tuple[Tensor, Tenso
 def distribution_distance(weights: list[Tensor], real: Tensor, made: Tensor, _: int) -> Tensor:
     """Squared distance of the mean features of one class, (N, C, H, W) and (M, C, H, W) -> ()."""
     with torch.no_grad():
-        goal = embedded(weights, real).mean(0)  # (D,)
-    return (embedded(weights, made).mean(0) - goal).square().sum()
+        goal = embed(weights, real).mean(0)  # (D,)
+    return (embed(weights, made).mean(0) - goal).square().sum()
 
 
 def gradient_distance(weights: list[Tensor], real: Tensor, made: Tensor, number: int) -> Tensor:

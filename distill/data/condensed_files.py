@@ -19,7 +19,7 @@ from torch import Tensor
 
 from edgekd.distill.data.image_files import UNREADABLE
 from edgekd.distill.teachers.checkpoint_contents import Checkpoint, WeightSet
-from edgekd.distill.teachers.file_formats import Opened, opened
+from edgekd.distill.teachers.file_formats import FileContents, open_file
 from edgekd.distill.teachers.safe_unpickle import TensorRef
 from edgekd.distill.teachers.state_dict import state_of
 from edgekd.errors import InputFileError, UsageError
@@ -54,7 +54,7 @@ _WITH_METHOD: Final = re.compile(r"^res_(dc|dsa|dm)_", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stored:
+class CondensedContents:
     """What a file holds, as it holds it."""
 
     images: Tensor  # (N, C, H, W) float32
@@ -67,7 +67,7 @@ class Stored:
     notes: tuple[str, ...]
 
 
-def read_stored(path: Path, *, number: int, statistics: Statistics | None) -> Stored:
+def read_stored(path: Path, *, number: int, statistics: Statistics | None) -> CondensedContents:
     """Read a condensed set.
 
     Args:
@@ -87,7 +87,7 @@ def read_stored(path: Path, *, number: int, statistics: Statistics | None) -> St
     return _foreign(path, number=number, statistics=statistics)
 
 
-def _own(path: Path, *, number: int) -> Stored:
+def _own(path: Path, *, number: int) -> CondensedContents:
     try:
         # Our own stream: on a damaged archive numpy forgets to close the one it opens.
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
@@ -108,7 +108,7 @@ def _own(path: Path, *, number: int) -> Stored:
         raise InputFileError(f"{path}: labels are {labels.dtype} of shape {labels.shape}.")
     if number != 0:
         raise UsageError(f"{path} holds one set; there is no number {number}.")
-    return Stored(
+    return CondensedContents(
         images=torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))),
         labels=torch.from_numpy(labels),
         scale="pixels",
@@ -126,8 +126,8 @@ def _own(path: Path, *, number: int) -> Stored:
 # --- files of others ------------------------------------------------------------------------------
 
 
-def _foreign(path: Path, *, number: int, statistics: Statistics | None) -> Stored:
-    file = opened(path)
+def _foreign(path: Path, *, number: int, statistics: Statistics | None) -> CondensedContents:
+    file = open_file(path)
     digest = digest_of(path)
     notes: list[str] = []
     if file.format not in {"torch", "torch-legacy"}:
@@ -141,7 +141,7 @@ def _foreign(path: Path, *, number: int, statistics: Statistics | None) -> Store
             )
         if number != 0:
             raise UsageError(f"{path} holds one set; there is no number {number}.")
-        second = opened(beside)
+        second = open_file(beside)
         if not isinstance(second.content, TensorRef):
             raise _unknown(beside)
         images = _tensor(file, file.content, "images")
@@ -172,13 +172,13 @@ def _foreign(path: Path, *, number: int, statistics: Statistics | None) -> Store
         raise InputFileError(
             f"{path}: images of shape {tuple(images.shape)} with {len(labels)} labels; expected (N, C, H, W) with N labels."
         )
-    images, scale = _scaled(path, images)
+    images, scale = _detect_scale(path, images)
     if scale == "pixels":
         notes.append("its values are pixels, from 0 to 1: it was saved without normalising")
     elif statistics is None:
         statistics, why = _by_name(path, images.shape[1])
         notes += why
-    return Stored(
+    return CondensedContents(
         images=images,
         labels=labels.long(),
         scale=scale,
@@ -201,7 +201,7 @@ def _pairs(path: Path, content: Any) -> list[list[TensorRef]]:  # noqa: ANN401
     return pairs
 
 
-def _tensor(file: Opened, reference: TensorRef, name: str) -> Tensor:
+def _tensor(file: FileContents, reference: TensorRef, name: str) -> Tensor:
     """The values of one tensor, checked and read as those of weights are."""
     only = WeightSet(key="", tensors={name: reference}, prefix="")
     checkpoint = Checkpoint(opened=file, sets=(only,), metadata={}, module=None)
@@ -215,7 +215,7 @@ def _unknown(path: Path) -> InputFileError:
     )
 
 
-def _scaled(path: Path, images: Tensor) -> tuple[Tensor, Literal["pixels", "normalised"]]:
+def _detect_scale(path: Path, images: Tensor) -> tuple[Tensor, Literal["pixels", "normalised"]]:
     """As float32, with what its range tells of its scale."""
     if images.dtype == torch.uint8:
         return images.float() / 255, "pixels"

@@ -52,7 +52,7 @@ class FoundImages:
             return None
         return (
             f"{self.name}: {len(self.skipped):,} of {len(self.images) + len(self.skipped):,} files are no images that can "
-            f"be read and were left out: {_listed(self.skipped)}. --strict refuses them."
+            f"be read and were left out: {_join_names(self.skipped)}. --strict refuses them."
         )
 
 
@@ -85,7 +85,7 @@ def read_images(
         images, labels = _arrays(path)
     except UNREADABLE as error:
         raise InputFileError(f"{path}: cannot be read as a set of images ({error}).") from error
-    return _checked(path, images, labels, shape)
+    return _check_images(path, images, labels, shape)
 
 
 def _arrays(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:
@@ -104,7 +104,7 @@ def _arrays(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:
         return content["images"], content["labels"] if "labels" in content.files else None
 
 
-def _checked(
+def _check_images(
     path: Path,
     images: npt.NDArray[Any],
     labels: npt.NDArray[Any] | None,
@@ -120,7 +120,7 @@ def _checked(
         raise InputFileError(f"{path}: no images.")
     if shape is not None and images.shape[1:] != (shape[1], shape[2], shape[0]):
         raise InputFileError(
-            f"{path}: images are {_spoken(images.shape[1:])}, not {_spoken((shape[1], shape[2], shape[0]))}; "
+            f"{path}: images are {_format_shape(images.shape[1:])}, not {_format_shape((shape[1], shape[2], shape[0]))}; "
             "resize the set first."
         )
     if labels is not None:
@@ -164,12 +164,12 @@ def _folder(path: Path, shape: tuple[int, int, int] | None, *, strict: bool) -> 
             wanted = wanted or pixels.shape
             if pixels.shape != wanted:
                 raise InputFileError(
-                    f"{file}: {_spoken(pixels.shape)}, where {_spoken(wanted)} are expected; resize the set first."
+                    f"{file}: {_format_shape(pixels.shape)}, where {_format_shape(wanted)} are expected; resize the set first."
                 )
             images.append(pixels)
             labels.append(number)
     if not images:
-        tried = f"; {len(skipped)} files cannot be read: {_listed(skipped)}" if skipped else ""
+        tried = f"; {len(skipped)} files cannot be read: {_join_names(skipped)}" if skipped else ""
         raise InputFileError(
             f"{path}: no images in it ({', '.join(IMAGE_SUFFIXES)}), nor in folders by class{tried}."
         )
@@ -212,11 +212,11 @@ def _pixels(file: Path, channels: int | None) -> npt.NDArray[np.uint8]:
     return pixels.reshape(*pixels.shape[:2], wanted)
 
 
-def _spoken(shape: Sequence[int]) -> str:
+def _format_shape(shape: Sequence[int]) -> str:
     height, width, channels = shape
     return f"{height} x {width} pixels and {channels} channels"
 
 
-def _listed(names: Sequence[str]) -> str:
+def _join_names(names: Sequence[str]) -> str:
     more = len(names) - _NAMED
     return ", ".join(names[:_NAMED]) + (f" and {more:,} more" if more > 0 else "")

@@ -34,11 +34,11 @@ class LabelledImages:
         digest.update(self.labels.tobytes())
         return digest.hexdigest()
 
-    def normalised(self, spec: InputSpec) -> npt.NDArray[np.float32]:  # (N, C, H, W)
-        return normalised(self.images, spec)
+    def normalise(self, spec: InputSpec) -> npt.NDArray[np.float32]:  # (N, C, H, W)
+        return normalise(self.images, spec)
 
 
-def normalised(images: npt.NDArray[np.uint8], spec: InputSpec) -> npt.NDArray[np.float32]:
+def normalise(images: npt.NDArray[np.uint8], spec: InputSpec) -> npt.NDArray[np.float32]:
     """uint8 (N, H, W, C) as a network takes them: float32 (N, C, H, W)."""
     mean = np.asarray(spec.mean, np.float32)
     std = np.asarray(spec.std, np.float32)

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgekd.distill.data.condensed_files import Statistics, Stored, read_stored
+from edgekd.distill.data.condensed_files import CondensedContents, Statistics, read_stored
 from edgekd.distill.data.image_files import FoundImages, read_images
-from edgekd.distill.data.labelled import normalised
+from edgekd.distill.data.labelled import normalise
 from edgekd.errors import InputFileError
 from edgekd.records import InputSpec
 
@@ -108,7 +108,7 @@ def read_samples(
     if found.warning is not None:
         notes = (*notes, found.warning)
     return RealImages(
-        images=torch.from_numpy(normalised(found.images, spec)),
+        images=torch.from_numpy(normalise(found.images, spec)),
         labels=labels,
         kind="samples",
         name=found.name,
@@ -123,12 +123,12 @@ def read_samples(
 def _check_shape(path: Path, images: Tensor, spec: InputSpec) -> None:
     if tuple(images.shape[1:]) != spec.shape:
         raise InputFileError(
-            f"{path}: images are {_spoken(tuple(images.shape[1:]))} (channels x height x width), the teacher takes "
-            f"{_spoken(spec.shape)}. Condense data of that size."
+            f"{path}: images are {_format_shape(tuple(images.shape[1:]))} (channels x height x width), the teacher takes "
+            f"{_format_shape(spec.shape)}. Condense data of that size."
         )
 
 
-def _check_classes(path: Path, stored: Stored, classes: int) -> None:
+def _check_classes(path: Path, stored: CondensedContents, classes: int) -> None:
     """Every class of the teacher has images, and there are no others."""
     labels = stored.labels
     if len(labels) < 2:
@@ -181,11 +181,11 @@ def correlation(images: Tensor, apart: int) -> float:
 
 
 def _as_the_teacher_takes(
-    path: Path, stored: Stored, spec: InputSpec
+    path: Path, stored: CondensedContents, spec: InputSpec
 ) -> tuple[Tensor, tuple[str, ...]]:
     teacher = (spec.mean, spec.std)
     if stored.scale == "pixels":
-        return _normalised(stored.images, teacher), ()
+        return _denormalise(stored.images, teacher), ()
     if stored.statistics is None:
         raise InputFileError(
             f"{path}: already normalised, and neither its name nor its folder says with which mean and std. Call it "
@@ -199,12 +199,12 @@ def _as_the_teacher_takes(
         return stored.images, ("already normalised as the teacher takes images: left as it is",)
     mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in stored.statistics)
     pixels = stored.images * std + mean
-    return _normalised(pixels, teacher), (
+    return _denormalise(pixels, teacher), (
         "already normalised, otherwise than the teacher takes images: converted by way of 0..1 pixels",
     )
 
 
-def _normalised(pixels: Tensor, statistics: Statistics) -> Tensor:  # (N, C, H, W) -> the same
+def _denormalise(pixels: Tensor, statistics: Statistics) -> Tensor:  # (N, C, H, W) -> the same
     mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in statistics)
     return ((pixels - mean) / std).contiguous()
 
@@ -253,5 +253,5 @@ def _counted_as_text(names: tuple[str, ...]) -> bool:
     return all(name.isdecimal() for name in names) and list(names) != sorted(names, key=int)
 
 
-def _spoken(shape: tuple[int, ...]) -> str:
+def _format_shape(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape))

@@ -27,7 +27,7 @@ SCALE: Final = 1.2  # times, or its inverse
 ROTATION_DEG: Final = 15.0
 
 
-class Draw(Protocol):
+class UniformDraw(Protocol):
     """Even numbers in 0..1: (M, 1, 1, 1), where M is N or, for one transform of all, 1."""
 
     def __call__(self) -> Tensor: ...
@@ -76,7 +76,7 @@ def siamese(
     return TRANSFORMS[names[int(choice * len(names))]](images, draw)
 
 
-def _color(images: Tensor, draw: Draw) -> Tensor:
+def _color(images: Tensor, draw: UniformDraw) -> Tensor:
     brighter = images + (draw() - 0.5) * BRIGHTNESS
     grey = brighter.mean(1, keepdim=True)  # (N, 1, H, W)
     coloured = grey + (brighter - grey) * draw() * SATURATION
@@ -84,7 +84,7 @@ def _color(images: Tensor, draw: Draw) -> Tensor:
     return middle + (coloured - middle) * (draw() + CONTRAST)
 
 
-def _crop(images: Tensor, draw: Draw) -> Tensor:
+def _crop(images: Tensor, draw: UniformDraw) -> Tensor:
     """Move by up to an eighth of a side, in whole pixels."""
     count, _, height, width = images.shape
     reach_rows, reach_columns = round(height * CROP), round(width * CROP)
@@ -96,7 +96,7 @@ def _crop(images: Tensor, draw: Draw) -> Tensor:
     return padded[each, :, rows.unsqueeze(2), columns.unsqueeze(1)].movedim(-1, 1)
 
 
-def _cutout(images: Tensor, draw: Draw) -> Tensor:
+def _cutout(images: Tensor, draw: UniformDraw) -> Tensor:
     """Zero in a box of half of each side, whose middle is anywhere in the image."""
     height, width = images.shape[2:]
     rows = _inside(height, draw, images.device).unsqueeze(2)  # (M, H, 1)
@@ -104,32 +104,32 @@ def _cutout(images: Tensor, draw: Draw) -> Tensor:
     return images.masked_fill((rows & columns).unsqueeze(1), 0.0)  # (M, 1, H, W) over C
 
 
-def _inside(side: int, draw: Draw, device: torch.device) -> Tensor:  # -> (M, side)
+def _inside(side: int, draw: UniformDraw, device: torch.device) -> Tensor:  # -> (M, side)
     size = round(side * CUTOUT)
     first = _starts(draw, side) - size // 2
     pixels = torch.arange(side, device=device)
     return (pixels >= first) & (pixels < first + size)
 
 
-def _starts(draw: Draw, choices: int) -> Tensor:
+def _starts(draw: UniformDraw, choices: int) -> Tensor:
     """Whole numbers below `choices`: (M, 1)."""
     return (draw().flatten(1) * choices).long().clamp_(max=choices - 1)
 
 
-def _scale(images: Tensor, draw: Draw) -> Tensor:
+def _scale(images: Tensor, draw: UniformDraw) -> Tensor:
     """Each axis by itself."""
     low, high = 1 / SCALE, SCALE
     across, down = (low + (high - low) * draw().view(-1) for _ in range(2))  # (M,)
     nothing = torch.zeros_like(across)
-    return _warped(images, (across, nothing, nothing, down))
+    return _warp(images, (across, nothing, nothing, down))
 
 
-def _rotate(images: Tensor, draw: Draw) -> Tensor:
+def _rotate(images: Tensor, draw: UniformDraw) -> Tensor:
     angle = (2 * draw().view(-1) - 1) * math.radians(ROTATION_DEG)  # (M,)
-    return _warped(images, (angle.cos(), -angle.sin(), angle.sin(), angle.cos()))
+    return _warp(images, (angle.cos(), -angle.sin(), angle.sin(), angle.cos()))
 
 
-def _warped(images: Tensor, rows: tuple[Tensor, Tensor, Tensor, Tensor]) -> Tensor:
+def _warp(images: Tensor, rows: tuple[Tensor, Tensor, Tensor, Tensor]) -> Tensor:
     """Sample (N, C, H, W) where a 2 x 2 matrix about the middle, given by rows of (M,), leads."""
     linear = torch.stack(rows, 1).view(-1, 2, 2)  # (M, 2, 2)
     matrix = functional.pad(linear, (0, 1)).expand(len(images), 2, 3)  # no translation
@@ -137,11 +137,11 @@ def _warped(images: Tensor, rows: tuple[Tensor, Tensor, Tensor, Tensor]) -> Tens
     return functional.grid_sample(images, grid, align_corners=False)
 
 
-def _flip(images: Tensor, draw: Draw) -> Tensor:
+def _flip(images: Tensor, draw: UniformDraw) -> Tensor:
     return torch.where(draw() < 0.5, images.flip(3), images)
 
 
-TRANSFORMS: Final[Mapping[str, Callable[[Tensor, Draw], Tensor]]] = {
+TRANSFORMS: Final[Mapping[str, Callable[[Tensor, UniformDraw], Tensor]]] = {
     "color": _color,
     "crop": _crop,
     "cutout": _cutout,

@@ -37,7 +37,7 @@ class ImageSet:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ahead:
+class SplitSet:
     """Images for a run that makes none: those to learn from, and those to measure on."""
 
     images: Tensor  # (N, C, H, W) uint8
@@ -97,7 +97,7 @@ def _array(path: Path) -> npt.NDArray[np.uint8]:
     return found
 
 
-def parted(found: ImageSet, *, origin: str) -> Ahead:
+def split_held_out(found: ImageSet, *, origin: str) -> SplitSet:
     """Take a tenth of each class away to measure on; the student never learns from it.
 
     Raises:
@@ -118,7 +118,7 @@ def parted(found: ImageSet, *, origin: str) -> Ahead:
     images = torch.from_numpy(np.ascontiguousarray(found.images.transpose(0, 3, 1, 2)))
     classes = torch.from_numpy(found.classes)
     held = torch.from_numpy(apart)
-    return Ahead(
+    return SplitSet(
         images=images[~held],
         classes=classes[~held],
         held_out=images[held],

@@ -65,7 +65,7 @@ def build(architecture: Architecture) -> nn.Module:
     """
     bare, side = _at_side(architecture)
     if side is not None:
-        return networks.Resized(build(bare), side=side)
+        return networks.ResizedInput(build(bare), side=side)
     if architecture.source == "edgekd":
         return _ours(architecture.name, _signature(architecture))
     if architecture.source == "timm":
@@ -87,7 +87,9 @@ def _at_side(architecture: Architecture) -> tuple[Architecture, int | None]:
     return replace(architecture, name=name, height=side, width=side), side
 
 
-def named(asked: str, *, channels: int, classes: int, height: int, width: int) -> Architecture:
+def find_architecture(
+    asked: str, *, channels: int, classes: int, height: int, width: int
+) -> Architecture:
     """A network that a user named, for images of that shape.
 
     Raises:
@@ -276,10 +278,10 @@ def shapes_of(state: Mapping[str, Tensor]) -> dict[str, Shape]:
 
 def matches(module: nn.Module, shapes: Mapping[str, Shape]) -> bool:
     """Same names and shapes, but for the counters that old checkpoints lack."""
-    return _counted_out(shapes_of(module.state_dict())) == _counted_out(shapes)
+    return _drop_counters(shapes_of(module.state_dict())) == _drop_counters(shapes)
 
 
-def _counted_out(shapes: Mapping[str, Shape]) -> dict[str, Shape]:
+def _drop_counters(shapes: Mapping[str, Shape]) -> dict[str, Shape]:
     return {
         name: shape for name, shape in shapes.items() if not name.endswith("num_batches_tracked")
     }
@@ -379,7 +381,7 @@ def size_of(module: nn.Module, *, shape: Shape) -> Size:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choice:
+class StudentVariant:
     architecture: Architecture
     reason: str
 
@@ -397,7 +399,7 @@ def choose_student(
     teacher: Architecture,
     size: Size,
     too_costly: Callable[[Architecture], bool] = _never,
-) -> Choice:
+) -> StudentVariant:
     """The student that was asked for, or for `auto` the largest of ours that is small enough.
 
     Args:
@@ -412,7 +414,9 @@ def choose_student(
     shape = {"channels": teacher.channels, "classes": teacher.classes}
     shape |= {"height": teacher.height, "width": teacher.width}
     if asked != "auto":
-        return Choice(architecture=named(asked, **shape), reason="asked for with --student")
+        return StudentVariant(
+            architecture=find_architecture(asked, **shape), reason="asked for with --student"
+        )
     family = _teacher_family(teacher)
     # A family may have nothing small enough (VGG-11 is our only VGG); residual networks always do.
     for tried in dict.fromkeys((family, "resnet")):
@@ -420,7 +424,7 @@ def choose_student(
         best = next((each for each in fitting if not too_costly(each[1])), None)
         if best is not None:
             found, chosen = best
-            return Choice(
+            return StudentVariant(
                 architecture=chosen,
                 reason=(
                     f"the largest {tried} of ours with at most a quarter of the teacher's parameters and MACs: "

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from edgekd.distill.compute.distributed import ALONE, Team
+from edgekd.distill.compute.distributed import SINGLE_PROCESS, ProcessGroup
 
 
 def batch_norms(module: nn.Module) -> dict[str, _BatchNorm]:
@@ -26,32 +26,34 @@ def batch_norms(module: nn.Module) -> dict[str, _BatchNorm]:
 
 
 @dataclass
-class Watched:
+class BatchStatistics:
     """The statistics of the last forward pass, layer by layer."""
 
     seen: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     stored: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
-    def distance(self, *, first: float = 1.0, team: Team = ALONE) -> Tensor:  # -> ()
+    def distance(
+        self, *, first: float = 1.0, group: ProcessGroup = SINGLE_PROCESS
+    ) -> Tensor:  # -> ()
         """Sum over layers of the Euclidean distances of means and of variances (DeepInversion, eq. 4).
 
         Yin et al. 2020; norms are not squared, the variance is the biased one of the batch.
 
         Args:
             first: weight of the first layer, which sees the images themselves.
-            team: whose batches, of one size, are one batch.
+            group: whose batches, of one size, are one batch.
         """
         parts: list[Tensor] = []
-        for means, variances in self._of_all(team):
+        for means, variances in self._of_all(group):
             apart = means.norm() + variances.norm()
             parts.append(apart if parts else first * apart)
         return torch.stack(parts).sum()
 
-    def _of_all(self, team: Team) -> list[tuple[Tensor, Tensor]]:  # [(C,), (C,)]
+    def _of_all(self, group: ProcessGroup) -> list[tuple[Tensor, Tensor]]:  # [(C,), (C,)]
         """For each layer, how far means and variances of the whole batch are from what is stored."""
         pairs = [(*found, *self.stored[name]) for name, found in self.seen.items()]
         means = [mean - stored for mean, _, stored, _ in pairs]
-        if team.alone:
+        if group.is_single:
             return [
                 (apart, variance - stored)
                 for apart, (_, variance, _, stored) in zip(means, pairs, strict=True)
@@ -63,7 +65,7 @@ class Watched:
             for apart, (_, variance, _, _) in zip(means, pairs, strict=True)
         ]
         sizes = [len(mean) for mean in means]
-        found = team.mean(torch.cat([*means, *moments]), alike=True)
+        found = group.all_reduce_mean(torch.cat([*means, *moments]), alike=True)
         parts = torch.split(found, [*sizes, *sizes])
         return [
             (apart, moment - apart.square() - stored)
@@ -74,23 +76,23 @@ class Watched:
 
 
 @contextlib.contextmanager
-def watch_batch_norm(module: nn.Module) -> Iterator[Watched]:
+def watch_batch_norm(module: nn.Module) -> Iterator[BatchStatistics]:
     """Record the mean and variance of every batch-norm layer's *input* for passes inside the block.
 
     Statistics are taken in float32 whatever the autocast says: variances of half-precision
     inputs overflow.
     """
-    watched = Watched(stored=_stored(module))
+    watched = BatchStatistics(stored=_running_statistics(module))
 
     def record(name: str, values: Tensor) -> None:
         watched.seen[name] = batch_statistics(values)
 
-    with _told_of_inputs(module, record):
+    with _record_inputs(module, record):
         yield watched
 
 
 @dataclass
-class Reached:
+class InputRanges:
     """The smallest and largest input of each channel of every batch-norm layer, over all passes."""
 
     stored: dict[str, tuple[Tensor, Tensor]]
@@ -116,10 +118,10 @@ class Reached:
 
 
 @contextlib.contextmanager
-def watch_reach(module: nn.Module) -> Iterator[Reached]:
+def watch_reach(module: nn.Module) -> Iterator[InputRanges]:
     """Record how far the inputs of every batch-norm layer reach, in all passes inside the block."""
-    reached = Reached(
-        stored=_stored(module),
+    reached = InputRanges(
+        stored=_running_statistics(module),
         least={name: layer.eps for name, layer in batch_norms(module).items()},
     )
 
@@ -129,11 +131,11 @@ def watch_reach(module: nn.Module) -> Iterator[Reached]:
         reached.lowest[name] = torch.minimum(reached.lowest.get(name, low), low)
         reached.highest[name] = torch.maximum(reached.highest.get(name, high), high)
 
-    with _told_of_inputs(module, record):
+    with _record_inputs(module, record):
         yield reached
 
 
-def _stored(module: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
+def _running_statistics(module: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
     """Running means and variances by layer."""
     found = {}
     for name, layer in batch_norms(module).items():
@@ -144,15 +146,15 @@ def _stored(module: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
 
 
 @contextlib.contextmanager
-def _told_of_inputs(module: nn.Module, record: Callable[[str, Tensor], None]) -> Iterator[None]:
+def _record_inputs(module: nn.Module, record: Callable[[str, Tensor], None]) -> Iterator[None]:
     """Call `record` with each batch-norm layer's name and input, for passes inside the block."""
     handles = []
 
     def hook(name: str, layer: _BatchNorm) -> torch.utils.hooks.RemovableHandle:
-        def told(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        def record_input(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             record(name, inputs[0])
 
-        return layer.register_forward_pre_hook(told)
+        return layer.register_forward_pre_hook(record_input)
 
     try:
         handles += [hook(name, layer) for name, layer in batch_norms(module).items()]
@@ -167,7 +169,7 @@ def batch_statistics(x: Tensor) -> tuple[Tensor, Tensor]:  # (N, C, ...) -> (C,)
     if x.device.type == "cpu" and x.ndim == 4:
         mean, variance = _CpuStatistics.apply(x)
         return mean, variance
-    variance, mean = torch.var_mean(x.float(), dim=_reduced(x), correction=0)
+    variance, mean = torch.var_mean(x.float(), dim=_reduction_dims(x), correction=0)
     return mean, variance
 
 
@@ -198,7 +200,7 @@ class _CpuStatistics(torch.autograd.Function):
         return grad.to(ctx.kind)
 
 
-def _reduced(x: Tensor) -> tuple[int, ...]:
+def _reduction_dims(x: Tensor) -> tuple[int, ...]:
     """All dimensions but the channels, which are second."""
     return (0, *range(2, x.ndim))
 

@@ -312,7 +312,7 @@ def follow(average: nn.Module, network: nn.Module, *, decay: float) -> None:
             tensor.copy_(theirs[name])
 
 
-class Resized(nn.Module):
+class ResizedInput(nn.Module):
     """A network that sees its images (N, C, H, W) at another size: fewer pixels are the cheapest way to be faster."""
 
     def __init__(self, network: nn.Module, *, side: int) -> None:

@@ -9,13 +9,13 @@ from dataclasses import replace
 from typing import Final
 
 from edgekd.distill.recipes.config import (
-    About,
     AtLeastOne,
     Learning,
+    LossWeights,
     Memory,
+    Provenance,
     Recipe,
     Source,
-    Weights,
 )
 from edgekd.records import record
 
@@ -32,7 +32,7 @@ _POOL_SOURCE: Final = Source(
     kind="meta",
     batch=128,
     steps=10,
-    weights=Weights(one_hot=2.0, batch_norm=1.0, adversarial=1.0),
+    weights=LossWeights(one_hot=2.0, batch_norm=1.0, adversarial=1.0),
     warm_up=0.1,
 )
 _POOL_LEARNING: Final = Learning(
@@ -41,7 +41,7 @@ _POOL_LEARNING: Final = Learning(
     optimizer="sgd",
     rate=0.2,
     weight_decay=5e-4,
-    kd="soft_targets",
+    loss="soft_targets",
     mix=0.5,
     shift=0.125,
 )
@@ -49,7 +49,7 @@ _POOL_MEMORY: Final = Memory(kind="pool", batches=400, entry=128)
 
 _POOL: Final = Recipe(
     name="pool",
-    about=About(
+    about=Provenance(
         paper="Fang et al., Up to 100x Faster Data-free Knowledge Distillation, AAAI 2022",
         confirmed="meta-learned generator, inversion losses, image pool, KL at temperature 20",
         reconstructed="written from the formulas",
@@ -64,7 +64,7 @@ _POOL: Final = Recipe(
 
 _PLAIN: Final = Recipe(
     name="plain",
-    about=About(
+    about=Provenance(
         paper="Fang et al., Up to 100x Faster Data-free Knowledge Distillation, AAAI 2022",
         confirmed="as pool",
         reconstructed="as pool",
@@ -81,7 +81,7 @@ _PLAIN: Final = Recipe(
         # One generator for a whole run drifts from what the teacher is sure of (docs/log.md).
         restart_every=0.05,
         fading=0.5,
-        weights=Weights(
+        weights=LossWeights(
             one_hot=0.5,
             adversarial=1.0,
             disagreement=0.1,
@@ -99,7 +99,7 @@ _PLAIN: Final = Recipe(
         optimizer="adam",
         rate=3e-3,
         weight_decay=0.0,
-        kd="logit_distance",
+        loss="logit_distance",
         structured=0.8,
     ),
     first_batches=8,
@@ -107,7 +107,7 @@ _PLAIN: Final = Recipe(
 
 # What the released code of the AAAI 2022 paper gives its generator; the logarithm is natural and scaled
 # by ln K here: -H/ln K has the gradient of sum p log10 p times ln 10 / ln K, 1 for ten classes.
-_BINICI: Final = Weights(one_hot=1.0, balance=5.0, activation=0.1, jensen_shannon=1.0)
+_BINICI: Final = LossWeights(one_hot=1.0, balance=5.0, activation=0.1, jensen_shannon=1.0)
 _FLOW: Final = Source(kind="unconditional", batch=128, latents=128, rate=2e-3, weights=_BINICI)
 _FLOW_LEARNING: Final = Learning(
     batch=128,
@@ -115,7 +115,7 @@ _FLOW_LEARNING: Final = Learning(
     optimizer="adam",
     rate=2e-3,
     weight_decay=0.0,
-    kd="logit_distance",
+    loss="logit_distance",
 )
 _FAITHFUL_FLOW: Final = replace(
     _FLOW, batch=1024, latents=1000, width=64, head="batch_norm", rate=0.02, student_mode="train"
@@ -127,7 +127,7 @@ _GALLERY: Final = Memory(kind="none", batches=8, entry=128, period=0.02)
 
 _MEMORY_BANK: Final = Recipe(
     name="memory-bank",
-    about=About(
+    about=Provenance(
         paper="Binici et al., Preventing Catastrophic Forgetting and Distribution Mismatch in Knowledge "
         "Distillation via Synthetic Data, WACV 2022",
         confirmed="a dynamic collection of past images; losses for the data's distribution beside those for "
@@ -144,7 +144,7 @@ _MEMORY_BANK: Final = Recipe(
 )
 _PSEUDO_REPLAY: Final = Recipe(
     name="pseudo-replay",
-    about=About(
+    about=Provenance(
         paper="Binici et al., Robust and Resource-Efficient Data-Free Knowledge Distillation by Generative Pseudo "
         "Replay, AAAI 2022",
         confirmed="generator losses, VAE with teacher responses, tuned latents, L1 of logits, batch and step counts "
@@ -160,7 +160,7 @@ _PSEUDO_REPLAY: Final = Recipe(
 )
 _CONDENSED: Final = Recipe(
     name="condensed-expansion",
-    about=About(
+    about=Provenance(
         paper="Binici et al., Condensed Data Expansion Using Model Inversion for Knowledge Distillation (arXiv "
         "2408.13850), 2024",
         confirmed="an inversion loss plus feature alignment by a class-conditional discriminator on penultimate "
@@ -179,7 +179,7 @@ _CONDENSED: Final = Recipe(
 )
 _CMI: Final = Recipe(
     name="cmi",
-    about=About(
+    about=Provenance(
         paper="Fang et al., Contrastive Model Inversion for Data-Free Knowledge Distillation, IJCAI 2021",
         confirmed="a fresh generator for each batch, batch-norm, one-hot, adversarial and contrastive losses, "
         "growing pool, KL at temperature 20",
@@ -192,7 +192,7 @@ _CMI: Final = Recipe(
         kind="restarted",
         steps=40,
         rate=5e-3,
-        weights=Weights(one_hot=1.0, batch_norm=1.0, adversarial=0.5, contrastive=0.8),
+        weights=LossWeights(one_hot=1.0, batch_norm=1.0, adversarial=0.5, contrastive=0.8),
     ),
     memory=_POOL_MEMORY,
     learning=replace(_POOL_LEARNING, steps=200),
@@ -233,46 +233,50 @@ _BOOK: Final = (
     ),
     Recipe(
         name="dafl",
-        about=About(
+        about=Provenance(
             paper="Chen et al., Data-Free Learning of Student Networks, ICCV 2019",
             confirmed="one-hot, activation and class-entropy losses, a generator that flows, KL",
             reconstructed="written from the formulas",
             ours="budgeted: small batches, a narrow generator",
         ),
         source=replace(
-            _FLOW, weights=Weights(one_hot=0.05, balance=5.0, activation=0.01), student_mode="train"
+            _FLOW,
+            weights=LossWeights(one_hot=0.05, balance=5.0, activation=0.01),
+            student_mode="train",
         ),
         memory=_GALLERY,
-        learning=replace(_FLOW_LEARNING, steps=1, kd="soft_targets", temperature=1.0),
+        learning=replace(_FLOW_LEARNING, steps=1, loss="soft_targets", temperature=1.0),
     ),
     Recipe(
         name="dfad",
-        about=About(
+        about=Provenance(
             paper="Fang et al., Data-Free Adversarial Distillation, 2019 (arXiv 1912.11006)",
             confirmed="the generator maximises, the student minimises the L1 distance of logits; 5 student steps a "
             "step of the generator",
             reconstructed="written from the formulas",
             ours="budgeted: a narrow generator",
         ),
-        source=replace(_FLOW, rate=1e-3, weights=Weights(disagreement=1.0), student_mode="train"),
+        source=replace(
+            _FLOW, rate=1e-3, weights=LossWeights(disagreement=1.0), student_mode="train"
+        ),
         memory=_GALLERY,
         learning=replace(_FLOW_LEARNING, steps=5),
     ),
     Recipe(
         name="zskt",
-        about=About(
+        about=Provenance(
             paper="Micaelli and Storkey, Zero-shot Knowledge Transfer via Adversarial Belief Matching, NeurIPS 2019",
             confirmed="the generator maximises, the student minimises the KL divergence, and nothing else",
             reconstructed="rates and temperature from a re-implementation; the paper's attention term is not used",
             ours="budgeted: a narrow generator",
         ),
-        source=replace(_FLOW, rate=1e-3, weights=Weights(divergence=1.0), student_mode="train"),
+        source=replace(_FLOW, rate=1e-3, weights=LossWeights(divergence=1.0), student_mode="train"),
         memory=_GALLERY,
-        learning=replace(_FLOW_LEARNING, steps=5, kd="soft_targets", temperature=20.0),
+        learning=replace(_FLOW_LEARNING, steps=5, loss="soft_targets", temperature=20.0),
     ),
     Recipe(
         name="deep-inversion",
-        about=About(
+        about=Provenance(
             paper="Yin et al., Dreaming to Distill: Data-free Knowledge Transfer via DeepInversion, CVPR 2020",
             confirmed="pixels are optimised for one-hot, batch-norm with a weight of its own for the first layer, "
             "total variation, L2 and jitter; Adaptive DeepInversion adds disagreement",
@@ -285,7 +289,7 @@ _BOOK: Final = (
             steps=100,
             rate=0.05,
             jitter=2,
-            weights=Weights(
+            weights=LossWeights(
                 one_hot=1.0,
                 batch_norm=10.0,
                 first_layer=10.0,
@@ -303,7 +307,7 @@ _BOOK: Final = (
     _CMI,
     Recipe(
         name="fast",
-        about=About(
+        about=Provenance(
             paper="Fang et al., Up to 100x Faster Data-free Knowledge Distillation, AAAI 2022",
             confirmed="settings of the released scripts: 5 inner steps, batch-norm weight 10, adversary 1.33",
             reconstructed="written from the formulas",
@@ -313,7 +317,7 @@ _BOOK: Final = (
             _POOL_SOURCE,
             steps=5,
             latents=256,
-            weights=Weights(one_hot=0.4, batch_norm=10.0, adversarial=1.33),
+            weights=LossWeights(one_hot=0.4, batch_norm=10.0, adversarial=1.33),
         ),
         memory=_POOL_MEMORY,
         learning=replace(_POOL_LEARNING, steps=10, weight_decay=1e-4, mix=0.0),
@@ -321,7 +325,7 @@ _BOOK: Final = (
     ),
     Recipe(
         name="nayer",
-        about=About(
+        about=Provenance(
             paper="Tran et al., NAYER: Noisy Layer Data Generation for Efficient and Effective Data-free Knowledge "
             "Distillation, CVPR 2024",
             confirmed="label embeddings through a layer drawn anew for each batch, generator started afresh every 10 "
@@ -334,7 +338,7 @@ _BOOK: Final = (
             kind="noisy_layer",
             steps=20,
             rate=4e-3,
-            weights=Weights(one_hot=0.5, batch_norm=10.0, adversarial=1.33),
+            weights=LossWeights(one_hot=0.5, batch_norm=10.0, adversarial=1.33),
             restart_every=1 / 30,
         ),
         memory=_POOL_MEMORY,
@@ -344,16 +348,16 @@ _BOOK: Final = (
     ),
     Recipe(
         name="noise",
-        about=About(
+        about=Provenance(
             paper="Raikwar and Mishra, Discovering and Overcoming Limitations of Noise-engineered Data-free Knowledge "
             "Distillation, NeurIPS 2022",
             confirmed="x ~ N(0, I), a teacher that normalises by the batch, soft cross-entropy",
             reconstructed="written from the paper's idea",
             ours="nothing; the student's batch-norm statistics are those of noise, so expect little of it",
         ),
-        source=Source(kind="noise", batch=128, weights=Weights()),
+        source=Source(kind="noise", batch=128, weights=LossWeights()),
         memory=_GALLERY,
-        learning=replace(_FLOW_LEARNING, rate=1e-3, kd="soft_targets", temperature=1.0, steps=20),
+        learning=replace(_FLOW_LEARNING, rate=1e-3, loss="soft_targets", temperature=1.0, steps=20),
     ),
 )
 
@@ -413,10 +417,12 @@ FAITHFUL: Final[dict[str, Faithful]] = {
     "dafl": _faithful(
         "dafl",
         2000 * 120,
-        source=replace(_FAITHFUL_FLOW, weights=Weights(one_hot=0.05, balance=5.0, activation=0.01)),
+        source=replace(
+            _FAITHFUL_FLOW, weights=LossWeights(one_hot=0.05, balance=5.0, activation=0.01)
+        ),
         memory=_GALLERY,
         learning=replace(
-            _FAITHFUL_LEARNING, batch=1024, steps=1, kd="soft_targets", temperature=1.0
+            _FAITHFUL_LEARNING, batch=1024, steps=1, loss="soft_targets", temperature=1.0
         ),
     ),
     "dfad": _faithful(
@@ -432,7 +438,7 @@ FAITHFUL: Final[dict[str, Faithful]] = {
         source=replace(RECIPES["zskt"].source, batch=256, latents=256, width=64),
         memory=_GALLERY,
         learning=replace(
-            _FAITHFUL_LEARNING, batch=256, steps=5, kd="soft_targets", temperature=20.0
+            _FAITHFUL_LEARNING, batch=256, steps=5, loss="soft_targets", temperature=20.0
         ),
     ),
     "deep-inversion": _cmi_family(

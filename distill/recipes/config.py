@@ -20,11 +20,11 @@ Count = Annotated[int, Field(ge=0)]
 
 SourceKind = Literal["meta", "restarted", "noisy_layer", "pixels", "unconditional", "noise"]
 MemoryKind = Literal["pool", "bank", "replay", "none"]
-Distance = Literal["soft_targets", "standardized", "logit_distance"]
+DistillationLoss = Literal["soft_targets", "standardized", "logit_distance"]
 
 
 @record
-class About:
+class Provenance:
     """What a recipe is after, and how sure we are of it."""
 
     paper: str
@@ -34,7 +34,7 @@ class About:
 
 
 @record
-class Weights:
+class LossWeights:
     """Of the losses that images are made by; 0 leaves a part out."""
 
     one_hot: Weight = 0.0
@@ -61,7 +61,7 @@ class Weights:
     def asks_features(self) -> bool:
         return any((self.activation, self.contrastive))
 
-    def against_student(self, factor: float) -> "Weights":
+    def against_student(self, factor: float) -> "LossWeights":
         """The same, with this much of the terms that ask the student; 0: made against nobody."""
         return replace(
             self,
@@ -78,7 +78,7 @@ class Source:
 
     kind: SourceKind
     batch: AtLeastOne  # images of one inversion, or of one step of the generator
-    weights: Weights
+    weights: LossWeights
     steps: AtLeastOne = (
         1  # of an inversion; a generator that runs beside the student takes one a round
     )
@@ -131,7 +131,7 @@ class Learning:
     optimizer: Literal["sgd", "adam"]
     rate: Positive  # the peak; cosine to 0 at the end of the budget
     weight_decay: Weight
-    kd: Distance
+    loss: DistillationLoss
     temperature: Positive = 20.0
     mix: Share = 0.0  # of batches that are convex mixtures of two images
     ema_span: Positive = 0.01  # of the budget, over which the delivered weights are averaged
@@ -149,7 +149,7 @@ class Learning:
 @record
 class Recipe:
     name: str
-    about: About
+    about: Provenance
     source: Source
     memory: Memory
     learning: Learning
@@ -186,7 +186,7 @@ def for_teacher(recipe: Recipe, *, batch_norm: bool, attention: bool = False) ->
     )
     learning = replace(
         recipe.learning,
-        kd="logit_distance",
+        loss="logit_distance",
         optimizer="adam",
         rate=min(recipe.learning.rate, 2e-3),
         weight_decay=0.0,

@@ -26,14 +26,14 @@ REAL_SHARE: Final = 0.25  # of a batch, for recipes that do not say it
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chosen:
+class SelectedRecipe:
     recipe: Recipe
     reason: str  # for people
     notes: tuple[str, ...]
     steps: int | None  # of the paper's settings
 
 
-def choose(
+def select_recipe(
     name: str,
     teacher: Teacher,
     *,
@@ -41,7 +41,7 @@ def choose(
     faithful: bool = False,
     batch: int | None = None,
     budget: RunBudget | None = None,
-) -> Chosen:
+) -> SelectedRecipe:
     """A recipe as it is used for a teacher and what else was given.
 
     Args:
@@ -94,7 +94,7 @@ def choose(
         )
     if batch is not None:
         recipe = for_batch(recipe, batch)
-    return Chosen(
+    return SelectedRecipe(
         recipe=for_images(recipe, info.input.shape),
         reason=reason,
         notes=tuple(notes),

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgekd.distill.compute.distributed import ALONE, Team
+from edgekd.distill.compute.distributed import SINGLE_PROCESS, ProcessGroup
 from edgekd.distill.models.batch_norm import batch_norms
 from edgekd.distill.models.networks import follow
-from edgekd.distill.recipes.config import Source, Weights
+from edgekd.distill.recipes.config import LossWeights, Source
 from edgekd.distill.synthesis.generators import Generator, draw_weights, width_for
-from edgekd.distill.synthesis.synthesis_loss import Inversion, frozen
-from edgekd.distill.synthesis.synthetic_batch import Inverted, channel_statistics
+from edgekd.distill.synthesis.synthesis_loss import SynthesisLoss, frozen
+from edgekd.distill.synthesis.synthetic_batch import SyntheticBatch, channel_statistics
 from edgekd.records import InputSpec
 
 
@@ -25,8 +25,8 @@ class FlowingSource(ABC):
 
     @abstractmethod
     def learn(
-        self, judge: Inversion, *, weights: Weights, generator: torch.Generator
-    ) -> Inverted | None:
+        self, criterion: SynthesisLoss, *, weights: LossWeights, generator: torch.Generator
+    ) -> SyntheticBatch | None:
         """One step of the generator, and the batch that it was made on; None: nothing learns."""
 
     @abstractmethod
@@ -62,10 +62,10 @@ class UnconditionalGenerator(FlowingSource):
         device: torch.device,
         layout: torch.memory_format,
         generator: torch.Generator,
-        team: Team = ALONE,
+        group: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
         self.settings = source
-        self.team = team
+        self.group = group
         self.device = device
         network = Generator(
             spec, latents=source.latents, width=source.width or width_for(spec), head=source.head
@@ -76,24 +76,24 @@ class UnconditionalGenerator(FlowingSource):
         self.average = copy.deepcopy(self.network).eval() if source.momentum else None
 
     def learn(
-        self, judge: Inversion, *, weights: Weights, generator: torch.Generator
-    ) -> Inverted | None:
+        self, criterion: SynthesisLoss, *, weights: LossWeights, generator: torch.Generator
+    ) -> SyntheticBatch | None:
         self.network.train()
         latents = self._latents(self.settings.batch, generator=generator)
-        with frozen(judge.student, mode=self.settings.student_mode):
-            with judge.autocast():
+        with frozen(criterion.student, mode=self.settings.student_mode):
+            with criterion.autocast():
                 images = self.network(latents)
-            judged = judge.judge(images, None, weights, generator=generator)
+            judged = criterion.criterion(images, None, weights, generator=generator)
             if judged.parts:
                 self.optimizer.zero_grad()
                 judged.loss().backward()  # type: ignore[no-untyped-call]
-                self.team.average_gradients(self.network.parameters())
+                self.group.average_gradients(self.network.parameters())
                 self.optimizer.step()
-                judge.learn(judged, generator=generator)
+                criterion.learn(judged, generator=generator)
         if self.average is not None:
             follow(self.average, self.network, decay=self.settings.momentum)
         values = torch.stack([*judged.parts.values(), judged.score()]).detach().tolist()
-        return Inverted(
+        return SyntheticBatch(
             images=images.detach(),
             classes=None,
             logits=judged.logits.detach(),
@@ -142,9 +142,9 @@ class Noise(FlowingSource):
         self.mean, self.std = channel_statistics(spec, device=device)
 
     def learn(
-        self, judge: Inversion, *, weights: Weights, generator: torch.Generator
-    ) -> Inverted | None:
-        del judge, weights, generator
+        self, criterion: SynthesisLoss, *, weights: LossWeights, generator: torch.Generator
+    ) -> SyntheticBatch | None:
+        del criterion, weights, generator
         return None
 
     def fresh(self, count: int, *, generator: torch.Generator) -> Tensor:

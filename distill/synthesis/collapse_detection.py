@@ -26,7 +26,7 @@ FINE: Final = Verdict(action="go on")
 
 
 @dataclass
-class Monitors:
+class CollapseMonitor:
     """Counters that survive a checkpoint."""
 
     low_entropy_rounds: int = 0

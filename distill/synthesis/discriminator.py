@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgekd.distill.compute.distributed import ALONE, Team
+from edgekd.distill.compute.distributed import SINGLE_PROCESS, ProcessGroup
 from edgekd.distill.teachers.feature_hooks import watch_features
 from edgekd.errors import UsageError
 
@@ -24,7 +24,7 @@ RATE: Final = 2e-4  # of its Adam
 SCALED_ON: Final = 64
 
 
-class Bounded(nn.Module):
+class SpectralLinear(nn.Module):
     """A weight (O, I) over its largest singular value (spectral normalisation, Miyato et al. 2018).
 
     The direction of that value is a buffer, and followed by one power iteration a pass in training.
@@ -67,10 +67,10 @@ class FeatureDiscriminator(nn.Module):
             generator: for the weights; they are on its device.
         """
         super().__init__()
-        self.first = Bounded(WIDTH, features, generator=generator)
-        self.second = Bounded(WIDTH, WIDTH, generator=generator)
-        self.score = Bounded(1, WIDTH, generator=generator)
-        self.labels = Bounded(classes, WIDTH, generator=generator) if conditional else None
+        self.first = SpectralLinear(WIDTH, features, generator=generator)
+        self.second = SpectralLinear(WIDTH, WIDTH, generator=generator)
+        self.score = SpectralLinear(1, WIDTH, generator=generator)
+        self.labels = SpectralLinear(classes, WIDTH, generator=generator) if conditional else None
         self.offsets = nn.ParameterList(
             torch.zeros(size, device=generator.device) for size in (WIDTH, WIDTH, 1)
         )
@@ -106,7 +106,7 @@ class Alignment:
         augment: Callable[[Tensor], Tensor],
         conditional: bool = True,
         generator: torch.Generator,
-        team: Team = ALONE,
+        group: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
         """Look at the features of the real images, and draw a discriminator for them.
 
@@ -118,7 +118,7 @@ class Alignment:
             augment: differentiable; the randomness in it is the caller's to keep.
             conditional: whether the discriminator knows the classes.
             generator: for the weights.
-            team: with whom the discriminator learns.
+            group: with whom the discriminator learns.
 
         Raises:
             UsageError: no images, or the teacher's features cannot be read.
@@ -128,7 +128,7 @@ class Alignment:
                 "feature alignment needs condensed or real images; one of each class is enough."
             )
         self.teacher = teacher
-        self.team = team
+        self.group = group
         self.augment = augment
         self.classes = classes
         order = labels.argsort(stable=True)
@@ -164,7 +164,7 @@ class Alignment:
         Returns:
             The loss: 2 where real and synthetic cannot be told apart, 0 where they are.
         """
-        images, classes = self._drawn(len(synthetic_classes), generator=generator)
+        images, classes = self._draw(len(synthetic_classes), generator=generator)
         real_features = self._features(self.augment(images))
         self.discriminator.train().requires_grad_(True)
         scores = self._scores(
@@ -175,7 +175,7 @@ class Alignment:
         loss = functional.relu(1 - real).mean()
         loss = loss + self._mean(functional.relu(1 + synthetic), synthetic_classes)
         loss.backward()  # type: ignore[no-untyped-call]
-        self.team.average_gradients(self.discriminator.parameters())
+        self.group.average_gradients(self.discriminator.parameters())
         self.optimizer.step()
         self.optimizer.zero_grad()
         return float(loss.detach())
@@ -202,7 +202,7 @@ class Alignment:
             self.teacher(images)
         return watched.features
 
-    def _drawn(self, count: int, *, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def _draw(self, count: int, *, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """`count` of the images and their labels, classes as even as they can be."""
         there = self.counts.nonzero().squeeze(1)
         order = torch.randperm(len(there), generator=generator, device=generator.device)

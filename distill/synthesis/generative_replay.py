@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgekd.distill import losses as objectives
-from edgekd.distill.compute.distributed import ALONE, Team
+from edgekd.distill import losses
+from edgekd.distill.compute.distributed import SINGLE_PROCESS, ProcessGroup
 from edgekd.distill.recipes.config import Memory
 from edgekd.distill.synthesis.generators import Encoder, Generator, draw_weights
-from edgekd.distill.synthesis.synthesis_loss import Inversion
+from edgekd.distill.synthesis.synthesis_loss import SynthesisLoss
 from edgekd.records import InputSpec
 
 DIVERGENCE: Final = 1e-5  # weight of the latents' divergence from N(0, I)
@@ -33,10 +33,10 @@ class Replay:
         device: torch.device,
         layout: torch.memory_format,
         generator: torch.Generator,
-        team: Team = ALONE,
+        group: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
         self.settings = memory
-        self.team = team
+        self.group = group
         self.device = device
         self.encoder = Encoder(spec, latents=memory.latents, width=memory.width)
         self.decoder = Generator(spec, latents=memory.latents, width=memory.width, head="sigmoid")
@@ -56,48 +56,52 @@ class Replay:
     def networks(self) -> tuple[nn.Module, ...]:
         return self.encoder, self.decoder
 
-    def learn(self, judge: Inversion, images: Tensor, *, generator: torch.Generator) -> Tensor:
+    def learn(
+        self, criterion: SynthesisLoss, images: Tensor, *, generator: torch.Generator
+    ) -> Tensor:
         """One step on images (N, C, H, W) of 0..1, and a quarter as many of its own memories; the loss.
 
         The loss counts the teacher's answers beside the pixels (section "synthetic-data-aware
         reconstruction"): synthetic images are brittle, and a small change of pixels changes them.
         """
         if self.steps:
-            own = self.sample(judge, max(1, len(images) // 4), generator=generator)
+            own = self.sample(criterion, max(1, len(images) // 4), generator=generator)
             images = torch.cat([images, own])
         self.encoder.train()
         self.decoder.train()
-        with judge.autocast():
-            wanted = judge.normalised(images)
+        with criterion.autocast():
+            wanted = criterion.normalise(images)
             with torch.no_grad():
-                answers = judge.teacher(wanted)
+                answers = criterion.teacher(wanted)
             mean, log_variance = self.encoder(wanted)
             noise = torch.randn(mean.shape, generator=generator, device=self.device)
-            again = judge.normalised(self.decoder(mean + noise * (0.5 * log_variance).exp()))
-            given = judge.teacher(again)
+            again = criterion.normalise(self.decoder(mean + noise * (0.5 * log_variance).exp()))
+            given = criterion.teacher(again)
         divergence = -0.5 * (1 + log_variance - mean**2 - log_variance.exp()).sum(1).mean()
         loss: Tensor = (
             functional.l1_loss(again, wanted.float())
-            + objectives.logit_distance(given, answers)
+            + losses.logit_distance(given, answers)
             + DIVERGENCE * divergence
         )
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        self.team.average_gradients(
+        self.group.average_gradients(
             part for network in self.networks() for part in network.parameters()
         )
         self.optimizer.step()
         self.steps += 1
         return loss.detach()
 
-    def sample(self, judge: Inversion, count: int, *, generator: torch.Generator) -> Tensor:
+    def sample(self, criterion: SynthesisLoss, count: int, *, generator: torch.Generator) -> Tensor:
         """Images (count, C, H, W) of 0..1 that it remembers, without a gradient."""
-        latents = self.latents(judge, count, generator=generator)
-        with torch.no_grad(), judge.autocast():
+        latents = self.latents(criterion, count, generator=generator)
+        with torch.no_grad(), criterion.autocast():
             images: Tensor = self.decoder(latents)
         return images
 
-    def latents(self, judge: Inversion, count: int, *, generator: torch.Generator) -> Tensor:
+    def latents(
+        self, criterion: SynthesisLoss, count: int, *, generator: torch.Generator
+    ) -> Tensor:
         """Latents (count, Z) to be replayed: drawn, and tuned; the decoder is in evaluation mode.
 
         They take one step towards images that the teacher is sure of and that spread over its
@@ -107,11 +111,11 @@ class Replay:
         shape = (count, self.settings.latents)
         latents = torch.randn(shape, generator=generator, device=self.device).requires_grad_()
         tuning = torch.optim.Adam([latents], lr=self.settings.latent_rate)
-        with judge.autocast():
-            logits = judge.teacher(judge.normalised(self.decoder(latents))).float()
+        with criterion.autocast():
+            logits = criterion.teacher(criterion.normalise(self.decoder(latents))).float()
         loss = (
-            ONE_HOT * objectives.one_hot(logits, logits.detach().argmax(1))
-            + BALANCE * objectives.class_balance(logits)
+            ONE_HOT * losses.one_hot(logits, logits.detach().argmax(1))
+            + BALANCE * losses.class_balance(logits)
             + (latents.var(0, correction=0) - 1).square().mean()
             + latents.mean(0).square().mean()
         )
@@ -120,15 +124,15 @@ class Replay:
         return latents.detach()
 
     @torch.no_grad()
-    def kept(self, judge: Inversion, images: Tensor) -> float:
+    def measure_fidelity(self, criterion: SynthesisLoss, images: Tensor) -> float:
         """Share of images (N, C, H, W) of 0..1 whose class the teacher sees again: T(x) = T(D(E(x)))."""
         self.encoder.eval()
         self.decoder.eval()
-        with judge.autocast():
-            wanted = judge.normalised(images)
+        with criterion.autocast():
+            wanted = criterion.normalise(images)
             mean, _ = self.encoder(wanted)
-            again = judge.teacher(judge.normalised(self.decoder(mean)))
-            return objectives.agreement(again, judge.teacher(wanted))
+            again = criterion.teacher(criterion.normalise(self.decoder(mean)))
+            return losses.agreement(again, criterion.teacher(wanted))
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -10,8 +10,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from edgekd.distill.compute.distributed import Team
-from edgekd.distill.synthesis.synthetic_batch import Inverted
+from edgekd.distill.compute.distributed import ProcessGroup
+from edgekd.distill.synthesis.synthetic_batch import SyntheticBatch
 
 Eviction = Literal["oldest", "reservoir", "balanced"]
 
@@ -25,7 +25,7 @@ def to_float(images: Tensor) -> Tensor:  # 0..255 -> 0..1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class PoolEntry:
     """One batch as it lies in the pool and in a checkpoint shard."""
 
     images: Tensor  # (N, C, H, W) uint8
@@ -61,10 +61,10 @@ class ImagePool:
         """Of the images, when all are there."""
         return self.images.numel()
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: PoolEntry) -> None:
         self.put(self.made, entry)
 
-    def put(self, number: int, entry: Entry) -> None:
+    def put(self, number: int, entry: PoolEntry) -> None:
         """Add a batch as the `number`-th, where nothing is chosen."""
         slot = number % self.capacity
         self.images[slot].copy_(entry.images)
@@ -72,10 +72,10 @@ class ImagePool:
         self.scores[slot] = entry.score
         self.made = number + 1
 
-    def entry(self, number: int) -> Entry:
+    def entry(self, number: int) -> PoolEntry:
         """The batch that was added as the `number`-th, while it is there."""
         slot = number % self.capacity
-        return Entry(
+        return PoolEntry(
             images=self.images[slot].cpu(),
             classes=self.classes[slot].cpu(),
             score=float(self.scores[slot]),
@@ -145,13 +145,13 @@ class SelectivePool(ImagePool):
         super().load_state_dict(state)
         self.drawing.set_state(state["drawing"].cpu())
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: PoolEntry) -> None:
         if self.made < self.capacity:
             super().add(entry)
             return
-        places = self._reservoir() if self.eviction == "reservoir" else self._balanced(entry)
+        places = self._reservoir() if self.eviction == "reservoir" else self._evict_balanced(entry)
         # Of two for one place the later one stays, as if they had come one by one.
-        last = {place: number for number, place in places}
+        last = {compute: number for number, compute in places}
         slots = torch.tensor(list(last), dtype=torch.int64, device=self.images.device)
         taken = torch.tensor(list(last.values()), dtype=torch.int64, device=entry.images.device)
         self.images.view(-1, *self.images.shape[2:])[slots] = entry.images[taken].to(
@@ -167,20 +167,20 @@ class SelectivePool(ImagePool):
             int(torch.randint(first + number + 1, (), generator=self.drawing))
             for number in range(self.batch)
         ]
-        return [(number, place) for number, place in enumerate(drawn) if place < len(self)]
+        return [(number, compute) for number, compute in enumerate(drawn) if compute < len(self)]
 
-    def _balanced(self, entry: Entry) -> list[tuple[int, int]]:
+    def _evict_balanced(self, entry: PoolEntry) -> list[tuple[int, int]]:
         there = self.classes.flatten().tolist()
         by_class: dict[int, list[int]] = {}
-        for place, decided in enumerate(there):
-            by_class.setdefault(decided, []).append(place)
+        for compute, decided in enumerate(there):
+            by_class.setdefault(decided, []).append(compute)
         chosen = []
         for number, decided in enumerate(entry.classes.tolist()):
             most = max(by_class, key=lambda each: len(by_class[each]))
             places = by_class[most]
-            place = places.pop(int(torch.randint(len(places), (), generator=self.drawing)))
-            by_class.setdefault(decided, []).append(place)
-            chosen.append((number, place))
+            compute = places.pop(int(torch.randint(len(places), (), generator=self.drawing)))
+            by_class.setdefault(decided, []).append(compute)
+            chosen.append((number, compute))
         return chosen
 
 
@@ -199,13 +199,13 @@ def make_pool(
     return SelectivePool(capacity, batch, shape, device=device, eviction=eviction, seed=seed)
 
 
-def united(pool: ImagePool, team: Team) -> ImagePool:
+def gather_pool(pool: ImagePool, group: ProcessGroup) -> ImagePool:
     """On rank 0 a pool with the batches of all ranks put together; elsewhere the own one, still."""
     kept = min(pool.made, pool.capacity)
-    images = team.side_by_side(pool.images[:kept])  # (B, ranks N, C, H, W)
-    classes = team.side_by_side(pool.classes[:kept])
-    scores = team.side_by_side(pool.scores[:kept].unsqueeze(1))
-    if not team.leads:
+    images = group.gather(pool.images[:kept])  # (B, ranks N, C, H, W)
+    classes = group.gather(pool.classes[:kept])
+    scores = group.gather(pool.scores[:kept].unsqueeze(1))
+    if not group.is_main:
         return pool
     whole = copy.copy(pool)
     whole.capacity, whole.batch = images.shape[:2]
@@ -213,5 +213,5 @@ def united(pool: ImagePool, team: Team) -> ImagePool:
     return whole
 
 
-def entry_of(made: Inverted) -> Entry:
-    return Entry(images=to_uint8(made.images), classes=made.logits.argmax(1), score=made.score)
+def entry_of(made: SyntheticBatch) -> PoolEntry:
+    return PoolEntry(images=to_uint8(made.images), classes=made.logits.argmax(1), score=made.score)

@@ -14,19 +14,19 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from edgekd.distill.compute.device import Place
+from edgekd.distill.compute.device import Compute
 from edgekd.distill.recipes.catalogue import RECIPES
 from edgekd.distill.recipes.config import Recipe
-from edgekd.distill.synthesis.collapse_detection import Monitors, class_entropy
+from edgekd.distill.synthesis.collapse_detection import CollapseMonitor, class_entropy
 from edgekd.distill.synthesis.image_pool import (
-    Entry,
     ImagePool,
+    PoolEntry,
     to_float,
     to_uint8,
 )
 from edgekd.distill.synthesis.inversion import KINDS, FittedSource
-from edgekd.distill.synthesis.synthesis_loss import Inversion
-from edgekd.distill.synthesis.synthetic_batch import balanced_classes
+from edgekd.distill.synthesis.synthesis_loss import SynthesisLoss
+from edgekd.distill.synthesis.synthetic_batch import draw_balanced_classes
 from edgekd.distill.teachers.loader import Teacher
 from edgekd.errors import UsageError
 from edgekd.records import HistoryPoint
@@ -41,7 +41,7 @@ ONE_HOT: Final = 4.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Made:
+class SelectedImages:
     """The images that were chosen of all that were made."""
 
     images: Tensor  # (N, C, H, W) uint8, CPU
@@ -68,7 +68,7 @@ class Synthesis:
         count: int,
         there: tuple[int, ...],
         seed: int,
-        place: Place,
+        compute: Compute,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Set up; nothing is computed yet.
@@ -79,7 +79,7 @@ class Synthesis:
             count: images that the set is to have.
             there: for each class, images that it has already.
             seed: of every draw.
-            place: where to compute.
+            compute: where to compute.
             clock: seconds, never stepping back.
 
         Raises:
@@ -94,7 +94,7 @@ class Synthesis:
         weights = recipe.source.weights.against_student(0.0)
         weights = replace(weights, one_hot=ONE_HOT * weights.one_hot, alignment=0.0)
         self.recipe = replace(recipe, source=replace(recipe.source, weights=weights))
-        self.place = place
+        self.compute = compute
         self.clock = clock
         self.count = count - sum(there)
         classes = teacher.info.classes
@@ -103,22 +103,22 @@ class Synthesis:
         self.wanted = _within(
             [max(0, share - has) for share, has in zip(shares, there, strict=True)], self.count
         )
-        spec, device = teacher.info.input, place.device
+        spec, device = teacher.info.input, compute.device
         self.generator = torch.Generator(device).manual_seed(seed + 1)
         self.source = self._source(seed)
         self.module = copy.deepcopy(teacher.module).to(device)
-        self.judge = Inversion(
+        self.criterion = SynthesisLoss(
             teacher=self.module,
             student=nn.Identity(),  # nothing asks the student
             spec=spec,
             classes=classes,
-            autocast=place.autocast,
+            autocast=compute.autocast,
             device=device,
         )
         batch = recipe.source.batch
         self.batches = recipe.first_batches + MOST * math.ceil(self.count / batch)
         self.pool = ImagePool(self.batches, batch, spec.shape, device=torch.device("cpu"))
-        self.monitors = Monitors()
+        self.monitors = CollapseMonitor()
         self.elapsed_s = 0.0
         self.warnings: list[str] = []
 
@@ -127,8 +127,8 @@ class Synthesis:
             self.recipe.source,
             self.teacher.info.input,
             classes=self.teacher.info.classes,
-            device=self.place.device,
-            layout=self.place.layout,
+            device=self.compute.device,
+            layout=self.compute.memory_format,
             generator=torch.Generator().manual_seed(seed),
         )
 
@@ -136,7 +136,7 @@ class Synthesis:
 
     @property
     def device(self) -> torch.device:
-        return self.place.device
+        return self.compute.device
 
     def pools(self) -> tuple[tuple[str, ImagePool], ...]:
         return (("pool", self.pool),)
@@ -144,7 +144,7 @@ class Synthesis:
     def state_dict(self) -> dict[str, Any]:
         return {
             "source": self.source.state_dict(),
-            "bank": list(self.judge.bank),
+            "bank": list(self.criterion.bank),
             "generator": self.generator.get_state(),
             "monitors": self.monitors.state_dict(),
             "pool": self.pool.state_dict(),
@@ -154,7 +154,7 @@ class Synthesis:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.source.load_state_dict(state["source"])
-        self.judge.bank[:] = state["bank"]
+        self.criterion.bank[:] = state["bank"]
         self.generator.set_state(state["generator"].cpu())
         self.monitors.load_state_dict(state["monitors"])
         self.pool.load_state_dict(state["pool"])
@@ -202,10 +202,10 @@ class Synthesis:
         # What is made while the generator learns to start is thrown away.
         longer = STEPS if self.pool.made >= recipe.first_batches else 1
         while True:
-            self.source.learned_over(1 / self.batches)
+            self.source.advance(1 / self.batches)
             made = self.source.invert(
-                self.judge,
-                balanced_classes(settings.batch, len(self.wanted), generator=self.generator),
+                self.criterion,
+                draw_balanced_classes(settings.batch, len(self.wanted), generator=self.generator),
                 weights=settings.weights,
                 steps=settings.steps * longer,
                 learn=True,
@@ -226,38 +226,38 @@ class Synthesis:
             if finite:
                 break
         images = to_uint8(made.images)
-        self.pool.add(Entry(images=images, classes=self._decided(images), score=made.score))
+        self.pool.add(PoolEntry(images=images, classes=self._predict(images), score=made.score))
         return made.losses
 
     @torch.no_grad()
-    def _decided(self, images: Tensor) -> Tensor:  # (N, C, H, W) uint8 -> (N,)
+    def _predict(self, images: Tensor) -> Tensor:  # (N, C, H, W) uint8 -> (N,)
         """What the teacher says of the images as they are kept: rounding can change its answer."""
-        decided: Tensor = self.module(self.judge.normalised(to_float(images))).argmax(1)
+        decided: Tensor = self.module(self.criterion.normalise(to_float(images))).argmax(1)
         return decided
 
     # --- what comes out ---------------------------------------------------------------------------
 
-    def chosen(self) -> Made:
+    def select_images(self) -> SelectedImages:
         """Each class's share, the classes in turn, so that any beginning of the set is balanced."""
         classes = self._usable()
         images = self.pool.images[self.recipe.first_batches : self.pool.made].flatten(0, 1)
         ranked: list[tuple[int, int, int]] = []
         left: list[int] = []
         seen = [0] * len(self.wanted)
-        for place, number in enumerate(classes.tolist()):
+        for compute, number in enumerate(classes.tolist()):
             if seen[number] < self.wanted[number]:
-                ranked.append((seen[number], number, place))
+                ranked.append((seen[number], number, compute))
                 seen[number] += 1
             else:
-                left.append(place)
-        places = [place for _, _, place in sorted(ranked)]
+                left.append(compute)
+        places = [compute for _, _, compute in sorted(ranked)]
         places += left[: self.count - len(places)]
         lacking = {
             number: wants - has
             for number, (wants, has) in enumerate(zip(self.wanted, seen, strict=True))
             if has < wants
         }
-        return Made(images=images[places], classes=classes[places], lacking=lacking)
+        return SelectedImages(images=images[places], classes=classes[places], lacking=lacking)
 
 
 def _within(wanted: list[int], total: int) -> list[int]:

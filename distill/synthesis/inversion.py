@@ -14,11 +14,11 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from edgekd.distill.compute.distributed import ALONE, Team
+from edgekd.distill.compute.distributed import SINGLE_PROCESS, ProcessGroup
 from edgekd.distill.data import augment
 from edgekd.distill.data.real_images import RealImages
 from edgekd.distill.data.siamese_augmentation import siamese
-from edgekd.distill.recipes.config import Source, Weights
+from edgekd.distill.recipes.config import LossWeights, Source
 from edgekd.distill.synthesis.generators import (
     Embeddings,
     Generator,
@@ -27,8 +27,8 @@ from edgekd.distill.synthesis.generators import (
     occurrence,
     width_for,
 )
-from edgekd.distill.synthesis.synthesis_loss import Inversion, Judged, frozen
-from edgekd.distill.synthesis.synthetic_batch import Inverted, channel_statistics
+from edgekd.distill.synthesis.synthesis_loss import SynthesisLoss, SynthesisLossValues, frozen
+from edgekd.distill.synthesis.synthetic_batch import SyntheticBatch, channel_statistics
 from edgekd.records import InputSpec
 
 BETAS = (0.5, 0.999)
@@ -59,7 +59,7 @@ class FittedSource(ABC):
         layout: torch.memory_format,
         generator: torch.Generator,
         embeddings: Tensor | None = None,
-        team: Team = ALONE,
+        group: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
         """Draw what there is to draw.
 
@@ -71,7 +71,7 @@ class FittedSource(ABC):
             layout: of the generator's weights.
             generator: on the CPU, for weights.
             embeddings: (K, E) of the classes, for a noisy layer; None: one-hot.
-            team: with whom the weights of generators are learned.
+            group: with whom the weights of generators are learned.
         """
         self.settings = source
         self.spec = spec
@@ -80,7 +80,7 @@ class FittedSource(ABC):
         self.layout = layout
         self.generator = generator
         self.embeddings = embeddings
-        self.team = team
+        self.group = group
         self.prepare()
 
     def prepare(self) -> None:
@@ -95,7 +95,7 @@ class FittedSource(ABC):
         """Those that last from batch to batch."""
         return ()
 
-    def learned_over(self, advance: float) -> None:
+    def advance(self, advance: float) -> None:
         """The budget advances by a share."""
         self.age += advance
 
@@ -110,18 +110,18 @@ class FittedSource(ABC):
 
     def invert(
         self,
-        judge: Inversion,
+        criterion: SynthesisLoss,
         classes: Tensor,
         *,
-        weights: Weights,
+        weights: LossWeights,
         steps: int,
         learn: bool,
         generator: torch.Generator,
-    ) -> Inverted:
+    ) -> SyntheticBatch:
         """One batch of images, one for each of `classes` (N,): the best of all steps.
 
         Args:
-            judge: teacher and student.
+            criterion: teacher and student.
             classes: (N,), what each image should show.
             weights: of the losses; a weight of 0 leaves a part out.
             steps: of the fit.
@@ -131,30 +131,30 @@ class FittedSource(ABC):
         """
         fit = self.begin(classes, learn=learn, generator=generator)
         best: tuple[Tensor, Tensor, Tensor] | None = None  # images, logits, score
-        judged: Judged | None = None
-        with frozen(judge.student, mode=self.settings.student_mode):
+        judged: SynthesisLossValues | None = None
+        with frozen(criterion.student, mode=self.settings.student_mode):
             for _ in range(steps):
-                with judge.autocast():
+                with criterion.autocast():
                     images = fit.images()
-                seen, judged_as = self._moved(images, generator=generator)
-                judged = judge.judge(seen, classes, weights, generator=generator)
+                seen, judged_as = self._jitter(images, generator=generator)
+                judged = criterion.criterion(seen, classes, weights, generator=generator)
                 fit.optimizer.zero_grad()
                 judged.loss().backward()  # type: ignore[no-untyped-call]
-                self.team.average_gradients(fit.shared)
+                self.group.average_gradients(fit.shared)
                 fit.before_step()
                 fit.optimizer.step()
                 if learn:
-                    judge.learn(judged, generator=generator)
+                    criterion.learn(judged, generator=generator)
                 best = _better(best, judged_as.detach(), judged)
         fit.after_last()
         assert judged is not None  # a recipe has at least one step
         assert best is not None
         if learn and weights.contrastive:
-            judge.remember(judged.features)
+            criterion.remember(judged.features)
         names = list(judged.parts)
         # One round trip to the host for all of them.
         values = torch.stack([*judged.parts.values(), best[2]]).detach().tolist()
-        return Inverted(
+        return SyntheticBatch(
             images=best[0],
             classes=classes,
             logits=best[1],
@@ -162,7 +162,7 @@ class FittedSource(ABC):
             losses=dict(zip(names, values, strict=False)),
         )
 
-    def _moved(self, images: Tensor, *, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def _jitter(self, images: Tensor, *, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """The images as they are judged, and as they are kept: the same, where nothing jitters."""
         reach = self.settings.jitter
         if not reach:
@@ -174,7 +174,7 @@ class FittedSource(ABC):
 
 
 def _better(
-    best: tuple[Tensor, Tensor, Tensor] | None, images: Tensor, judged: Judged
+    best: tuple[Tensor, Tensor, Tensor] | None, images: Tensor, judged: SynthesisLossValues
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The better of two, decided on the device: asking the host would wait for it in every step."""
     score = judged.score()
@@ -364,7 +364,7 @@ class Pixels(FittedSource):
         return self.settings.rate
 
 
-class Expansion(Pixels):
+class ViewExpansion(Pixels):
     """Pixels that begin as views of a few condensed or real images, and are made more of them.
 
     Shown as they are, few images are learned by heart (docs/log.md). Here each is moved, turned, scaled,

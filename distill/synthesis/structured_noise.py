@@ -103,7 +103,7 @@ def _normal(*shape: int, generator: torch.Generator) -> Tensor:
     return torch.randn(*shape, generator=generator, device=generator.device)
 
 
-class Gallery:
+class StructuredNoise:
     """Structured noise with what a teacher sees in it; every class is shown as often."""
 
     def __init__(

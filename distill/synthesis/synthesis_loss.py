@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgekd.distill import losses as objectives
-from edgekd.distill.compute.distributed import ALONE, Team
+from edgekd.distill import losses
+from edgekd.distill.compute.distributed import SINGLE_PROCESS, ProcessGroup
 from edgekd.distill.data import augment
 from edgekd.distill.models.batch_norm import watch_batch_norm
-from edgekd.distill.recipes.config import Weights
+from edgekd.distill.recipes.config import LossWeights
 from edgekd.distill.synthesis.discriminator import Alignment
 from edgekd.distill.synthesis.synthetic_batch import channel_statistics
 from edgekd.distill.teachers.feature_hooks import watch_attention, watch_features
@@ -29,7 +29,7 @@ VIEW_SHIFT = 0.125  # of the side, between the two views of an image
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judged:
+class SynthesisLossValues:
     """The losses of a batch, and what the teacher said of it."""
 
     parts: dict[str, Tensor]  # weighted
@@ -50,7 +50,7 @@ SCORED = frozenset({"bn", "one_hot", "tv"})
 
 
 @dataclass
-class Inversion:
+class SynthesisLoss:
     """Teacher and student as they judge images; the student changes under it, the teacher never."""
 
     teacher: nn.Module  # evaluation mode
@@ -60,7 +60,7 @@ class Inversion:
     autocast: Autocast
     device: torch.device
     alignment: Alignment | None = None
-    team: Team = ALONE
+    group: ProcessGroup = SINGLE_PROCESS
     bank: list[Tensor] = field(
         default_factory=list
     )  # features of earlier images, for `contrastive`
@@ -68,17 +68,17 @@ class Inversion:
     def __post_init__(self) -> None:
         self.mean, self.std = channel_statistics(self.spec, device=self.device)
 
-    def normalised(self, images: Tensor) -> Tensor:  # (N, C, H, W) of 0..1
+    def normalise(self, images: Tensor) -> Tensor:  # (N, C, H, W) of 0..1
         return (images - self.mean) / self.std
 
-    def judge(
+    def criterion(
         self,
         images: Tensor,
         classes: Tensor | None,
-        weights: Weights,
+        weights: LossWeights,
         *,
         generator: torch.Generator,
-    ) -> Judged:
+    ) -> SynthesisLossValues:
         """The losses of images (N, C, H, W) on the scale of 0..1.
 
         Args:
@@ -88,27 +88,27 @@ class Inversion:
             generator: for augmented views.
         """
         with self.autocast():
-            normalised = self.normalised(images)
+            normalised = self.normalise(images)
             with self._watching(weights) as (statistics, features, tokens):
                 logits = self.teacher(normalised).float()
         wanted = logits.detach().argmax(1) if classes is None else classes
         parts: dict[str, Tensor] = {}
         if weights.one_hot:
-            parts["one_hot"] = weights.one_hot * objectives.one_hot(logits, wanted)
+            parts["one_hot"] = weights.one_hot * losses.one_hot(logits, wanted)
         if weights.batch_norm and statistics.seen:
             parts["bn"] = weights.batch_norm * statistics.distance(
-                first=weights.first_layer, team=self.team
+                first=weights.first_layer, group=self.group
             )
         if weights.balance:
-            parts["balance"] = weights.balance * objectives.class_balance(logits, team=self.team)
+            parts["balance"] = weights.balance * losses.class_balance(logits, group=self.group)
         if weights.total_variation:
-            parts["tv"] = weights.total_variation * objectives.total_variation(images)
+            parts["tv"] = weights.total_variation * losses.total_variation(images)
         if weights.l2:
-            parts["l2"] = weights.l2 * objectives.l2(normalised)
+            parts["l2"] = weights.l2 * losses.l2(normalised)
         if weights.activation:
-            parts["activation"] = weights.activation * objectives.activation(features.features)
+            parts["activation"] = weights.activation * losses.activation(features.features)
         if tokens is not None and tokens.tokens:  # a network without attention has none
-            entropies = [objectives.patch_similarity_entropy(each) for each in tokens.tokens]
+            entropies = [losses.patch_similarity_entropy(each) for each in tokens.tokens]
             parts["patches"] = -weights.patches * torch.stack(entropies).mean()
         if weights.contrastive:
             parts["contrastive"] = weights.contrastive * self._contrastive(
@@ -116,20 +116,20 @@ class Inversion:
             )
         aligned = None
         if weights.alignment and self.alignment is not None:
-            aligned = self._shown(self.alignment, normalised), wanted
+            aligned = self._aligned_features(self.alignment, normalised), wanted
             parts["alignment"] = weights.alignment * self.alignment.loss(*aligned)
         if weights.asks_student:
             parts["adversarial"] = self._against_student(normalised, logits, weights)
         kept = features.features.detach() if features is not None else None
-        return Judged(parts=parts, logits=logits, features=kept, aligned=aligned)
+        return SynthesisLossValues(parts=parts, logits=logits, features=kept, aligned=aligned)
 
-    def _shown(self, alignment: Alignment, normalised: Tensor) -> Tensor:  # -> (N, F)
+    def _aligned_features(self, alignment: Alignment, normalised: Tensor) -> Tensor:  # -> (N, F)
         """Features of the images moved by themselves, as the real ones are: a second pass."""
         with self.autocast(), watch_features(self.teacher, classes=self.classes) as watched:
             self.teacher(alignment.augment(normalised))
         return watched.features
 
-    def learn(self, judged: Judged, *, generator: torch.Generator) -> None:
+    def learn(self, judged: SynthesisLossValues, *, generator: torch.Generator) -> None:
         """The discriminator's step on images that were judged, if there is one."""
         if judged.aligned is None or self.alignment is None:
             return
@@ -138,7 +138,7 @@ class Inversion:
             self.alignment.learn(features, classes, generator=generator)
 
     @contextmanager
-    def _watching(self, weights: Weights) -> Iterator[tuple[Any, Any, Any]]:
+    def _watching(self, weights: LossWeights) -> Iterator[tuple[Any, Any, Any]]:
         with ExitStack() as stack:
             statistics = stack.enter_context(watch_batch_norm(self.teacher))
             features = tokens = None
@@ -148,18 +148,18 @@ class Inversion:
                 tokens = stack.enter_context(watch_attention(self.teacher))
             yield statistics, features, tokens
 
-    def _against_student(self, normalised: Tensor, logits: Tensor, weights: Weights) -> Tensor:
+    def _against_student(self, normalised: Tensor, logits: Tensor, weights: LossWeights) -> Tensor:
         with self.autocast():
             answers = self.student(normalised).float()
         parts = []
         if weights.adversarial:
-            parts.append(weights.adversarial * objectives.decision_adversarial(answers, logits))
+            parts.append(weights.adversarial * losses.decision_adversarial(answers, logits))
         if weights.disagreement:
-            parts.append(weights.disagreement * objectives.disagreement(answers, logits))
+            parts.append(weights.disagreement * losses.disagreement(answers, logits))
         if weights.divergence:
-            parts.append(weights.divergence * objectives.kl_disagreement(answers, logits))
+            parts.append(weights.divergence * losses.kl_disagreement(answers, logits))
         if weights.jensen_shannon:
-            apart = objectives.jensen_shannon(answers, logits, form=weights.jensen_shannon_form)
+            apart = losses.jensen_shannon(answers, logits, form=weights.jensen_shannon_form)
             parts.append(weights.jensen_shannon * apart)
         return torch.stack(parts).sum()
 
@@ -169,9 +169,9 @@ class Inversion:
         """An image shall be told from others by a moved view of it (CMI, Fang et al. 2021, eq. 6)."""
         view = augment.shift(images, share=VIEW_SHIFT, generator=generator)
         with self.autocast(), watch_features(self.teacher, classes=self.classes) as moved:
-            self.teacher(self.normalised(view))
+            self.teacher(self.normalise(view))
         others = torch.cat(self.bank) if self.bank else None
-        return objectives.contrastive(
+        return losses.contrastive(
             moved.features, features, others, temperature=CONTRASTIVE_TEMPERATURE
         )
 

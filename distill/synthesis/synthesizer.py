@@ -12,27 +12,27 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from edgekd.distill.compute.device import Place
+from edgekd.distill.compute.device import Compute
 from edgekd.distill.data.real_images import RealImages
 from edgekd.distill.data.siamese_augmentation import siamese
-from edgekd.distill.data.synthetic_set import Ahead
-from edgekd.distill.recipes.config import Recipe, Weights
+from edgekd.distill.data.synthetic_set import SplitSet
+from edgekd.distill.recipes.config import LossWeights, Recipe
 from edgekd.distill.synthesis.adversarial import FlowingSource, Noise, UnconditionalGenerator
-from edgekd.distill.synthesis.collapse_detection import Monitors, Verdict, class_entropy
+from edgekd.distill.synthesis.collapse_detection import CollapseMonitor, Verdict, class_entropy
 from edgekd.distill.synthesis.discriminator import Alignment
 from edgekd.distill.synthesis.generative_replay import Replay
 from edgekd.distill.synthesis.image_pool import (
-    Entry,
     ImagePool,
+    PoolEntry,
     entry_of,
+    gather_pool,
     make_pool,
     to_float,
     to_uint8,
-    united,
 )
-from edgekd.distill.synthesis.inversion import KINDS, Expansion, FittedSource
-from edgekd.distill.synthesis.synthesis_loss import Inversion
-from edgekd.distill.synthesis.synthetic_batch import Inverted, balanced_classes
+from edgekd.distill.synthesis.inversion import KINDS, FittedSource, ViewExpansion
+from edgekd.distill.synthesis.synthesis_loss import SynthesisLoss
+from edgekd.distill.synthesis.synthetic_batch import SyntheticBatch, draw_balanced_classes
 from edgekd.distill.teachers.loader import Teacher
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ HELD_OUT_STEPS: Final = 4  # times the steps of the recipe
 HELD_OUT_ONE_HOT: Final = 4.0  # times its weight
 
 
-class Production:
+class Synthesizer:
     """Source, memory and held-out images of a run."""
 
     def __init__(
@@ -54,9 +54,9 @@ class Production:
         recipe: Recipe,
         *,
         seed: int,
-        place: Place,
+        compute: Compute,
         first: torch.Generator,
-        ahead: Ahead | None,
+        ahead: SplitSet | None,
         real: RealImages | None,
         embeddings: Tensor | None,
         say: Callable[[str], None],
@@ -69,7 +69,7 @@ class Production:
             student: that images are made against; its weights change meanwhile.
             recipe: as it is used for this teacher.
             seed: of the pool's own draws.
-            place: where to compute.
+            compute: where to compute.
             first: on the CPU, for the first weights.
             ahead: images that were made before; none are made then.
             real: condensed or few real images to come close to, normalised.
@@ -78,27 +78,27 @@ class Production:
         """
         self.teacher = teacher
         self.recipe = recipe
-        self.place = place
+        self.compute = compute
         self.ahead = ahead
         self.embeddings = embeddings
         self.say = say
         self.seed = seed
-        self.team = team = place.team
-        info, device = teacher.info, place.device
+        self.group = group = compute.group
+        info, device = teacher.info, compute.device
         # What moves real and synthetic images before the discriminator sees their features.
-        self.moving = torch.Generator(device).manual_seed(team.seed(seed + 3))
+        self.moving = torch.Generator(device).manual_seed(group.seed(seed + 3))
         # Classes are drawn for the batch of all ranks, by each of them alike.
-        self.common = None if team.alone else torch.Generator(device).manual_seed(seed + 4)
+        self.common = None if group.is_single else torch.Generator(device).manual_seed(seed + 4)
         self.alignment = self._alignment(module, real, first=first)
-        self.judge = Inversion(
+        self.criterion = SynthesisLoss(
             teacher=module,
             student=student,
             spec=info.input,
             classes=info.classes,
-            autocast=place.autocast,
+            autocast=compute.autocast,
             device=device,
             alignment=self.alignment,
-            team=team,
+            group=group,
         )
         self.source = self._source(first)
         self.expansion = self._expansion(real, first)
@@ -110,7 +110,7 @@ class Production:
                 shape,
                 device=device,
                 eviction=memory.eviction,
-                seed=team.seed(seed + 2),
+                seed=group.seed(seed + 2),
             )
             self.held_out = ImagePool(HELD_OUT_BATCHES, memory.entry, shape, device=device)
         else:
@@ -118,7 +118,7 @@ class Production:
             self.pool = ImagePool(len(ahead.images), 1, shape, device=device)
             self.held_out = ImagePool(len(ahead.held_out), 1, shape, device=device)
         self.replay = self._replay(first) if memory.kind == "replay" and ahead is None else None
-        self.monitors = Monitors()
+        self.monitors = CollapseMonitor()
         self.rounds = 0
         self.made = 0  # images
         self.kept_at = -1.0  # progress, when a batch was last put into the memory
@@ -126,11 +126,14 @@ class Production:
 
     def _source(self, first: torch.Generator) -> FittedSource | FlowingSource:
         source, spec = self.recipe.source, self.teacher.info.input
-        where: dict[str, Any] = {"device": self.place.device, "layout": self.place.layout}
+        where: dict[str, Any] = {
+            "device": self.compute.device,
+            "layout": self.compute.memory_format,
+        }
         if source.kind == "noise":
-            return Noise(spec, device=self.place.device)
+            return Noise(spec, device=self.compute.device)
         if source.kind == "unconditional":
-            return UnconditionalGenerator(source, spec, generator=first, team=self.team, **where)
+            return UnconditionalGenerator(source, spec, generator=first, group=self.group, **where)
         classes = self.teacher.info.classes
         return KINDS[source.kind](
             source,
@@ -138,34 +141,34 @@ class Production:
             classes=classes,
             generator=first,
             embeddings=self.embeddings,
-            team=self.team,
+            group=self.group,
             **where,
         )
 
-    def _expansion(self, real: RealImages | None, first: torch.Generator) -> Expansion | None:
+    def _expansion(self, real: RealImages | None, first: torch.Generator) -> ViewExpansion | None:
         source = self.recipe.source
         if real is None or self.ahead is not None or source.flows or not source.expansion:
             return None
-        return Expansion(
+        return ViewExpansion(
             source,
             self.teacher.info.input,
             real=real,
             flip=self.teacher.flip,
             classes=self.teacher.info.classes,
             generator=first,
-            device=self.place.device,
-            layout=self.place.layout,
+            device=self.compute.device,
+            layout=self.compute.memory_format,
         )
 
     def _replay(self, first: torch.Generator) -> Replay:
-        place, spec = self.place, self.teacher.info.input
+        compute, spec = self.compute, self.teacher.info.input
         return Replay(
             self.recipe.memory,
             spec,
-            device=place.device,
-            layout=place.layout,
+            device=compute.device,
+            layout=compute.memory_format,
             generator=first,
-            team=self.team,
+            group=self.group,
         )
 
     def _alignment(
@@ -176,7 +179,7 @@ class Production:
             return None
         assert real.labels is not None  # where nobody says, the teacher was asked
         flip = self.teacher.flip
-        with self.place.autocast():
+        with self.compute.autocast():
             return Alignment(
                 module,
                 real.images,
@@ -185,7 +188,7 @@ class Production:
                 conditional=source.conditional,
                 augment=lambda images: siamese(images, generator=self.moving, flip=flip),
                 generator=first,
-                team=self.team,
+                group=self.group,
             )
 
     # --- state ---------------------------------------------------------------------------------
@@ -197,7 +200,7 @@ class Production:
             "replay": None if self.replay is None else self.replay.state_dict(),
             "alignment": None if self.alignment is None else self.alignment.state_dict(),
             "moving": self.moving.get_state(),
-            "bank": list(self.judge.bank),
+            "bank": list(self.criterion.bank),
             "monitors": self.monitors.state_dict(),
             "pool": self.pool.state_dict(),
             "held_out": self.held_out.state_dict(),
@@ -215,7 +218,7 @@ class Production:
         if self.alignment is not None:
             self.alignment.load_state_dict(state["alignment"])
         self.moving.set_state(state["moving"].cpu())
-        self.judge.bank[:] = state["bank"]
+        self.criterion.bank[:] = state["bank"]
         self.monitors.load_state_dict(state["monitors"])
         self.pool.load_state_dict(state["pool"])
         self.held_out.load_state_dict(state["held_out"])
@@ -228,14 +231,14 @@ class Production:
         """Of the state, what each rank has of its own."""
         return {
             "moving": self.moving.get_state(),
-            "bank": list(self.judge.bank),
+            "bank": list(self.criterion.bank),
             "pool": self.pool.state_dict(),
             "held_out": self.held_out.state_dict(),
         }
 
     def load_own_state(self, state: dict[str, Any]) -> None:
         self.moving.set_state(state["moving"].cpu())
-        self.judge.bank[:] = state["bank"]
+        self.criterion.bank[:] = state["bank"]
         if self.ahead is not None:
             self.take_ahead()  # only rank 0 has them in its checkpoint
             return
@@ -251,7 +254,7 @@ class Production:
         """On rank 0, put the images of all ranks together. Images made ahead are there already."""
         if self.ahead is None:
             self.pool, self.held_out = (
-                united(pool, self.team) for pool in (self.pool, self.held_out)
+                gather_pool(pool, self.group) for pool in (self.pool, self.held_out)
             )
 
     @property
@@ -274,13 +277,13 @@ class Production:
         if isinstance(self.source, FlowingSource):
             losses = self._flow(self.source, generator=generator)
         else:
-            self.source.learned_over(advance)
+            self.source.advance(advance)
             losses = self._fit(self.source, generator=generator)
-        counts = self.team.total(self.pool.histogram(self.teacher.info.classes))
+        counts = self.group.all_reduce_sum(self.pool.histogram(self.teacher.info.classes))
         self.act(self.monitors.pool(counts))
         return losses
 
-    def _weights(self) -> Weights:
+    def _weights(self) -> LossWeights:
         source = self.recipe.source
         young = self.progress < source.warm_up
         return source.weights.against_student(0.0 if young else 1 - source.fading * self.progress)
@@ -299,13 +302,13 @@ class Production:
             )  # nothing finite yet: the monitor stops this
         if self.rounds % self.recipe.held_out_every == 0 or not self.held_out.made:
             made = self.invert(generator=generator, held_out=True)
-            while not self.team.all(bool(torch.isfinite(made.images).all())):
+            while not self.group.all_reduce_and(bool(torch.isfinite(made.images).all())):
                 self.act(self.monitors.images(finite=False, entropy=0.0))  # stops after a few
                 made = self.invert(generator=generator, held_out=True)
             self.held_out.add(entry_of(made))
         return losses
 
-    def invert(self, *, generator: torch.Generator, held_out: bool = False) -> Inverted:
+    def invert(self, *, generator: torch.Generator, held_out: bool = False) -> SyntheticBatch:
         """One batch of images against the student as it is, or for the held-out set."""
         assert isinstance(self.source, FittedSource)
         settings = self.recipe.source
@@ -313,8 +316,8 @@ class Production:
         if held_out:
             weights = weights.against_student(0.0)
             weights = replace(weights, one_hot=HELD_OUT_ONE_HOT * weights.one_hot)
-        wanted = balanced_classes(
-            settings.batch * self.team.ranks,
+        wanted = draw_balanced_classes(
+            settings.batch * self.group.world_size,
             self.teacher.info.classes,
             generator=self.common or generator,
         )
@@ -325,8 +328,8 @@ class Production:
             if float(torch.rand((), generator=draw, device=draw.device)) < settings.expansion:
                 source = self.expansion
         return source.invert(
-            self.judge,
-            wanted[self.team.rank :: self.team.ranks],
+            self.criterion,
+            wanted[self.group.rank :: self.group.world_size],
             weights=weights,
             steps=settings.steps * (HELD_OUT_STEPS if held_out else 1),
             learn=not held_out,
@@ -334,7 +337,7 @@ class Production:
         )
 
     def _flow(self, source: FlowingSource, *, generator: torch.Generator) -> dict[str, float]:
-        made = source.learn(self.judge, weights=self._weights(), generator=generator)
+        made = source.learn(self.criterion, weights=self._weights(), generator=generator)
         if made is not None and not self._watched(made):
             if self.held_out.made:
                 return {}
@@ -364,48 +367,48 @@ class Production:
             learning, memory = self.recipe.learning, self.recipe.memory
             count = round((1 - memory.share) * learning.batch) // 2
             novel = self.fresh(max(2, count), generator=generator)
-            loss = self.replay.learn(self.judge, novel, generator=generator)
-            if not self.team.all(bool(torch.isfinite(loss))):
+            loss = self.replay.learn(self.criterion, novel, generator=generator)
+            if not self.group.all_reduce_and(bool(torch.isfinite(loss))):
                 self.act(self.monitors.memory())
 
     def _fresh_entry(
         self,
-        made: Inverted | None,
+        made: SyntheticBatch | None,
         count: int,
         *,
         generator: torch.Generator,
-    ) -> Entry:
+    ) -> PoolEntry:
         images = to_uint8(self.fresh(count, generator=generator))
-        with torch.no_grad(), self.place.autocast():
-            logits = self.judge.teacher(self.judge.normalised(to_float(images)))
+        with torch.no_grad(), self.compute.autocast():
+            logits = self.criterion.teacher(self.criterion.normalise(to_float(images)))
         score = 0.0 if made is None else made.score
-        return Entry(images=images, classes=logits.argmax(1), score=score)
+        return PoolEntry(images=images, classes=logits.argmax(1), score=score)
 
-    def _keep(self, entry: Entry) -> None:
+    def _keep(self, entry: PoolEntry) -> None:
         self.pool.add(entry)
-        self.made += len(entry.images) * self.team.ranks
+        self.made += len(entry.images) * self.group.world_size
 
     def fresh(self, count: int, *, generator: torch.Generator) -> Tensor:
         """Images (count, C, H, W) of 0..1 from a source that flows, without a gradient."""
         assert isinstance(self.source, FlowingSource)
-        with torch.no_grad(), self.place.autocast():
+        with torch.no_grad(), self.compute.autocast():
             return self.source.fresh(count, generator=generator).float()
 
-    def remembered(self, count: int, *, generator: torch.Generator) -> Tensor:
+    def draw_remembered(self, count: int, *, generator: torch.Generator) -> Tensor:
         """Images (up to count, C, H, W) of 0..1 from bank or replay."""
         if self.replay is not None:
-            return self.replay.sample(self.judge, count, generator=generator).float()
+            return self.replay.sample(self.criterion, count, generator=generator).float()
         return to_float(self.pool.sample_batch(count, generator=generator))
 
     # --- what goes wrong -------------------------------------------------------------------------
 
-    def _watched(self, made: Inverted) -> bool:
+    def _watched(self, made: SyntheticBatch) -> bool:
         """Whether a batch is sound; what the monitors say of it is done."""
         finite = math.isfinite(sum(made.losses.values())) and bool(
             torch.isfinite(made.images).all()
         )
-        finite = self.team.all(finite)
-        mean = self.team.mean(made.logits.softmax(1).mean(0)).tolist()
+        finite = self.group.all_reduce_and(finite)
+        mean = self.group.all_reduce_mean(made.logits.softmax(1).mean(0)).tolist()
         self.act(
             self.monitors.images(finite=finite, entropy=class_entropy(mean) if finite else 0.0)
         )
@@ -413,7 +416,7 @@ class Production:
 
     def act(self, verdict: Verdict) -> None:
         if verdict.warning is not None:
-            if self.team.leads:
+            if self.group.is_main:
                 logger.warning("%s", verdict.warning)
             self.say(verdict.warning)
         if verdict.action == "restart generator":

@@ -15,7 +15,7 @@ from edgekd.records import InputSpec
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inverted:
+class SyntheticBatch:
     """A batch of synthetic images with what was learned while making it."""
 
     images: Tensor  # (N, C, H, W) on the scale of 0..1
@@ -35,7 +35,7 @@ def channel_statistics(
     return mean, std
 
 
-def balanced_classes(
+def draw_balanced_classes(
     count: int, classes: int, *, generator: torch.Generator
 ) -> Tensor:  # -> (count,)
     """Every class floor(count / classes) times, the rest drawn, in random order (NAYER's targets)."""

@@ -20,7 +20,7 @@ Source: TypeAlias = Literal["edgekd", "timm", "torchvision"]
 _ANY_SIZE: Final = 32  # pixels; of ours only LeNet-5 depends on it, and is asked for it before
 
 
-def identified(
+def match_architecture(
     path: Path, weights: WeightSet, spelt: Mapping[str, Shape], said: TeacherOptions
 ) -> tuple[Architecture, bool] | None:
     """The network that was named, or the one of ours that has these names and shapes.

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from edgekd.distill.models.parameter_names import Shape
-from edgekd.distill.teachers import fingerprints as signatures
+from edgekd.distill.teachers import fingerprints
 from edgekd.distill.teachers.checkpoint_contents import WeightSet
-from edgekd.distill.teachers.fingerprints import COUNTERS, Configuration, Match
+from edgekd.distill.teachers.fingerprints import COUNTERS, Configuration, FingerprintMatch
 
 # Parts by which other tasks are known, in the spelling of the tools that are in use.
 _TASKS: Final = (
@@ -36,7 +36,7 @@ _TASKS: Final = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Function:
+class EquivalentNetworks:
     """Networks that compute the same: any of their names will do."""
 
     names: tuple[str, ...]  # source:name, the one to use first
@@ -44,17 +44,17 @@ class Function:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recognised:
+class Recognition:
     """Every network of the libraries with these names and shapes."""
 
-    functions: tuple[Function, ...]
+    functions: tuple[EquivalentNetworks, ...]
     classes: int
     channels: int
     original: bool  # found by the file's own names, not by those without a wrapper's prefix
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class PublishedPreprocessing:
     """How the published weights of a network want their images."""
 
     inputs: tuple[tuple[int, int, int], ...]  # defaults; more than one is a question
@@ -62,12 +62,12 @@ class Settings:
     normalisations: tuple[tuple[tuple[float, ...], tuple[float, ...]], ...]  # (mean, std)
 
 
-def recognised(weights: WeightSet) -> Recognised | None:
+def recognise(weights: WeightSet) -> Recognition | None:
     """Look a set of weights up; None where no network of timm or torchvision has its names and shapes."""
     for shapes, original in ((weights.original, True), (weights.shapes, False)):
-        match = signatures.find(shapes)
+        match = fingerprints.find_match(shapes)
         if match is not None and match.members:
-            return Recognised(
+            return Recognition(
                 functions=_functions(match),
                 classes=match.classes,
                 channels=match.channels,
@@ -85,8 +85,8 @@ _WORDS: Final = {
 }
 
 
-def _functions(match: Match) -> tuple[Function, ...]:
-    entries = signatures.shipped().entries
+def _functions(match: FingerprintMatch) -> tuple[EquivalentNetworks, ...]:
+    entries = fingerprints.load_index().entries
     groups: dict[object, list[str]] = {}
     for name in match.members:
         behaviour = entries[name].behaviour
@@ -99,7 +99,7 @@ def _functions(match: Match) -> tuple[Function, ...]:
     common = set.intersection(*parts)
     every = set().union(*parts) - common
     return tuple(
-        Function(
+        EquivalentNetworks(
             names=tuple(sorted(names, key=_plainest)),
             apart=_apart(own - common, every, entries[names[0]].configurations),
         )
@@ -124,9 +124,9 @@ def _plainest(name: str) -> tuple[bool, int, str]:
     return (not name.startswith("torchvision:"), len(name), name)
 
 
-def settings(names: Iterable[str], *, channels: int) -> Settings | None:
+def settings(names: Iterable[str], *, channels: int) -> PublishedPreprocessing | None:
     """What the libraries say of the inputs of these networks; None where they say nothing."""
-    entries = signatures.shipped().entries
+    entries = fingerprints.load_index().entries
     known = [entries[name].configurations for name in names if name in entries]
     defaults = [configurations[0] for configurations in known if configurations]
     if not defaults:
@@ -141,7 +141,7 @@ def settings(names: Iterable[str], *, channels: int) -> Settings | None:
     pairs = dict.fromkeys(
         (_fitting(each.mean, channels), _fitting(each.std, channels)) for each in every
     )
-    return Settings(inputs=inputs, others=others, normalisations=tuple(pairs))
+    return PublishedPreprocessing(inputs=inputs, others=others, normalisations=tuple(pairs))
 
 
 def _shape(configuration: Configuration, channels: int) -> tuple[int, int, int]:
@@ -158,9 +158,9 @@ def _fitting(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
 def other_task(names: Iterable[str]) -> str | None:
     """What the network is for, where its parts say that it is no classifier of images."""
     listed = list(names)
-    match = signatures.kind_by_names(listed)
+    match = fingerprints.kind_by_names(listed)
     if match is not None:
-        kind = signatures.shipped().entries[match.members[0]].kind
+        kind = fingerprints.load_index().entries[match.members[0]].kind
         return f"{kind}: {match.members[0]}"
     for pattern, task in _TASKS:
         found = next((name for name in listed if re.search(pattern, name)), None)

@@ -26,12 +26,12 @@ from torch import Tensor, nn
 from edgekd.distill.models import architectures
 from edgekd.distill.teachers.fingerprints import (
     Configuration,
-    Entry,
+    FingerprintEntry,
     Group,
     Index,
-    Place,
+    ScaledSize,
     body_digest,
-    counted,
+    drop_counters,
     names_digest,
     shapes_digest,
     write_index,
@@ -54,8 +54,8 @@ class _Built:
     name: str
     kind: str
     shapes: dict[str, Shape]
-    classes: tuple[Place, ...]
-    channels: tuple[Place, ...]
+    classes: tuple[ScaledSize, ...]
+    channels: tuple[ScaledSize, ...]
     parameters: int
     macs: int | None = None
     input: Shape | None = None
@@ -107,8 +107,8 @@ def build(name: str, kind: str) -> _Built | None:
     if shapes.keys() != compared.keys():
         _say(f"  {name}: other names for other counts")
         return None
-    classes: list[Place] = []
-    channels: list[Place] = []
+    classes: list[ScaledSize] = []
+    channels: list[ScaledSize] = []
     for part, shape in shapes.items():
         if len(shape) != len(compared[part]):
             return None
@@ -117,7 +117,7 @@ def build(name: str, kind: str) -> _Built | None:
                 continue
             for counts, places in ((CLASSES, classes), (CHANNELS, channels)):
                 if pair[0] * counts[1] == pair[1] * counts[0] and pair[0] % counts[0] == 0:
-                    places.append(Place(name=part, axis=axis, factor=pair[0] // counts[0]))
+                    places.append(ScaledSize(name=part, axis=axis, factor=pair[0] // counts[0]))
                     break
             else:
                 _say(f"  {name}: {part} is {pair} for {CLASSES} classes")
@@ -143,17 +143,17 @@ def _module(name: str, kind: str, *, classes: int, channels: int) -> nn.Module |
     try:
         with warnings.catch_warnings(), torch.device("meta"):
             warnings.simplefilter("ignore")
-            return _made(source, bare, kind, classes=classes, channels=channels)
+            return _build(source, bare, kind, classes=classes, channels=channels)
     except NotImplementedError:  # RegNets copy values while they are built
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return _made(source, bare, kind, classes=classes, channels=channels)
+            return _build(source, bare, kind, classes=classes, channels=channels)
     except Exception as error:  # of hundreds of networks some cannot be built so: they are named
         _say(f"  {name}: not built: {type(error).__name__}: {str(error)[:100]}")
         return None
 
 
-def _made(source: str, bare: str, kind: str, *, classes: int, channels: int) -> nn.Module:
+def _build(source: str, bare: str, kind: str, *, classes: int, channels: int) -> nn.Module:
     if kind != "classifier":
         from torchvision import models
 
@@ -178,7 +178,7 @@ def _backbone(kind: str) -> dict[str, None]:
 
 
 def _shapes(module: nn.Module) -> dict[str, Shape]:
-    return counted(architectures.shapes_of(module.state_dict()))
+    return drop_counters(architectures.shapes_of(module.state_dict()))
 
 
 def _macs(module: nn.Module, shape: Shape | None) -> int | None:
@@ -272,12 +272,12 @@ def _answer(built: _Built) -> Tensor | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            module = _made(source, bare, built.kind, classes=CLASSES[0], channels=CHANNELS[0])
+            module = _build(source, bare, built.kind, classes=CLASSES[0], channels=CHANNELS[0])
         module.eval().double()
         _fill(module)
         for size in (COMPARED_AT, built.input[-1]):
             with contextlib.suppress(Exception):  # a size that it cannot take
-                found = module(_drawn("image", (1, CHANNELS[0], size, size)))
+                found = module(_draw("image", (1, CHANNELS[0], size, size)))
                 return found if bool(torch.isfinite(found).all()) else None
     except Exception as error:  # as above
         _say(f"  {built.name}: not run: {type(error).__name__}: {error}")
@@ -289,7 +289,7 @@ def _fill(module: nn.Module) -> None:
     for name, tensor in module.state_dict().items():
         if not tensor.is_floating_point():
             continue
-        drawn = _drawn(name, tuple(tensor.shape))
+        drawn = _draw(name, tuple(tensor.shape))
         if name.endswith("running_var"):
             drawn = 0.05 * (1 + 0.5 * torch.tanh(drawn))
         elif tensor.ndim > 1:
@@ -299,7 +299,7 @@ def _fill(module: nn.Module) -> None:
         tensor.copy_(drawn)
 
 
-def _drawn(name: str, shape: Shape) -> Tensor:
+def _draw(name: str, shape: Shape) -> Tensor:
     seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
     return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape))
 
@@ -325,7 +325,7 @@ def _traits(built: _Built) -> set[str]:
     return found
 
 
-def groups_of(all_built: list[_Built]) -> tuple[list[Group], dict[str, Entry]]:
+def groups_of(all_built: list[_Built]) -> tuple[list[Group], dict[str, FingerprintEntry]]:
     """Signatures with their members, and what is known of each member."""
     by_signature: dict[tuple[Any, ...], list[_Built]] = defaultdict(list)
     for built in all_built:
@@ -343,7 +343,7 @@ def groups_of(all_built: list[_Built]) -> tuple[list[Group], dict[str, Entry]]:
         )
         common = set.intersection(*traits)
         for member, behaviour, own in zip(members, numbers, traits, strict=True):
-            entries[member.name] = Entry(
+            entries[member.name] = FingerprintEntry(
                 kind=member.kind,
                 parameters=member.parameters,
                 macs=member.macs,
@@ -372,7 +372,7 @@ def groups_of(all_built: list[_Built]) -> tuple[list[Group], dict[str, Entry]]:
     return groups, entries
 
 
-def _body(built: _Built, channels: tuple[Place, ...]) -> str:
+def _body(built: _Built, channels: tuple[ScaledSize, ...]) -> str:
     """Digest of all but the head; nothing where the head is not one named part."""
     heads = {place.name.partition(".")[0] for place in built.classes}
     if len(heads) != 1:

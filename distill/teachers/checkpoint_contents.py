@@ -15,13 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from edgekd.distill.models.parameter_names import PREFIXES, Shape
-from edgekd.distill.teachers import file_formats as containers
-from edgekd.distill.teachers.file_formats import ITEM_BYTES, Opened
+from edgekd.distill.teachers import file_formats
+from edgekd.distill.teachers.file_formats import ITEM_BYTES, FileContents
 from edgekd.distill.teachers.safe_unpickle import (
     BadPickle,
-    Foreign,
-    OddTensor,
     TensorRef,
+    UnbuiltObject,
+    UnsupportedTensor,
 )
 from edgekd.errors import InputFileError, UsageError
 
@@ -55,7 +55,7 @@ class WeightSet:
     """Tensors by name, without what wrappers put before every name."""
 
     key: str  # the entry of the file; "" when the file is the state dict
-    tensors: Mapping[str, TensorRef | OddTensor]
+    tensors: Mapping[str, TensorRef | UnsupportedTensor]
     prefix: str  # what was taken off
     left: tuple[str, ...] = ()  # names of the same entry that are not of it
 
@@ -80,7 +80,7 @@ class WeightSet:
 class Checkpoint:
     """What a file of weights holds."""
 
-    opened: Opened
+    opened: FileContents
     sets: tuple[WeightSet, ...]  # the first is what is taken unless told otherwise
     metadata: Mapping[str, Any]
     module: str | None  # class of a module that was saved whole, whose code is not here
@@ -90,24 +90,24 @@ class Checkpoint:
         return self.opened.path
 
 
-def examine(opened: Opened) -> Checkpoint:
+def examine(opened: FileContents) -> Checkpoint:
     """Find the sets of weights of a file of torch, TorchScript or safetensors.
 
     Raises:
         InputFileError: it holds no tensors by name.
     """
     try:
-        return _examined(opened)
+        return _examine(opened)
     except BadPickle as error:
-        raise containers.damaged(opened.path, error) from error
+        raise file_formats.damaged_file_error(opened.path, error) from error
 
 
-def _examined(opened: Opened) -> Checkpoint:
+def _examine(opened: FileContents) -> Checkpoint:
     content = opened.content
-    whole = containers.whole_module(content)
+    whole = file_formats.whole_module(content)
     found: list[WeightSet] = []
-    if opened.format == "torchscript" and isinstance(content, Foreign):
-        found = [_set("", dict(_Walk().scripted(content)))]
+    if opened.format == "torchscript" and isinstance(content, UnbuiltObject):
+        found = [_set("", dict(_Walk().walk_scripted(content)))]
     else:
         for key, mapping in _mappings(content):
             found += _split(key, mapping)
@@ -127,7 +127,7 @@ def _examined(opened: Opened) -> Checkpoint:
     )
 
 
-def chosen(checkpoint: Checkpoint, asked: str | None) -> WeightSet:
+def select_weights(checkpoint: Checkpoint, asked: str | None) -> WeightSet:
     """The set that was asked for by (a part of) its key, or the first.
 
     Raises:
@@ -148,7 +148,7 @@ def chosen(checkpoint: Checkpoint, asked: str | None) -> WeightSet:
 
 
 def _kind(content: Any) -> str:  # noqa: ANN401
-    return content.name if isinstance(content, Foreign) else type(content).__name__
+    return content.name if isinstance(content, UnbuiltObject) else type(content).__name__
 
 
 # --- finding the sets ---------------------------------------------------------------------------
@@ -158,7 +158,7 @@ def _items(value: Any) -> dict[Any, Any] | None:  # noqa: ANN401
     """What a value holds by name: of a dict, of a subclass of dict, of a module saved whole."""
     if isinstance(value, dict):
         return value
-    if isinstance(value, Foreign):
+    if isinstance(value, UnbuiltObject):
         if isinstance(value.state, dict) and "_parameters" in value.state:
             return dict(_Walk().module(value))
         if value.items:
@@ -168,15 +168,15 @@ def _items(value: Any) -> dict[Any, Any] | None:  # noqa: ANN401
     return None
 
 
-def _direct(mapping: Mapping[Any, Any]) -> dict[str, TensorRef | OddTensor]:
+def _direct(mapping: Mapping[Any, Any]) -> dict[str, TensorRef | UnsupportedTensor]:
     return {
         name: value
         for name, value in mapping.items()
-        if isinstance(name, str) and isinstance(value, TensorRef | OddTensor)
+        if isinstance(name, str) and isinstance(value, TensorRef | UnsupportedTensor)
     }
 
 
-def _mappings(content: Any) -> Iterator[tuple[str, dict[str, TensorRef | OddTensor]]]:  # noqa: ANN401
+def _mappings(content: Any) -> Iterator[tuple[str, dict[str, TensorRef | UnsupportedTensor]]]:  # noqa: ANN401
     """Entries with tensors by name, at most two levels down ({"model": {"state_dict": ...}})."""
     top = _items(content)
     if top is None:
@@ -210,32 +210,32 @@ class _Walk:
             raise BadPickle("modules in modules without end")
 
     def module(
-        self, module: Foreign, prefix: str = "", depth: int = 0
-    ) -> Iterator[tuple[str, TensorRef | OddTensor]]:
+        self, module: UnbuiltObject, prefix: str = "", depth: int = 0
+    ) -> Iterator[tuple[str, TensorRef | UnsupportedTensor]]:
         """Parameters and buffers of an `nn.Module` that was pickled whole, named as its state dict's."""
         self._enter(depth)
         state = module.state if isinstance(module.state, dict) else {}
         transient = _members(state.get("_non_persistent_buffers_set"))
         for group in ("_parameters", "_buffers"):
             for name, value in _table(state, group).items():
-                if isinstance(value, TensorRef | OddTensor) and (
+                if isinstance(value, TensorRef | UnsupportedTensor) and (
                     group == "_parameters" or name not in transient
                 ):
                     yield f"{prefix}{name}", value
         for name, part in _table(state, "_modules").items():
-            if isinstance(part, Foreign):
+            if isinstance(part, UnbuiltObject):
                 yield from self.module(part, f"{prefix}{name}.", depth + 1)
 
-    def scripted(
-        self, module: Foreign, prefix: str = "", depth: int = 0
-    ) -> Iterator[tuple[str, TensorRef | OddTensor]]:
+    def walk_scripted(
+        self, module: UnbuiltObject, prefix: str = "", depth: int = 0
+    ) -> Iterator[tuple[str, TensorRef | UnsupportedTensor]]:
         """Tensors of a scripted module: its attributes, and those of the modules in it."""
         self._enter(depth)
         for name, value in (module.state if isinstance(module.state, dict) else {}).items():
-            if isinstance(value, TensorRef | OddTensor):
+            if isinstance(value, TensorRef | UnsupportedTensor):
                 yield f"{prefix}{name}", value
-            elif isinstance(value, Foreign):
-                yield from self.scripted(value, f"{prefix}{name}.", depth + 1)
+            elif isinstance(value, UnbuiltObject):
+                yield from self.walk_scripted(value, f"{prefix}{name}.", depth + 1)
 
 
 def _table(state: dict[Any, Any], name: str) -> dict[Any, Any]:
@@ -245,13 +245,15 @@ def _table(state: dict[Any, Any], name: str) -> dict[Any, Any]:
 
 def _members(value: Any) -> list[Any]:  # noqa: ANN401
     """Of a set, as either protocol writes it."""
-    if not isinstance(value, Foreign):
+    if not isinstance(value, UnbuiltObject):
         return []
     given = value.args[0] if value.args and isinstance(value.args[0], list) else []
     return [*given, *(value.appended or [])]
 
 
-def _set(key: str, tensors: Mapping[str, TensorRef | OddTensor], *, at: str = "") -> WeightSet:
+def _set(
+    key: str, tensors: Mapping[str, TensorRef | UnsupportedTensor], *, at: str = ""
+) -> WeightSet:
     if len(tensors) > _TENSORS:
         raise InputFileError(
             f"{key or 'the file'} names {len(tensors):,} tensors; no classifier does."
@@ -273,7 +275,7 @@ def _common_prefix(names: Mapping[str, Any]) -> str:
     return shortest if all(prefix.startswith(shortest) for prefix in prefixes) else ""
 
 
-def _split(key: str, tensors: dict[str, TensorRef | OddTensor]) -> list[WeightSet]:
+def _split(key: str, tensors: dict[str, TensorRef | UnsupportedTensor]) -> list[WeightSet]:
     """The set, and where only some of its names share a wrapper's prefix, those alone as well."""
     whole = _set(key, tensors)
     sets = [whole]
@@ -311,7 +313,7 @@ def _rank(found: WeightSet) -> tuple[bool, bool, bool, int, bool, int]:
 # --- values -------------------------------------------------------------------------------------
 
 
-def check(checkpoint: Checkpoint, weights: WeightSet) -> None:
+def check_weights(checkpoint: Checkpoint, weights: WeightSet) -> None:
     """Every tensor is dense, all there, and finite. One pass over the bytes, a few MiB at a time.
 
     Raises:
@@ -361,10 +363,10 @@ def _not_finite(raw: bytes, dtype: str) -> int:
     return len(values) - int(np.count_nonzero(np.isfinite(values)))
 
 
-def _claims(opened: Opened, tensor: TensorRef | OddTensor) -> str | None:
+def _claims(opened: FileContents, tensor: TensorRef | UnsupportedTensor) -> str | None:
     """What is wrong with a tensor before its values are read: a view can claim terabytes."""
-    if isinstance(tensor, OddTensor) or tensor.dtype not in ITEM_BYTES:
-        kind = tensor.kind if isinstance(tensor, OddTensor) else tensor.dtype.strip("?")
+    if isinstance(tensor, UnsupportedTensor) or tensor.dtype not in ITEM_BYTES:
+        kind = tensor.kind if isinstance(tensor, UnsupportedTensor) else tensor.dtype.strip("?")
         return f"is not a plain dense tensor ({kind}); save the float weights."
     if math.prod(tensor.shape) == 0:
         return f"is empty, of shape {tensor.shape}."

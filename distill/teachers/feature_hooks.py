@@ -51,7 +51,7 @@ def watch_features(module: nn.Module, *, classes: int) -> Iterator[WatchedFeatur
     watched = WatchedFeatures()
 
     def record(part: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        watched.features = _pooled(inputs[0], channels_last=isinstance(part, nn.Linear))
+        watched.features = _pool(inputs[0], channels_last=isinstance(part, nn.Linear))
 
     handle = layer.register_forward_pre_hook(record)
     try:
@@ -70,7 +70,7 @@ def _head(module: nn.Module, classes: int) -> nn.Module | None:
     return next(linear, None) or next(convolution, None)
 
 
-def _pooled(x: Tensor, *, channels_last: bool) -> Tensor:  # (N, F), (N, ..., F), (N, F, H, W)
+def _pool(x: Tensor, *, channels_last: bool) -> Tensor:  # (N, F), (N, ..., F), (N, F, H, W)
     """Averaged over places (N, F): what a linear layer makes of each place is averaged after it."""
     if x.ndim == 2:
         return x

@@ -20,9 +20,9 @@ from typing import IO, Any, Final, Literal, TypeAlias, TypeGuard
 
 from edgekd.distill.teachers.safe_unpickle import (
     BadPickle,
-    Foreign,
     StorageRef,
     TensorRef,
+    UnbuiltObject,
     UnsafePickle,
     read_pickle,
 )
@@ -75,7 +75,7 @@ _SAFETENSORS_TYPES: Final = {
 
 
 @dataclass(frozen=True)
-class Span:
+class ByteSpan:
     """Bytes of the file."""
 
     start: int
@@ -83,13 +83,13 @@ class Span:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Opened:
+class FileContents:
     """A file's content, tensors unread."""
 
     path: Path
     format: Format
     content: Any  # mappings, lists, values, `TensorRef` and `Foreign`
-    storages: Mapping[str, Span] = field(default_factory=dict)  # by the key of a `StorageRef`
+    storages: Mapping[str, ByteSpan] = field(default_factory=dict)  # by the key of a `StorageRef`
     constants: int = 0  # values that are constants of a program's code, without names
     notes: tuple[str, ...] = ()
 
@@ -100,18 +100,18 @@ class Opened:
         with self.path.open("rb") as stream:
             stream.seek(span.start)
             if stream.readinto(found) != span.length:
-                raise damaged(self.path, "it ends too early")
+                raise damaged_file_error(self.path, "it ends too early")
         return found
 
 
-def damaged(path: Path, reason: object) -> InputFileError:
+def damaged_file_error(path: Path, reason: object) -> InputFileError:
     text = " ".join(str(reason).split())[:160]
     return InputFileError(
         f"{path}: cannot be read as a weight file ({text}). Was it cut short, or is it something else?"
     )
 
 
-def refused(path: Path, wanted: str) -> InputFileError:
+def unsupported_file_error(path: Path, wanted: str) -> InputFileError:
     return InputFileError(
         f"{path}: refused. It is a pickle that can run code when loaded: it asks for {wanted!r}, so it is more "
         "than tensors. Nothing was executed. Save the weights alone, where you trust whoever made it: "
@@ -119,7 +119,7 @@ def refused(path: Path, wanted: str) -> InputFileError:
     )
 
 
-def opened(path: Path, *, trusted: bool = False) -> Opened:
+def open_file(path: Path, *, trusted: bool = False) -> FileContents:
     """Open a file by what it is, whatever it is called.
 
     Args:
@@ -138,7 +138,7 @@ def opened(path: Path, *, trusted: bool = False) -> Opened:
     if size == 0:
         raise InputFileError(f"{path}: the file is empty. Was the copy cut short?")
     if path.suffix.lower() == ".onnx":
-        return Opened(path=path, format="onnx", content=None)
+        return FileContents(path=path, format="onnx", content=None)
     try:
         with path.open("rb") as stream:
             head = stream.read(16)
@@ -149,20 +149,22 @@ def opened(path: Path, *, trusted: bool = False) -> Opened:
             return _legacy(path, stream, size)
     except UnsafePickle as error:
         if trusted:
-            return Opened(path=path, format="torch", content=None)
-        raise refused(path, str(error)) from error
+            return FileContents(path=path, format="torch", content=None)
+        raise unsupported_file_error(path, str(error)) from error
     except BadPickle as error:
-        raise damaged(path, error) from error
+        raise damaged_file_error(path, error) from error
     except OSError as error:
         raise InputFileError(f"{path}: cannot be read ({error.strerror}).") from error
     except (RecursionError, MemoryError) as error:
-        raise damaged(path, f"it is nested or sized like no checkpoint: {error}") from error
+        raise damaged_file_error(
+            path, f"it is nested or sized like no checkpoint: {error}"
+        ) from error
 
 
 # --- zip archives -------------------------------------------------------------------------------
 
 
-def _archive(path: Path, stream: IO[bytes], size: int) -> Opened:
+def _archive(path: Path, stream: IO[bytes], size: int) -> FileContents:
     try:
         with zipfile.ZipFile(stream) as archive:
             members = _members(path, archive, size)
@@ -178,14 +180,16 @@ def _archive(path: Path, stream: IO[bytes], size: int) -> Opened:
         EOFError,
         IndexError,
     ) as error:
-        raise damaged(path, str(error) or type(error).__name__) from error
+        raise damaged_file_error(path, str(error) or type(error).__name__) from error
 
 
 def _members(path: Path, archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
     """Every member by name below the archive's folder, each checked before any is read."""
     listed = archive.infolist()
     if len(listed) > MEMBERS:
-        raise damaged(path, f"{len(listed):,} members; a checkpoint has some thousands at most")
+        raise damaged_file_error(
+            path, f"{len(listed):,} members; a checkpoint has some thousands at most"
+        )
     total = 0
     found: dict[str, zipfile.ZipInfo] = {}
     for member in listed:
@@ -226,11 +230,11 @@ def _content(
     archive: zipfile.ZipFile,
     members: dict[str, zipfile.ZipInfo],
     stream: IO[bytes],
-) -> Opened:
+) -> FileContents:
     if "models/model.json" in members or any(
         name.endswith("serialized_exported_program.json") for name in members
     ):
-        return Opened(path=path, format="pt2", content=None)
+        return FileContents(path=path, format="pt2", content=None)
     if "data.pkl" not in members:
         inner = next((name for name in members if name.endswith(SUFFIXES)), None)
         raise InputFileError(
@@ -260,7 +264,7 @@ def _content(
                 f"{len(frozen)} tensors are constants of its code: the module was frozen, and names and batch-norm "
                 "are gone"
             )
-    return Opened(
+    return FileContents(
         path=path,
         format="torchscript" if scripted else "torch",
         content=content,
@@ -277,36 +281,38 @@ def _tensors_in(constants: Any) -> list[TensorRef]:  # noqa: ANN401
 
 def _small(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
     if member.file_size > 64:
-        raise damaged(path, f"{member.filename} has {member.file_size:,} bytes")
+        raise damaged_file_error(path, f"{member.filename} has {member.file_size:,} bytes")
     return archive.read(member)
 
 
 def _pickle_of(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Any:  # noqa: ANN401
     if member.file_size > LARGEST_PICKLE:
-        raise damaged(path, f"{member.filename} has {member.file_size:,} bytes beside its tensors")
+        raise damaged_file_error(
+            path, f"{member.filename} has {member.file_size:,} bytes beside its tensors"
+        )
     return read_pickle(io.BytesIO(archive.read(member)))
 
 
-def _span(path: Path, stream: IO[bytes], member: zipfile.ZipInfo) -> Span:
+def _span(path: Path, stream: IO[bytes], member: zipfile.ZipInfo) -> ByteSpan:
     """Where a stored member's bytes lie: behind its own header, whose lengths may differ."""
     stream.seek(member.header_offset)
     header = stream.read(30)
     if len(header) != 30 or header[:4] != b"PK\x03\x04":
-        raise damaged(path, f"{member.filename} is not where the archive says")
+        raise damaged_file_error(path, f"{member.filename} is not where the archive says")
     name_length, extra_length = struct.unpack("<HH", header[26:30])
     if stream.read(name_length) != member.filename.encode():
-        raise damaged(path, f"{member.filename} is called something else inside")
-    return Span(member.header_offset + 30 + name_length + extra_length, member.file_size)
+        raise damaged_file_error(path, f"{member.filename} is called something else inside")
+    return ByteSpan(member.header_offset + 30 + name_length + extra_length, member.file_size)
 
 
 # --- the flat format ----------------------------------------------------------------------------
 
 
-def _legacy(path: Path, stream: IO[bytes], size: int) -> Opened:
+def _legacy(path: Path, stream: IO[bytes], size: int) -> FileContents:
     """Magic number, protocol, system, content, keys; then each storage as a count and its bytes."""
     stream.seek(0)
     if size > LARGEST_PICKLE and not _starts_legacy(stream):
-        raise damaged(path, "it does not start as torch.save starts")
+        raise damaged_file_error(path, "it does not start as torch.save starts")
     stream.seek(0)
     if read_pickle(stream, tensors=False) != _LEGACY_MAGIC:
         raise InputFileError(
@@ -314,7 +320,7 @@ def _legacy(path: Path, stream: IO[bytes], size: int) -> Opened:
             "torch.save(model.state_dict(), 'teacher.pt')."
         )
     if read_pickle(stream, tensors=False) != _LEGACY_PROTOCOL:
-        raise damaged(path, "another version of torch's flat format")
+        raise damaged_file_error(path, "another version of torch's flat format")
     system = read_pickle(stream, tensors=False)
     if not isinstance(system, dict) or system.get("little_endian") is not True:
         raise InputFileError(f"{path}: written on a big-endian machine; save it anew.")
@@ -322,21 +328,23 @@ def _legacy(path: Path, stream: IO[bytes], size: int) -> Opened:
     content = read_pickle(stream, storages=found)
     keys = read_pickle(stream, tensors=False)
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
-        raise damaged(path, "no list of storages")
-    storages: dict[str, Span] = {}
+        raise damaged_file_error(path, "no list of storages")
+    storages: dict[str, ByteSpan] = {}
     at = stream.tell()
     for key in keys:
         stream.seek(at)
         count_bytes = stream.read(8)
         if key not in found or len(count_bytes) != 8:
-            raise damaged(path, "its storages are not what its tensors name")
+            raise damaged_file_error(path, "its storages are not what its tensors name")
         count = int.from_bytes(count_bytes, "little", signed=True)
         length = count * ITEM_BYTES.get(found[key].dtype, 1)
         if count != found[key].numel or at + 8 + length > size:
-            raise damaged(path, f"storage {key[:20]} of {count:,} values is not all there")
-        storages[key] = Span(at + 8, length)
+            raise damaged_file_error(
+                path, f"storage {key[:20]} of {count:,} values is not all there"
+            )
+        storages[key] = ByteSpan(at + 8, length)
         at += 8 + length
-    return Opened(path=path, format="torch-legacy", content=content, storages=storages)
+    return FileContents(path=path, format="torch-legacy", content=content, storages=storages)
 
 
 def _starts_legacy(stream: IO[bytes]) -> bool:
@@ -350,7 +358,7 @@ _METADATA: Final = "__metadata__"
 _NAME: Final = re.compile(r"[^\x00-\x1f]{1,1000}")
 
 
-def _safetensors(path: Path, stream: IO[bytes], size: int) -> Opened:
+def _safetensors(path: Path, stream: IO[bytes], size: int) -> FileContents:
     """Eight bytes of header length, the header in JSON, then one block of values."""
 
     def wrong(reason: str) -> InputFileError:
@@ -369,8 +377,8 @@ def _safetensors(path: Path, stream: IO[bytes], size: int) -> Opened:
         raise wrong("its header is no table")
     data = 8 + length
     content: dict[str, Any] = {}
-    storages: dict[str, Span] = {}
-    spans: list[Span] = []
+    storages: dict[str, ByteSpan] = {}
+    spans: list[ByteSpan] = []
     for name, entry in header.items():
         if name == _METADATA:
             continue
@@ -388,8 +396,8 @@ def _safetensors(path: Path, stream: IO[bytes], size: int) -> Opened:
             raise wrong(
                 f"{name[:60]} claims {count:,} values of {kind} in bytes {start:,} to {end:,} of {size - data:,}"
             )
-        spans.append(Span(start, end - start))
-        storages[name] = Span(data + start, end - start)
+        spans.append(ByteSpan(start, end - start))
+        storages[name] = ByteSpan(data + start, end - start)
         content[name] = TensorRef(
             storage=StorageRef(key=name, dtype=dtype, numel=count),
             dtype=dtype,
@@ -407,7 +415,7 @@ def _safetensors(path: Path, stream: IO[bytes], size: int) -> Opened:
     metadata = header.get(_METADATA)
     if isinstance(metadata, dict):
         content |= _own_metadata(metadata)
-    return Opened(path=path, format="safetensors", content=content, storages=storages)
+    return FileContents(path=path, format="safetensors", content=content, storages=storages)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -443,13 +451,13 @@ def _own_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
         return {"edgekd": {"unreadable": text[:40]}}  # refused by name where it is used
 
 
-def whole_module(content: Any) -> Foreign | None:  # noqa: ANN401
+def whole_module(content: Any) -> UnbuiltObject | None:  # noqa: ANN401
     """The module that was pickled whole, if one was: at the top or in an entry of it."""
     candidates = [content]
     if isinstance(content, dict):
         candidates += list(content.values())
     for value in candidates:
-        if not isinstance(value, Foreign):
+        if not isinstance(value, UnbuiltObject):
             continue
         if isinstance(value.state, dict) and {"_modules", "_parameters"} <= value.state.keys():
             return value

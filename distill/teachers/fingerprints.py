@@ -24,7 +24,7 @@ COUNTERS: Final = "num_batches_tracked"  # old checkpoints lack them
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class ScaledSize:
     """A size in a state dict that follows a count: `factor` times the count."""
 
     name: str
@@ -42,7 +42,7 @@ class Configuration:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class FingerprintEntry:
     """What is known of an architecture."""
 
     kind: str  # classifier, detection, segmentation or video
@@ -60,8 +60,8 @@ class Group:
     names: str
     shapes: str
     body: str
-    classes: tuple[Place, ...]
-    channels: tuple[Place, ...]
+    classes: tuple[ScaledSize, ...]
+    channels: tuple[ScaledSize, ...]
     members: tuple[str, ...]  # source:name
 
 
@@ -69,11 +69,11 @@ class Group:
 class Index:
     made_with: dict[str, str]
     groups: tuple[Group, ...]
-    entries: dict[str, Entry]
+    entries: dict[str, FingerprintEntry]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Match:
+class FingerprintMatch:
     """Architectures that have exactly these names and shapes."""
 
     members: tuple[str, ...]
@@ -84,7 +84,7 @@ class Match:
 # --- digests ------------------------------------------------------------------------------------
 
 
-def counted(shapes: Mapping[str, Shape]) -> dict[str, Shape]:
+def drop_counters(shapes: Mapping[str, Shape]) -> dict[str, Shape]:
     """Without the counters of batch-norm."""
     return {name: shape for name, shape in shapes.items() if not name.endswith(COUNTERS)}
 
@@ -93,7 +93,7 @@ def names_digest(names: Iterable[str]) -> str:
     return _digest("\n".join(sorted(names)))
 
 
-def shapes_digest(shapes: Mapping[str, Shape], places: Iterable[Place]) -> str:
+def shapes_digest(shapes: Mapping[str, Shape], places: Iterable[ScaledSize]) -> str:
     """Of all shapes, with the sizes at `places` left out."""
     open_ = {(place.name, place.axis) for place in places}
     return _digest(
@@ -104,7 +104,7 @@ def shapes_digest(shapes: Mapping[str, Shape], places: Iterable[Place]) -> str:
     )
 
 
-def body_digest(shapes: Mapping[str, Shape], head: str, channels: Iterable[Place]) -> str:
+def body_digest(shapes: Mapping[str, Shape], head: str, channels: Iterable[ScaledSize]) -> str:
     """Of all parts but those below `head`, a first component of names."""
     body = {name: shape for name, shape in shapes.items() if name.partition(".")[0] != head}
     return shapes_digest(body, channels)
@@ -124,7 +124,7 @@ def write_index(index: Index, path: Path) -> None:
 
 
 @functools.cache
-def shipped() -> Index:
+def load_index() -> Index:
     """The index that came with edgekd."""
     return _from_plain(
         json.loads(gzip.decompress((resources.files(__package__) / FILE).read_bytes()))
@@ -139,14 +139,14 @@ def _from_plain(plain: dict[str, Any]) -> Index:
                 names=group["names"],
                 shapes=group["shapes"],
                 body=group["body"],
-                classes=tuple(Place(**place) for place in group["classes"]),
-                channels=tuple(Place(**place) for place in group["channels"]),
+                classes=tuple(ScaledSize(**place) for place in group["classes"]),
+                channels=tuple(ScaledSize(**place) for place in group["channels"]),
                 members=tuple(group["members"]),
             )
             for group in plain["groups"]
         ),
         entries={
-            name: Entry(
+            name: FingerprintEntry(
                 kind=entry["kind"],
                 parameters=entry["parameters"],
                 macs=entry["macs"],
@@ -169,15 +169,17 @@ def _from_plain(plain: dict[str, Any]) -> Index:
 # --- looking up ---------------------------------------------------------------------------------
 
 
-def find(shapes: Mapping[str, Shape], *, index: Index | None = None) -> Match | None:
+def find_match(
+    shapes: Mapping[str, Shape], *, index: Index | None = None
+) -> FingerprintMatch | None:
     """Every architecture with these names and shapes; None if there is none.
 
     Args:
         shapes: of a state dict, names as the library spells them.
         index: another than the shipped one.
     """
-    index = index or shipped()
-    plain = counted(shapes)
+    index = index or load_index()
+    plain = drop_counters(shapes)
     names = names_digest(plain)
     for group in index.groups:
         if group.names != names or not _fits(group, plain):
@@ -191,7 +193,7 @@ def find(shapes: Mapping[str, Shape], *, index: Index | None = None) -> Match | 
                 for member in group.members
                 if found == 3 or not member.startswith("torchvision:")
             )
-            return Match(members=members, classes=classes, channels=found)
+            return FingerprintMatch(members=members, classes=classes, channels=found)
     return None
 
 
@@ -200,7 +202,7 @@ def _fits(group: Group, shapes: Mapping[str, Shape]) -> bool:
     return shapes_digest(shapes, places) == group.shapes
 
 
-def _count(places: tuple[Place, ...], shapes: Mapping[str, Shape]) -> int | None:
+def _count(places: tuple[ScaledSize, ...], shapes: Mapping[str, Shape]) -> int | None:
     """The count that all places agree on; 0 where nothing depends on it, None where they differ."""
     counts = {divmod(shapes[place.name][place.axis], place.factor) for place in places}
     if not places:
@@ -211,10 +213,10 @@ def _count(places: tuple[Place, ...], shapes: Mapping[str, Shape]) -> int | None
 
 def with_body(shapes: Mapping[str, Shape], *, index: Index | None = None) -> tuple[str, ...]:
     """Architectures that have all of these parts but for the last (a head that was exchanged)."""
-    index = index or shipped()
-    plain = counted(shapes)
+    index = index or load_index()
+    plain = drop_counters(shapes)
     heads = list(dict.fromkeys(name.partition(".")[0] for name in reversed(plain)))[:3]
-    by_places: dict[tuple[Place, ...], list[Group]] = {}
+    by_places: dict[tuple[ScaledSize, ...], list[Group]] = {}
     for group in index.groups:
         if group.body:
             by_places.setdefault(group.channels, []).append(group)
@@ -228,11 +230,11 @@ def with_body(shapes: Mapping[str, Shape], *, index: Index | None = None) -> tup
     return ()
 
 
-def kind_by_names(names: Iterable[str], *, index: Index | None = None) -> Match | None:
+def kind_by_names(names: Iterable[str], *, index: Index | None = None) -> FingerprintMatch | None:
     """The networks that are no classifiers of images and have these names, whatever the shapes."""
-    index = index or shipped()
+    index = index or load_index()
     digest = names_digest(name for name in names if not name.endswith(COUNTERS))
     for group in index.groups:
         if group.names == digest and index.entries[group.members[0]].kind != "classifier":
-            return Match(members=group.members, classes=0, channels=0)
+            return FingerprintMatch(members=group.members, classes=0, channels=0)
     return None

@@ -18,24 +18,21 @@ from edgekd.distill.models.parameter_names import (
     classes_of,
 )
 from edgekd.distill.teachers import (
-    architecture_recognition as recognition,
+    architecture_recognition,
+    checkpoint_contents,
+    file_formats,
+    fingerprints,
 )
-from edgekd.distill.teachers import (
-    checkpoint_contents as weightsets,
+from edgekd.distill.teachers.architecture_recognition import (
+    EquivalentNetworks,
+    PublishedPreprocessing,
 )
-from edgekd.distill.teachers import (
-    file_formats as containers,
-)
-from edgekd.distill.teachers import (
-    fingerprints as signatures,
-)
-from edgekd.distill.teachers.architecture_recognition import Function, Settings
 from edgekd.distill.teachers.checkpoint_contents import Checkpoint, WeightSet
 from edgekd.distill.teachers.file_formats import Format
 from edgekd.distill.teachers.metadata import (
-    Said,
+    Metadata,
     TeacherOptions,
-    gathered,
+    merge_metadata,
     toml_path,
 )
 from edgekd.distill.teachers.safe_unpickle import TensorRef
@@ -45,7 +42,7 @@ Form: TypeAlias = Literal["weights", "module", "torchscript", "pt2", "onnx"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Question:
+class OpenQuestion:
     """What no source says, with the answers that are possible."""
 
     option: str  # "--arch"
@@ -72,7 +69,7 @@ class Network:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Told:
+class SourcedValue:
     """A value and where it came from."""
 
     value: tuple[float, ...]
@@ -80,27 +77,27 @@ class Told:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Understanding:
+class Inspection:
     """Everything that is known of a teacher file before it is loaded."""
 
     path: Path
     format: Format
     form: Form
-    said: Said
+    said: Metadata
     checkpoint: Checkpoint | None
     weights: WeightSet | None
     network: Network | None
     channels: int | None
     classes: int | None
-    input: Told | None
-    mean: Told | None
-    std: Told | None
+    input: SourcedValue | None
+    mean: SourcedValue | None
+    std: SourcedValue | None
     parameters: int
     macs: int | None  # where the index knows them for this input
     batch_norm_layers: int
     batch_norm_trained: bool | None  # None: only loading tells
     candidates: tuple[str, ...]  # source:name of each function with these names and shapes
-    questions: tuple[Question, ...]
+    questions: tuple[OpenQuestion, ...]
     notes: tuple[str, ...]
 
     @property
@@ -138,7 +135,7 @@ class Understanding:
         )
 
 
-def understand(path: Path, options: TeacherOptions) -> Understanding:
+def inspect_teacher(path: Path, options: TeacherOptions) -> Inspection:
     """Find out what a file is.
 
     Raises:
@@ -146,16 +143,18 @@ def understand(path: Path, options: TeacherOptions) -> Understanding:
         UsageError: an option names what is not there.
     """
     trusted = bool(options.trust_pickle)
-    file = containers.opened(path, trusted=trusted)
+    file = file_formats.open_file(path, trusted=trusted)
     if file.format in {"pt2", "onnx"}:
-        from edgekd.distill.teachers import program_inspection as program_teachers
+        from edgekd.distill.teachers import program_inspection
 
-        return program_teachers.understood(path, "pt2" if file.format == "pt2" else "onnx", options)
+        return program_inspection.understood(
+            path, "pt2" if file.format == "pt2" else "onnx", options
+        )
     if file.content is None and trusted:
-        said = gathered(path, {}, options)
-        return _Inquiry(path, file.format, "module", said).finished()
-    checkpoint = weightsets.examine(file)
-    said = gathered(path, checkpoint.metadata, options)
+        said = merge_metadata(path, {}, options)
+        return _Inquiry(path, file.format, "module", said).finish()
+    checkpoint = checkpoint_contents.examine(file)
+    said = merge_metadata(path, checkpoint.metadata, options)
     form: Form = "weights"
     if file.format == "torchscript":
         form = "torchscript"
@@ -163,22 +162,24 @@ def understand(path: Path, options: TeacherOptions) -> Understanding:
         form = "module"
     inquiry = _Inquiry(path, file.format, form, said)
     inquiry.examine(checkpoint)
-    return inquiry.finished()
+    return inquiry.finish()
 
 
-class Asked:
+class Clarifications:
     """What has to be asked, and what should be said, of how images are fed."""
 
-    def __init__(self, said: Said) -> None:
+    def __init__(self, said: Metadata) -> None:
         self.said = said
         self.options = said.options
-        self.questions: list[Question] = []
+        self.questions: list[OpenQuestion] = []
         self.notes: list[str] = []
 
-    def input(self, known: Settings | None, *, channels: int | None, origin: str) -> Told | None:
+    def input(
+        self, known: PublishedPreprocessing | None, *, channels: int | None, origin: str
+    ) -> SourcedValue | None:
         """Channels, height and width: said, or the library's where its weights agree."""
         if self.options.input is not None:
-            return Told(value=self.options.input, origin=self.said.origin)
+            return SourcedValue(value=self.options.input, origin=self.said.origin)
         if known is None:
             self._ask(
                 f"--input {channels or 'C'}xHxW",
@@ -194,9 +195,11 @@ class Asked:
             self.notes.append(
                 f"other published weights of this network take {others}: --input, if it was trained so"
             )
-        return Told(value=known.inputs[0], origin=origin)
+        return SourcedValue(value=known.inputs[0], origin=origin)
 
-    def normalisation(self, known: Settings | None, origin: str) -> tuple[Told | None, Told | None]:
+    def normalisation(
+        self, known: PublishedPreprocessing | None, origin: str
+    ) -> tuple[SourcedValue | None, SourcedValue | None]:
         """Mean and standard deviation, likewise."""
         mean, std = self.options.mean, self.options.std
         pairs = known.normalisations if known is not None else ()
@@ -209,8 +212,8 @@ class Asked:
             return None, None
         words = "(what is subtracted from 0..1 pixels, one value a channel)"
         return (
-            self._told("--mean M,...", words, mean, [pair[0] for pair in pairs], origin),
-            self._told(
+            self._resolve_values("--mean M,...", words, mean, [pair[0] for pair in pairs], origin),
+            self._resolve_values(
                 "--std S,...",
                 "(what they are divided by)",
                 std,
@@ -219,29 +222,29 @@ class Asked:
             ),
         )
 
-    def _told(
+    def _resolve_values(
         self,
         option: str,
         words: str,
         said: tuple[float, ...] | None,
         known: list[tuple[float, ...]],
         origin: str,
-    ) -> Told | None:
+    ) -> SourcedValue | None:
         if said is not None:
-            return Told(value=said, origin=self.said.origin)
+            return SourcedValue(value=said, origin=self.said.origin)
         if len(set(known)) == 1:
-            return Told(value=known[0], origin=origin)
+            return SourcedValue(value=known[0], origin=origin)
         self._ask(option, words)
         return None
 
     def _ask(self, option: str, text: str, choices: list[tuple[str, str]] | None = None) -> None:
-        self.questions.append(Question(option=option, text=text, choices=tuple(choices or ())))
+        self.questions.append(OpenQuestion(option=option, text=text, choices=tuple(choices or ())))
 
 
 class _Inquiry:
     """Collects what is known, and what has to be asked."""
 
-    def __init__(self, path: Path, format_: Format, form: Form, said: Said) -> None:
+    def __init__(self, path: Path, format_: Format, form: Form, said: Metadata) -> None:
         self.path = path
         self.format: Format = format_
         self.form: Form = form
@@ -250,10 +253,10 @@ class _Inquiry:
         self.checkpoint: Checkpoint | None = None
         self.weights: WeightSet | None = None
         self.network: Network | None = None
-        self.functions: tuple[Function, ...] = ()
+        self.functions: tuple[EquivalentNetworks, ...] = ()
         self.channels: int | None = None
         self.classes: int | None = None
-        self.asked = Asked(said)
+        self.asked = Clarifications(said)
 
     # --- the weights and the network --------------------------------------------------------------
 
@@ -262,7 +265,7 @@ class _Inquiry:
         self.asked.notes += checkpoint.opened.notes
         if not checkpoint.sets:
             return
-        default = weightsets.chosen(checkpoint, self.options.weights)
+        default = checkpoint_contents.select_weights(checkpoint, self.options.weights)
         tried = [default]
         if self.options.weights is None:
             # Lightning keeps the parts of a criterion beside `model.`: the network is what is below.
@@ -277,7 +280,7 @@ class _Inquiry:
             self._factory(arch)
             return
         for each in tried:
-            found = recognition.recognised(each)
+            found = architecture_recognition.recognise(each)
             if found is not None:
                 self.weights = each
                 self.channels, self.classes = found.channels, found.classes
@@ -315,7 +318,7 @@ class _Inquiry:
             return f"named in the {self._who()}"
         return "by the names and shapes of its weights"
 
-    def _of_libraries(self, found: recognition.Recognised, arch: str | None) -> None:
+    def _of_libraries(self, found: architecture_recognition.Recognition, arch: str | None) -> None:
         functions = found.functions
         if arch is not None:
             named = [
@@ -332,7 +335,7 @@ class _Inquiry:
         self.functions = functions
         if len(functions) > 1:
             self.asked.questions.append(
-                Question(
+                OpenQuestion(
                     option="--arch NAME",
                     text="(names and shapes fit networks that answer differently; which was trained?)",
                     choices=tuple((each.names[0], each.apart) for each in functions),
@@ -354,7 +357,9 @@ class _Inquiry:
         assert self.weights is not None
         shapes = self.weights.shapes
         if arch is None:
-            task = recognition.other_task(self.weights.original) or recognition.other_task(shapes)
+            task = architecture_recognition.other_task(
+                self.weights.original
+            ) or architecture_recognition.other_task(shapes)
             if task is not None:
                 raise InputFileError(
                     f"{self.path}: refused, a network for {task}. edgekd compresses classifiers of images that "
@@ -368,11 +373,13 @@ class _Inquiry:
                 source="edgekd", name="lenet5", because="by names; the input tells which"
             )
             return
-        from edgekd.distill.teachers import architecture_matching as naming
+        from edgekd.distill.teachers import architecture_matching
 
         spelt = {canonical(name): shape for name, shape in shapes.items()}
         spelt = spelt if len(spelt) == len(shapes) else shapes
-        found = naming.identified(self.path, self.weights, spelt, self.options)
+        found = architecture_matching.match_architecture(
+            self.path, self.weights, spelt, self.options
+        )
         if found is not None:
             network, original = found
             self.channels, self.classes = network.channels, network.classes
@@ -389,26 +396,26 @@ class _Inquiry:
         )
         if self.form == "torchscript" and self.options.trust_pickle:
             return
-        bodies = signatures.with_body(self.weights.original) or signatures.with_body(shapes)
+        bodies = fingerprints.with_body(self.weights.original) or fingerprints.with_body(shapes)
         text = "(no network of ours, of timm or of torchvision has these names and shapes"
         if bodies:
             text += f"; all but the head is {', '.join(bodies[:3])}: write a factory that puts your head on it"
         self.asked.questions.append(
-            Question(option="--arch NAME", text=text + "), or --arch path/to/file.py:factory")
+            OpenQuestion(option="--arch NAME", text=text + "), or --arch path/to/file.py:factory")
         )
 
     # --- what else is known ------------------------------------------------------------------------
 
-    def finished(self) -> Understanding:
+    def finish(self) -> Inspection:
         self._programs()
         input_, mean, std = self._spec()
         weights = self.weights
         shapes = weights.shapes if weights is not None else {}
-        layers = recognition.batch_norm_layers(shapes)
+        layers = architecture_recognition.batch_norm_layers(shapes)
         if weights is not None:
             assert self.checkpoint is not None
             self._say_weights(weights)
-        return Understanding(
+        return Inspection(
             path=self.path,
             format=self.format,
             form=self.form,
@@ -421,7 +428,7 @@ class _Inquiry:
             input=input_,
             mean=mean,
             std=std,
-            parameters=recognition.parameters(shapes) or self._constants(),
+            parameters=architecture_recognition.parameters(shapes) or self._constants(),
             macs=self._macs(input_),
             batch_norm_layers=len(layers),
             batch_norm_trained=self._trained(layers),
@@ -458,7 +465,7 @@ class _Inquiry:
                 likely = [(str(self.network), "reads only the weights")]
             self.network = None
             self.asked.questions = [
-                Question(
+                OpenQuestion(
                     option="--arch NAME or --trust-pickle",
                     text=(
                         f"({what}: loading it runs code, so it is left alone; "
@@ -473,15 +480,15 @@ class _Inquiry:
                 )
             ]
 
-    def _spec(self) -> tuple[Told | None, Told | None, Told | None]:
+    def _spec(self) -> tuple[SourcedValue | None, SourcedValue | None, SourcedValue | None]:
         names: tuple[str, ...] = ()
         if self.network is not None:
             # Whoever names a network means that library's settings, not those of its doubles.
             names = self.network.names[: 1 if self.options.arch is not None else None]
         channels = self.channels or (self.options.input[0] if self.options.input else 3)
-        known = recognition.settings(names, channels=channels) if names else None
+        known = architecture_recognition.settings(names, channels=channels) if names else None
         if self.network is None and self.functions:
-            known = recognition.settings(
+            known = architecture_recognition.settings(
                 [name for each in self.functions for name in each.names], channels=channels
             )
         origin = self._configuration()
@@ -510,10 +517,10 @@ class _Inquiry:
     def _constants(self) -> int:
         return self.checkpoint.opened.constants if self.checkpoint is not None else 0
 
-    def _macs(self, input_: Told | None) -> int | None:
+    def _macs(self, input_: SourcedValue | None) -> int | None:
         if self.network is None or input_ is None:
             return None
-        entry = signatures.shipped().entries.get(str(self.network))
+        entry = fingerprints.load_index().entries.get(str(self.network))
         if entry is None or not entry.configurations:
             return None
         return entry.macs if entry.configurations[0].input == input_.value else None
@@ -527,7 +534,7 @@ class _Inquiry:
             variance = self.weights.tensors.get(f"{layer}.running_var")
             if not isinstance(mean, TensorRef) or not isinstance(variance, TensorRef):
                 return False
-            read = weightsets.values
+            read = checkpoint_contents.values
             still = not np.any(read(self.checkpoint, mean)) and np.all(
                 read(self.checkpoint, variance) == 1
             )

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from edgekd.distill.models import architectures
 from edgekd.distill.models.batch_norm import batch_norms
 from edgekd.distill.models.parameter_names import canonical
-from edgekd.distill.teachers import architecture_matching as naming
+from edgekd.distill.teachers import architecture_matching
 from edgekd.distill.teachers.file_formats import NAMES
-from edgekd.distill.teachers.inspection import Network, Understanding, understand
+from edgekd.distill.teachers.inspection import Inspection, Network, inspect_teacher
 from edgekd.distill.teachers.metadata import TeacherOptions
-from edgekd.distill.teachers.state_dict import respelt, state_digest, state_of
+from edgekd.distill.teachers.state_dict import canonical_keys, state_digest, state_of
 from edgekd.errors import InputFileError, IntegrityError, UsageError
 from edgekd.files import digest_of
 from edgekd.records import (
@@ -47,7 +47,7 @@ class Teacher:
     info: TeacherInfo
     flip: bool
 
-    def unchanged(self) -> None:
+    def verify_unchanged(self) -> None:
         """Check that nothing has touched the teacher since it was loaded.
 
         Raises:
@@ -80,9 +80,9 @@ def load_teacher(
         InputFileError: the file cannot be used, or fits no architecture.
         UsageError: something must be known that no source says; the message names every such option.
     """
-    known = understand(path, options)
+    known = inspect_teacher(path, options)
     known.require_answers()
-    made = _made(known, say)
+    made = _build(known, say)
     architecture, module = made.architecture, made.module.eval()
     for parameter in module.parameters():  # scripted modules lack the method for all at once
         parameter.requires_grad_(False)
@@ -122,7 +122,7 @@ def load_teacher(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Made:
+class _BuiltModule:
     """A module with the weights in it, and its network as a record."""
 
     module: nn.Module
@@ -131,20 +131,20 @@ class _Made:
     notes: tuple[str, ...] = ()
 
 
-def _made(known: Understanding, say: Callable[[str], None]) -> _Made:
+def _build(known: Inspection, say: Callable[[str], None]) -> _BuiltModule:
     if known.form in {"pt2", "onnx"}:
         return _program(known)
     if known.form == "module" and known.said.options.trust_pickle and not _by_name(known):
-        return _pickled(known)
+        return _build_pickled(known)
     if known.form == "torchscript" and known.said.options.trust_pickle and not _by_name(known):
-        return _scripted(known)
+        return _build_scripted(known)
     assert known.network is not None  # a question otherwise
     if known.network.source == "file":
         return _from_factory(known, say)
     return _built(known)
 
 
-def _program(known: Understanding) -> _Made:
+def _program(known: Inspection) -> _BuiltModule:
     """A `.pt2` or ONNX file, whose graph is run by edgekd or converted; none of its code is."""
     assert known.network is not None  # a program always has one
     notes: tuple[str, ...] = ()
@@ -160,13 +160,13 @@ def _program(known: Understanding) -> _Made:
         except InputFileError:
             if not known.said.options.trust_pickle:
                 raise
-            module = _unpickled_program(known.path)
+            module = _unpickle_program(known.path)
             notes = ("loaded by torch it shows its answers alone: batch-norm cannot be watched",)
     made = _with_classes(known, module, source=known.form, name=known.path.stem)
     return replace(made, because=known.network.because, notes=notes)
 
 
-def _unpickled_program(path: Path) -> nn.Module:
+def _unpickle_program(path: Path) -> nn.Module:
     try:
         module: nn.Module = torch.export.load(path).module()
     except Exception as error:  # whatever its code raises
@@ -192,11 +192,11 @@ class _Frozen(nn.Module):
         return self
 
 
-def _by_name(known: Understanding) -> bool:
+def _by_name(known: Inspection) -> bool:
     return known.said.options.arch is not None and known.network is not None
 
 
-def _architecture(known: Understanding, *, source: str, name: str, classes: int) -> Architecture:
+def _architecture(known: Inspection, *, source: str, name: str, classes: int) -> Architecture:
     assert known.input is not None
     channels, height, width = (int(size) for size in known.input.value)
     return Architecture(
@@ -209,7 +209,7 @@ def _architecture(known: Understanding, *, source: str, name: str, classes: int)
     )
 
 
-def _built(known: Understanding) -> _Made:
+def _built(known: Inspection) -> _BuiltModule:
     """A network of ours or of a library, with the file's weights."""
     assert known.network is not None
     assert known.checkpoint is not None
@@ -224,18 +224,20 @@ def _built(known: Understanding) -> _Made:
     module = architectures.build(architecture)
     state = state_of(known.checkpoint, known.weights)
     if source == "edgekd":
-        state = respelt(state)
+        state = canonical_keys(state)
     elif known.network.original_names:
         state = {f"{known.weights.prefix}{part}": tensor for part, tensor in state.items()}
-    load(known.path, module, state, what=str(architecture))
-    return _Made(module=module, architecture=architecture, because=known.network.because)
+    load_state(known.path, module, state, what=str(architecture))
+    return _BuiltModule(module=module, architecture=architecture, because=known.network.because)
 
 
-def _lenet(known: Understanding) -> tuple[str, str]:
+def _lenet(known: Inspection) -> tuple[str, str]:
     """Which LeNet-5: its shapes depend on the input's size, which is known only now."""
     assert known.weights is not None
     spelt = {canonical(part): shape for part, shape in known.weights.shapes.items()}
-    found = naming.identified(known.path, known.weights, spelt, known.said.options)
+    found = architecture_matching.match_architecture(
+        known.path, known.weights, spelt, known.said.options
+    )
     if found is None:
         raise UsageError(
             f"{known.path}: the weights look like LeNet-5, but not for this --input. "
@@ -244,7 +246,7 @@ def _lenet(known: Understanding) -> tuple[str, str]:
     return found[0].source, found[0].name
 
 
-def load(path: Path, module: nn.Module, state: Mapping[str, Tensor], *, what: str) -> None:
+def load_state(path: Path, module: nn.Module, state: Mapping[str, Tensor], *, what: str) -> None:
     """Put weights into a network, as float32, every one of them.
 
     Raises:
@@ -264,11 +266,11 @@ def load(path: Path, module: nn.Module, state: Mapping[str, Tensor], *, what: st
     lacking = [name for name in missing if not name.endswith("num_batches_tracked")]
     if lacking or unexpected:
         raise InputFileError(
-            f"{path}: does not load into {what}: {naming.difference(module, architectures.shapes_of(plain))}."
+            f"{path}: does not load into {what}: {architecture_matching.difference(module, architectures.shapes_of(plain))}."
         )
 
 
-def _from_factory(known: Understanding, say: Callable[[str], None]) -> _Made:
+def _from_factory(known: Inspection, say: Callable[[str], None]) -> _BuiltModule:
     """The user's own network: `factory()` of a file of theirs, which is run."""
     assert known.network is not None
     assert known.checkpoint is not None
@@ -277,17 +279,17 @@ def _from_factory(known: Understanding, say: Callable[[str], None]) -> _Made:
     say(
         f"runs {file}, as the {'options say' if known.said.arch_from == 'options' else 'TOML file says'}"
     )
-    module = _called(Path(file), factory)
+    module = _call_factory(Path(file), factory)
     state = state_of(known.checkpoint, known.weights)
     expected = architectures.shapes_of(module.state_dict())
     prefixed = {f"{known.weights.prefix}{part}": tensor for part, tensor in state.items()}
     fits = [each for each in (prefixed, state) if each.keys() <= expected.keys()]
-    load(known.path, module, (fits or [state])[0], what=f"what {file}:{factory} made")
+    load_state(known.path, module, (fits or [state])[0], what=f"what {file}:{factory} made")
     made = _with_classes(known, module, source="file", name=f"{Path(file).name}:{factory}")
     return replace(made, because=known.network.because)
 
 
-def _called(file: Path, factory: str) -> nn.Module:
+def _call_factory(file: Path, factory: str) -> nn.Module:
     spec = importlib.util.spec_from_file_location(f"edgekd_teacher_{file.stem}", file)
     assert spec is not None
     assert spec.loader is not None
@@ -311,7 +313,7 @@ def _called(file: Path, factory: str) -> nn.Module:
     return made
 
 
-def _pickled(known: Understanding) -> _Made:
+def _build_pickled(known: Inspection) -> _BuiltModule:
     """A module that was saved whole, run because the user said so."""
     try:
         content = torch.load(known.path, map_location="cpu", weights_only=False)
@@ -329,7 +331,7 @@ def _pickled(known: Understanding) -> _Made:
     return _with_classes(known, module.float(), source="pickle", name=type(module).__name__)
 
 
-def _scripted(known: Understanding) -> _Made:
+def _build_scripted(known: Inspection) -> _BuiltModule:
     """A scripted module, run because the user said so; as the network itself where that is known."""
     try:
         with warnings.catch_warnings():
@@ -340,7 +342,7 @@ def _scripted(known: Understanding) -> _Made:
         raise InputFileError(f"{known.path}: torch.jit.load failed: {error}") from error
     name = str(getattr(script, "original_name", "module"))
     made = _with_classes(known, script, source="torchscript", name=name)
-    images = torch.randn(4, *known_shape(known), generator=torch.Generator().manual_seed(0))
+    images = torch.randn(4, *input_shape(known), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = script(images)
     scale = max(1.0, float(expected.abs().max()))
@@ -362,14 +364,14 @@ def _scripted(known: Understanding) -> _Made:
 _SCRIPT_TOLERANCE: Final = 1e-3  # of the largest answer; scripts may be fused or folded
 
 
-def known_shape(known: Understanding) -> tuple[int, ...]:
+def input_shape(known: Inspection) -> tuple[int, ...]:
     assert known.input is not None
     return tuple(int(size) for size in known.input.value)
 
 
-def _with_classes(known: Understanding, module: nn.Module, *, source: str, name: str) -> _Made:
+def _with_classes(known: Inspection, module: nn.Module, *, source: str, name: str) -> _BuiltModule:
     """Run the module once for what its answers look like."""
-    channels, height, width = known_shape(known)
+    channels, height, width = input_shape(known)
     module = module.eval()
     try:
         with torch.no_grad():
@@ -398,12 +400,12 @@ def _with_classes(known: Understanding, module: nn.Module, *, source: str, name:
     classes = answer.shape[1]
     architecture = _architecture(known, source=source, name=name, classes=classes)
     _check_against(known.path, architecture, known)
-    return _Made(module=module, architecture=architecture)
+    return _BuiltModule(module=module, architecture=architecture)
 
 
-def _check_against(path: Path, found: Architecture, known: Understanding) -> None:
+def _check_against(path: Path, found: Architecture, known: Inspection) -> None:
     said = known.said.options
-    channels = known_shape(known)[0]
+    channels = input_shape(known)[0]
     if channels != found.channels:
         raise UsageError(
             f"{path}: the network takes {found.channels} channels, but --input says {channels}."
@@ -425,7 +427,7 @@ def _check_against(path: Path, found: Architecture, known: Understanding) -> Non
             )
 
 
-def _input_spec(architecture: Architecture, known: Understanding) -> InputSpec:
+def _input_spec(architecture: Architecture, known: Inspection) -> InputSpec:
     assert known.mean is not None
     assert known.std is not None
     channels = architecture.channels

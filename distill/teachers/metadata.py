@@ -31,7 +31,7 @@ class TeacherOptions:
 
 
 @record
-class Said:
+class Metadata:
     """The options of all sources, and where they came from."""
 
     options: TeacherOptions
@@ -41,7 +41,7 @@ class Said:
     )  # "options" or the path of the TOML; what a file says of itself runs no code
 
 
-def gathered(path: Path, inside: Mapping[str, Any], options: TeacherOptions) -> Said:
+def merge_metadata(path: Path, inside: Mapping[str, Any], options: TeacherOptions) -> Metadata:
     """Merge the sources: options win over the TOML beside the file, and that over the file.
 
     Args:
@@ -58,7 +58,7 @@ def gathered(path: Path, inside: Mapping[str, Any], options: TeacherOptions) -> 
         sources.append((beside.name, str(beside), _from_toml(beside)))
     if inside:
         origin = f"the edgekd entry of {path.name}"
-        found = _validated(inside, origin=origin)
+        found = _validate(inside, origin=origin)
         if found.arch is not None and ".py" in found.arch:
             raise InputFileError(
                 f"{path}: refused. Its own metadata asks to run {found.arch!r}; only --arch or a TOML file may."
@@ -80,7 +80,9 @@ def gathered(path: Path, inside: Mapping[str, Any], options: TeacherOptions) -> 
         if new.keys() - {"trust_pickle", "weights"}:
             used.append(name)
         merged |= new
-    return Said(options=TeacherOptions(**merged), origin=" and ".join(used), arch_from=arch_from)
+    return Metadata(
+        options=TeacherOptions(**merged), origin=" and ".join(used), arch_from=arch_from
+    )
 
 
 def toml_beside(path: Path) -> Path | None:
@@ -106,10 +108,10 @@ def _from_toml(path: Path) -> TeacherOptions:
         content = tomllib.loads(read_text(path))
     except tomllib.TOMLDecodeError as error:
         raise InputFileError(f"{path}: not valid TOML ({error}).") from error
-    return _validated(content, origin=str(path))
+    return _validate(content, origin=str(path))
 
 
-def _validated(content: Mapping[str, Any], *, origin: str) -> TeacherOptions:
+def _validate(content: Mapping[str, Any], *, origin: str) -> TeacherOptions:
     plain = dict(content)
     version = plain.pop("schema_version", METADATA_VERSION)
     if version != METADATA_VERSION:

@@ -107,7 +107,7 @@ def read_model(path: Path) -> ModelProto:
         # Not `onnx.load`: it would open whatever files the model names.
         model = onnx.load_model(path, load_external_data=False)
     except Exception as error:  # protobuf's decoder fails as it may on any other bytes
-        raise _damaged(path, error) from error
+        raise _damaged_file_error(path, error) from error
     if not model.graph.node or not model.opset_import:
         raise InputFileError(
             f"{path}: not an ONNX model, or one without operators. Was it cut short?"
@@ -121,7 +121,7 @@ def read_model(path: Path) -> ModelProto:
         _constants_to_initializers(model.graph)
         inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
     except Exception as error:  # the checker's own error, and those of C++ underneath
-        raise _damaged(path, error) from error
+        raise _damaged_file_error(path, error) from error
     _check_shapes(path, inferred.graph)
     return inferred
 
@@ -263,7 +263,7 @@ def _check_shapes(path: Path, graph: GraphProto) -> None:
             )
 
 
-def _damaged(path: Path, error: Exception) -> InputFileError:
+def _damaged_file_error(path: Path, error: Exception) -> InputFileError:
     lines = str(error).splitlines()
     reason = lines[0][:200] if lines else type(error).__name__
     return InputFileError(

@@ -5,16 +5,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from edgekd.distill.models.parameter_names import Shape
-from edgekd.distill.teachers import architecture_recognition as recognition
-from edgekd.distill.teachers.architecture_recognition import Settings
+from edgekd.distill.teachers import architecture_recognition
+from edgekd.distill.teachers.architecture_recognition import PublishedPreprocessing
 from edgekd.distill.teachers.checkpoint_contents import WeightSet
 from edgekd.distill.teachers.inspection import (
-    Asked,
+    Clarifications,
+    Inspection,
     Network,
-    Told,
-    Understanding,
+    SourcedValue,
 )
-from edgekd.distill.teachers.metadata import Said, TeacherOptions, gathered
+from edgekd.distill.teachers.metadata import Metadata, TeacherOptions, merge_metadata
 from edgekd.distill.teachers.safe_unpickle import StorageRef, TensorRef
 from edgekd.errors import InputFileError, UsageError
 
@@ -23,16 +23,14 @@ if TYPE_CHECKING:  # either is imported when its kind of file comes
     from edgekd.distill.teachers.pt2_loader import ProgramFile
 
 
-def understood(
-    path: Path, format_: Literal["pt2", "onnx"], options: TeacherOptions
-) -> Understanding:
+def understood(path: Path, format_: Literal["pt2", "onnx"], options: TeacherOptions) -> Inspection:
     """What is known of a program before it is run.
 
     Raises:
         InputFileError: it cannot be read, is refused, or is no classifier of images.
         UsageError: an option contradicts the program, or is for weights alone.
     """
-    said = gathered(path, {}, options)
+    said = merge_metadata(path, {}, options)
     if said.options.arch is not None or said.options.weights is not None:
         raise UsageError(
             f"{path}: --arch and --weights are for files of weights; this file has its network in it."
@@ -42,15 +40,15 @@ def understood(
     except InputFileError:
         if format_ != "pt2" or not said.options.trust_pickle:
             raise
-        return _trusted(path, said)
-    asked = Asked(said)
+        return _inspect_trusted(path, said)
+    asked = Clarifications(said)
     like = _like(getattr(program, "shapes", {}))  # ONNX files need not keep the names
     size = program.input or said.options.input
     channels = size[0] if size is not None else 3
-    known = recognition.settings(like, channels=channels) if like else None
+    known = architecture_recognition.settings(like, channels=channels) if like else None
     told = _input(path, said, program.input, known, asked)
     mean, std = asked.normalisation(known, _origin(like))
-    return Understanding(
+    return Inspection(
         path=path,
         format=format_,
         form=format_,
@@ -88,12 +86,12 @@ def _read(path: Path, format_: Literal["pt2", "onnx"]) -> "ProgramFile | OnnxFil
     return read_onnx(path)
 
 
-def _trusted(path: Path, said: Said) -> Understanding:
+def _inspect_trusted(path: Path, said: Metadata) -> Inspection:
     """A `.pt2` that edgekd does not read itself, and that the user says torch may unpickle."""
-    asked = Asked(said)
+    asked = Clarifications(said)
     input_ = asked.input(None, channels=None, origin="")
     mean, std = asked.normalisation(None, "")
-    return Understanding(
+    return Inspection(
         path=path,
         format="pt2",
         form="pt2",
@@ -123,7 +121,7 @@ def _like(shapes: Mapping[str, Shape]) -> tuple[str, ...]:
         name: TensorRef(storage=nothing, dtype="float32", offset=0, shape=shape, stride=shape)
         for name, shape in shapes.items()
     }
-    found = recognition.recognised(WeightSet(key="", tensors=tensors, prefix=""))
+    found = architecture_recognition.recognise(WeightSet(key="", tensors=tensors, prefix=""))
     if found is None:
         return ()
     return tuple(name for each in found.functions for name in each.names)
@@ -136,11 +134,11 @@ def _origin(like: tuple[str, ...]) -> str:
 
 def _input(
     path: Path,
-    said: Said,
+    said: Metadata,
     inside: tuple[int, int, int] | None,
-    known: Settings | None,
-    asked: Asked,
-) -> Told | None:
+    known: PublishedPreprocessing | None,
+    asked: Clarifications,
+) -> SourcedValue | None:
     if inside is None:
         return asked.input(known, channels=None, origin="its library's configuration")
     if said.options.input not in {None, inside}:
@@ -148,4 +146,4 @@ def _input(
             f"{path}: the program takes {'x'.join(map(str, inside))}, but --input says "
             f"{'x'.join(map(str, said.options.input or ()))}."
         )
-    return Told(value=inside, origin="its graph")
+    return SourcedValue(value=inside, origin="its graph")

@@ -31,12 +31,12 @@ def members(path: Path, wanted: Iterable[str]) -> Iterator[tuple[str, bytes]]:
     Raises:
         InputFileError: the archive is damaged.
     """
-    with opened(path) as archive:
+    with open_archive(path) as archive:
         for name in wanted:
             yield name, read_member(path, archive, name)
 
 
-def opened(path: Path) -> zipfile.ZipFile:
+def open_archive(path: Path) -> zipfile.ZipFile:
     if not path.is_file():
         what = "a folder, not a program" if path.is_dir() else "no such file"
         raise InputFileError(f"{path}: {what}.")
@@ -91,22 +91,24 @@ def _check_members(path: Path, archive: zipfile.ZipFile, size: int) -> None:
         spelt = entry.orig_filename
         parts = spelt.split("/")
         if spelt != name or "\\" in spelt or ".." in parts or spelt.startswith("/") or ":" in spelt:
-            raise refused(path, f"a member is called {spelt[:80]!r}")
+            raise unsupported_file_error(path, f"a member is called {spelt[:80]!r}")
         if len(spelt) > MAX_NAME:
-            raise refused(path, f"a member has a name of {len(spelt):,} characters")
+            raise unsupported_file_error(path, f"a member has a name of {len(spelt):,} characters")
         if entry.flag_bits & 1:
-            raise refused(path, f"{name} is encrypted")
+            raise unsupported_file_error(path, f"{name} is encrypted")
         if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
-            raise refused(
+            raise unsupported_file_error(
                 path,
                 f"{name} is compressed, which torch.export.save never does; unpacked it may fill the memory",
             )
     double = [name for name, count in Counter(e.filename for e in entries).items() if count > 1]
     if double:
-        raise refused(path, f"{double[0]} is there twice")
+        raise unsupported_file_error(path, f"{double[0]} is there twice")
     claimed = sum(entry.file_size for entry in entries)
     if claimed > size:
-        raise refused(path, f"its members claim {claimed:,} bytes of a file of {size:,}")
+        raise unsupported_file_error(
+            path, f"its members claim {claimed:,} bytes of a file of {size:,}"
+        )
 
 
 def root_of(path: Path, archive: zipfile.ZipFile) -> str:
@@ -124,7 +126,9 @@ def root_of(path: Path, archive: zipfile.ZipFile) -> str:
         )
     entry = archive.getinfo(found[0])
     if len(found) > 1 or entry.file_size > 16 or read_member(path, archive, found[0]) != b"pt2":
-        raise refused(path, "it says of itself that it is something else than a pt2 archive")
+        raise unsupported_file_error(
+            path, "it says of itself that it is something else than a pt2 archive"
+        )
     return found[0][: -len("archive_format")]
 
 
@@ -154,7 +158,7 @@ def model_of(path: Path, root: str, names: set[str]) -> str:
     model = "model" if "model" in models else models[0]
     for kind in ("weights", "constants"):
         if f"{root}data/{kind}/{model}.pt" in names:
-            raise pickled(path, f"data/{kind}/{model}.pt")
+            raise pickled_file_error(path, f"data/{kind}/{model}.pt")
     return model
 
 
@@ -162,20 +166,20 @@ def read_member(path: Path, archive: zipfile.ZipFile, name: str) -> bytes:
     try:
         return archive.read(name)
     except (zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
-        raise damaged(path, str(error)) from error
+        raise damaged_file_error(path, str(error)) from error
 
 
-def refused(path: Path, why: str) -> InputFileError:
+def unsupported_file_error(path: Path, why: str) -> InputFileError:
     return InputFileError(f"{path}: refused, {why}. Nothing was executed. {AGAIN}")
 
 
-def damaged(path: Path, why: str) -> InputFileError:
+def damaged_file_error(path: Path, why: str) -> InputFileError:
     return InputFileError(
         f"{path}: cannot be read as a .pt2 archive ({why[:240]}). Was the copy cut short? {AGAIN}"
     )
 
 
-def pickled(path: Path, name: str) -> InputFileError:
+def pickled_file_error(path: Path, name: str) -> InputFileError:
     return InputFileError(
         f"{path}: refused. The values of {name[:80]} are a pickle, which can run code when it is loaded. "
         f"Nothing was executed. {AGAIN} torch 2.9 and newer write plain bytes; or pass --trust-pickle "

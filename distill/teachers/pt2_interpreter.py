@@ -97,7 +97,7 @@ class Program(nn.Module):
             for node in archive.nodes
         )
         self._names = dict(archive.attributes)
-        self._steps = self._planned(_live(archive, answer))
+        self._steps = self._plan(_live(archive, answer))
         head = _head(archive, answer)
         found = [step for step in self._steps if step.node is head]
         for step in found:
@@ -130,7 +130,7 @@ class Program(nn.Module):
         except KeyError as error:
             raise ValueError(f"two parts are called {name}") from error
 
-    def _planned(self, nodes: list[Node]) -> list[_Step]:
+    def _plan(self, nodes: list[Node]) -> list[_Step]:
         steps = [self._step(node) for node in nodes]
         seen = {self._answer}
         for step in reversed(steps):
@@ -195,17 +195,17 @@ def _bind(step: _Step, result: Result, values: dict[str, Result]) -> None:
     outputs = step.node.outputs
     if not step.plural:
         if isinstance(outputs[0], str):
-            values[outputs[0]] = _bounded(result)
+            values[outputs[0]] = _check_bounds(result)
         return
     names = outputs[0] if isinstance(outputs[0], tuple) else outputs
     # A layer that stands for an operator of several results gives the first alone.
     results = result if isinstance(result, tuple | list) else (result,)
     for name, value in zip(names, results, strict=False):
         if isinstance(name, str):
-            values[name] = _bounded(value)
+            values[name] = _check_bounds(value)
 
 
-def _bounded(result: Result) -> Result:
+def _check_bounds(result: Result) -> Result:
     tried = isinstance(result, Tensor) and result.device.type == "meta"
     if tried and result.numel() > MAX_ELEMENTS:
         raise ValueError(f"it makes a tensor of {result.numel():,} values")
@@ -361,7 +361,7 @@ def _norms(archive: Archive, tensors: Mapping[str, Tensor]) -> dict[str, _BatchN
             continue
         name = _norm_name(node, archive.attributes)
 
-        def stored(argument: str, node: Node = node) -> Tensor | None:
+        def find_buffer(argument: str, node: Node = node) -> Tensor | None:
             value = node.arguments.get(argument)
             if value is None:
                 return None
@@ -369,8 +369,8 @@ def _norms(archive: Archive, tensors: Mapping[str, Tensor]) -> dict[str, _BatchN
                 raise ValueError(f"the {argument} of a batch-norm layer is computed, not stored")
             return tensors[archive.attributes[value.name]]
 
-        mean, variance = stored("running_mean"), stored("running_var")
-        weight, bias = stored("weight"), stored("bias")
+        mean, variance = find_buffer("running_mean"), find_buffer("running_var")
+        weight, bias = find_buffer("weight"), find_buffer("bias")
         data, eps = (
             node.arguments["input"],
             node.arguments.get("eps", node.arguments.get("epsilon")),

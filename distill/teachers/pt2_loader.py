@@ -13,7 +13,7 @@ from edgekd.distill.teachers.pt2_archive import AGAIN, members
 from edgekd.distill.teachers.pt2_reader import (
     Archive,
     Node,
-    Payload,
+    TensorPayload,
     Value,
     read_archive,
 )
@@ -69,7 +69,7 @@ def read_program(path: Path) -> ProgramFile:
         input=(channels, height, width) if known else None,  # type: ignore[arg-type]  # known says so
         batch=images.sizes[0] if images.sizes else None,
         parameters=sum(math.prod(sizes) for _, _, sizes, _ in parameters),
-        batch_norm_layers=len(_normed(archive)),
+        batch_norm_layers=len(_normalized_inputs(archive)),
         classes=answer.sizes[-1] if len(answer.sizes) == 2 else None,
         notes=notes,
         shapes={name: payload.sizes for name, payload in archive.weights.items()},
@@ -89,12 +89,12 @@ def load_program(path: Path) -> "nn.Module":
     """
     import torch
 
-    from edgekd.distill.teachers import pt2_interpreter as interpreter
+    from edgekd.distill.teachers import pt2_interpreter
     from edgekd.distill.teachers import pt2_operators as operators
 
     archive = read_archive(path)
     answer, _ = _logits(archive)
-    missing = operators.unsupported(frozenset(node.target for node in archive.nodes))
+    missing = operators.find_unsupported(frozenset(node.target for node in archive.nodes))
     if missing:
         raise InputFileError(
             f"{path}: uses {', '.join(name[:80] for name in missing[:5])}, which edgekd does not run from a "
@@ -107,7 +107,7 @@ def load_program(path: Path) -> "nn.Module":
     }
     try:
         with torch.no_grad():
-            module = interpreter.Program(archive, tensors, answer)
+            module = pt2_interpreter.Program(archive, tensors, answer)
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
         raise _not_run(path, error) from error
     module.eval().requires_grad_(False)
@@ -173,7 +173,7 @@ def _training(nodes: tuple[Node, ...]) -> tuple[str, ...]:
     return (_TRAINING,) if training else ()
 
 
-def _normed(archive: Archive) -> set[str]:
+def _normalized_inputs(archive: Archive) -> set[str]:
     means = (node.arguments.get("running_mean") for node in archive.nodes)
     return {mean.name for mean in means if isinstance(mean, Value)}
 
@@ -181,7 +181,7 @@ def _normed(archive: Archive) -> set[str]:
 # --- values --------------------------------------------------------------------------------------
 
 
-def _tensors(path: Path, payloads: Mapping[str, Payload]) -> "dict[str, Tensor]":
+def _tensors(path: Path, payloads: Mapping[str, TensorPayload]) -> "dict[str, Tensor]":
     import torch
 
     flat: dict[tuple[str, str], Tensor] = {}
@@ -194,7 +194,7 @@ def _tensors(path: Path, payloads: Mapping[str, Payload]) -> "dict[str, Tensor]"
             # Any byte but 0 and 1 is no truth value, and undefined in C++.
             flat[member, dtype] = raw != 0 if dtype == "bool" else raw.view(getattr(torch, dtype))
     found: dict[str, Tensor] = {}
-    shared: dict[Payload, Tensor] = {}
+    shared: dict[TensorPayload, Tensor] = {}
     for name, payload in payloads.items():
         key = replace(payload, is_parameter=False)
         if key not in shared:

@@ -189,7 +189,7 @@ ADAPTED: Final[Mapping[str, Callable[..., Result]]] = {
 }
 
 
-def unsupported(targets: frozenset[str]) -> tuple[str, ...]:
+def find_unsupported(targets: frozenset[str]) -> tuple[str, ...]:
     """Those of the operators that are not run, sorted, as aten writes them."""
     return tuple(sorted(name.removeprefix("torch.ops.") for name in targets if not _known(name)))
 

@@ -21,13 +21,13 @@ from pydantic import JsonValue
 from edgekd.distill.teachers.pt2_archive import (
     AGAIN,
     MAX_NAME,
-    damaged,
+    damaged_file_error,
     model_of,
-    opened,
-    pickled,
+    open_archive,
+    pickled_file_error,
     read_member,
-    refused,
     root_of,
+    unsupported_file_error,
 )
 from edgekd.errors import InputFileError
 
@@ -87,7 +87,7 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
-class Meta:
+class TensorMeta:
     """The type and place of a tensor."""
 
     dtype: str
@@ -96,7 +96,7 @@ class Meta:
 
 
 @dataclass(frozen=True, slots=True)
-class Payload:
+class TensorPayload:
     """Where in the archive the values of one tensor are; offset and strides in elements."""
 
     member: str
@@ -117,9 +117,9 @@ class Archive:
     output: str  # the name of the answer
     attributes: Mapping[str, str]  # name in the graph -> name in `weights` or `constants`
     literals: Mapping[str, Argument]  # inputs of the graph that are no tensors
-    metas: Mapping[str, Meta]
-    weights: Mapping[str, Payload]  # parameters and persistent buffers: the state dict
-    constants: Mapping[str, Payload]
+    metas: Mapping[str, TensorMeta]
+    weights: Mapping[str, TensorPayload]  # parameters and persistent buffers: the state dict
+    constants: Mapping[str, TensorPayload]
     torch_version: str
 
 
@@ -202,7 +202,7 @@ def read_archive(path: Path) -> Archive:
     Raises:
         InputFileError: not such an archive, damaged, or refused; the message says which and what to do.
     """
-    with opened(path) as archive:
+    with open_archive(path) as archive:
         root = root_of(path, archive)
         names = set(archive.namelist())
         model = model_of(path, root, names)
@@ -222,7 +222,7 @@ def _payloads(
     root: str,
     model: str,
     kind: Literal["weights", "constants"],
-) -> dict[str, Payload]:
+) -> dict[str, TensorPayload]:
     folder = f"{root}data/{kind}/"
     config = _json(path, archive, f"{folder}{model}_{kind}_config.json", _Payloads).config
     sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
@@ -230,67 +230,74 @@ def _payloads(
     for name, payload in config.items():
         _check_name(path, name)
         if payload.use_pickle or payload.tensor_meta is None:
-            raise pickled(path, name)
+            raise pickled_file_error(path, name)
         member = folder + payload.path_name
         if member not in sizes:
-            raise damaged(path, f"the values of {name} are missing")
+            raise damaged_file_error(path, f"the values of {name} are missing")
         found[name] = _payload(path, name, payload, payload.tensor_meta, member, sizes[member])
     return found
 
 
 def _payload(
     path: Path, name: str, payload: _PayloadMeta, meta: _TensorMeta, member: str, available: int
-) -> Payload:
+) -> TensorPayload:
     if meta.dtype not in DTYPES or meta.layout != STRIDED:
         raise InputFileError(
             f"{path}: {name} is not a plain dense tensor of floats or integers; export the float network."
         )
     dtype, width = DTYPES[meta.dtype]
-    sizes = tuple(_known(path, name, size) for size in meta.sizes)
-    strides = tuple(_known(path, name, stride) for stride in meta.strides)
-    offset = _known(path, name, meta.storage_offset)
+    sizes = tuple(_find_size(path, name, size) for size in meta.sizes)
+    strides = tuple(_find_size(path, name, stride) for stride in meta.strides)
+    offset = _find_size(path, name, meta.storage_offset)
     if len(sizes) != len(strides) or len(sizes) > MAX_DIMENSIONS:
-        raise refused(path, f"{name} has {len(sizes)} sizes and {len(strides)} strides")
+        raise unsupported_file_error(
+            path, f"{name} has {len(sizes)} sizes and {len(strides)} strides"
+        )
     if math.prod(sizes) == 0:
         raise InputFileError(f"{path}: {name} is empty, of shape {sizes}.")
     last = offset + sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True))
     # A stride of 0 would make terabytes out of one value.
     needed = max(last + 1, math.prod(sizes)) * width
     if needed > available or available % width:
-        raise refused(
+        raise unsupported_file_error(
             path,
             f"{name} claims {needed:,} bytes, of shape {sizes[:8]}, where {available:,} are there",
         )
-    return Payload(member, dtype, sizes, strides, offset, payload.is_param)
+    return TensorPayload(member, dtype, sizes, strides, offset, payload.is_param)
 
 
-def _known(path: Path, name: str, size: _Size) -> int:
+def _find_size(path: Path, name: str, size: _Size) -> int:
     if size.as_int is None or size.as_int < 0:
-        raise refused(path, f"{name} is of no fixed shape")
+        raise unsupported_file_error(path, f"{name} is of no fixed shape")
     return size.as_int
 
 
 def _check_name(path: Path, name: str) -> None:
     parts = name.split(".")
     if len(name) > MAX_NAME or len(parts) > MAX_DEPTH or not all(parts):
-        raise refused(path, f"a tensor is called {name[:80]!r}")
+        raise unsupported_file_error(path, f"a tensor is called {name[:80]!r}")
 
 
-def _check_claims(path: Path, payloads: list[Payload]) -> None:
+def _check_claims(path: Path, payloads: list[TensorPayload]) -> None:
     """Names may share bytes, but loading makes a tensor of each that differs."""
     distinct = {(p.member, p.dtype, p.sizes, p.strides, p.offset) for p in payloads}
     width = dict(DTYPES.values())
     claimed = sum(math.prod(sizes) * width[dtype] for _, dtype, sizes, _, _ in distinct)
     size = path.stat().st_size
     if claimed > MAX_CLAIMED * size:
-        raise refused(path, f"its tensors claim {claimed:,} bytes of a file of {size:,}")
+        raise unsupported_file_error(
+            path, f"its tensors claim {claimed:,} bytes of a file of {size:,}"
+        )
 
 
 # --- the graph -----------------------------------------------------------------------------------
 
 
 def _archive(
-    path: Path, program: _Program, weights: dict[str, Payload], constants: dict[str, Payload]
+    path: Path,
+    program: _Program,
+    weights: dict[str, TensorPayload],
+    constants: dict[str, TensorPayload],
 ) -> Archive:
     version = program.schema_version
     if version.major != SCHEMA_MAJOR:
@@ -300,7 +307,7 @@ def _archive(
         )
     graph = program.graph_module.graph
     if len(graph.nodes) > MAX_NODES:
-        raise refused(path, f"its graph has {len(graph.nodes):,} nodes")
+        raise unsupported_file_error(path, f"its graph has {len(graph.nodes):,} nodes")
     signature = program.graph_module.signature
     try:
         images, attributes, literals = _inputs(path, signature, weights, constants)
@@ -317,14 +324,16 @@ def _archive(
             torch_version=program.torch_version[:40],
         )
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise damaged(path, f"its graph cannot be read: {type(error).__name__} {error}") from error
+        raise damaged_file_error(
+            path, f"its graph cannot be read: {type(error).__name__} {error}"
+        ) from error
 
 
 def _inputs(
     path: Path,
     signature: _Signature,
-    weights: Mapping[str, Payload],
-    constants: Mapping[str, Payload],
+    weights: Mapping[str, TensorPayload],
+    constants: Mapping[str, TensorPayload],
 ) -> tuple[str, dict[str, str], dict[str, Argument]]:
     images: list[str] = []
     attributes: dict[str, str] = {}
@@ -344,7 +353,7 @@ def _inputs(
         elif kind in keys:
             name = _text(body[keys[kind]])
             if name not in weights and name not in constants:
-                raise damaged(path, f"the values of {name[:80]} are missing")
+                raise damaged_file_error(path, f"the values of {name[:80]} are missing")
             attributes[_text(_mapping(body["arg"])["name"])] = name
         elif kind == "constant_input":
             literals[_text(body["name"])] = _argument(_mapping(body["value"]))
@@ -447,9 +456,11 @@ def _reference(value: Mapping[str, JsonValue]) -> Argument:
             raise ValueError(f"a reference of the kind {kind[:40]!r}")
 
 
-def _meta(meta: _TensorMeta) -> Meta:
+def _meta(meta: _TensorMeta) -> TensorMeta:
     dtype, _ = DTYPES.get(meta.dtype, ("unknown", 0))
-    return Meta(dtype, tuple(size.as_int for size in meta.sizes), tuple(map(_hint, meta.sizes)))
+    return TensorMeta(
+        dtype, tuple(size.as_int for size in meta.sizes), tuple(map(_hint, meta.sizes))
+    )
 
 
 def _hint(size: _Size) -> int:
@@ -514,18 +525,20 @@ RecordT = TypeVar("RecordT", bound=_Record)
 
 def _json(path: Path, archive: zipfile.ZipFile, name: str, kind: type[RecordT]) -> RecordT:
     if name not in archive.namelist():
-        raise damaged(path, f"{name} is missing")
+        raise damaged_file_error(path, f"{name} is missing")
     size = archive.getinfo(name).file_size
     if size > MAX_JSON_BYTES:
-        raise refused(path, f"{name} has {size:,} bytes; a network has a hundredth")
+        raise unsupported_file_error(path, f"{name} has {size:,} bytes; a network has a hundredth")
     text = read_member(path, archive, name)
     values = text.count(b",") + text.count(b"[") + text.count(b"{")
     if values > MAX_VALUES:
-        raise refused(path, f"{name} has {values:,} values; a network has a hundredth")
+        raise unsupported_file_error(
+            path, f"{name} has {values:,} values; a network has a hundredth"
+        )
     try:
         return kind.model_validate_json(text)
     except (pydantic.ValidationError, RecursionError) as error:
-        raise damaged(path, f"{name}: {_first(error)}") from error
+        raise damaged_file_error(path, f"{name}: {_first(error)}") from error
 
 
 def _first(error: pydantic.ValidationError | RecursionError) -> str:

@@ -28,14 +28,14 @@ class BadPickle(ValueError):  # noqa: N818
 
 
 @dataclass(frozen=True)
-class Global:
+class GlobalReference:
     """A name that was looked up: `module.attribute`. Nothing was imported."""
 
     name: str
 
 
 @dataclass(eq=False, slots=True)
-class Foreign:
+class UnbuiltObject:
     """An object that was left unmade: what would have been called, and what with."""
 
     name: str
@@ -66,7 +66,7 @@ class TensorRef:
 
 
 @dataclass(frozen=True, eq=False)
-class OddTensor:
+class UnsupportedTensor:
     """A tensor that is no plain dense array: sparse, quantised, on the meta device, nested."""
 
     kind: str
@@ -189,7 +189,7 @@ class _Machine:
             raise BadPickle("not a whole pickle: a mark where a value belongs")
         return value
 
-    def _marked(self) -> list[Any]:
+    def _items_since_mark(self) -> list[Any]:
         for position in range(len(self.stack) - 1, -1, -1):
             if self.stack[position] is _MARK:
                 found = self.stack[position + 1 :]
@@ -215,7 +215,7 @@ class _Machine:
         self.stack.pop()
 
     def _pop_mark(self, _: None) -> None:
-        self._marked()
+        self._items_since_mark()
 
     def _dup(self, _: None) -> None:
         self.stack.append(self.stack[-1])
@@ -236,7 +236,7 @@ class _Machine:
     # Containers.
 
     def _tuple(self, _: None) -> None:
-        self.stack.append(tuple(self._marked()))
+        self.stack.append(tuple(self._items_since_mark()))
 
     def _tuple1(self, _: None) -> None:
         self.stack.append((self._take(),))
@@ -250,20 +250,20 @@ class _Machine:
         self.stack.append((first, second, third))
 
     def _list(self, _: None) -> None:
-        self.stack.append(self._marked())
+        self.stack.append(self._items_since_mark())
 
     def _dict(self, _: None) -> None:
-        self.stack.append(dict(_pairs(self._marked())))
+        self.stack.append(dict(_pairs(self._items_since_mark())))
 
     def _frozenset(self, _: None) -> None:
-        self.stack.append(Foreign("builtins.frozenset", tuple(self._marked())))
+        self.stack.append(UnbuiltObject("builtins.frozenset", tuple(self._items_since_mark())))
 
     def _append(self, _: None) -> None:
         value = self._take()
         self._extend([value])
 
     def _appends(self, _: None) -> None:
-        self._extend(self._marked())
+        self._extend(self._items_since_mark())
 
     _additems = _appends
 
@@ -271,7 +271,7 @@ class _Machine:
         target = self.stack[-1]
         if isinstance(target, list):
             target.extend(values)
-        elif isinstance(target, Foreign):
+        elif isinstance(target, UnbuiltObject):
             target.appended = [] if target.appended is None else target.appended
             target.appended.extend(values)
         else:
@@ -282,11 +282,11 @@ class _Machine:
         self._update([(key, value)])
 
     def _setitems(self, _: None) -> None:
-        self._update(_pairs(self._marked()))
+        self._update(_pairs(self._items_since_mark()))
 
     def _update(self, pairs: list[tuple[Any, Any]]) -> None:
         target = self.stack[-1]
-        items = target.items if isinstance(target, Foreign) else target
+        items = target.items if isinstance(target, UnbuiltObject) else target
         if not isinstance(items, dict):
             raise BadPickle(f"items set on {type(target).__name__}")
         for key, value in pairs:
@@ -295,18 +295,18 @@ class _Machine:
     # Names and calls: nothing is imported, nothing is called.
 
     def _global(self, argument: str) -> None:
-        self._named(argument.replace(" ", ".", 1))
+        self._push_global(argument.replace(" ", ".", 1))
 
     def _stack_global(self, _: None) -> None:
         name, module = self._take(), self._take()
         if not isinstance(name, str) or not isinstance(module, str):
             raise BadPickle("a global whose name is not text")
-        self._named(f"{module}.{name}")
+        self._push_global(f"{module}.{name}")
 
-    def _named(self, name: str) -> None:
+    def _push_global(self, name: str) -> None:
         if hostile(name):
             raise UnsafePickle(name)
-        self.stack.append(Global(name))
+        self.stack.append(GlobalReference(name))
 
     def _call(self, function: Any, args: Any) -> None:  # noqa: ANN401
         # A list of the memo can be handed to a thousand calls, and each would copy it.
@@ -317,7 +317,7 @@ class _Machine:
                 self.copied_text += len(part)
         if self.copied_values > OPCODES or self.copied_text > COPIED_TEXT:
             raise BadPickle("the same values copied again and again")
-        self.stack.append(_called(function, args))
+        self.stack.append(_call(function, args))
 
     def _reduce(self, _: None) -> None:
         args, function = self._take(), self._take()
@@ -330,18 +330,18 @@ class _Machine:
         self._call(kind, args)
 
     def _inst(self, argument: str) -> None:
-        self._named(argument.replace(" ", ".", 1))
+        self._push_global(argument.replace(" ", ".", 1))
         kind = self._take()
-        self._call(kind, tuple(self._marked()))
+        self._call(kind, tuple(self._items_since_mark()))
 
     def _obj(self, _: None) -> None:
-        kind, *args = self._marked()
+        kind, *args = self._items_since_mark()
         self._call(kind, tuple(args))
 
     def _build(self, _: None) -> None:
         state = self._take()
         target = self.stack[-1]
-        if isinstance(target, Foreign):
+        if isinstance(target, UnbuiltObject):
             target.state = state
         # A dict's attributes (the `_metadata` of a state dict) are of no use here.
 
@@ -397,22 +397,22 @@ _PLAIN: Final[Mapping[str, Callable[[Any], Any]]] = {
     "EMPTY_LIST": lambda _: [],
     "EMPTY_DICT": lambda _: {},
     "EMPTY_TUPLE": lambda _: (),
-    "EMPTY_SET": lambda _: Foreign("builtins.set"),
+    "EMPTY_SET": lambda _: UnbuiltObject("builtins.set"),
 }
 
 
 # --- the few calls that are understood -----------------------------------------------------------
 
 
-def _called(function: Any, args: Any) -> Any:  # noqa: ANN401
+def _call(function: Any, args: Any) -> Any:  # noqa: ANN401
     if not isinstance(args, tuple):
         raise BadPickle("a call without a tuple of arguments")
-    if isinstance(function, Foreign):
-        return Foreign(f"{function.name}()", args)
-    if not isinstance(function, Global):
+    if isinstance(function, UnbuiltObject):
+        return UnbuiltObject(f"{function.name}()", args)
+    if not isinstance(function, GlobalReference):
         raise BadPickle(f"a call of {type(function).__name__}")
     known = _KNOWN.get(function.name)
-    return known(args) if known is not None else Foreign(function.name, args)
+    return known(args) if known is not None else UnbuiltObject(function.name, args)
 
 
 def _storage(found: Any) -> StorageRef:  # noqa: ANN401
@@ -420,7 +420,7 @@ def _storage(found: Any) -> StorageRef:  # noqa: ANN401
     if not isinstance(found, tuple) or len(found) < 5 or found[0] not in {"storage", b"storage"}:
         raise BadPickle("a reference that is no storage of torch")
     _, kind, key, _, numel = found[:5]
-    if not isinstance(kind, Global) or not isinstance(numel, int) or numel < 0:
+    if not isinstance(kind, GlobalReference) or not isinstance(numel, int) or numel < 0:
         raise BadPickle("a storage without type or size")
     name = kind.name.rpartition(".")[2]
     if len(found) > 5 and found[5] is not None:
@@ -438,7 +438,7 @@ def _tensor_v3(args: tuple[Any, ...]) -> Any:  # noqa: ANN401
     """(storage, offset, size, stride, requires_grad, hooks, dtype[, metadata])."""
     storage, offset, shape, stride = args[:4]
     dtype = args[6] if len(args) > 6 else None
-    name = dtype.name.rpartition(".")[2] if isinstance(dtype, Global) else None
+    name = dtype.name.rpartition(".")[2] if isinstance(dtype, GlobalReference) else None
     return _view(storage, offset, shape, stride, dtype=name)
 
 
@@ -467,16 +467,16 @@ def _first(args: tuple[Any, ...]) -> Any:  # noqa: ANN401
 
 def _from_type(args: tuple[Any, ...]) -> Any:  # noqa: ANN401
     """(function, type, arguments, state): a subclass of Tensor; its values are what counts."""
-    return _called(args[0], args[2])
+    return _call(args[0], args[2])
 
 
-def _ordered(args: tuple[Any, ...]) -> dict[Any, Any]:
+def _build_ordered_dict(args: tuple[Any, ...]) -> dict[Any, Any]:
     if not args:
         return {}
     return dict(_pairs([part for pair in args[0] for part in pair]))
 
 
-def _encoded(args: tuple[Any, ...]) -> bytes:
+def _encode_latin1(args: tuple[Any, ...]) -> bytes:
     """How protocol 2 writes bytes: `_codecs.encode(text, "latin1")`."""
     text, coding = args
     if coding not in {"latin1", "latin-1", "utf-8", "utf8", "ascii"}:
@@ -484,22 +484,22 @@ def _encoded(args: tuple[Any, ...]) -> bytes:
     return bytes(text.encode(coding))
 
 
-def _rebuilt(args: tuple[Any, ...]) -> Foreign:
+def _rebuilt(args: tuple[Any, ...]) -> UnbuiltObject:
     """copyreg._reconstructor(class, base, state): how protocols 0 and 1 write objects."""
     kind = args[0]
-    return Foreign(kind.name if isinstance(kind, Global) else "?", args[1:])
+    return UnbuiltObject(kind.name if isinstance(kind, GlobalReference) else "?", args[1:])
 
 
 def _default_dict(_: tuple[Any, ...]) -> dict[Any, Any]:
     return {}
 
 
-def _odd(kind: str) -> Callable[[tuple[Any, ...]], OddTensor]:
-    return lambda _: OddTensor(kind)
+def _odd(kind: str) -> Callable[[tuple[Any, ...]], UnsupportedTensor]:
+    return lambda _: UnsupportedTensor(kind)
 
 
 _KNOWN: Final[Mapping[str, Callable[[tuple[Any, ...]], Any]]] = {
-    "collections.OrderedDict": _ordered,
+    "collections.OrderedDict": _build_ordered_dict,
     "collections.defaultdict": _default_dict,
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor,
@@ -518,7 +518,7 @@ _KNOWN: Final[Mapping[str, Callable[[tuple[Any, ...]], Any]]] = {
     "torch._utils._rebuild_wrapper_subclass": _odd("wrapped"),
     "torch._utils._rebuild_device_tensor_from_numpy": _odd("of another device"),
     "torch._utils._rebuild_device_tensor_from_cpu_tensor": _odd("of another device"),
-    "_codecs.encode": _encoded,
+    "_codecs.encode": _encode_latin1,
     "copyreg._reconstructor": _rebuilt,
     "copy_reg._reconstructor": _rebuilt,
 }

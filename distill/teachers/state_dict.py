@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from edgekd.distill.models.parameter_names import canonical
-from edgekd.distill.teachers import checkpoint_contents as weightsets
+from edgekd.distill.teachers import checkpoint_contents
 from edgekd.distill.teachers.checkpoint_contents import Checkpoint, WeightSet
-from edgekd.distill.teachers.file_formats import NAMES, opened
+from edgekd.distill.teachers.file_formats import NAMES, open_file
 from edgekd.distill.teachers.safe_unpickle import TensorRef
 from edgekd.errors import InputFileError
 
@@ -46,25 +46,25 @@ def read_weights(path: Path, *, weights: str | None = None) -> WeightFile:
             instead of weights, without tensors, or with values that are not finite.
         UsageError: no set is called so.
     """
-    file = opened(path)
+    file = open_file(path)
     if file.format in {"pt2", "onnx", "torchscript"}:
         raise InputFileError(f"{path}: {NAMES[file.format]}, not a file of weights.")
-    checkpoint = weightsets.examine(file)
+    checkpoint = checkpoint_contents.examine(file)
     if checkpoint.module is not None:
         raise InputFileError(
             f"{path}: a module saved whole ({checkpoint.module}); save its weights instead: "
             "torch.save(model.state_dict(), 'teacher.pt')."
         )
-    found = weightsets.chosen(checkpoint, weights)
+    found = checkpoint_contents.select_weights(checkpoint, weights)
     state = state_of(checkpoint, found)
     return WeightFile(
-        state=respelt(state),
+        state=canonical_keys(state),
         key=found.key,
         metadata=checkpoint.metadata,
     )
 
 
-def respelt(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def canonical_keys(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """In our spelling; as it was where two names would become one: nothing may be lost."""
     spelt = {canonical(name): tensor for name, tensor in state.items()}
     return spelt if len(spelt) == len(state) else state
@@ -76,7 +76,7 @@ def state_of(checkpoint: Checkpoint, found: WeightSet) -> dict[str, Tensor]:
     Raises:
         InputFileError: a tensor is not dense, not all there, or not finite.
     """
-    weightsets.check(checkpoint, found)
+    checkpoint_contents.check_weights(checkpoint, found)
     flat: dict[str, Tensor] = {}
     state = {}
     for name, tensor in found.tensors.items():

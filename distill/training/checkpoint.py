@@ -27,10 +27,10 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
-from edgekd.distill.compute.distributed import ALONE, Team
-from edgekd.distill.synthesis.image_pool import Entry, ImagePool
+from edgekd.distill.compute.distributed import SINGLE_PROCESS, ProcessGroup
+from edgekd.distill.synthesis.image_pool import ImagePool, PoolEntry
 from edgekd.errors import InputFileError, UsageError
-from edgekd.files import explained, read_text, write_atomically
+from edgekd.files import read_text, translate_os_errors, write_atomically
 
 STATE: Final = "state.pt"
 IDENTITY: Final = "run.json"
@@ -59,16 +59,21 @@ class Resumable(Protocol):
 class RunFolder:
     """One run's folder, locked while it is open."""
 
-    def __init__(self, path: Path, *, team: Team = ALONE) -> None:
+    def __init__(self, path: Path, *, group: ProcessGroup = SINGLE_PROCESS) -> None:
         self.path = path
-        self.team = team
+        self.group = group
         self.shards: dict[str, list[str]] = {}  # of this rank's pools
         self.saved: dict[str, int] = {}
 
     @classmethod
     @contextlib.contextmanager
-    def opened(
-        cls, path: Path, identity: dict[str, Any], *, restart: bool, team: Team = ALONE
+    def open(
+        cls,
+        path: Path,
+        identity: dict[str, Any],
+        *,
+        restart: bool,
+        group: ProcessGroup = SINGLE_PROCESS,
     ) -> Iterator["RunFolder"]:
         """Open or make the folder for the run that `identity` describes.
 
@@ -76,18 +81,18 @@ class RunFolder:
             path: of the folder.
             identity: JSON-like; everything that decides the result.
             restart: throw away what an unfinished run left there.
-            team: whose run it is.
+            group: whose run it is.
 
         Raises:
             UsageError: another process has it open, another command's run is in it, or another rank
                 is told otherwise.
         """
         identity = json.loads(json.dumps(identity))
-        _require_same(identity, team)
-        if not team.leads:
-            yield cls(path, team=team)
+        _require_same(identity, group)
+        if not group.is_main:
+            yield cls(path, group=group)
             return
-        with explained(path):
+        with translate_os_errors(path):
             path.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -97,7 +102,7 @@ class RunFolder:
                 raise UsageError(
                     f"{path}: another edgekd is working on this run. Wait for it, or choose another --out."
                 ) from error
-            folder = cls(path, team=team)
+            folder = cls(path, group=group)
             folder._settle(identity, restart=restart)
             yield folder
         finally:
@@ -131,7 +136,7 @@ class RunFolder:
         """Keep a word that the run needs when it goes on, and that its command does not say."""
         write_atomically(self.path / f"{name}.note", text)
 
-    def noted(self, name: str) -> str | None:
+    def read_note(self, name: str) -> str | None:
         """What was noted; None: nothing."""
         path = self.path / f"{name}.note"
         return read_text(path) if path.exists() else None
@@ -152,21 +157,21 @@ class RunFolder:
         for name, pool in run.pools():
             files |= self._append(name, pool)
         state = run.state_dict()
-        if not self.team.leads:
+        if not self.group.is_main:
             sent = {"shards": self.shards, "files": _as_tensors(files), OWN: state[OWN]}
-            self.team.send(_pickled(sent), to=0)
+            self.group.send(_pickle(sent), to=0)
             return
         shards = dict(self.shards)
         owns = [state.pop(OWN, None)]
         self._write(files)
-        for rank in range(1, self.team.ranks):
-            found = _unpickled(self.team.received(of=rank), torch.device("cpu"))
+        for rank in range(1, self.group.world_size):
+            found = _unpickle(self.group.recv(of=rank), torch.device("cpu"))
             self._write({name: part.numpy().tobytes() for name, part in found["files"].items()})
             shards |= found["shards"]
             owns.append(found[OWN])
-        if not self.team.alone:
+        if not self.group.is_single:
             state[OWNS] = owns
-        write_atomically(self.path / STATE, _pickled({**state, "shards": shards}))
+        write_atomically(self.path / STATE, _pickle({**state, "shards": shards}))
         kept = {name for names in shards.values() for name in names}
         for path in self.path.glob("*.safetensors"):
             if path.name not in kept:
@@ -195,7 +200,7 @@ class RunFolder:
 
     def _own(self, name: str) -> str:
         """What the shards of a pool are called on this rank."""
-        return name if self.team.leads else f"{name}.{self.team.rank}"
+        return name if self.group.is_main else f"{name}.{self.group.rank}"
 
     def _write(self, files: dict[str, bytes]) -> None:
         for name, data in files.items():
@@ -216,7 +221,7 @@ class RunFolder:
             state, files = found
             shards = state.pop("shards")
             if OWNS in state:
-                state[OWN] = state.pop(OWNS)[self.team.rank]
+                state[OWN] = state.pop(OWNS)[self.group.rank]
             for name, pool in run.pools():
                 own = self._own(name)
                 self.shards[own] = shards.get(own, [])
@@ -240,19 +245,19 @@ class RunFolder:
 
     def _read(self, run: Resumable) -> tuple[dict[str, Any], Callable[[str], bytes]] | None:
         """The saved state, and what reads a shard by its name; None: nothing was saved."""
-        if not self.team.leads:
-            data = self.team.announced(b"")
+        if not self.group.is_main:
+            data = self.group.broadcast(b"")
             if not data:
                 return None
-            files = _unpickled(self.team.received(of=0), torch.device("cpu"))
-            return _unpickled(data, run.device), lambda name: files[name].numpy().tobytes()
+            files = _unpickle(self.group.recv(of=0), torch.device("cpu"))
+            return _unpickle(data, run.device), lambda name: files[name].numpy().tobytes()
         state_file = self.path / STATE
         data = state_file.read_bytes() if state_file.exists() else b""
-        state = _unpickled(data, run.device) if data else None
-        self.team.announced(data)
+        state = _unpickle(data, run.device) if data else None
+        self.group.broadcast(data)
         if state is None:
             return None
-        for rank in range(1, self.team.ranks):
+        for rank in range(1, self.group.world_size):
             names = [
                 shard
                 for name, shards in state["shards"].items()
@@ -260,7 +265,7 @@ class RunFolder:
                 if name.endswith(f".{rank}")
             ]
             files = {name: (self.path / name).read_bytes() for name in names}
-            self.team.send(_pickled(_as_tensors(files)), to=rank)
+            self.group.send(_pickle(_as_tensors(files)), to=rank)
         return state, lambda name: (self.path / name).read_bytes()
 
     def discard(self) -> None:
@@ -268,15 +273,15 @@ class RunFolder:
         shutil.rmtree(self.path)
 
 
-def _require_same(identity: dict[str, Any], team: Team) -> None:
+def _require_same(identity: dict[str, Any], group: ProcessGroup) -> None:
     """Refuse ranks that were told to make different things, on another machine perhaps.
 
     Raises:
         UsageError: on every rank.
     """
-    first = json.loads(team.announced(json.dumps(identity).encode()))
+    first = json.loads(group.broadcast(json.dumps(identity).encode()))
     keys = sorted(first)
-    counts = team.total([int(identity.get(key) != first[key]) for key in keys])
+    counts = group.all_reduce_sum([int(identity.get(key) != first[key]) for key in keys])
     different = [key for key, count in zip(keys, counts, strict=True) if count]
     if different:
         raise UsageError(
@@ -291,7 +296,7 @@ def _fill(pool: ImagePool, shard: str, data: bytes) -> None:
     for number in range(first, end):
         pool.put(
             number,
-            Entry(
+            PoolEntry(
                 images=tensors["images"][number - first],
                 classes=tensors["classes"][number - first],
                 score=float(tensors["scores"][number - first]),
@@ -299,13 +304,13 @@ def _fill(pool: ImagePool, shard: str, data: bytes) -> None:
         )
 
 
-def _pickled(state: dict[str, Any]) -> bytes:
+def _pickle(state: dict[str, Any]) -> bytes:
     buffer = io.BytesIO()
     torch.save(state, buffer)
     return buffer.getvalue()
 
 
-def _unpickled(data: bytes, device: torch.device) -> dict[str, Any]:
+def _unpickle(data: bytes, device: torch.device) -> dict[str, Any]:
     found: dict[str, Any] = torch.load(io.BytesIO(data), map_location=device, weights_only=True)
     return found
 

@@ -44,7 +44,7 @@ class Forecast:
             else f"{self.images:,} images made ahead"
         )
         return (
-            f"about {spoken(self.duration_s)}: {self.steps:,} student steps of {self.student_step_s * 1e3:.0f} ms, "
+            f"about {format_duration(self.duration_s)}: {self.steps:,} student steps of {self.student_step_s * 1e3:.0f} ms, "
             f"{made}; about {self.memory_bytes / 2**20:,.0f} MiB of memory"
         )
 
@@ -55,7 +55,7 @@ class Forecast:
         return free is None or self.memory_bytes <= free + _resident_bytes()
 
 
-def spoken(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """A length of time to plan with."""
     if seconds >= 3 * 3600:
         return f"{seconds / 3600:,.0f} h"
@@ -72,7 +72,7 @@ def forecast(fresh: Callable[[Recipe], Distillation], recipe: Recipe, *, pixels:
         recipe: of the real run.
         pixels: of an image, height times width.
     """
-    timed = _timed(recipe, pixels)
+    timed = _shorten(recipe, pixels)
     half_bytes = _of_half(fresh, timed) if timed is not recipe else 0
     scratch = fresh(timed)
     budget = scratch.budget
@@ -81,7 +81,7 @@ def forecast(fresh: Callable[[Recipe], Distillation], recipe: Recipe, *, pixels:
     started = time.perf_counter()
     _images(scratch)
     if scratch.ahead is None:
-        scratch.place.wait()
+        scratch.compute.synchronize()
         image_batch_s = (time.perf_counter() - started) * share
     scratch.prepare()
     scratch.student.train()
@@ -89,7 +89,7 @@ def forecast(fresh: Callable[[Recipe], Distillation], recipe: Recipe, *, pixels:
     for _ in range(TIMED_STUDENT_STEPS):
         started = time.perf_counter()
         scratch.student_step()
-        scratch.place.wait()
+        scratch.compute.synchronize()
         seconds.append(time.perf_counter() - started)
     # The first compiles and allocates.
     student_step_s = sorted(seconds)[len(seconds) // 2] * (
@@ -138,13 +138,13 @@ def _work(recipe: Recipe) -> int:
 def _images(scratch: Distillation) -> None:
     """What a round makes of images, once."""
     if scratch.ahead is None and not scratch.recipe.source.flows:
-        made = scratch.production.invert(generator=scratch.generator)
+        made = scratch.synthesizer.invert(generator=scratch.generator)
         scratch.pool.add(entry_of(made))
     else:
-        scratch.production.round(0.0, generator=scratch.generator)
+        scratch.synthesizer.round(0.0, generator=scratch.generator)
 
 
-def _sized(recipe: Recipe, batch: int, steps: int) -> Recipe:
+def _with_batch(recipe: Recipe, batch: int, steps: int) -> Recipe:
     """The recipe with batches that are a part of its own."""
     return replace(
         recipe,
@@ -154,7 +154,7 @@ def _sized(recipe: Recipe, batch: int, steps: int) -> Recipe:
     )
 
 
-def _timed(recipe: Recipe, pixels: int) -> Recipe:
+def _shorten(recipe: Recipe, pixels: int) -> Recipe:
     """The recipe, or one with fewer steps and images that shows what it costs."""
     inversion = _work(recipe) * pixels
     student = recipe.learning.batch * TIMED_STUDENT_STEPS * pixels
@@ -163,16 +163,16 @@ def _timed(recipe: Recipe, pixels: int) -> Recipe:
     steps = min(recipe.source.steps, TIMED_INNER_STEPS)
     largest = max(recipe.source.batch * steps, recipe.learning.batch * TIMED_STUDENT_STEPS)
     share = min(1.0, WHOLE_WORK / 4 / (largest * pixels))
-    return _sized(recipe, max(4, round(recipe.source.batch * share)), steps)
+    return _with_batch(recipe, max(4, round(recipe.source.batch * share)), steps)
 
 
 def _of_half(fresh: Callable[[Recipe], Distillation], timed: Recipe) -> int:
     """The most that was held after half of the part of a batch; libraries have come in by then."""
-    scratch = fresh(_sized(timed, timed.source.batch // 2, timed.source.steps))
+    scratch = fresh(_with_batch(timed, timed.source.batch // 2, timed.source.steps))
     _images(scratch)
     scratch.student.train()
     scratch.student_step()
-    scratch.place.wait()
+    scratch.compute.synchronize()
     return _peak_bytes(scratch)
 
 
@@ -183,8 +183,8 @@ def _of_steps(steps: int, recipe: Recipe, image_batch_s: float, student_step_s: 
 
 def _peak_bytes(scratch: Distillation) -> int:
     """The most that the process, or the device, has held so far."""
-    if scratch.place.device.type == "cuda":
-        return torch.cuda.max_memory_allocated(scratch.place.device)
+    if scratch.compute.device.type == "cuda":
+        return torch.cuda.max_memory_allocated(scratch.compute.device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
@@ -203,7 +203,7 @@ def available_bytes() -> int | None:
 
 def _memory_bytes(scratch: Distillation, recipe: Recipe, grown: int) -> int:
     """Resident memory of this process and of the device, with whole batches and the pool full."""
-    device = scratch.place.device
+    device = scratch.compute.device
     pool = scratch.pool.images[:1, :1].numel() * recipe.memory.batches * recipe.memory.entry
     if scratch.ahead is not None:
         pool = scratch.pool.images.numel()

@@ -23,21 +23,21 @@ import torch
 from torch import Tensor, nn
 
 from edgekd.distill import losses as objectives
-from edgekd.distill.compute.compiled_forward import Pass, compiled
-from edgekd.distill.compute.device import Place
-from edgekd.distill.compute.distributed import ALONE
+from edgekd.distill.compute.compiled_forward import Pass, compile_forward
+from edgekd.distill.compute.device import Compute
+from edgekd.distill.compute.distributed import SINGLE_PROCESS
 from edgekd.distill.data.real_images import RealImages
-from edgekd.distill.data.synthetic_set import Ahead
+from edgekd.distill.data.synthetic_set import SplitSet
 from edgekd.distill.models import architectures, networks
 from edgekd.distill.models.batch_norm import batch_norms, reestimate
 from edgekd.distill.recipes.config import Learning, Recipe, for_ranks
 from edgekd.distill.recipes.schedule import RunBudget, ema_decay, learning_rate
 from edgekd.distill.synthesis.image_pool import ImagePool, to_float
-from edgekd.distill.synthesis.synthesizer import Production
+from edgekd.distill.synthesis.synthesizer import Synthesizer
 from edgekd.distill.teachers.loader import Teacher
 from edgekd.distill.training.checkpoint import OWN
 from edgekd.distill.training.snapshots import Snapshots
-from edgekd.distill.training.student_batches import Lessons, answered
+from edgekd.distill.training.student_batches import StudentBatches, label_images
 from edgekd.records import Architecture, HistoryPoint
 
 logger = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ AT_ONCE = 256  # images, in one pass that measures
 
 
 @dataclass(frozen=True, kw_only=True)
-class Event:
+class RoundEnd:
     """The end of a round."""
 
     point: HistoryPoint
@@ -57,7 +57,7 @@ class Event:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Watched:
+class ProgressImages:
     """Labelled images that are looked at while a run goes on. They select nothing."""
 
     images: Tensor  # (N, C, H, W) normalised
@@ -75,11 +75,11 @@ class Distillation:
         *,
         budget: RunBudget,
         seed: int,
-        place: Place,
-        ahead: Ahead | None = None,
+        compute: Compute,
+        ahead: SplitSet | None = None,
         real: RealImages | None = None,
         embeddings: Tensor | None = None,
-        watched: Watched | None = None,
+        watched: ProgressImages | None = None,
         compiles: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -92,7 +92,7 @@ class Distillation:
                 all ranks together.
             budget: what may be spent.
             seed: of every draw.
-            place: where to compute.
+            compute: where to compute.
             ahead: images that were made before; none are made then.
             real: condensed or few real images, to learn from and to come close to.
             embeddings: (K, E) of the classes, for a recipe with a noisy layer.
@@ -104,48 +104,50 @@ class Distillation:
             UsageError: the ranks cannot share a batch evenly.
         """
         self.teacher = teacher
-        self.recipe = recipe = for_ranks(recipe, place.ranks)
+        self.recipe = recipe = for_ranks(recipe, compute.world_size)
         self.ahead = ahead
         self.budget = budget
         self.seed = seed
-        self.place = place
+        self.compute = compute
         self.clock = clock
         self.watched = watched
-        device = place.device
+        device = compute.device
         first = torch.Generator().manual_seed(seed)
-        self.generator = torch.Generator(device).manual_seed(place.team.seed(seed + 1))
-        self.teacher_module = copy.deepcopy(teacher.module).to(device, memory_format=place.layout)  # type: ignore[call-overload]
+        self.generator = torch.Generator(device).manual_seed(compute.group.seed(seed + 1))
+        self.teacher_module = copy.deepcopy(teacher.module).to(
+            device, memory_format=compute.memory_format
+        )  # type: ignore[call-overload]
         with torch.random.fork_rng(devices=[]):  # what a library draws beside weights of layers
             torch.manual_seed(seed)  # noqa: TID251  # libraries take no generator
             self.student = architectures.build(student)
         networks.initialise(self.student, generator=first)
-        self.student.to(device, memory_format=place.layout)  # type: ignore[call-overload]
+        self.student.to(device, memory_format=compute.memory_format)  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.student).eval().requires_grad_(False)
         self.optimizer = _optimizer(self.student, recipe.learning)
         if real is not None:
-            real = answered(real, self.teacher_module, place)
+            real = label_images(real, self.teacher_module, compute)
         self.warnings: list[str] = []
         self.step = 0
-        self.production = Production(
+        self.synthesizer = Synthesizer(
             teacher,
             self.teacher_module,
             self.student,
             recipe,
             seed=seed,
-            place=place,
+            compute=compute,
             first=first,
             ahead=ahead,
             real=real,
             embeddings=embeddings,
             say=self._warn,
         )
-        self.lessons = Lessons(
+        self.student_batches = StudentBatches(
             recipe,
-            self.production,
+            self.synthesizer,
             self.teacher_module,
             flip=teacher.flip,
             real=real,
-            place=place,
+            compute=compute,
             generator=self.generator,
         )
         self.snapshots = Snapshots(teacher.info.classes)
@@ -164,24 +166,24 @@ class Distillation:
 
     @property
     def device(self) -> torch.device:
-        return self.place.device
+        return self.compute.device
 
     @property
     def pool(self) -> ImagePool:
-        return self.production.pool
+        return self.synthesizer.pool
 
     @property
     def held_out(self) -> ImagePool:
-        return self.production.held_out
+        return self.synthesizer.held_out
 
     @property
     def nbytes(self) -> int:
         """Of all images, or of what makes them again."""
-        return self.production.nbytes + self.lessons.nbytes
+        return self.synthesizer.nbytes + self.student_batches.nbytes
 
     def pools(self) -> tuple[tuple[str, ImagePool], ...]:
         """The pools by the names of their shards; every rank reads images made ahead by itself."""
-        if self.ahead is not None and not self.place.leads:
+        if self.ahead is not None and not self.compute.is_main:
             return ()
         return (("pool", self.pool), ("held_out", self.held_out))
 
@@ -192,14 +194,14 @@ class Distillation:
         """
         own = {
             "generator": self.generator.get_state(),
-            "production": self.production.own_state(),
+            "synthesizer": self.synthesizer.own_state(),
         }
         return {
-            **({} if self.place.team.alone else {OWN: own}),
+            **({} if self.compute.group.is_single else {OWN: own}),
             "student": self.student.state_dict(),
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "production": self.production.state_dict(),
+            "synthesizer": self.synthesizer.state_dict(),
             "generator": self.generator.get_state(),
             "snapshots": self.snapshots.state_dict(),
             **{name: getattr(self, name) for name in _COUNTERS},
@@ -212,7 +214,7 @@ class Distillation:
         self.student.load_state_dict(state["student"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.production.load_state_dict(state["production"])
+        self.synthesizer.load_state_dict(state["synthesizer"])
         self.generator.set_state(state["generator"].cpu())
         for name in _COUNTERS:
             setattr(self, name, state[name])
@@ -220,7 +222,7 @@ class Distillation:
         self.history = [HistoryPoint(**point) for point in state["history"]]
         if OWN in state:
             self.generator.set_state(state[OWN]["generator"].cpu())
-            self.production.load_own_state(state[OWN]["production"])
+            self.synthesizer.load_own_state(state[OWN]["synthesizer"])
         self.snapshots.load_state_dict(
             state.get("snapshots"), progress=self.progress, made=self.pool.made
         )
@@ -231,7 +233,7 @@ class Distillation:
     def progress(self) -> float:
         return self.budget.progress(step=self.step, elapsed_s=self.elapsed_s)
 
-    def events(self) -> Iterator[Event]:
+    def events(self) -> Iterator[RoundEnd]:
         """Run until the budget is spent, one event a round.
 
         Raises:
@@ -243,11 +245,11 @@ class Distillation:
         self.prepare()
         while self.progress < 1.0:
             started = self.clock()
-            losses = self.production.round(self.progress, generator=self.generator)
-            self.place.wait()
+            losses = self.synthesizer.round(self.progress, generator=self.generator)
+            self.compute.synchronize()
             self.images_s += self.clock() - started
             losses |= self._train_student(started)
-            self.elapsed_s += self.place.team.told(self.clock() - started)
+            self.elapsed_s += self.compute.group.broadcast_number(self.clock() - started)
             event = self._event(losses, said)
             said = len(self.warnings)
             yield event
@@ -259,23 +261,29 @@ class Distillation:
         started = self.clock()
         self._draw_gallery()
         self.images_s += self.clock() - started
-        self.elapsed_s += self.place.team.told(self.clock() - started)
+        self.elapsed_s += self.compute.group.broadcast_number(self.clock() - started)
 
     def _draw_gallery(self) -> None:
-        seed = self.place.team.seed(self.seed + 4)
-        self.lessons.prepare(seed=seed, steps=self.budget.steps)
+        seed = self.compute.group.seed(self.seed + 4)
+        self.student_batches.prepare(seed=seed, steps=self.budget.steps)
 
     def _compile(self) -> None:
         """Compile the passes of a step; the time that it takes is not the budget's."""
         shape = (self.recipe.learning.batch, *self.teacher.info.input.shape)
-        example = torch.zeros(shape, device=self.device).to(memory_format=self.place.layout)
+        example = torch.zeros(shape, device=self.device).to(
+            memory_format=self.compute.memory_format
+        )
         buffers = {name: each.clone() for name, each in self.student.named_buffers()}
-        self.answers = compiled(self.student.train(), example, place=self.place, say=self._warn)
+        self.answers = compile_forward(
+            self.student.train(), example, compute=self.compute, say=self._warn
+        )
         self.student.load_state_dict(buffers, strict=False)  # the trial moved its statistics
         with torch.no_grad():
-            self.targets = compiled(self.teacher_module, example, place=self.place, say=self._warn)
+            self.targets = compile_forward(
+                self.teacher_module, example, compute=self.compute, say=self._warn
+            )
 
-    def _event(self, losses: dict[str, float], said: int) -> Event:
+    def _event(self, losses: dict[str, float], said: int) -> RoundEnd:
         progress = self.progress
         self.snapshots.look(self.pool, progress=progress, step=self.step)
         found: dict[str, float | None] = {"agreement": None}
@@ -290,14 +298,14 @@ class Distillation:
             self.measured_at = progress
         point = HistoryPoint(
             step=self.step,
-            images=self.production.made,
+            images=self.synthesizer.made,
             elapsed_s=round(self.elapsed_s, 3),
             losses=losses,
             **found,
         )
         if point.agreement is not None:
             self.history.append(point)
-        return Event(point=point, progress=progress, warnings=tuple(self.warnings[said:]))
+        return RoundEnd(point=point, progress=progress, warnings=tuple(self.warnings[said:]))
 
     def _warn(self, text: str) -> None:
         self.warnings.append(f"step {self.step}: {text}")
@@ -305,7 +313,7 @@ class Distillation:
     def _train_student(self, started: float) -> dict[str, float]:
         self.student.train()
         kept = {name: tensor.clone() for name, tensor in self.average.state_dict().items()}
-        total = torch.zeros((), device=self.place.device)
+        total = torch.zeros((), device=self.compute.device)
         steps = self.recipe.learning.steps
         if self.budget.steps is not None:
             steps = min(steps, self.budget.steps - self.step)
@@ -322,13 +330,15 @@ class Distillation:
                 steps = done + 1
                 break
         self._share_statistics()
-        mean = float(self.place.team.mean(total)) / steps
+        mean = float(self.compute.group.all_reduce_mean(total)) / steps
         # The last step can break the weights after a loss that was still finite.
-        finite = self.place.team.all(math.isfinite(mean) and _all_finite(self.average))
-        verdict = self.production.monitors.student(finite=finite)
+        finite = self.compute.group.all_reduce_and(
+            math.isfinite(mean) and _all_finite(self.average)
+        )
+        verdict = self.synthesizer.monitors.student(finite=finite)
         if verdict.action == "restore student":
             self._restore_student(kept)
-        self.production.act(verdict)
+        self.synthesizer.act(verdict)
         return {"kd": mean}
 
     @torch.no_grad()
@@ -337,46 +347,46 @@ class Distillation:
 
         Once a round: a student in evaluation mode is asked only after this.
         """
-        if self.place.team.alone:
+        if self.compute.group.is_single:
             return
         found: list[Tensor] = []
-        for network in (self.student, self.average, *self.production.networks()):
+        for network in (self.student, self.average, *self.synthesizer.networks()):
             for layer in batch_norms(network).values():
                 assert layer.running_mean is not None
                 assert layer.running_var is not None
                 found += [layer.running_mean, layer.running_var]
-        self.place.team.average(found)
+        self.compute.group.average(found)
 
     def gather(self) -> None:
         """Part with the other ranks: rank 0 has all images then, and goes on alone."""
-        self.production.gather()
-        self.place.team.disband()
-        self.place = replace(self.place, team=ALONE)
+        self.synthesizer.gather()
+        self.compute.group.destroy()
+        self.compute = replace(self.compute, group=SINGLE_PROCESS)
         self.decided = None  # there are more held-out images now
 
     def _progress_now(self, started: float) -> float:
         spent = self.elapsed_s + self.clock() - started
         if self.budget.minutes is not None:
-            spent = self.place.team.told(spent)
+            spent = self.compute.group.broadcast_number(spent)
         return self.budget.progress(step=self.step, elapsed_s=spent)
 
     def student_step(self, progress: float = 1.0) -> Tensor:
         """One step on a batch of images; its loss."""
         learning = self.recipe.learning
-        teacher, new, remembered = self.lessons.batch(progress)
+        teacher, new, remembered = self.student_batches.batch(progress)
         self.optimizer.zero_grad()
         if learning.inner_rate and len(remembered):
             loss = self._retaining(teacher, new, remembered)
         else:
             loss = self._loss(teacher, torch.cat([new, remembered]) if len(remembered) else new)
-        self.place.backward(loss)
-        self.place.team.average_gradients(self.student.parameters())
+        self.compute.backward(loss)
+        self.compute.group.average_gradients(self.student.parameters())
         self.optimizer.step()
         return loss
 
     def _loss(self, teacher: nn.Module, images: Tensor) -> Tensor:
         asked = self.targets if teacher is self.teacher_module else teacher
-        with self.place.autocast():
+        with self.compute.autocast():
             with torch.no_grad():
                 targets = asked(images)
             answers = self.answers(images)
@@ -390,7 +400,7 @@ class Distillation:
         """
         acquired = self._loss(teacher, new)
         names, parameters = zip(*self.student.named_parameters(), strict=True)
-        gradients = self.place.team.means(
+        gradients = self.compute.group.all_reduce_means(
             torch.autograd.grad(acquired, parameters, create_graph=True)
         )
         # The inner rate is a share of the outer one, which the schedule sets.
@@ -399,7 +409,7 @@ class Distillation:
             name: part - rate * slope
             for name, part, slope in zip(names, parameters, gradients, strict=True)
         }
-        with self.place.autocast():
+        with self.compute.autocast():
             with torch.no_grad():
                 targets = teacher(remembered)
             answers = torch.func.functional_call(self.student, moved, (remembered,))
@@ -407,10 +417,10 @@ class Distillation:
 
     def _kd(self, answers: Tensor, targets: Tensor) -> Tensor:
         learning = self.recipe.learning
-        if learning.kd == "logit_distance":
+        if learning.loss == "logit_distance":
             return objectives.logit_distance(answers, targets)
-        if learning.kd == "standardized":
-            return objectives.standardized_soft_targets(
+        if learning.loss == "standardized":
+            return objectives.soft_targets_standardized(
                 answers, targets, temperature=learning.temperature
             )
         return objectives.soft_targets(answers, targets, temperature=learning.temperature)
@@ -432,23 +442,26 @@ class Distillation:
     @torch.no_grad()
     def agreement(self, student: nn.Module) -> float:
         """Share of the held-out synthetic images on which student and teacher decide the same."""
-        images = self._held_out_images()
+        images = self._gather_held_out()
         if self.decided is None or self.decided[0] != self.held_out.made:
             # Of images that stay the same the teacher need not be asked again.
-            self.decided = self.held_out.made, self._decisions(self.lessons.asked(), images)
+            self.decided = (
+                self.held_out.made,
+                self._decisions(self.student_batches.final_teacher(), images),
+            )
         with _evaluating(student):
             same = self._decisions(student, images) == self.decided[1]
-        return float(self.place.team.mean(same.double().mean().cpu()))
+        return float(self.compute.group.all_reduce_mean(same.double().mean().cpu()))
 
-    def _held_out_images(self) -> Tensor:  # -> (N, C, H, W) uint8
+    def _gather_held_out(self) -> Tensor:  # -> (N, C, H, W) uint8
         kept = min(self.held_out.made, self.held_out.capacity)
         return self.held_out.images[:kept].flatten(0, 1)
 
     def _decisions(self, network: nn.Module, images: Tensor) -> Tensor:  # (N, C, H, W) -> (N,)
         decided = []
         for part in torch.split(images, AT_ONCE):
-            with self.place.autocast():
-                decided.append(network(self.lessons.normalised(to_float(part))).argmax(1))
+            with self.compute.autocast():
+                decided.append(network(self.student_batches.normalise(to_float(part))).argmax(1))
         return torch.cat(decided)
 
     @torch.no_grad()
@@ -462,7 +475,7 @@ class Distillation:
                 torch.split(self.watched.labels, AT_ONCE),
                 strict=True,
             ):
-                with self.place.autocast():
+                with self.compute.autocast():
                     decided = student(images.to(self.device)).argmax(1)
                 right += int((decided == labels.to(self.device)).sum())
         return right / len(self.watched.labels)
@@ -477,10 +490,10 @@ class Distillation:
             size = min(self.recipe.source.batch, len(self.pool))
             whole = self.pool.images[: len(self.pool) // size * size, 0]
             batches = list(torch.split(whole, size)[:REESTIMATION_BATCHES])
-        with self.place.autocast():
+        with self.compute.autocast():
             # As in training: the weights have never met the bare images, and statistics of
             # those cost 1 to 8 points (docs/log.md).
-            reestimate(student, map(self.lessons.as_learned, batches))
+            reestimate(student, map(self.student_batches.as_learned, batches))
         # Plain strides: the exporter would otherwise write the layout of this machine.
         return student.eval().cpu().to(memory_format=torch.contiguous_format)
 

@@ -15,7 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from edgekd.distill.compute.device import Place
+from edgekd.distill.compute.device import Compute
 from edgekd.distill.data import augment
 from edgekd.distill.losses import soft_targets
 from edgekd.distill.recipes.config import AtLeastOne
@@ -24,7 +24,7 @@ from edgekd.records import record
 
 
 @record
-class Tuning:
+class FinetuneConfig:
     """How a wrapped student is tuned."""
 
     steps: AtLeastOne = 400
@@ -37,7 +37,7 @@ class Tuning:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Learned:
+class ParameterGroups:
     """The two kinds of parameters."""
 
     weights: Iterable[nn.Parameter]
@@ -48,12 +48,12 @@ def tune(
     module: nn.Module,
     teacher: nn.Module,
     images: Tensor,
-    plan: Tuning,
+    plan: FinetuneConfig,
     *,
-    learned: Learned,
+    learned: ParameterGroups,
     normalised: Callable[[Tensor], Tensor],
     flip: bool,
-    place: Place,
+    compute: Compute,
     generator: torch.Generator,
     told: Callable[[int, float], None],
 ) -> None:
@@ -69,7 +69,7 @@ def tune(
         learned: what changes.
         normalised: of images of 0..1.
         flip: whether mirrored images keep their class.
-        place: where to compute.
+        compute: where to compute.
         generator: of all draws, on the device.
         told: after each step, with its number and loss.
 
@@ -87,7 +87,7 @@ def tune(
         chosen = torch.randint(
             len(images), (plan.batch,), generator=generator, device=generator.device
         )
-        shown = images[chosen.to(images.device)].to(place.device)
+        shown = images[chosen.to(images.device)].to(compute.device)
         shown = augment.shift(shown, share=plan.shift, generator=generator)
         if flip:
             shown = augment.flip(shown, generator=generator)
@@ -104,7 +104,7 @@ def tune(
                 "without --tune."
             )
         optimizer.zero_grad()
-        place.backward(loss)
+        compute.backward(loss)
         optimizer.step()
         schedule.step()
         told(step, reached)

@@ -31,7 +31,7 @@ class Snapshots:
     def __init__(self, classes: int) -> None:
         shown = min(classes, CLASSES_SHOWN)
         # Spread over all of them: neighbours are often alike (breeds of dogs).
-        self.wanted = tuple(classes * place // shown for place in range(shown))
+        self.wanted = tuple(classes * compute // shown for compute in range(shown))
         self.taken: list[Snapshot] = []
         self.passed = 0  # moments
         self.seen = 0  # batches of the pool at the last one
@@ -50,9 +50,7 @@ class Snapshots:
             numbers = numbers[::-1]  # the newest first
         found = _one_each(pool, numbers, self.wanted)
         self.taken.append(
-            Snapshot(
-                progress=progress, step=step, classes=tuple(found), images=_stacked(found, pool)
-            )
+            Snapshot(progress=progress, step=step, classes=tuple(found), images=_stack(found, pool))
         )
         self.passed, self.seen = passed, pool.made
 
@@ -90,12 +88,12 @@ def _one_each(pool: ImagePool, numbers: range, wanted: tuple[int, ...]) -> dict[
     for number in wanted:
         places = (decided == number).nonzero()
         if len(places):
-            batch, place = divmod(int(places[0]), pool.batch)
-            found[number] = pool.images[int(slots[batch]), place].cpu()
+            batch, compute = divmod(int(places[0]), pool.batch)
+            found[number] = pool.images[int(slots[batch]), compute].cpu()
     return found
 
 
-def _stacked(found: dict[int, Tensor], pool: ImagePool) -> Tensor:  # -> (S, C, H, W)
+def _stack(found: dict[int, Tensor], pool: ImagePool) -> Tensor:  # -> (S, C, H, W)
     if found:
         return torch.stack(list(found.values()))
     return torch.zeros(0, *pool.images.shape[2:], dtype=torch.uint8)

@@ -21,7 +21,7 @@ KINDS: Final = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Steadiness:
+class Stability:
     """Of one figure over a run; shares of 0..1."""
 
     final: float
@@ -32,10 +32,10 @@ class Steadiness:
     last_deviation: float
 
 
-def steadiness(values: Sequence[float]) -> Steadiness:
+def steadiness(values: Sequence[float]) -> Stability:
     """Of values in the order of the run; at least one."""
     last = values[-max(1, round(LAST * len(values))) :]
-    return Steadiness(
+    return Stability(
         final=values[-1],
         best=max(values),
         mean=fmean(values),
@@ -45,13 +45,13 @@ def steadiness(values: Sequence[float]) -> Steadiness:
     )
 
 
-def of_history(history: Sequence[HistoryPoint], figure: str) -> Steadiness | None:
+def of_history(history: Sequence[HistoryPoint], figure: str) -> Stability | None:
     """Of one of the figures of `KINDS`; None where it was not taken."""
     values = [value for point in history if (value := getattr(point, figure)) is not None]
     return steadiness(values) if values else None
 
 
-def spoken(history: Sequence[HistoryPoint]) -> list[str]:
+def format_stability(history: Sequence[HistoryPoint]) -> list[str]:
     """A line for each figure that was taken."""
     lines = []
     for figure, name, whose in KINDS:

@@ -9,54 +9,54 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from edgekd.distill.compute.device import Place
+from edgekd.distill.compute.device import Compute
 from edgekd.distill.data import augment
 from edgekd.distill.data.real_images import RealImages
 from edgekd.distill.recipes.config import Recipe
 from edgekd.distill.synthesis.adversarial import Noise, batch_statistics_teacher
 from edgekd.distill.synthesis.image_pool import to_float
-from edgekd.distill.synthesis.structured_noise import Gallery
-from edgekd.distill.synthesis.synthesizer import Production
+from edgekd.distill.synthesis.structured_noise import StructuredNoise
+from edgekd.distill.synthesis.synthesizer import Synthesizer
 
 AT_ONCE: Final = 256  # images, in one pass of the teacher
 
 
-class Lessons:
+class StudentBatches:
     """Draws the batches of a run, all from one generator."""
 
     def __init__(
         self,
         recipe: Recipe,
-        production: Production,
+        synthesizer: Synthesizer,
         teacher: nn.Module,
         *,
         flip: bool,
         real: RealImages | None,
-        place: Place,
+        compute: Compute,
         generator: torch.Generator,
     ) -> None:
         """Nothing is drawn yet.
 
         Args:
             recipe: as it is used.
-            production: where images come from.
+            synthesizer: where images come from.
             teacher: on the device.
             flip: whether mirrored images keep their class.
             real: condensed or few real images, `answered`.
-            place: where to compute.
+            compute: where to compute.
             generator: of all draws; its state is the caller's to keep.
         """
         self.recipe = recipe
-        self.production = production
+        self.synthesizer = synthesizer
         self.teacher = teacher
         self.flip = flip
         self.real = real
-        self.place = place
+        self.compute = compute
         self.generator = generator
         noisy = recipe.source.kind == "noise" or recipe.learning.noise_start > 0
-        self.noise = Noise(production.teacher.info.input, device=place.device) if noisy else None
+        self.noise = Noise(synthesizer.teacher.info.input, device=compute.device) if noisy else None
         self.noise_teacher = batch_statistics_teacher(teacher) if noisy else None
-        self.gallery: Gallery | None = None
+        self.gallery: StructuredNoise | None = None
 
     def prepare(self, *, seed: int, steps: int | None) -> None:
         """Draw what is drawn once: the same for the same seed and steps, so that no checkpoint holds it.
@@ -67,9 +67,9 @@ class Lessons:
         """
         if not self.recipe.learning.structured or self.gallery is not None:
             return
-        info, learning = self.production.teacher.info, self.recipe.learning
-        with self.place.autocast():
-            self.gallery = Gallery(
+        info, learning = self.synthesizer.teacher.info, self.recipe.learning
+        with self.compute.autocast():
+            self.gallery = StructuredNoise(
                 self.teacher,
                 info.input,
                 info.classes,
@@ -77,8 +77,8 @@ class Lessons:
                 shown=None
                 if steps is None
                 else round(steps * learning.batch * learning.structured),
-                normalised=self.normalised,
-                generator=torch.Generator(self.place.device).manual_seed(seed),
+                normalised=self.normalise,
+                generator=torch.Generator(self.compute.device).manual_seed(seed),
             )
 
     @property
@@ -86,7 +86,7 @@ class Lessons:
         """Of what is kept beside the pool."""
         return 0 if self.gallery is None else self.gallery.nbytes
 
-    def asked(self) -> nn.Module:
+    def final_teacher(self) -> nn.Module:
         """The teacher whose answers count in the end: to a recipe of noise, one that normalises by it."""
         if self.recipe.source.kind == "noise":
             assert self.noise_teacher is not None
@@ -102,34 +102,34 @@ class Lessons:
             recipe.source.kind == "noise" or progress < learning.noise_start
         ):
             assert self.noise_teacher is not None
-            images = self.normalised(self.noise.fresh(count, generator=draw))
+            images = self.normalise(self.noise.fresh(count, generator=draw))
             return self.noise_teacher, images, images[:0]
-        remembered = torch.empty(0, device=self.place.device)
+        remembered = torch.empty(0, device=self.compute.device)
         parts: list[Tensor] = []
         shown: list[Tensor] = []  # as it is: a mixture of two drawings is neither
         if self.real is not None and learning.real:
             wanted = max(1, round(learning.real * count))
-            parts.append(self._blended(self._real(wanted), self._made(wanted)))
+            parts.append(self._blend(self._real(wanted), self._synthesize(wanted)))
             count -= wanted
         if self.gallery is not None:
             drawn = self.gallery.sample(round(learning.structured * count), generator=draw)
-            shown.append(self.augmented(drawn))
+            shown.append(self.augment(drawn))
             count -= len(drawn)
-        if recipe.source.flows and self.production.ahead is None:
+        if recipe.source.flows and self.synthesizer.ahead is None:
             old = round(recipe.memory.share * count)
-            if old and len(self.production.pool):
-                remembered = self.augmented(self.production.remembered(old, generator=draw))
+            if old and len(self.synthesizer.pool):
+                remembered = self.augment(self.synthesizer.draw_remembered(old, generator=draw))
             count -= len(remembered)
         if count:
-            parts.append(self._made(count))
+            parts.append(self._synthesize(count))
         if parts:
-            shown.append(self._mixed(torch.cat(parts) if len(parts) > 1 else parts[0]))
+            shown.append(self._mix(torch.cat(parts) if len(parts) > 1 else parts[0]))
         return self.teacher, torch.cat(shown) if len(shown) > 1 else shown[0], remembered
 
-    def augmented(self, images: Tensor) -> Tensor:
+    def augment(self, images: Tensor) -> Tensor:
         """Images (N, C, H, W) as bytes or of 0..1, moved and normalised."""
-        moved = self._moved(images)  # bytes are moved faster than floats
-        return self.normalised(to_float(moved) if moved.dtype == torch.uint8 else moved)
+        moved = self._move(images)  # bytes are moved faster than floats
+        return self.normalise(to_float(moved) if moved.dtype == torch.uint8 else moved)
 
     def as_learned(self, images: Tensor) -> Tensor:
         """Images (N, C, H, W) of the pool as training shows them: beside real ones, mixed, among structured noise."""
@@ -139,26 +139,28 @@ class Lessons:
         made = max(
             1.0 - real - structured, 1 / learning.batch
         )  # share of the images that are given
-        parts = [self.augmented(images)]
+        parts = [self.augment(images)]
         if real:
             few = self._real(max(1, round(len(images) * real / made)))
             partners = torch.randint(
                 len(images), (len(few),), generator=self.generator, device=images.device
             )
-            parts.append(self._blended(few, parts[0][partners]))
-        shown = self._mixed(torch.cat(parts) if len(parts) > 1 else parts[0])
+            parts.append(self._blend(few, parts[0][partners]))
+        shown = self._mix(torch.cat(parts) if len(parts) > 1 else parts[0])
         if self.gallery is None or not structured or structured >= 1:
             return shown
         beside = self.gallery.sample(
             round(len(images) * structured / made), generator=self.generator
         )
-        return torch.cat([self.augmented(beside), shown])
+        return torch.cat([self.augment(beside), shown])
 
-    def normalised(self, images: Tensor) -> Tensor:  # 0..1 -> float32, (N, C, H, W)
+    def normalise(self, images: Tensor) -> Tensor:  # 0..1 -> float32, (N, C, H, W)
         # A copy always: with one channel either layout counts as the other, and is not changed.
-        return self.production.judge.normalised(images).clone(memory_format=self.place.layout)
+        return self.synthesizer.criterion.normalise(images).clone(
+            memory_format=self.compute.memory_format
+        )
 
-    def _mixed(self, images: Tensor) -> Tensor:
+    def _mix(self, images: Tensor) -> Tensor:
         """Mixed with each other, in as many batches as the recipe says."""
         share, draw = self.recipe.learning.mix, self.generator
         if not share:
@@ -173,9 +175,9 @@ class Lessons:
         chosen = torch.randint(
             len(images), (count,), generator=self.generator, device=images.device
         )
-        return self._moved(images[chosen])
+        return self._move(images[chosen])
 
-    def _blended(self, few: Tensor, made: Tensor) -> Tensor:
+    def _blend(self, few: Tensor, made: Tensor) -> Tensor:
         """Few images each laid over one that was made, both (N, C, H, W), at any ratio.
 
         Shown as they are, a hundred images that are seen hundreds of times are learned by heart by whatever tells them
@@ -185,13 +187,13 @@ class Lessons:
         share = torch.rand(len(few), 1, 1, 1, generator=draw, device=draw.device)
         return share * few + (1 - share) * made
 
-    def _made(self, count: int) -> Tensor:
+    def _synthesize(self, count: int) -> Tensor:
         """New images (count, C, H, W), moved and normalised."""
-        if self.recipe.source.flows and self.production.ahead is None:
-            return self.augmented(self.production.fresh(count, generator=self.generator))
-        return self.augmented(self.production.pool.sample(count, generator=self.generator))
+        if self.recipe.source.flows and self.synthesizer.ahead is None:
+            return self.augment(self.synthesizer.fresh(count, generator=self.generator))
+        return self.augment(self.synthesizer.pool.sample(count, generator=self.generator))
 
-    def _moved(self, images: Tensor) -> Tensor:
+    def _move(self, images: Tensor) -> Tensor:
         share = self.recipe.learning.shift
         images = augment.shift(images, share=share, generator=self.generator)
         if self.flip and share:
@@ -200,10 +202,10 @@ class Lessons:
 
 
 @torch.no_grad()
-def answered(real: RealImages, teacher: nn.Module, place: Place) -> RealImages:
+def label_images(real: RealImages, teacher: nn.Module, compute: Compute) -> RealImages:
     """On the device, and with what the teacher decides where nobody said what they show."""
-    images = real.images.to(place.device).contiguous(memory_format=place.layout)
+    images = real.images.to(compute.device).contiguous(memory_format=compute.memory_format)
     labels = real.labels
     if labels is None:
         labels = torch.cat([teacher(part).argmax(1) for part in torch.split(images, AT_ONCE)])
-    return replace(real, images=images, labels=labels.to(place.device))
+    return replace(real, images=images, labels=labels.to(compute.device))

@@ -49,7 +49,7 @@ _KINDS: Final = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class ArchiveLimits:
     """What an archive may hold, so that a small one cannot fill a disk."""
 
     files: int = 4096
@@ -58,11 +58,11 @@ class Limits:
     ratio_from: int = 16 * 2**20  # bytes below which the ratio does not count
 
 
-LIMITS: Final = Limits()
+LIMITS: Final = ArchiveLimits()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class ArchiveEntry:
     """A file in an archive: `size` bytes from `offset` of the plain archive on."""
 
     name: str
@@ -75,7 +75,7 @@ class Entry:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sum:
+class Checksum:
     sha256: str
     size: int
 
@@ -124,9 +124,9 @@ def header(name: bytes, size: int, date: int) -> bytes:
     return plain[:148] + b"%06o\0 " % sum(plain) + plain[156:]
 
 
-def write(
+def write_archive(
     folder: Path, names: Iterable[str], sink: IO[bytes], *, date: int, compressed: bool
-) -> dict[str, Sum]:
+) -> dict[str, Checksum]:
     """Write files of a folder as an archive; the sums of what was written.
 
     Args:
@@ -145,7 +145,7 @@ def write(
     def put(data: bytes | memoryview) -> None:
         sink.write(data if encoder is None else encoder.compress(data))
 
-    sums: dict[str, Sum] = {}
+    sums: dict[str, Checksum] = {}
     written = 0
     for name in sorted(names, key=str.encode):
         sums[name] = _write_file(folder, name, put, date)
@@ -158,7 +158,7 @@ def write(
 
 def _write_file(
     folder: Path, name: str, put: Callable[[bytes | memoryview], None], date: int
-) -> Sum:
+) -> Checksum:
     encoded = name.encode()
     if not _NAME.fullmatch(encoded) or len(encoded) > LONGEST_NAME:
         raise InputFileError(f"{folder / name}: no name for an archive, or longer than 100 bytes.")
@@ -184,7 +184,7 @@ def _write_file(
     if count != size:
         raise IntegrityError(f"{folder / name}: changed while it was packed.")
     put(bytes(_up_to(size, BLOCK) - size))
-    return Sum(sha256=digest.hexdigest(), size=size)
+    return Checksum(sha256=digest.hexdigest(), size=size)
 
 
 def _up_to(size: int, unit: int) -> int:
@@ -194,13 +194,13 @@ def _up_to(size: int, unit: int) -> int:
 # --- reading --------------------------------------------------------------------------------------
 
 
-def read(
+def read_archive(
     path: Path,
     stream: IO[bytes],
-    take: Callable[[Entry], Callable[[bytes], None]],
+    take: Callable[[ArchiveEntry], Callable[[bytes], None]],
     *,
-    limits: Limits = LIMITS,
-) -> dict[str, Entry]:
+    limits: ArchiveLimits = LIMITS,
+) -> dict[str, ArchiveEntry]:
     """Read an archive that nobody has vouched for, from its first byte to its last.
 
     Args:
@@ -225,9 +225,12 @@ def read(
 
 
 def _read_plain(
-    path: Path, source: Source, take: Callable[[Entry], Callable[[bytes], None]], limits: Limits
-) -> dict[str, Entry]:
-    found: dict[str, Entry] = {}
+    path: Path,
+    source: Source,
+    take: Callable[[ArchiveEntry], Callable[[bytes], None]],
+    limits: ArchiveLimits,
+) -> dict[str, ArchiveEntry]:
+    found: dict[str, ArchiveEntry] = {}
     date: bytes | None = None
     at = 0
     last = b""
@@ -243,7 +246,7 @@ def _read_plain(
             raise _wrong(path, at, f"{name.decode()} lies in a file")
         if len(found) == limits.files:
             raise _wrong(path, at, f"more than {limits.files} files")
-        entry = Entry(name=name.decode(), size=size, offset=at + BLOCK)
+        entry = ArchiveEntry(name=name.decode(), size=size, offset=at + BLOCK)
         if entry.offset + size > limits.bytes:
             raise _wrong(path, at, f"more than the {limits.bytes} bytes that it may have")
         found[entry.name], last = entry, name
@@ -285,7 +288,9 @@ def _parents(name: str) -> Iterator[str]:
         yield "/".join(parts[:count])
 
 
-def _pass_on(source: Source, entry: Entry, taker: Callable[[bytes], None], path: Path) -> None:
+def _pass_on(
+    source: Source, entry: ArchiveEntry, taker: Callable[[bytes], None], path: Path
+) -> None:
     left = entry.size
     while left:
         data = source.read(min(CHUNK, left))
@@ -340,7 +345,7 @@ def _compressor() -> "zstd.ZstdCompressor":
 class _Inflated:
     """The bytes inside of one zstd frame, never more of them at a time than are asked for."""
 
-    def __init__(self, path: Path, stream: IO[bytes], length: int, limits: Limits) -> None:
+    def __init__(self, path: Path, stream: IO[bytes], length: int, limits: ArchiveLimits) -> None:
         self._path, self._stream = path, stream
         self._most = min(limits.bytes, max(limits.ratio_from, limits.ratio * length))
         self._decoder = zstd.ZstdDecompressor(

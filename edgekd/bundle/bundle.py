@@ -14,16 +14,16 @@ from typing import IO, Final
 from pydantic import TypeAdapter
 
 from edgekd.bundle import archive, signing
-from edgekd.bundle.archive import CHUNK, Entry, Sum
+from edgekd.bundle.archive import CHUNK, ArchiveEntry, Checksum
 from edgekd.errors import InputFileError, IntegrityError, OutputError
 from edgekd.files import (
     check_writable_file,
     digest_of,
-    explained,
     new_file,
     new_folder,
     read_text,
     sync_folder,
+    translate_os_errors,
     write_atomically,
 )
 from edgekd.records import from_json, to_json
@@ -162,7 +162,7 @@ def _text(path: Path) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Whole:
+class VerifiedBundle:
     """A bundle of which every byte was held to its sums, and its sums to its signature where keys were given."""
 
     path: Path
@@ -186,31 +186,21 @@ class Whole:
 class _Seen:
     """What reading a bundle from end to end found, before any of it is understood."""
 
-    sums: dict[str, Sum] = field(default_factory=dict)
+    sums: dict[str, Checksum] = field(default_factory=dict)
     texts: dict[str, bytes] = field(default_factory=dict)
     places: dict[str, str] = field(default_factory=dict)  # of a file in an archive
     problems: list[str] = field(default_factory=list)
 
-    def shown(self, name: str) -> str:
+    def describe_origin(self, name: str) -> str:
         return f"{name} ({self.places[name]})" if name in self.places else name
 
 
-def verify(folder: Path) -> Manifest:
-    """Check every file of a bundle, a folder or an archive, against its sums and its manifest.
-
-    Raises:
-        InputFileError: not a bundle, or a manifest that this edgekd does not read.
-        IntegrityError: a file is missing, changed, added, or not a plain file; says which.
-    """
-    return verified(folder).manifest
-
-
-def verified(
+def verify_bundle(
     path: Path,
     *,
     trusted: Sequence[signing.PublicKey] = (),
     signature: Path | None = None,
-) -> Whole:
+) -> VerifiedBundle:
     """Check a bundle: its signature first, then its sums, and only then what its manifest says.
 
     Args:
@@ -222,11 +212,11 @@ def verified(
         InputFileError: not a bundle, or a manifest that this edgekd does not read.
         IntegrityError: something does not hold; says what and where.
     """
-    with _opened(path) as stream:
+    with _open_archive(path) as stream:
         key = _require_signed(path, stream, trusted, signature)
-        seen = _seen(path, stream)
+        seen = _read_contents(path, stream)
     manifest = _understood(path, seen)
-    return Whole(
+    return VerifiedBundle(
         path=path,
         manifest=manifest,
         texts=seen.texts,
@@ -253,7 +243,7 @@ def signature_of(path: Path) -> Path:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[IO[bytes] | None]:
+def _open_archive(path: Path) -> Iterator[IO[bytes] | None]:
     """An archive's bytes; None for a folder."""
     if path.is_dir():
         yield None
@@ -315,19 +305,19 @@ def _signed_digest(path: Path, stream: IO[bytes] | None) -> str:
 def _where(path: Path, stream: IO[bytes] | None) -> str:
     """What headers and sums say of a bundle whose signature does not hold; nothing else is looked at."""
     try:
-        problems = _against_sums(_seen(path, stream))
+        problems = _against_sums(_read_contents(path, stream))
     except IntegrityError as error:
         problems = [str(error).removeprefix(f"{path}: ")]
     if not problems:
         return "\n  Its files are those of its sums: it is another bundle, or the signature or the key is another's."
-    return _listed(problems)
+    return _join_problems(problems)
 
 
-def _listed(problems: Sequence[str]) -> str:
+def _join_problems(problems: Sequence[str]) -> str:
     return "".join(f"\n  {problem}" for problem in dict.fromkeys(problems))
 
 
-def _seen(path: Path, stream: IO[bytes] | None, into: Path | None = None) -> _Seen:
+def _read_contents(path: Path, stream: IO[bytes] | None, into: Path | None = None) -> _Seen:
     """Read all of a bundle.
 
     Args:
@@ -339,10 +329,10 @@ def _seen(path: Path, stream: IO[bytes] | None, into: Path | None = None) -> _Se
         InputFileError: no folder of a bundle.
         IntegrityError: an archive that is not as edgekd writes it.
     """
-    return _seen_folder(path) if stream is None else _seen_archive(path, stream, into)
+    return _read_folder(path) if stream is None else _read_archive(path, stream, into)
 
 
-def _seen_folder(folder: Path) -> _Seen:
+def _read_folder(folder: Path) -> _Seen:
     if not (folder / MANIFEST).exists() and not (folder / SUMS).exists():
         raise InputFileError(f"{folder}: not a bundle (no {MANIFEST} in it).")
     seen = _Seen()
@@ -353,7 +343,7 @@ def _seen_folder(folder: Path) -> _Seen:
             continue
         try:
             size = path.stat().st_size
-            seen.sums[name] = Sum(sha256=digest_of(path), size=size)
+            seen.sums[name] = Checksum(sha256=digest_of(path), size=size)
             if name in _TEXTS and size <= _LARGEST_TEXT:
                 seen.texts[name] = path.read_bytes()
         except OSError as error:
@@ -361,13 +351,13 @@ def _seen_folder(folder: Path) -> _Seen:
     return seen
 
 
-def _seen_archive(path: Path, stream: IO[bytes], into: Path | None) -> _Seen:
+def _read_archive(path: Path, stream: IO[bytes], into: Path | None) -> _Seen:
     seen = _Seen()
-    digests: dict[str, tuple[Entry, hashlib._Hash]] = {}
+    digests: dict[str, tuple[ArchiveEntry, hashlib._Hash]] = {}
     texts: dict[str, bytearray] = {}
     out: IO[bytes] | None = None
 
-    def take(found: Entry) -> Callable[[bytes], None]:
+    def take(found: ArchiveEntry) -> Callable[[bytes], None]:
         nonlocal out
         digest = hashlib.sha256()
         digests[found.name] = (found, digest)
@@ -390,12 +380,12 @@ def _seen_archive(path: Path, stream: IO[bytes], into: Path | None) -> _Seen:
         return put
 
     try:
-        archive.read(path, stream, take)
+        archive.read_archive(path, stream, take)
     finally:
         if out is not None:
             out.close()
     for name, (found, digest) in digests.items():
-        seen.sums[name] = Sum(sha256=digest.hexdigest(), size=found.size)
+        seen.sums[name] = Checksum(sha256=digest.hexdigest(), size=found.size)
         seen.places[name] = found.place
     seen.texts = {name: bytes(text) for name, text in texts.items()}
     return seen
@@ -412,29 +402,33 @@ def _against_sums(seen: _Seen) -> list[str]:
     for number, line in enumerate(text.removesuffix(b"\n").split(b"\n"), start=1):
         found = _SUM_LINE.fullmatch(line)
         if found is None:
-            problems.append(f"{seen.shown(SUMS)}: line {number} is not a sum")
+            problems.append(f"{seen.describe_origin(SUMS)}: line {number} is not a sum")
             continue
         digest, name = (part.decode() for part in found.groups())
         if name in listed:
-            problems.append(f"{seen.shown(SUMS)}: line {number} names {name} a second time")
+            problems.append(
+                f"{seen.describe_origin(SUMS)}: line {number} names {name} a second time"
+            )
         listed[name] = digest
         if name not in seen.sums:
             problems.append(
-                f"{name}: missing, or not a plain file; it is in line {number} of {seen.shown(SUMS)}"
+                f"{name}: missing, or not a plain file; it is in line {number} of {seen.describe_origin(SUMS)}"
             )
         elif seen.sums[name].sha256 != digest:
             problems.append(
-                f"{seen.shown(name)}: changed, or line {number} of {seen.shown(SUMS)} is"
+                f"{seen.describe_origin(name)}: changed, or line {number} of {seen.describe_origin(SUMS)} is"
             )
     problems += [
-        f"{seen.shown(name)}: not in {SUMS}"
+        f"{seen.describe_origin(name)}: not in {SUMS}"
         for name in seen.sums
         if name not in listed and name not in {SUMS, SIGNATURE}
     ]
     problems += [f"{name}: not in {SUMS}" for name in (MANIFEST, REPORT) if name not in listed]
     problems += [f"{SUMS}: has {name}" for name in (SUMS, SIGNATURE) if name in listed]
     if not problems and _sums_text(listed).encode() != text:
-        problems.append(f"{seen.shown(SUMS)}: not in the order and form that edgekd writes")
+        problems.append(
+            f"{seen.describe_origin(SUMS)}: not in the order and form that edgekd writes"
+        )
     return problems
 
 
@@ -442,7 +436,7 @@ def _understood(path: Path, seen: _Seen) -> Manifest:
     """The manifest of a bundle that was read, when everything holds."""
     problems = _against_sums(seen)
     if problems:
-        raise IntegrityError(f"{path}: the bundle is not what was made:{_listed(problems)}")
+        raise IntegrityError(f"{path}: the bundle is not what was made:{_join_problems(problems)}")
     if MANIFEST not in seen.texts:
         raise InputFileError(f"{path}: {MANIFEST} is too large to be one.")
     manifest = from_json(
@@ -451,13 +445,13 @@ def _understood(path: Path, seen: _Seen) -> Manifest:
     for listed in manifest.files:
         if listed.path not in seen.sums:
             problems.append(f"{listed.path}: in the manifest, not in the bundle")
-        elif seen.sums[listed.path] != Sum(sha256=listed.sha256, size=listed.size_bytes):
+        elif seen.sums[listed.path] != Checksum(sha256=listed.sha256, size=listed.size_bytes):
             problems.append(f"{listed.path}: not the file that the manifest names")
     if content_digest(manifest) != manifest.content_digest:
         problems.append(f"{MANIFEST}: its content digest does not hold")
     problems += _broken_chain(manifest)
     if problems:
-        raise IntegrityError(f"{path}: the bundle is not what was made:{_listed(problems)}")
+        raise IntegrityError(f"{path}: the bundle is not what was made:{_join_problems(problems)}")
     return manifest
 
 
@@ -506,7 +500,7 @@ def pack(folder: Path, out: Path, *, date: int, force: bool) -> Manifest:
     seen = _Seen()
     with new_file(out) as sink:
         # Each file is read once: what goes into the archive is what is checked.
-        seen.sums = archive.write(
+        seen.sums = archive.write_archive(
             folder,
             _names(folder),
             sink,
@@ -528,21 +522,21 @@ def unpack(
     trusted: Sequence[signing.PublicKey],
     signature: Path | None,
     force: bool,
-) -> Whole:
+) -> VerifiedBundle:
     """Write an archive's files into a folder, which is there only if all of them hold.
 
     Raises:
         InputFileError, IntegrityError: see `verified`.
         OutputError: the folder exists or cannot be written.
     """
-    with _opened(path) as stream:
+    with _open_archive(path) as stream:
         if stream is None:
             raise InputFileError(f"{path}: a folder, and no archive.")
         key = _require_signed(path, stream, trusted, signature)
         with new_folder(out, force=force) as temporary:
-            seen = _seen(path, stream, temporary)
+            seen = _read_contents(path, stream, temporary)
             manifest = _understood(path, seen)
-    return Whole(
+    return VerifiedBundle(
         path=out,
         manifest=manifest,
         texts=seen.texts,
@@ -552,7 +546,9 @@ def unpack(
 
 
 @contextmanager
-def received(out: Path, *, trusted: Sequence[signing.PublicKey], force: bool) -> Iterator[Path]:
+def receive_archive(
+    out: Path, *, trusted: Sequence[signing.PublicKey], force: bool
+) -> Iterator[Path]:
     """A place for an archive and its signature from elsewhere; at `out` they are only once they hold.
 
     Raises:
@@ -560,10 +556,13 @@ def received(out: Path, *, trusted: Sequence[signing.PublicKey], force: bool) ->
         OutputError: it exists or cannot be written.
     """
     check_writable_file(out, force=force)
-    with explained(out), tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}") as name:
+    with (
+        translate_os_errors(out),
+        tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}") as name,
+    ):
         place = Path(name) / out.name
         yield place
-        verified(place, trusted=trusted)
+        verify_bundle(place, trusted=trusted)
         # An archive without its signature fails; one with that of another would as well, but look like an attack.
         signature_of(out).unlink(missing_ok=True)
         place.replace(out)
@@ -584,8 +583,8 @@ def sign(path: Path, signer: signing.Signer, *, out: Path | None = None) -> Path
         InputFileError, IntegrityError: see `verified`; what is broken is not signed.
         OutputError: it cannot be written.
     """
-    verified(path)
-    with _opened(path) as stream:
+    verify_bundle(path)
+    with _open_archive(path) as stream:
         digest = _signed_digest(path, stream)
     kind: signing.Kind = "folder" if path.is_dir() else "archive"
     lies = out or signature_of(path)

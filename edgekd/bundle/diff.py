@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 from edgekd.bench.analysis.statistics import median
 from edgekd.bench.format import format_bytes
-from edgekd.bundle import sbom as bill
-from edgekd.bundle.bundle import BILL, Whole
+from edgekd.bundle import sbom
+from edgekd.bundle.bundle import BILL, VerifiedBundle
 from edgekd.records import (
     Digest,
     Figure,
@@ -34,7 +34,7 @@ class BundleDiff:
     changes: tuple[Change, ...]
 
 
-def difference(before: Whole, after: Whole) -> BundleDiff:
+def difference(before: VerifiedBundle, after: VerifiedBundle) -> BundleDiff:
     """What changed, in the order of the sections.
 
     Raises:
@@ -53,7 +53,7 @@ def difference(before: Whole, after: Whole) -> BundleDiff:
     )
 
 
-def text(found: BundleDiff) -> str:
+def format_diff(found: BundleDiff) -> str:
     """For a terminal."""
     lines = [f"content {found.before[:12]} -> {found.after[:12]}"]
     if found.before == found.after:
@@ -72,7 +72,7 @@ def text(found: BundleDiff) -> str:
     return "\n".join(lines)
 
 
-def _facts(whole: Whole) -> Iterator[tuple[tuple[str, str], str]]:
+def _facts(whole: VerifiedBundle) -> Iterator[tuple[tuple[str, str], str]]:
     manifest, report = whole.manifest, whole.report
     teacher, student = manifest.teacher, manifest.student
     plain: dict[str, dict[str, object]] = {
@@ -118,7 +118,7 @@ def _facts(whole: Whole) -> Iterator[tuple[tuple[str, str], str]]:
         "accuracy": {},
         "measured": {},
         "software": {
-            **bill.tools_in(whole.texts.get(BILL, b"")),
+            **sbom.tools_in(whole.texts.get(BILL, b"")),
             "made with": manifest.made_with,
         },
         "files": {listed.path: listed.sha256[:16] for listed in manifest.files},
@@ -141,13 +141,13 @@ def _facts(whole: Whole) -> Iterator[tuple[tuple[str, str], str]]:
                 f"{result.model}, as the teacher": f"{result.agreement_with_teacher:.2%}",
             }
     for measured in report.measurements:
-        plain["measured"] |= _measured(measured)
+        plain["measured"] |= _summarize_measurements(measured)
     for section, facts in plain.items():
         for what, value in facts.items():
             yield (section, what), str(value)
 
 
-def _measured(found: Measurements) -> dict[str, object]:
+def _summarize_measurements(found: Measurements) -> dict[str, object]:
     where = f"{found.subject}, {found.taken_on}"
     told: dict[str, object] = {
         f"{where}: median latency": _figure(found.latency, 1e6, "us"),

@@ -29,7 +29,7 @@ _TYPES: Final = {
 _TEMPLATES: Final = Path(__file__).parents[1] / "templates"
 
 
-def write(folder: Path) -> None:
+def write_firmware_files(folder: Path) -> None:
     """Put what runs on the board into a bundle that is being filled, and make room for the pages."""
     for name in (AGENT, UNIT, CONFIG, HEADER):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgekd.bench.agent.ort_runtime import DTYPES
-from edgekd.distill.data.labelled import normalised
+from edgekd.distill.data.labelled import normalise
 from edgekd.errors import InputFileError
 from edgekd.export.parity import TOLERANCES, outputs_of, session
 from edgekd.export.pre_post_processing import Part, inputs_for
@@ -82,8 +82,8 @@ def write_golden(
         parts: that are embedded in the models.
         made_of: what the pixels are.
     """
-    inputs = inputs_for(parts, pixels, normalised(pixels, spec))
-    given = _written(folder / INPUTS_FILE, models[0].inputs[0].name, inputs)
+    inputs = inputs_for(parts, pixels, normalise(pixels, spec))
+    given = _write_array(folder / INPUTS_FILE, models[0].inputs[0].name, inputs)
     answers: dict[Precision, tuple[str, npt.NDArray[Any]]] = {}
     for model in models:
         found = np.concatenate([out[0] for _, out in outputs_of(folder / model.path, inputs)])
@@ -99,7 +99,7 @@ def write_golden(
             "precision": precision,
             "count": len(inputs),
             "inputs": [given],
-            "outputs": [_written(folder / name, models[0].outputs[0].name, values)],
+            "outputs": [_write_array(folder / name, models[0].outputs[0].name, values)],
             "relative": None if exact else limits.relative,
             "agreement": limits.agreement,
         }
@@ -161,9 +161,11 @@ def write_of_noise(folder: Path, model: Path, precision: Precision) -> Path:
         "schema_version": FORMAT,
         "precision": precision,
         "count": NOISE_COUNT,
-        "inputs": [_written(folder / INPUTS_FILE, takes[0].name, np.concatenate(images), batch)],
+        "inputs": [
+            _write_array(folder / INPUTS_FILE, takes[0].name, np.concatenate(images), batch)
+        ],
         "outputs": [
-            _written(
+            _write_array(
                 folder / outputs_file(precision), gives[0].name, np.concatenate(answers), batch
             )
         ],
@@ -175,7 +177,7 @@ def write_of_noise(folder: Path, model: Path, precision: Precision) -> Path:
     return path
 
 
-def _written(path: Path, name: str, values: npt.NDArray[Any], batch: int = 1) -> dict[str, Any]:
+def _write_array(path: Path, name: str, values: npt.NDArray[Any], batch: int = 1) -> dict[str, Any]:
     """Write an array (N * batch, ...) of N vectors and describe it."""
     data = np.ascontiguousarray(values.astype(values.dtype.newbyteorder("<"))).tobytes()
     path.write_bytes(data)

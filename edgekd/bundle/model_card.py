@@ -6,13 +6,13 @@ from typing import Final
 from edgekd.bench.format import brief, place
 from edgekd.bundle.sbom import ARCHITECTURE_LICENCES
 from edgekd.records.manifest import Manifest, Report
-from edgekd.templating import rendered
+from edgekd.templating import render
 
 UNKNOWN: Final = "not known to edgekd: ask whoever made it"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Link:
+class ProvenanceLink:
     """One step of the chain of digests."""
 
     what: str
@@ -21,12 +21,14 @@ class Link:
     made_from: str
 
 
-def chain(manifest: Manifest, report: Report) -> tuple[Link, ...]:
+def chain(manifest: Manifest, report: Report) -> tuple[ProvenanceLink, ...]:
     """From the teacher's file to the engines that were measured."""
     teacher, student = manifest.teacher, manifest.student
     links = [
-        Link(what="teacher, file", file=teacher.file, digest=teacher.file_digest, made_from=""),
-        Link(
+        ProvenanceLink(
+            what="teacher, file", file=teacher.file, digest=teacher.file_digest, made_from=""
+        ),
+        ProvenanceLink(
             what="teacher, weights",
             file=teacher.file,
             digest=teacher.state_digest,
@@ -34,11 +36,11 @@ def chain(manifest: Manifest, report: Report) -> tuple[Link, ...]:
         ),
     ]
     links += [
-        Link(what="data", file=name, digest=digest, made_from="")
+        ProvenanceLink(what="data", file=name, digest=digest, made_from="")
         for name, digest in sorted(manifest.data_used.digests.items())
     ]
     links.append(
-        Link(
+        ProvenanceLink(
             what="student",
             file=student.checkpoint,
             digest=student.digest,
@@ -48,7 +50,7 @@ def chain(manifest: Manifest, report: Report) -> tuple[Link, ...]:
     if manifest.calibration is not None:
         images = manifest.calibration
         links.append(
-            Link(
+            ProvenanceLink(
                 what="calibration images",
                 file=images.file,
                 digest=images.digest,
@@ -56,7 +58,7 @@ def chain(manifest: Manifest, report: Report) -> tuple[Link, ...]:
             )
         )
     links += [
-        Link(
+        ProvenanceLink(
             what=f"ONNX, {model.precision}",
             file=model.path,
             digest=model.digest,
@@ -65,7 +67,7 @@ def chain(manifest: Manifest, report: Report) -> tuple[Link, ...]:
         for model in manifest.models
     ]
     links += [
-        Link(
+        ProvenanceLink(
             what=f"engine, {found.engine.precision}, TensorRT {found.engine.tensorrt}",
             file=found.engine.path,
             digest=found.engine.digest,
@@ -79,7 +81,7 @@ def chain(manifest: Manifest, report: Report) -> tuple[Link, ...]:
 
 def model_card(manifest: Manifest, report: Report) -> str:
     """What the model is, what it was made of, what was measured of it, and what is doubtful."""
-    return rendered(
+    return render(
         "model_card.md",
         manifest=manifest,
         report=report,
@@ -96,7 +98,7 @@ def model_card(manifest: Manifest, report: Report) -> str:
 
 def licences(manifest: Manifest) -> str:
     """Under what the parts of a bundle stand, as far as that is known."""
-    return rendered(
+    return render(
         "licenses.md",
         manifest=manifest,
         unknown=UNKNOWN,

@@ -56,7 +56,7 @@ def push(path: Path, reference: str, *, plain_http: bool) -> str:
         RegistryError: the registry was not reached, or refused.
         UsageError: no reference.
     """
-    with _asked(reference, plain_http) as (client, container):
+    with _connect(reference, plain_http) as (client, container):
         import oras.oci
 
         client.auth.load_configs(container)
@@ -100,7 +100,7 @@ def pull(reference: str, out: Path, *, plain_http: bool) -> Path | None:
         IntegrityError: what came is not what the manifest, or the reference, names.
         MissingToolError, RegistryError, UsageError: see `push`.
     """
-    with _asked(reference, plain_http) as (client, container):
+    with _connect(reference, plain_http) as (client, container):
         client.auth.load_configs(container)
         layers = _layers(_manifest(client, container, reference), reference)
         wanted = LAYERS[_suffix(out)]
@@ -123,7 +123,7 @@ def _suffix(path: Path) -> str:
 
 
 @contextmanager
-def _asked(reference: str, plain_http: bool) -> Iterator[tuple[Any, Any]]:
+def _connect(reference: str, plain_http: bool) -> Iterator[tuple[Any, Any]]:
     """A client and the place that is meant; what goes wrong with them as an error of ours."""
     if not _REFERENCE.fullmatch(reference):
         raise UsageError(

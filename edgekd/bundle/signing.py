@@ -74,7 +74,7 @@ def public_key(path: Path) -> PublicKey:
         raise InputFileError(f"{path}: not a public key in PEM.") from error
     if not isinstance(key, Ed25519PublicKey):
         raise InputFileError(f"{path}: not a key for Ed25519.")
-    return _named(key, str(path))
+    return _name_key(key, str(path))
 
 
 def public_pem(key: PublicKey) -> str:
@@ -156,7 +156,7 @@ def _statement(kind: Kind, digest: str, key_id: str) -> bytes:
     return f"edgekd signature 1\n{kind} sha256 {digest}\nkey sha256 {key_id}\n".encode()
 
 
-def _named(key: "Ed25519PublicKey", origin: str) -> PublicKey:
+def _name_key(key: "Ed25519PublicKey", origin: str) -> PublicKey:
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
     der = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
@@ -184,7 +184,7 @@ def _file_signer(path: Path, ask: Ask) -> Signer:
 
     data = _read(path)
     encrypted = b"ENCRYPTED" in data
-    secret = _asked(ask, f"passphrase of {path}").encode() if encrypted else None
+    secret = _ask_secret(ask, f"passphrase of {path}").encode() if encrypted else None
     try:
         key = load_pem_private_key(data, password=secret)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
@@ -194,10 +194,10 @@ def _file_signer(path: Path, ask: Ask) -> Signer:
         raise InputFileError(
             f"{path}: not a key for Ed25519. Make one: openssl genpkey -algorithm ed25519 -out release.pem"
         )
-    return Signer(public=_named(key.public_key(), str(path)), sign=key.sign)
+    return Signer(public=_name_key(key.public_key(), str(path)), sign=key.sign)
 
 
-def _asked(ask: Ask, what: str) -> str:
+def _ask_secret(ask: Ask, what: str) -> str:
     secret = ask(what)
     if secret is None:
         raise UsageError(f"{what}: nobody is here to be asked; run it in a terminal.")
@@ -217,7 +217,7 @@ def _token_signer(uri: str, ask: Ask) -> Iterator[Signer]:
         ) from error
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-    where = _parsed(uri)
+    where = _parse_uri(uri)
     named: dict[str, Any] = {"label": where.get("object")}
     if "id" in where:
         named["id"] = where["id"].encode("latin-1")
@@ -230,25 +230,25 @@ def _token_signer(uri: str, ask: Ask) -> Iterator[Signer]:
             point = public[pkcs11.Attribute.EC_POINT]
             # An OCTET STRING of DER around 32 bytes, or these alone; Ed448 has longer ones.
             if private.key_type != pkcs11.KeyType.EC_EDWARDS or len(point) not in {32, 34}:
-                raise InputFileError(f"{_shown(uri)}: not a key for Ed25519.")
+                raise InputFileError(f"{_mask_uri(uri)}: not a key for Ed25519.")
             key = Ed25519PublicKey.from_public_bytes(point[-32:])
             yield Signer(
-                public=_named(key, _shown(uri)),
+                public=_name_key(key, _mask_uri(uri)),
                 sign=lambda text: private.sign(text, mechanism=pkcs11.Mechanism.EDDSA),
             )
     except pkcs11.exceptions.PKCS11Error as error:
         name = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(error).__name__).lower()
         what = ": ".join(part for part in (name.removeprefix("pkcs11error"), str(error)) if part)
-        raise InputFileError(f"{_shown(uri)}: {what}.") from error
+        raise InputFileError(f"{_mask_uri(uri)}: {what}.") from error
     except RuntimeError as error:  # a module that cannot be loaded
-        raise InputFileError(f"{_shown(uri)}: {error}.") from error
+        raise InputFileError(f"{_mask_uri(uri)}: {error}.") from error
 
 
-def _shown(uri: str) -> str:
+def _mask_uri(uri: str) -> str:
     return uri.partition("?")[0]
 
 
-def _parsed(uri: str) -> dict[str, str]:
+def _parse_uri(uri: str) -> dict[str, str]:
     """The parts of a PKCS#11 URI; bytes of `id` as characters up to 255."""
     path, _, query = uri.removeprefix(PKCS11).partition("?")
     found: dict[str, str] = {}
@@ -263,23 +263,23 @@ def _parsed(uri: str) -> dict[str, str]:
             )
         if name not in {"token", "object", "id", "type", "module-path", "pin-source"} or not equals:
             raise UsageError(
-                f"{_shown(uri)}: {name} is not understood; token, object, id, module-path and pin-source are."
+                f"{_mask_uri(uri)}: {name} is not understood; token, object, id, module-path and pin-source are."
             )
         encoding = "latin-1" if name == "id" else "utf-8"
         found[name] = urllib.parse.unquote(value, encoding=encoding)
     for name in ("token", "module-path"):
         if name not in found:
             raise UsageError(
-                f"{_shown(uri)}: write pkcs11:token=NAME;object=KEY?module-path=LIBRARY (no {name} is in it)."
+                f"{_mask_uri(uri)}: write pkcs11:token=NAME;object=KEY?module-path=LIBRARY (no {name} is in it)."
             )
     if not {"object", "id"} & set(found):
-        raise UsageError(f"{_shown(uri)}: which key of the token? Add object=NAME or id=%01.")
+        raise UsageError(f"{_mask_uri(uri)}: which key of the token? Add object=NAME or id=%01.")
     return found
 
 
 def _pin(where: dict[str, str], ask: Ask) -> str:
     source = where.get("pin-source")
     if source is None:
-        return _asked(ask, f"PIN of token {where['token']}")
+        return _ask_secret(ask, f"PIN of token {where['token']}")
     path = Path(source.removeprefix("file:"))
     return _read(path).decode("utf-8", "replace").rstrip("\r\n")

@@ -127,7 +127,7 @@ KeepBy = Annotated[
     typer.Option(
         metavar="KIND",
         help="What that share is of: macs or size.",
-        autocompletion=usage.kept_by,
+        autocompletion=usage.complete_keep_by,
         rich_help_panel=_OUTPUT,
     ),
 ]
@@ -314,7 +314,7 @@ def _require(command: str) -> None:
     """Refuse before hours are spent what would fail at its end for want of a library."""
     from edgekd.doctor import requirements as abilities
 
-    abilities.require(command)
+    abilities.require_libraries(command)
 
 
 def _display() -> Any:  # noqa: ANN401
@@ -475,13 +475,13 @@ def compress(
     local = dict(locals())
     _require("compress")
     from edgekd import pipeline
-    from edgekd.gate.gates import allowed_metrics
+    from edgekd.gate.gates import parse_allowed_metrics
     from edgekd.workflows import export_options
     from edgekd.workflows import gate as budgeting
 
     chosen = pipeline.target_named(target)
     folder = out or pipeline.default_out(teacher, chosen)
-    limits = budgeting.budget_said(file=budget, limits=tuple(limit or ()), target=target)
+    limits = budgeting.read_budget(file=budget, limits=tuple(limit or ()), target=target)
     options = pipeline.CompressOptions(
         distil=_distil_options(local, out=folder),
         target=chosen,
@@ -489,10 +489,12 @@ def compress(
         min_agreement=min_agreement,
         keep_images=keep_images,
         bench=bench_it,
-        export=export_options.said(embed or [], keep=keep_fp16, keep_by=keep_by, tune=tune),
+        export=export_options.parse_export_options(
+            embed or [], keep=keep_fp16, keep_by=keep_by, tune=tune
+        ),
         bench_device=_board(bench_device),
         budget=limits,
-        allowed=allowed_metrics(allow_estimates or []),
+        allowed=parse_allowed_metrics(allow_estimates or []),
         junit=junit,
     )
     outcome = pipeline.compress(options, _display())
@@ -500,7 +502,7 @@ def compress(
         return
     if as_json:
         _print_record(outcome, "outcome")
-    budgeting.write(pipeline.judgement(outcome), junit=junit, summary=None)
+    budgeting.write_judgement(pipeline.judgement(outcome), junit=junit, summary=None)
     pipeline.require_gates(outcome)
 
 
@@ -609,7 +611,7 @@ def synthesize(
         force=force,
         restart=restart,
     )
-    found = synthesizing.synthesized(options, _display())
+    found = synthesizing.synthesize(options, _display())
     if as_json:
         _print_record(found, "synthetic-set")
 
@@ -671,7 +673,7 @@ def search(
     local = dict(locals())
     _require("search")
     from edgekd import pipeline
-    from edgekd.gate.gates import allowed_metrics
+    from edgekd.gate.gates import parse_allowed_metrics
     from edgekd.search import ray_backend as clusters
     from edgekd.search import search as searching
     from edgekd.search.summary import front_text
@@ -700,13 +702,13 @@ def search(
             images=images,
         ),
         target=pipeline.target_named(target),
-        budget=budgeting.budget_said(file=budget, limits=tuple(limit or ()), target=target),
+        budget=budgeting.read_budget(file=budget, limits=tuple(limit or ()), target=target),
         names=tuple(candidate or ()),
         minutes=minutes,
         steps=steps,
         count=count,
         device=_board(bench_device),
-        allowed=allowed_metrics(allow_estimates or []),
+        allowed=parse_allowed_metrics(allow_estimates or []),
     )
     if ray is None:
         found = searching.search(options, _display())
@@ -795,11 +797,11 @@ def condense(
         out=out,
         force=force,
     )
-    found = condensing.condensed(options, _display())
+    found = condensing.condense(options, _display())
     if as_json:
         _print_record(found, condensing.SCHEMA)
     else:
-        print(condensing.text(found))
+        print(condensing.format_condensed_set(found))
 
 
 @app.command()
@@ -887,7 +889,9 @@ def export(
         raise UsageError(
             "--dla, --workspace-mb and --timing-cache are about engines: add --engine."
         )
-    options = export_options.said(embed or [], keep=keep_fp16, keep_by=keep_by, tune=tune)
+    options = export_options.parse_export_options(
+        embed or [], keep=keep_fp16, keep_by=keep_by, tune=tune
+    )
     options = dataclasses.replace(options, dynamic_batch=dynamic_batch)
     if engine:
         built = building.engine_options(
@@ -944,12 +948,12 @@ def export_check(
     from edgekd.workflows import check_model as judging
 
     chosen = None if target is None else pipeline.target_named(target)
-    found = judging.checked(model, target=chosen)
+    found = judging.check_model(model, target=chosen)
     if as_json:
         _print_record(found, judging.SCHEMA)
     else:
-        print(judging.text(found))
-    judging.require(found)
+        print(judging.format_graph_check(found))
+    judging.require_compatible(found)
 
 
 Devices = Annotated[
@@ -1166,12 +1170,12 @@ def _print_measured(
 ) -> None:
     from edgekd.workflows import benchmark_output as bench_output
 
-    bench_output.write(found, out=out, table=table, page=page)
+    bench_output.write_outputs(found, out=out, table=table, page=page)
     if as_json:
         _print_record(found, bench_output.SCHEMA)
     else:
-        print(bench_output.text(found))
-    bench_output.require(found)
+        print(bench_output.format_measured(found))
+    bench_output.require_measured(found)
 
 
 @app.command("bench import")
@@ -1289,15 +1293,15 @@ def bench_meter(
         voltage_unit=voltage_unit,
         volts=supply_volts,
     )
-    found, placed = metering.metered(
-        bench_output.read(result),
+    found, placed = metering.attach_meter_energy(
+        bench_output.read_measured(result),
         log,
         meter=meter,
         bound=offset_watts is not None and bool(gain),
         columns=columns,
         subject=subject,
     )
-    sys.stderr.write(f"bench    {metering.text(placed)}\n")
+    sys.stderr.write(f"bench    {metering.format_alignment(placed)}\n")
     _print_measured(found, out=out, table=None, page=html, as_json=as_json)
 
 
@@ -1314,11 +1318,11 @@ def bench_compare(
     from edgekd.bench.analysis import compare as comparing
     from edgekd.workflows import benchmark_output as bench_output
 
-    found = bench_output.compared(old, new)
+    found = bench_output.compare_files(old, new)
     if as_json:
         _print_record(found, "comparisons")
         return
-    print("\n\n".join(comparing.text(each) for each in found.comparisons))
+    print("\n\n".join(comparing.format_comparison(each) for each in found.comparisons))
 
 
 @app.command("bench estimate")
@@ -1340,7 +1344,7 @@ def bench_estimate(
     if as_json:
         _print_record(found, "model-estimate")
         return
-    print(estimating.text(found), end="")
+    print(estimating.format_estimate(found), end="")
 
 
 @app.command("bench probe")
@@ -1414,7 +1418,7 @@ def evaluate(
     if as_json:
         _print_record(found, "comparison")
     else:
-        print(comparing.text(found))
+        print(comparing.format_comparison(found))
 
 
 @teacher_app.command("describe")
@@ -1442,11 +1446,11 @@ def teacher_describe(
     local = dict(locals())
     from edgekd.workflows import describe_teacher as describing
 
-    found, known = describing.described(teacher, _said(local))
+    found, known = describing.describe_teacher(teacher, _said(local))
     if as_json:
         _print_record(found, "teacher-description")
     else:
-        print(describing.text(found))
+        print(describing.format_description(found))
     if write:
         sys.stderr.write(f"{describing.write_toml(known, found, force=force)}\n")
 
@@ -1470,11 +1474,11 @@ def teacher_check(
     local = dict(locals())
     from edgekd.workflows import check_teacher as checking
 
-    found = checking.checked(teacher, evaluation, _said(local))
+    found = checking.check_teacher(teacher, evaluation, _said(local))
     if as_json:
         _print_record(found, "teacher-check")
     else:
-        print(checking.text(found))
+        print(checking.format_teacher_check(found))
     checking.require_right(found)
 
 
@@ -1552,9 +1556,9 @@ def recipes_list(as_json: Json = False) -> None:
     from edgekd.workflows import show_recipes as cookery
 
     if as_json:
-        _print_json(cookery.listed())
+        _print_json(cookery.list_recipes())
         return
-    print(cookery.table())
+    print(cookery.format_recipe_table())
 
 
 @recipes_app.command("show")
@@ -1569,11 +1573,11 @@ def recipes_show(
     _require("recipes")
     from edgekd.workflows import show_recipes as cookery
 
-    found = cookery.shown(name, faithful=faithful)
+    found = cookery.show_recipe(name, faithful=faithful)
     if as_json:
         _print_record(found, "recipe")
         return
-    print(cookery.text(found))
+    print(cookery.format_recipe(found))
 
 
 @app.command()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from edgekd.bundle.bundle import Whole
+    from edgekd.bundle.bundle import VerifiedBundle
     from edgekd.bundle.signing import PublicKey
 
 app = typer.Typer(help="What `compress` wrote: check, sign, pack, compare.", no_args_is_help=True)
@@ -64,7 +64,9 @@ def bundle_verify(
     """Check signature (with --key), sums and manifest, in this order."""
     from edgekd.bundle import bundle
 
-    found = bundle.verified(path, trusted=_trusted(keys, signature), signature=signature)
+    found = bundle.verify_bundle(
+        path, trusted=_load_trusted_keys(keys, signature), signature=signature
+    )
     if as_json:
         _print_record(found.manifest, "manifest")
         return
@@ -77,7 +79,7 @@ def bundle_inspect(path: Bundle, as_json: Json = False) -> None:
     from edgekd.bundle import bundle
     from edgekd.report.bundle_summary import description
 
-    whole = None if path.is_dir() else bundle.verified(path)
+    whole = None if path.is_dir() else bundle.verify_bundle(path)
     manifest = bundle.read_manifest(path) if whole is None else whole.manifest
     if as_json:
         _print_record(manifest, "manifest")
@@ -94,9 +96,9 @@ def bundle_report(
     force: Force = False,
 ) -> None:
     """Write report.html anew; the images over time are known only to the run."""
-    from edgekd.report import bundle_page as page
+    from edgekd.report import bundle_page
 
-    print(page.write(folder, out=out, force=force))
+    print(bundle_page.write_page(folder, out=out, force=force))
 
 
 @app.command("pack")
@@ -136,7 +138,7 @@ def bundle_unpack(
     from edgekd.bundle import bundle
 
     found = bundle.unpack(
-        path, out, trusted=_trusted(keys, signature), signature=signature, force=force
+        path, out, trusted=_load_trusted_keys(keys, signature), signature=signature, force=force
     )
     print(_verdict(found))
 
@@ -188,25 +190,23 @@ def bundle_diff(
     as_json: Json = False,
 ) -> None:
     """What changed from one bundle to another; both are checked first."""
-    from edgekd.bundle import bundle
-    from edgekd.bundle import diff as comparison
+    from edgekd.bundle import bundle, diff
 
-    found = comparison.difference(bundle.verified(before), bundle.verified(after))
+    found = diff.difference(bundle.verify_bundle(before), bundle.verify_bundle(after))
     if as_json:
         _print_record(found, "bundle-diff")
         return
-    print(comparison.text(found))
+    print(diff.format_diff(found))
 
 
 @app.command("push")
 def bundle_push(path: Archive, reference: Reference, plain_http: PlainHttp = False) -> None:
     """Send an archive, with the signature beside it, to an OCI registry."""
-    from edgekd.bundle import bundle
-    from edgekd.bundle import oci_registry as registry
+    from edgekd.bundle import bundle, oci_registry
 
     bundle.require_archive(path)
-    bundle.verified(path)
-    digest = registry.push(path, reference, plain_http=plain_http)
+    bundle.verify_bundle(path)
+    digest = oci_registry.push(path, reference, plain_http=plain_http)
     print(f"{reference.partition('@')[0]}@{digest}")
 
 
@@ -224,17 +224,16 @@ def bundle_pull(
     force: Force = False,
 ) -> None:
     """Fetch an archive from an OCI registry; it is there only if it verifies."""
-    from edgekd.bundle import bundle
-    from edgekd.bundle import oci_registry as registry
+    from edgekd.bundle import bundle, oci_registry
 
     bundle.require_archive(out)
-    trusted = _trusted(keys, None)
-    with bundle.received(out, trusted=trusted, force=force) as place:
-        registry.pull(reference, place, plain_http=plain_http)
-    print(_verdict(bundle.verified(out, trusted=trusted)))
+    trusted = _load_trusted_keys(keys, None)
+    with bundle.receive_archive(out, trusted=trusted, force=force) as place:
+        oci_registry.pull(reference, place, plain_http=plain_http)
+    print(_verdict(bundle.verify_bundle(out, trusted=trusted)))
 
 
-def _trusted(paths: list[Path] | None, signature: Path | None) -> "tuple[PublicKey, ...]":
+def _load_trusted_keys(paths: list[Path] | None, signature: Path | None) -> "tuple[PublicKey, ...]":
     from edgekd.bundle import signing
     from edgekd.errors import UsageError
 
@@ -243,7 +242,7 @@ def _trusted(paths: list[Path] | None, signature: Path | None) -> "tuple[PublicK
     return tuple(signing.public_key(path) for path in paths or ())
 
 
-def _verdict(found: "Whole") -> str:
+def _verdict(found: "VerifiedBundle") -> str:
     manifest = found.manifest
     told = f"{found.path}: whole. {len(manifest.files)} files, content {manifest.content_digest}, quality: {manifest.quality}"
     if found.signed_by is not None:

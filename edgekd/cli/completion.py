@@ -193,7 +193,7 @@ def embeddable(incomplete: str) -> list[str]:
     return _starting(incomplete, PARTS)
 
 
-def kept_by(incomplete: str) -> list[str]:
+def complete_keep_by(incomplete: str) -> list[str]:
     """What a share of a network can be of."""
     from edgekd.export.sensitivity import BY
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from edgekd.cli import completion as usage
+from edgekd.cli import completion
 
 BUDGET = "The budget"
 _OUTPUT = "Output"
@@ -34,7 +34,7 @@ BudgetTarget = Annotated[
         "--target",
         "-t",
         help="Whose figures count; wins over the file's.",
-        autocompletion=usage.targets,
+        autocompletion=completion.targets,
         rich_help_panel=BUDGET,
     ),
 ]
@@ -92,12 +92,12 @@ def gate(
     as_json: AsJson = False,
 ) -> None:
     """Hold figures against a budget: exit code 0, 4 or 5."""
-    from edgekd.gate import reporters as gate_output
-    from edgekd.gate.gates import require
+    from edgekd.gate import reporters
+    from edgekd.gate.gates import require_passed
     from edgekd.records import to_json
     from edgekd.workflows import gate as budgeting
 
-    found = budgeting.judged(
+    found = budgeting.judge_reports(
         reports,
         file=budget,
         limits=tuple(limit or ()),
@@ -106,15 +106,15 @@ def gate(
         keys=key or (),
         junit=junit,
     )
-    budgeting.write(found, junit=junit, summary=summary)
+    budgeting.write_judgement(found, junit=junit, summary=summary)
     if as_json:
         sys.stdout.write(to_json(found, schema=budgeting.SCHEMA))
     else:
-        sys.stdout.write(gate_output.text(found))
+        sys.stdout.write(reporters.format_judgement(found))
     if github:
         # GitHub reads them from either; stdout holds the record and nothing else.
-        (sys.stderr if as_json else sys.stdout).write(gate_output.annotations(found))
-    require(found.results, bundle="", listed=not as_json)
+        (sys.stderr if as_json else sys.stdout).write(reporters.annotations(found))
+    require_passed(found.results, bundle="", listed=not as_json)
 
 
 @config_app.command("show")
@@ -128,8 +128,8 @@ def config_show(
     from edgekd.records import to_json
     from edgekd.workflows import gate as budgeting
 
-    found = budgeting.budget_said(file=budget, limits=tuple(limit or ()), target=target)
+    found = budgeting.read_budget(file=budget, limits=tuple(limit or ()), target=target)
     if as_json:
         sys.stdout.write(to_json(found, schema="budget"))
         return
-    sys.stdout.write(budgeting.text(found))
+    sys.stdout.write(budgeting.format_budget(found))

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import typer
 
-from edgekd.cli import completion as usage
+from edgekd.cli import completion
 from edgekd.cli.app import app
 
 _BLOCK: Final = re.compile(
@@ -38,7 +38,7 @@ def _leaves(command: Any, words: str) -> Iterator[tuple[str, Any]]:  # noqa: ANN
         yield from _leaves(below, f"{words} {name}".strip())
 
 
-def written(text: str) -> str:
+def update_page(text: str) -> str:
     """A page with the options of its commands as they are now; unknown commands are left alone."""
     known = commands()
 
@@ -56,10 +56,10 @@ def reference(name: str, command: Any) -> str:  # noqa: ANN401
     kinds = _kinds(command)
     arguments = [part for part in command.params if part.param_type_name == "argument"]
     options = [part for part in command.params if part.param_type_name == "option"]
-    call = " ".join([f"edgekd {name}", *map(_shown, arguments), "[OPTIONS]"])
+    call = " ".join([f"edgekd {name}", *map(_format_argument, arguments), "[OPTIONS]"])
     lines = ["```text", call, "```", ""]
     for argument in arguments:
-        lines += [f"- `{_shown(argument)}`: {_text(argument)}"]
+        lines += [f"- `{_format_argument(argument)}`: {_text(argument)}"]
     if arguments:
         lines.append("")
     panels: dict[str, list[Any]] = {}
@@ -75,12 +75,12 @@ def reference(name: str, command: Any) -> str:  # noqa: ANN401
         ]
         lines += [_row(member, kinds.get(member.name, "")) for member in members]
         lines.append("")
-    if name in usage.EXAMPLES:
-        lines += ["```sh", *usage.EXAMPLES[name], "```", ""]
+    if name in completion.EXAMPLES:
+        lines += ["```sh", *completion.EXAMPLES[name], "```", ""]
     return "\n".join(lines)
 
 
-def _shown(argument: Any) -> str:  # noqa: ANN401
+def _format_argument(argument: Any) -> str:  # noqa: ANN401
     name = (argument.metavar or argument.name).strip("[]").upper().removesuffix("...")
     return f"{name}..." if argument.nargs == -1 else name
 
@@ -128,7 +128,7 @@ def _kinds(command: Any) -> dict[str, str]:  # noqa: ANN401
 def main() -> None:
     """Bring every page of the folder up to date."""
     for path in sorted(Path(sys.argv[1]).glob("*.md")):
-        path.write_text(written(path.read_text(encoding="utf-8")), encoding="utf-8")
+        path.write_text(update_page(path.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

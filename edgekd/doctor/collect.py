@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from edgekd import __version__
-from edgekd.bench.agent import sensor_discovery as sensors
+from edgekd.bench.agent import sensor_discovery
 from edgekd.bench.agent.sensor import Place
-from edgekd.doctor import host as machine
+from edgekd.doctor import host
 from edgekd.doctor.findings import (
     Cuda,
     Doctor,
@@ -30,7 +30,7 @@ from edgekd.doctor.findings import (
     Library,
     TensorRt,
 )
-from edgekd.doctor.requirements import NEEDS, judged
+from edgekd.doctor.requirements import NEEDS, judge_commands
 
 PROBES: Final = Path(__file__).with_name("probes.py")
 TIMEOUT_S: Final = 60.0  # torch from a cold SD card
@@ -40,8 +40,8 @@ MODULES: Final = {"pillow": "PIL", "onnx-ir": "onnx_ir"}
 
 def examine(
     *,
-    proc: Path = machine.PROC,
-    sysfs: Path = machine.SYSFS,
+    proc: Path = host.PROC,
+    sysfs: Path = host.SYSFS,
     timeout_s: float = TIMEOUT_S,
 ) -> Doctor:
     """Ask this machine and its libraries; never raises for what is missing or broken.
@@ -54,7 +54,7 @@ def examine(
     started = time.perf_counter()
     names = ("torch", "torchvision", "onnxruntime", "tensorrt", "light")
     answers = ask(names, timeout_s=timeout_s)
-    found_machine = machine.examine(proc=proc, sysfs=sysfs)
+    found_machine = host.examine(proc=proc, sysfs=sysfs)
     libraries = tuple(_libraries(answers))
     cuda = _cuda(answers["torch"])
     energy = tuple(_energy(sysfs, proc))
@@ -69,7 +69,7 @@ def examine(
         torchscript_exporter=exporter,
         energy=energy,
         commands=tuple(
-            judged(found_machine, libraries, cuda, energy, torchscript_exporter=exporter)
+            judge_commands(found_machine, libraries, cuda, energy, torchscript_exporter=exporter)
         ),
         took_s=round(time.perf_counter() - started, 3),
     )
@@ -137,7 +137,7 @@ def _libraries(answers: Mapping[str, dict[str, Any]]) -> list[Library]:
     for name in sorted(names):
         module = MODULES.get(name, name)
         problem = _not_found(module)
-        version = _installed(name)
+        version = _find_version(name)
         answer = answers.get(name) or light.get(module) or {}
         if problem is None:
             # A probe that failed as a whole answers for each of its libraries.
@@ -183,7 +183,7 @@ def _not_found(module: str) -> str | None:
     return None if there else "not installed"
 
 
-def _installed(name: str) -> str | None:
+def _find_version(name: str) -> str | None:
     try:
         return importlib.metadata.version(name)
     except Exception:  # missing, or its metadata are damaged
@@ -222,7 +222,7 @@ def _tensorrt(answer: Mapping[str, Any]) -> TensorRt:
 def _energy(sysfs: Path, proc: Path) -> list[EnergySensor]:
     place = Place(str(sysfs), str(proc), "/")
     found = []
-    for name, find in sensors.FINDERS.items():
+    for name, find in sensor_discovery.FINDERS.items():
         try:
             sensor, reason = find(place)
         except Exception as error:  # a driver that answers nonsense

@@ -13,13 +13,13 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-Answer = dict[str, Any]
+Response = dict[str, Any]
 
 
-def torch_probe() -> Answer:
+def torch_probe() -> Response:
     import torch
 
-    answer: Answer = {
+    answer: Response = {
         "version": torch.__version__,
         "cuda_build": torch.version.cuda,
         "gpus": [],
@@ -31,11 +31,11 @@ def torch_probe() -> Answer:
         if torch.cuda.is_available():
             answer["gpus"] = [_gpu(torch, index) for index in range(torch.cuda.device_count())]
     except Exception as error:  # a driver that does not fit says so in many classes
-        answer["cuda_problem"] = _said(error)
+        answer["cuda_problem"] = _format_error(error)
     return answer
 
 
-def _gpu(torch: Any, index: int) -> Answer:  # noqa: ANN401
+def _gpu(torch: Any, index: int) -> Response:  # noqa: ANN401
     found = torch.cuda.get_device_properties(index)
     with torch.cuda.device(index):
         bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -47,14 +47,14 @@ def _gpu(torch: Any, index: int) -> Answer:  # noqa: ANN401
     }
 
 
-def torchvision_probe() -> Answer:
+def torchvision_probe() -> Response:
     """Its operators are compiled against one torch; another makes this import fail."""
     import torchvision
 
     return {"version": torchvision.__version__}
 
 
-def onnxruntime_probe() -> Answer:
+def onnxruntime_probe() -> Response:
     import onnxruntime
 
     return {
@@ -63,24 +63,24 @@ def onnxruntime_probe() -> Answer:
     }
 
 
-def tensorrt_probe() -> Answer:
+def tensorrt_probe() -> Response:
     import tensorrt
 
     return {"version": tensorrt.__version__}
 
 
-def light_probe() -> Answer:
+def light_probe() -> Response:
     """Small libraries that the commands need, one after another; one that fails stops no other."""
-    found: Answer = {}
+    found: Response = {}
     for module in ("numpy", "onnx", "onnx_ir", "PIL", "safetensors"):
         try:
             found[module] = {"version": str(getattr(__import__(module), "__version__", "")) or None}
         except Exception as error:  # whatever it is, it is the answer
-            found[module] = {"problem": _said(error)}
+            found[module] = {"problem": _format_error(error)}
     return found
 
 
-PROBES: Final[dict[str, Callable[[], Answer]]] = {
+PROBES: Final[dict[str, Callable[[], Response]]] = {
     "torch": torch_probe,
     "torchvision": torchvision_probe,
     "onnxruntime": onnxruntime_probe,
@@ -89,13 +89,13 @@ PROBES: Final[dict[str, Callable[[], Answer]]] = {
 }
 
 
-def _said(error: BaseException) -> str:
+def _format_error(error: BaseException) -> str:
     lines = str(error).strip().splitlines() or [""]
     return f"{type(error).__name__}: {lines[0][:300]}".rstrip(": ")
 
 
 def main() -> None:
-    """Answer for the library that is named."""
+    """Response for the library that is named."""
     # Libraries print to stdout while they are imported; the answer gets it for itself.
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
@@ -103,7 +103,7 @@ def main() -> None:
     try:
         answer = PROBES[sys.argv[1]]()
     except BaseException as error:  # also a library that calls sys.exit
-        answer = {"problem": _said(error)}
+        answer = {"problem": _format_error(error)}
     answer["took_s"] = time.perf_counter() - started
     out.write(json.dumps(answer) + "\n")
     out.flush()

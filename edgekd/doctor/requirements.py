@@ -18,7 +18,7 @@ from edgekd.errors import MissingToolError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Needs:
+class Requirements:
     """Distributions that a command cannot start without, and what is lost without others."""
 
     libraries: tuple[str, ...]
@@ -36,37 +36,37 @@ _FOLDERS_AND_SAMPLES: Final = {
 }
 _EXPORT: Final = (*_PIPELINE, "onnxscript", "onnxruntime")
 # By command; a test compares this with what the commands import.
-NEEDS: Final[dict[str, Needs]] = {
-    "compress": Needs(
+NEEDS: Final[dict[str, Requirements]] = {
+    "compress": Requirements(
         libraries=(*_EXPORT, "accelerate"), optional=_TEACHERS | _FOLDERS_AND_SAMPLES
     ),
-    "distill": Needs(
+    "distill": Requirements(
         libraries=(*_PIPELINE, "accelerate"), optional=_TEACHERS | _FOLDERS_AND_SAMPLES
     ),
-    "search": Needs(
+    "search": Requirements(
         libraries=(*_EXPORT, "accelerate", "pillow", "matplotlib"),
         optional=_TEACHERS | {"ray": "no search on several machines"},
     ),
-    "gate": Needs(libraries=("numpy",), optional={}),
-    "config": Needs(libraries=(), optional={}),
-    "synthesize": Needs(
+    "gate": Requirements(libraries=("numpy",), optional={}),
+    "config": Requirements(libraries=(), optional={}),
+    "synthesize": Requirements(
         libraries=(*_PIPELINE, "accelerate", "pillow"),
         optional=_TEACHERS,
     ),
-    "condense": Needs(
+    "condense": Requirements(
         libraries=("torch", "numpy", "accelerate"),
         optional={"pillow": "no folders of images, only .npz and idx files"},
     ),
-    "recipes": Needs(libraries=(), optional={}),
-    "export": Needs(libraries=_EXPORT, optional=_TEACHERS),
-    "bench": Needs(libraries=(*_PIPELINE, "onnxruntime"), optional={}),
-    "eval": Needs(libraries=(*_PIPELINE, "onnxruntime"), optional=_TEACHERS | _FOLDERS),
-    "teacher": Needs(libraries=("torch", "numpy"), optional=_TEACHERS | _FOLDERS),
-    "bundle": Needs(
+    "recipes": Requirements(libraries=(), optional={}),
+    "export": Requirements(libraries=_EXPORT, optional=_TEACHERS),
+    "bench": Requirements(libraries=(*_PIPELINE, "onnxruntime"), optional={}),
+    "eval": Requirements(libraries=(*_PIPELINE, "onnxruntime"), optional=_TEACHERS | _FOLDERS),
+    "teacher": Requirements(libraries=("torch", "numpy"), optional=_TEACHERS | _FOLDERS),
+    "bundle": Requirements(
         libraries=("numpy",),
         optional={"cryptography": "no signatures (bundle sign, bundle verify --key)"},
     ),
-    "targets": Needs(libraries=(), optional={}),
+    "targets": Requirements(libraries=(), optional={}),
 }
 # After the command a comment of the shell, so that the line can be copied as it stands.
 INSTALL_TORCH: Final = (
@@ -84,7 +84,7 @@ SLOWER: Final = (
 _MODULES: Final = {"onnx-ir": "onnx_ir", "pillow": "PIL"}
 
 
-def require(command: str) -> None:
+def require_libraries(command: str) -> None:
     """Check that the libraries of a command are installed, without importing any.
 
     Raises:
@@ -102,7 +102,7 @@ def require(command: str) -> None:
         )
 
 
-def judged(
+def judge_commands(
     found: Machine,
     libraries: Sequence[Library],
     cuda: Cuda,

@@ -36,7 +36,7 @@ PROJECT: Final = "edgekd.toml"
 
 
 @dataclass(frozen=True)
-class Kind:
+class MetricKind:
     """How a metric is written and meant."""
 
     metric: Metric
@@ -45,19 +45,19 @@ class Kind:
     bound: Literal["at least", "at most"] = "at most"
 
 
-KEYS: Final[Mapping[str, Kind]] = {
-    "latency-p50-ms": Kind("latency-p50", "s", 1e-3),
-    "latency-p99-ms": Kind("latency-p99", "s", 1e-3),
-    "size-kib": Kind("size", "B", 1024.0),
-    "peak-memory-mib": Kind("peak-memory", "B", 2.0**20),
-    "energy-mj": Kind("energy", "J", 1e-3),
-    "agreement": Kind("agreement", "share of images", 1.0, "at least"),
-    "accuracy": Kind("accuracy", "share of images", 1.0, "at least"),
+KEYS: Final[Mapping[str, MetricKind]] = {
+    "latency-p50-ms": MetricKind("latency-p50", "s", 1e-3),
+    "latency-p99-ms": MetricKind("latency-p99", "s", 1e-3),
+    "size-kib": MetricKind("size", "B", 1024.0),
+    "peak-memory-mib": MetricKind("peak-memory", "B", 2.0**20),
+    "energy-mj": MetricKind("energy", "J", 1e-3),
+    "agreement": MetricKind("agreement", "share of images", 1.0, "at least"),
+    "accuracy": MetricKind("accuracy", "share of images", 1.0, "at least"),
 }
-KINDS: Final[Mapping[Metric, Kind]] = {kind.metric: kind for kind in KEYS.values()}
+KINDS: Final[Mapping[Metric, MetricKind]] = {kind.metric: kind for kind in KEYS.values()}
 NAMES: Final[Mapping[Metric, str]] = {kind.metric: key for key, kind in KEYS.items()}
 # A relative limit names the metric without a unit: percent has none.
-_TABLES: Final[Mapping[str, Kind]] = {**{kind.metric: kind for kind in KEYS.values()}, **KEYS}
+_TABLES: Final[Mapping[str, MetricKind]] = {**{kind.metric: kind for kind in KEYS.values()}, **KEYS}
 _OTHERS: Final = ("target", "precision", "baseline")
 _OF: Final = ("teacher", "baseline")
 NONE: Final = Budget(limits={})
@@ -86,7 +86,7 @@ def budget_of(
     if file is None and Path(PROJECT).is_file():
         file = Path(PROJECT)
     if file is not None:
-        found = _laid_over(found, read_project(file))
+        found = _merge_budgets(found, read_project(file))
     if target is not None:
         origin = f"{target.board.name}'s file"
         for key in ("target", "baseline"):
@@ -94,9 +94,9 @@ def budget_of(
                 raise InputFileError(
                     f"{origin}: budget.{key}: belongs in a project file or an option."
                 )
-        found = _laid_over(found, _budget(target.board.budget, origin))
+        found = _merge_budgets(found, _budget(target.board.budget, origin))
     if limits:
-        found = _laid_over(found, _of_options(limits))
+        found = _merge_budgets(found, _of_options(limits))
     if checked:
         _check(found)
     return found
@@ -130,7 +130,7 @@ def read_project(path: Path) -> Budget:
     return found
 
 
-def written(metric: Metric, value: float) -> float:
+def to_budget_unit(metric: Metric, value: float) -> float:
     """A value as the budget's key has it: 0.005 s of `latency-p50-ms` is 5."""
     return value / KINDS[metric].factor
 
@@ -165,7 +165,7 @@ def _budget(table: Mapping[str, Any], origin: str) -> Budget:
     )
 
 
-def _limit(key: str, kind: Kind, value: object, origin: str) -> Limit:
+def _limit(key: str, kind: MetricKind, value: object, origin: str) -> Limit:
     where = f"{origin}: budget.{key}"
     if not isinstance(value, Mapping):
         if key not in KEYS:
@@ -200,7 +200,7 @@ def _limit(key: str, kind: Kind, value: object, origin: str) -> Limit:
     )
 
 
-def _number(value: object, kind: Kind, where: str) -> float:
+def _number(value: object, kind: MetricKind, where: str) -> float:
     found = _finite(value, where) * kind.factor
     if not 0 < found < math.inf:
         raise InputFileError(f"{where}: should be above 0 and no more than a board can have.")
@@ -209,7 +209,7 @@ def _number(value: object, kind: Kind, where: str) -> float:
     return found
 
 
-def _percent(value: object, kind: Kind, where: str) -> float:
+def _percent(value: object, kind: MetricKind, where: str) -> float:
     found = _finite(value, f"{where}: max-degradation") / 100
     if found < 0:
         raise InputFileError(f"{where}: max-degradation: should not be negative.")
@@ -246,7 +246,7 @@ def _of_options(options: tuple[str, ...]) -> Budget:
         raise UsageError(str(error).replace("--limit: budget.", "--limit ")) from error
 
 
-def _laid_over(under: Budget, over: Budget) -> Budget:
+def _merge_budgets(under: Budget, over: Budget) -> Budget:
     """What the second says, and what only the first says."""
     return Budget(
         limits={**under.limits, **over.limits},

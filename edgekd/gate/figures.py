@@ -64,7 +64,7 @@ class Finding:
     told: str  # "median of 6,000 calls on NVIDIA Jetson Orin Nano"
 
 
-def read(paths: Sequence[Path], *, trusted: Sequence[PublicKey] = ()) -> Reports:
+def read_reports(paths: Sequence[Path], *, trusted: Sequence[PublicKey] = ()) -> Reports:
     """Bundles, reports, and what `edgekd bench` and `bench estimate` wrote.
 
     Args:
@@ -87,7 +87,7 @@ def read(paths: Sequence[Path], *, trusted: Sequence[PublicKey] = ()) -> Reports
             folder = path.parent if beside else path
             if manifest is not None:
                 raise UsageError(f"{path}: a second bundle. Judge each by itself.")
-            whole = bundle.verified(folder, trusted=trusted)
+            whole = bundle.verify_bundle(folder, trusted=trusted)
             manifest, report = whole.manifest, whole.report
             measurements += report.measurements
             continue
@@ -162,7 +162,7 @@ def target_of(reports: Reports, budget: Budget) -> Target | None:
     return None
 
 
-def find(metric: Metric, reports: Reports, model: Model, target: Target | None) -> Finding:
+def find_figure(metric: Metric, reports: Reports, model: Model, target: Target | None) -> Finding:
     """What the reports say of a metric; of several that count, the worst."""
     match metric:
         case "size":
@@ -222,7 +222,7 @@ def _on_board(metric: Metric, reports: Reports, model: Model, target: Target | N
         more = f", the worst of {len(counted)}" if len(counted) > 1 else ""
         return Finding("measured", worst.value, worst.told + more)
     estimates = [each for each in found if each.kind == "estimate"]
-    estimates += list(_estimated(metric, reports, model, target))
+    estimates += list(_find_estimate(metric, reports, model, target))
     if estimates:
         return max(estimates, key=lambda each: each.value or 0.0)
     reasons = dict.fromkeys(each.told for each in found)
@@ -314,7 +314,9 @@ def _figure(metric: Metric, taken: Measurements) -> Samples | Unmeasured:
     return taken.latency
 
 
-def _estimated(metric: Metric, reports: Reports, model: Model, target: Target) -> Iterator[Finding]:
+def _find_estimate(
+    metric: Metric, reports: Reports, model: Model, target: Target
+) -> Iterator[Finding]:
     """By `edgekd bench estimate`, for that board; its upper end is not what is asked: its value is, marked."""
     for each in reports.estimates:
         if each.subject_digest != model.digest or load_target(each.target).board != target.board:

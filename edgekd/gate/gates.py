@@ -13,7 +13,7 @@ from edgekd.errors import (
     QualityError,
     UsageError,
 )
-from edgekd.gate import figures as evidence
+from edgekd.gate import figures
 from edgekd.gate.budget_file import KEYS, KINDS, NAMES
 from edgekd.gate.figures import Finding, Model, Reports
 from edgekd.records import (
@@ -112,29 +112,29 @@ def judge(
     results = [] if reports.manifest is None else list(reports.manifest.quality_gates)
     if not budget.limits:
         return _judgement(None, None, results)
-    model = evidence.model_of(reports, budget)
-    target = evidence.target_of(reports, budget)
+    model = figures.model_of(reports, budget)
+    target = figures.target_of(reports, budget)
     old = None
     if any(limit.of == "baseline" for limit in budget.limits.values()):
         assert budget.baseline is not None  # budgets._check
-        old = evidence.read([Path(budget.baseline)], trusted=trusted)
+        old = figures.read_reports([Path(budget.baseline)], trusted=trusted)
     for metric in KINDS:
         limit = budget.limits.get(metric)
         if limit is None:
             continue
-        found = evidence.find(metric, reports, model, target)
+        found = figures.find_figure(metric, reports, model, target)
         if found.kind == "unmeasured" and metric in allowed and target is not None:
             guess = estimated(metric, model, target)
             if guess is not None and guess.kind == "unmeasured":
                 found = replace(found, told=f"{found.told}; {guess.told}")
             else:
                 found = guess or found
-        least_or_most, problem = _resolved(metric, limit, reports, old, budget, target)
+        least_or_most, problem = _resolve_limit(metric, limit, reports, old, budget, target)
         results.append(_verdict(metric, found, least_or_most, problem, allowed=metric in allowed))
     return _judgement(model, target, results)
 
 
-def allowed_metrics(options: Sequence[str]) -> frozenset[Metric]:
+def parse_allowed_metrics(options: Sequence[str]) -> frozenset[Metric]:
     """What `--allow-estimates` names: budget keys, several with commas between.
 
     Raises:
@@ -157,7 +157,7 @@ def allowed_metrics(options: Sequence[str]) -> frozenset[Metric]:
     return frozenset(found)
 
 
-def require(
+def require_passed(
     results: Sequence[GateResult], *, bundle: str, listed: bool = False, closing: str | None = None
 ) -> None:
     """Raise when one failed.
@@ -175,7 +175,7 @@ def require(
     failed = [result for result in results if not result.passed]
     if not failed:
         return
-    lines = "\n  ".join(told(result) for result in failed)
+    lines = "\n  ".join(format_result(result) for result in failed)
     if listed:
         lines = ", ".join(result.name for result in failed)
     kind: type[EdgekdError] = OverBudgetError
@@ -204,12 +204,12 @@ def is_quality(result: GateResult) -> bool:
     return name in _QUALITY or name.startswith(("parity", "calibration"))
 
 
-def told(result: GateResult) -> str:
+def format_result(result: GateResult) -> str:
     """One line: what was found, what is asked, and by how much it is missed."""
     line = printable(f"{result.name}: {result.reason}")
     if result.limit is None:
         return line
-    line += f", {result.bound} {shown(result.limit, result.unit)} is asked"
+    line += f", {result.bound} {format_value(result.limit, result.unit)} is asked"
     if result.value is None:
         return line
     if result.bound == "at least" and result.value < result.limit:
@@ -220,7 +220,7 @@ def told(result: GateResult) -> str:
     return f"{line}: {ratio - 1:.1%} over" if ratio < 2 else f"{line}: {ratio:.1f} times that"
 
 
-def shown(value: float, unit: str) -> str:
+def format_value(value: float, unit: str) -> str:
     """A limit or figure for people."""
     if unit == "B":
         return format_bytes(value)
@@ -249,7 +249,7 @@ def _verdict(
     )
     passed, mark, reason = keeps, found.kind, found.told
     if found.value is not None:
-        reason = f"{shown(found.value, kind.unit)}, {found.told}"
+        reason = f"{format_value(found.value, kind.unit)}, {found.told}"
     if found.kind == "unmeasured":
         passed = allowed
         reason = f"Unmeasured ({found.told})"
@@ -275,7 +275,7 @@ def _verdict(
     )
 
 
-def _resolved(
+def _resolve_limit(
     metric: Metric,
     limit: Limit,
     reports: Reports,
@@ -287,11 +287,11 @@ def _resolved(
     if limit.degradation is None:
         return limit.value, ""
     if limit.of == "teacher":
-        reference = evidence.teachers(metric, reports)
+        reference = figures.teachers(metric, reports)
         problem = "what it is relative to, the teacher's, is not known: compress with --eval DATA"
     else:
         assert old is not None  # judge
-        finding = evidence.find(metric, old, evidence.model_of(old, budget), target)
+        finding = figures.find_figure(metric, old, figures.model_of(old, budget), target)
         reference = finding.value if finding.kind == "measured" else None
         problem = f"what it is relative to, {budget.baseline}, has no such figure: {finding.told}"
     if reference is None:

@@ -3,12 +3,12 @@
 from xml.etree import ElementTree as ET
 
 from edgekd import __version__
-from edgekd.gate import gates as gate
+from edgekd.gate import gates
 from edgekd.gate.gates import Judgement
 from edgekd.records import GateResult, printable
 
 
-def text(found: Judgement) -> str:
+def format_judgement(found: Judgement) -> str:
     """Lines for a terminal: one a gate."""
     about = " ".join(
         [found.subject or "the bundle", *([f"on {found.target}"] if found.target else [])]
@@ -26,7 +26,7 @@ def text(found: Judgement) -> str:
 
 def verdict(result: GateResult, *, width: int = 0) -> str:
     """One gate in a line."""
-    said = gate.told(result).removeprefix(f"{result.name}: ")
+    said = gates.format_result(result).removeprefix(f"{result.name}: ")
     return f"{_word(result):7} {result.name:{width}}  {said}"
 
 
@@ -50,7 +50,7 @@ def junit(found: Judgement) -> str:
         case = ET.SubElement(
             suite, "testcase", {"classname": "edgekd.gate", "name": printable(each.name)}
         )
-        line = gate.told(each)
+        line = gates.format_result(each)
         if not each.passed:
             failure = ET.SubElement(case, "failure", {"message": line, "type": _kind(each)})
             failure.text = line
@@ -68,7 +68,7 @@ def annotations(found: Judgement) -> str:
         if not each.passed or each.mark != "measured":
             level = "warning" if each.passed else "error"
             lines.append(
-                f"::{level} title={_property(f'edgekd {each.name}')}::{_data(gate.told(each))}"
+                f"::{level} title={_property(f'edgekd {each.name}')}::{_data(gates.format_result(each))}"
             )
     return "".join(f"{line}\n" for line in lines)
 
@@ -80,7 +80,7 @@ def markdown(found: Judgement) -> str:
         f", `{found.target}`" if found.target else ""
     )
     rows = [
-        f"| {_word(each)} | {_cell(each.name)} | {_value(each)} | {_asked(each)} "
+        f"| {_word(each)} | {_cell(each.name)} | {_value(each)} | {_format_limit(each)} "
         f"| {_cell(each.reason)} |"
         for each in found.results
     ]
@@ -95,13 +95,13 @@ def _word(result: GateResult) -> str:
 
 
 def _value(result: GateResult) -> str:
-    return "-" if result.value is None else gate.shown(result.value, result.unit)
+    return "-" if result.value is None else gates.format_value(result.value, result.unit)
 
 
-def _asked(result: GateResult) -> str:
+def _format_limit(result: GateResult) -> str:
     if result.limit is None:
         return "not known"
-    return f"{result.bound} {gate.shown(result.limit, result.unit)}"
+    return f"{result.bound} {gates.format_value(result.limit, result.unit)}"
 
 
 def _is_unchecked(result: GateResult) -> bool:
@@ -111,7 +111,7 @@ def _is_unchecked(result: GateResult) -> bool:
 def _kind(result: GateResult) -> str:
     if result.value is None:
         return "unmeasured"
-    return "quality" if gate.is_quality(result) else "over-budget"
+    return "quality" if gates.is_quality(result) else "over-budget"
 
 
 def _cell(value: str) -> str:

@@ -467,7 +467,7 @@ class ModelEstimate:
 
 
 @record
-class Doubt:
+class MeasurementWarning:
     """A reason to trust a figure less, with what to do about it."""
 
     code: str
@@ -476,7 +476,7 @@ class Doubt:
 
 
 @record
-class Setup:
+class MachineState:
     """What a machine is and has, as its agent found it. None: could not be read."""
 
     board: str | None  # of its device tree
@@ -532,7 +532,7 @@ class Conditions:
     inputs: tuple[str, ...] = ()  # "images float32 1x3x32x32"
     clock_step_ns: Count | None = None  # of the monotonic clock
     agent_load: float | None = None  # processors that the agent took beside the model
-    setup: Setup | None = None
+    setup: MachineState | None = None
     edgekd: str | None = None
     note: str | None = None  # what the user says of the surroundings
 
@@ -584,7 +584,7 @@ class EnergyUncertainty:
 
 
 @record
-class Span:
+class TraceSpan:
     """Seconds since the first reading of a trace, and how many inferences were run."""
 
     begin_s: float
@@ -598,9 +598,9 @@ class PowerTrace:
 
     seconds: Annotated[tuple[float, ...], Field(max_length=20_000)]
     watts: Annotated[tuple[float, ...], Field(max_length=20_000)]
-    windows: Annotated[tuple[Span, ...], Field(max_length=100)]
-    idle: Annotated[tuple[Span, ...], Field(max_length=2)]  # before, after
-    busy: Span | None = None  # all calls between the idle ones, those of no window too
+    windows: Annotated[tuple[TraceSpan, ...], Field(max_length=100)]
+    idle: Annotated[tuple[TraceSpan, ...], Field(max_length=2)]  # before, after
+    busy: TraceSpan | None = None  # all calls between the idle ones, those of no window too
 
     def __post_init__(self) -> None:
         if len(self.seconds) != len(self.watts):
@@ -640,7 +640,7 @@ class Measurements:
     taken_on: str  # the machine, always; never the target unless it is the target
     is_target: bool
     conditions: Conditions
-    doubts: tuple[Doubt, ...]
+    doubts: tuple[MeasurementWarning, ...]
     latency: Figure  # back to back
     memory: Memory
     energy: Energy | Unmeasured
@@ -737,7 +737,7 @@ def from_json(kind: type[T], text: str | bytes, *, origin: str, schema: str | No
     except (ValueError, RecursionError) as error:
         raise InputFileError(f"{origin}: not JSON ({error}). Was it cut short?") from error
     if schema is not None:
-        plain = _unwrapped(plain, origin=origin, schema=schema)
+        plain = _unwrap(plain, origin=origin, schema=schema)
     try:
         return TypeAdapter(kind).validate_python(plain)
     except ValidationError as error:
@@ -763,7 +763,7 @@ def _no_number(name: str) -> None:
     raise ValueError(f"{name} is no number")
 
 
-def _unwrapped(plain: Any, *, origin: str, schema: str) -> dict[str, Any]:  # noqa: ANN401
+def _unwrap(plain: Any, *, origin: str, schema: str) -> dict[str, Any]:  # noqa: ANN401
     if not isinstance(plain, dict) or plain.get("schema") != schema:
         raise InputFileError(f"{origin}: not an edgekd {schema} file.")
     version = plain.get("schema_version")

@@ -33,7 +33,7 @@ from edgekd.report.measurement_views import (
     markup,
     view_of,
 )
-from edgekd.templating import rendered
+from edgekd.templating import render
 
 LAYERS_SHOWN: Final = 10
 FULL_BAR_DB: Final = 50.0
@@ -84,7 +84,7 @@ def html(
     """
     classes, no_classes = class_rows(folder, manifest)
     budget = of_budget(report.gates)
-    return rendered(
+    return render(
         "report.html",
         manifest=manifest,
         report=report,
@@ -113,7 +113,7 @@ def html(
     )
 
 
-def write(folder: Path, *, out: Path | None = None, force: bool = False) -> Path:
+def write_page(folder: Path, *, out: Path | None = None, force: bool = False) -> Path:
     """Write the page of a bundle that is there, without what only its run knew; where it lies.
 
     Args:
@@ -162,7 +162,10 @@ def _head(manifest: Manifest, report: Report) -> tuple[tuple[str, str], ...]:
             f"{_duration(report.elapsed_s)} on {report.device} in {report.precision}, "
             f"{report.threads} threads",
         ),
-        ("Steady over the run", "; ".join(stability.spoken(report.history)) or "not looked at"),
+        (
+            "Steady over the run",
+            "; ".join(stability.format_stability(report.history)) or "not looked at",
+        ),
         ("Made with", manifest.made_with),
         ("Content digest", manifest.content_digest),
     )

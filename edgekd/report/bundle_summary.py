@@ -32,7 +32,7 @@ def description(manifest: Manifest, report: Report) -> str:
         lines += [f"           {verdict(result)}" for result in budget]
     if report.bench_failed is not None:
         lines.append(f"bench      the board was not measured: {printable(report.bench_failed)}")
-    lines += [f"steady     {line}" for line in stability.spoken(report.history)]
+    lines += [f"steady     {line}" for line in stability.format_stability(report.history)]
     for model in manifest.models:
         lines.append(
             f"model      {model.path}: {model.precision}, opset {model.opset}, {model.size_bytes:,} bytes"

@@ -27,7 +27,7 @@ IMAGE_BYTES: Final = 200_000  # for the classes; the moments get as much
 
 
 @dataclass(frozen=True, kw_only=True)
-class Moment:
+class StripMoment:
     """Images at one point of a run, of some classes."""
 
     progress: float
@@ -40,12 +40,12 @@ class Moment:
 class Timeline:
     """How the images changed."""
 
-    moments: tuple[Moment, ...]
+    moments: tuple[StripMoment, ...]
     late: bool  # the run was continued from a checkpoint without them
 
 
 @dataclass(frozen=True, kw_only=True)
-class Picture:
+class StripImage:
     source: str  # a data URI
     width: int
     height: int
@@ -56,13 +56,13 @@ class ClassRow:
     label: str
     found: int
     shown: int
-    strip: Picture | None
+    strip: StripImage | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class MomentRow:
     label: str
-    images: tuple[Picture | None, ...]  # one a moment
+    images: tuple[StripImage | None, ...]  # one a moment
 
 
 def class_rows(folder: Path, manifest: Manifest) -> tuple[tuple[ClassRow, ...], str]:
@@ -71,7 +71,7 @@ def class_rows(folder: Path, manifest: Manifest) -> tuple[tuple[ClassRow, ...], 
         return (), "The bundle was made without images (--no-images)."
     try:
         pixels = _calibration_images(folder / manifest.calibration.file, manifest.input)
-        decided = _decided(folder, manifest, pixels)
+        decided = _predict(folder, manifest, pixels)
     except (EdgekdError, OSError, ValueError, EOFError) as error:
         return (), f"The images cannot be shown: {error}"
     shown = min(manifest.classes, CLASSES_SHOWN)
@@ -95,7 +95,7 @@ def _calibration_images(path: Path, spec: InputSpec) -> Pixels:
     return np.asarray(images, np.uint8)
 
 
-def _decided(folder: Path, manifest: Manifest, pixels: Pixels) -> npt.NDArray[np.int64]:
+def _predict(folder: Path, manifest: Manifest, pixels: Pixels) -> npt.NDArray[np.int64]:
     """What the FP32 model sees in each: the teacher is not in the bundle."""
     from edgekd.export.parity import logits_of
 
@@ -152,14 +152,14 @@ def moment_rows(manifest: Manifest, timeline: Timeline | None) -> tuple[MomentRo
     return rows
 
 
-def strip(images: Pixels, spec: InputSpec, *, side: int) -> Picture:
+def strip(images: Pixels, spec: InputSpec, *, side: int) -> StripImage:
     """Images side by side as a PNG, made smaller where they are larger than `side`."""
     from PIL import Image
 
     data = sheet([images], spec, side=side)
     width, height = Image.open(io.BytesIO(data)).size
     source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
-    return Picture(source=source, width=width, height=height)
+    return StripImage(source=source, width=width, height=height)
 
 
 def sheet(rows: Sequence[Pixels], spec: InputSpec, *, side: int) -> bytes:

@@ -14,14 +14,14 @@ from edgekd.bench.format import (
 )
 from edgekd.records import (
     Conditions,
-    Doubt,
     Energy,
     Figure,
+    MachineState,
     Measurements,
+    MeasurementWarning,
     Paced,
     PowerTrace,
     Samples,
-    Setup,
     Unmeasured,
 )
 from edgekd.report import charts
@@ -66,7 +66,7 @@ class MeasurementView:
     energy: Value
     energy_scope: str
     conditions: tuple[tuple[str, str], ...]
-    doubts: tuple[Doubt, ...]
+    doubts: tuple[MeasurementWarning, ...]
     charts: tuple[Chart, ...]
 
 
@@ -96,7 +96,7 @@ def view_of(found: Measurements, name: str) -> MeasurementView:
             ("Of the board, meanwhile", _bytes(found.memory.board)),
             ("Shared with the GPU", _bytes(found.memory.gpu)),
         ),
-        paced=None if found.paced is None else _paced(found.paced),
+        paced=None if found.paced is None else _view_paced(found.paced),
         energy=_energy(found.energy),
         energy_scope=f"{found.energy.scope}; sensor {found.energy.sensor}"
         if isinstance(found.energy, Energy)
@@ -140,10 +140,10 @@ def _latency(samples: Samples, name: str) -> Latency:
     )
 
 
-def _paced(paced: Paced) -> Value:
+def _view_paced(paced: Paced) -> Value:
     figure = _usable(paced.latency)
     if isinstance(figure, Unmeasured):
-        return _unmeasured(figure)
+        return _view_unmeasured(figure)
     return Value(
         text=f"median {_seconds(statistics.median(figure))} a call at {paced.fps:g} a second, {paced.late} of "
         f"{len(figure.values)} started late"
@@ -216,16 +216,16 @@ def _seconds(value: float) -> str:
 def _bytes(figure: Figure) -> Value:
     known = _usable(figure)
     if isinstance(known, Unmeasured):
-        return _unmeasured(known)
+        return _view_unmeasured(known)
     return Value(text=format_bytes(statistics.median(known)))
 
 
 def _energy(energy: Energy | Unmeasured) -> Value:
     if isinstance(energy, Unmeasured):
-        return _unmeasured(energy)
+        return _view_unmeasured(energy)
     gross = _usable(energy.gross)
     if isinstance(gross, Unmeasured):
-        return _unmeasured(gross)
+        return _view_unmeasured(gross)
     text = f"{energy_text(energy, gross, 'gross')}, idle included"
     net = _usable(energy.net)
     if isinstance(net, Samples):
@@ -233,12 +233,12 @@ def _energy(energy: Energy | Unmeasured) -> Value:
     return Value(text=text, measured=energy.kind == "measured")
 
 
-def _unmeasured(figure: Unmeasured) -> Value:
+def _view_unmeasured(figure: Unmeasured) -> Value:
     return Value(text=f"not measured: {figure.reason}", measured=False)
 
 
 def _conditions(taken: Conditions) -> tuple[tuple[str, str], ...]:
-    def known(value: float | str | None, style: str = "", unit: str = "") -> str:
+    def format_known(value: float | str | None, style: str = "", unit: str = "") -> str:
         return "not readable" if value is None else f"{value:{style}}{unit}"
 
     return (
@@ -247,18 +247,18 @@ def _conditions(taken: Conditions) -> tuple[tuple[str, str], ...]:
         ("Runtime", f"{taken.runtime}, {taken.provider}"),
         ("Threads, batch", f"{taken.threads}, {taken.batch}"),
         ("Processes", f"{taken.processes}, each after a warm-up of {_seconds(taken.warmup_s)}"),
-        ("Governor", known(taken.governor)),
-        ("Clock before", known(taken.cpu_mhz, ".0f", " MHz")),
-        ("Temperature before", known(taken.temperature_c, ".0f", " °C")),
+        ("Governor", format_known(taken.governor)),
+        ("Clock before", format_known(taken.cpu_mhz, ".0f", " MHz")),
+        ("Temperature before", format_known(taken.temperature_c, ".0f", " °C")),
         ("Clocks in the runs", ranges(taken.clocks_mhz, "MHz")),
         ("Temperatures in the runs", ranges(taken.temperatures_c, "°C")),
-        ("Busy before", known(taken.load_before, ".1f", " processors")),
+        ("Busy before", format_known(taken.load_before, ".1f", " processors")),
         ("Emulated", "yes" if taken.emulated else "no"),
         *_setup(taken.setup),
     )
 
 
-def _setup(setup: Setup | None) -> Iterator[tuple[str, str]]:
+def _setup(setup: MachineState | None) -> Iterator[tuple[str, str]]:
     if setup is None:
         return
     rows = (

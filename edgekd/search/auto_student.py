@@ -31,8 +31,8 @@ from edgekd.records import (
 from edgekd.search.candidates import (
     COSTS,
     Candidate,
-    Costing,
-    costed,
+    CostMeasurement,
+    measure_costs,
 )
 from edgekd.search.summary import row
 from edgekd.workflows.distill import Pixels
@@ -50,7 +50,7 @@ def slower_than(
     """
     try:
         fit_for(target, PRECISION)
-        limit = _estimated(copy.deepcopy(teacher.module).cpu(), teacher.info.input, target)
+        limit = _estimate(copy.deepcopy(teacher.module).cpu(), teacher.info.input, target)
     except (IncompatibleError, InputFileError) as error:
         display.say(f"         the student is chosen by its size alone: {error}")
         return lambda _: False
@@ -58,26 +58,26 @@ def slower_than(
     def slower(student: Architecture) -> bool:
         module = architectures.build(student).eval()
         try:
-            found = _estimated(module, teacher.info.input, target)
+            found = _estimate(module, teacher.info.input, target)
         except (IncompatibleError, InputFileError) as error:
             display.say(f"         {student.name} is judged by its size alone: {error}")
             return False
         display.say(
             f"         estimated for {target.board.name}, {PRECISION.upper()}, not measured: {student.name} "
-            f"{_shown(found)}, teacher {_shown(limit)}"
+            f"{_format_estimate(found)}, teacher {_format_estimate(limit)}"
         )
         return found.value > limit.value
 
     return slower
 
 
-def _estimated(module: nn.Module, spec: InputSpec, target: Target) -> Estimate:
+def _estimate(module: nn.Module, spec: InputSpec, target: Target) -> Estimate:
     with torch.random.fork_rng(devices=[]):
         model = fp32_model(module, spec=spec, software=target.software)
     return estimate_latency(network_of(model, origin="the network"), target, PRECISION)
 
 
-def _shown(found: Estimate) -> str:
+def _format_estimate(found: Estimate) -> str:
     low, high = (format_quantity(each, "s") for each in found.interval)
     return f"about {format_quantity(found.value, 's')} ({low} to {high})"
 
@@ -112,7 +112,7 @@ def over_budget(
     if not absolute:
         return lambda _: False
     precision = budget.precision or ("int8" if target.software.int8 else None)
-    costing = Costing(
+    costing = CostMeasurement(
         target=target,
         budget=replace(budget, limits=absolute, precision=precision),
         device=device,
@@ -123,7 +123,7 @@ def over_budget(
 
     def over(student: Architecture) -> bool:
         with tempfile.TemporaryDirectory(prefix="edgekd-") as folder:
-            (found,) = costed([student], teacher, costing, Path(folder), SilentDisplay())
+            (found,) = measure_costs([student], teacher, costing, Path(folder), SilentDisplay())
         if found.over:
             display.say(f"         {row(found)}")
             passed_over.append(found)

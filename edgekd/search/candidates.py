@@ -15,7 +15,7 @@ import torch
 
 from edgekd.bench.config import BenchConfig
 from edgekd.bench.transport.fleet import Device
-from edgekd.distill.data.labelled import normalised
+from edgekd.distill.data.labelled import normalise
 from edgekd.distill.models import architectures
 from edgekd.errors import IncompatibleError, InputFileError, UsageError
 from edgekd.gate.budget_file import NAMES
@@ -33,7 +33,7 @@ from edgekd.records import (
     record,
 )
 from edgekd.targets.board_detection import is_board
-from edgekd.workflows.benchmark import Wanted, bench_models
+from edgekd.workflows.benchmark import RequestedModel, bench_models
 from edgekd.workflows.distill import Pixels
 from edgekd.workflows.estimate_latency import estimate, precision_run
 from edgekd.workflows.export import Exported, Network, export_network
@@ -79,7 +79,7 @@ class Candidate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Costing:
+class CostMeasurement:
     """How candidates are costed."""
 
     target: Target
@@ -90,7 +90,7 @@ class Costing:
     images: Pixels  # (N, H, W, C), N at least 64: what INT8 is exported with; costs do not depend on them
 
 
-def listed(names: Sequence[str], teacher: TeacherInfo) -> list[Architecture]:
+def list_candidates(names: Sequence[str], teacher: TeacherInfo) -> list[Architecture]:
     """The candidates by name; without names, those of ours that are smaller than the teacher.
 
     Raises:
@@ -106,11 +106,11 @@ def listed(names: Sequence[str], teacher: TeacherInfo) -> list[Architecture]:
         doubled = sorted({name for name in names if names.count(name) > 1})
         if doubled:
             raise UsageError(f"--candidate {doubled[0]}: given twice.")
-        return [architectures.named(name, **shape) for name in names]
+        return [architectures.find_architecture(name, **shape) for name in names]
     found = []
     for name in OWN:
         try:
-            architecture = architectures.named(name, **shape)
+            architecture = architectures.find_architecture(name, **shape)
         except UsageError:
             continue  # not for images of this size
         size = _size(architecture, teacher)
@@ -124,10 +124,10 @@ def listed(names: Sequence[str], teacher: TeacherInfo) -> list[Architecture]:
     return found
 
 
-def costed(
+def measure_costs(
     wanted: Sequence[Architecture],
     teacher: TeacherInfo,
-    costing: Costing,
+    costing: CostMeasurement,
     folder: Path,
     display: Display,
 ) -> list[Candidate]:
@@ -146,10 +146,10 @@ def costed(
     """
     folders = {architecture: folder / str(number) for number, architecture in enumerate(wanted)}
     exported = {
-        architecture: _exported(architecture, teacher, costing, place)
+        architecture: _export(architecture, teacher, costing, place)
         for architecture, place in folders.items()
     }
-    taken = _measured(exported, folders, costing, display)
+    taken = _measure(exported, folders, costing, display)
     return [
         _candidate(architecture, teacher, files, folders[architecture], taken, costing)
         for architecture, files in exported.items()
@@ -177,14 +177,14 @@ def _size(architecture: Architecture, teacher: TeacherInfo) -> architectures.Siz
         return architectures.size_of(architectures.build(architecture), shape=teacher.input.shape)
 
 
-def _exported(
-    architecture: Architecture, teacher: TeacherInfo, costing: Costing, folder: Path
+def _export(
+    architecture: Architecture, teacher: TeacherInfo, costing: CostMeasurement, folder: Path
 ) -> Exported:
     folder.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # noqa: TID251  # libraries take no generator
         module = architectures.build(architecture).eval().requires_grad_(False)
-    images = normalised(costing.images[:64], teacher.input)
+    images = normalise(costing.images[:64], teacher.input)
     return export_network(
         Network(module=module, spec=teacher.input, digest="0" * 64),
         target=costing.target,
@@ -195,17 +195,17 @@ def _exported(
     )
 
 
-def _measured(
+def _measure(
     exported: Mapping[Architecture, Exported],
     folders: Mapping[Architecture, Path],
-    costing: Costing,
+    costing: CostMeasurement,
     display: Display,
 ) -> dict[str, Measurements]:
     """By digest; empty where there is no board."""
     if costing.device is None and not is_here(costing.target):
         return {}
     wanted = [
-        Wanted(folders[architecture] / model.path, model.precision, model)
+        RequestedModel(folders[architecture] / model.path, model.precision, model)
         for architecture, files in exported.items()
         for model in _deployable(files, costing.budget)
     ]
@@ -243,12 +243,12 @@ def _candidate(
     files: Exported,
     folder: Path,
     taken: Mapping[str, Measurements],
-    costing: Costing,
+    costing: CostMeasurement,
 ) -> Candidate:
     models = _deployable(files, costing.budget)
     costs = {model.precision: _costs(model, folder, taken, costing) for model in models}
     over = {name: _over(found, costing) for name, found in costs.items()}
-    precision = _deployed(costs, over, costing.budget)
+    precision = _choose_precision(costs, over, costing.budget)
     size = _size(architecture, teacher)
     return Candidate(
         name=str(architecture),
@@ -261,7 +261,7 @@ def _candidate(
     )
 
 
-def _deployed(
+def _choose_precision(
     costs: Mapping[Precision, Mapping[Metric, Cost]],
     over: Mapping[Precision, Mapping[str, float]],
     budget: Budget,
@@ -280,7 +280,7 @@ def _deployed(
     return min(reversed(timed), key=lambda name: costs[name]["latency-p50"].value)
 
 
-def _over(costs: Mapping[Metric, Cost], costing: Costing) -> dict[str, float]:
+def _over(costs: Mapping[Metric, Cost], costing: CostMeasurement) -> dict[str, float]:
     """By how much limits are passed, as ratios, by budget key.
 
     Raises:
@@ -313,7 +313,7 @@ def is_here(target: Target) -> bool:
 
 
 def _costs(
-    model: OnnxModel, folder: Path, taken: Mapping[str, Measurements], costing: Costing
+    model: OnnxModel, folder: Path, taken: Mapping[str, Measurements], costing: CostMeasurement
 ) -> dict[Metric, Cost]:
     found: dict[Metric, Cost] = {"size": Cost(value=float(model.size_bytes), estimated=False)}
     measured = taken.get(model.digest)

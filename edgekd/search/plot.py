@@ -10,7 +10,7 @@ from edgekd.search.candidates import SHOWN, Candidate
 from edgekd.search.successive_halving import Run
 
 
-class Searched(Protocol):
+class PlottedSearch(Protocol):
     """What is drawn of a search."""
 
     @property
@@ -25,7 +25,7 @@ class Searched(Protocol):
     def budget(self) -> Budget: ...
 
 
-def picture(found: Searched) -> bytes:
+def picture(found: PlottedSearch) -> bytes:
     """PNG: one panel a cost that all candidates have; full points are the front, a star is the choice."""
     import matplotlib as mpl
 
@@ -49,7 +49,7 @@ def picture(found: Searched) -> bytes:
     return stream.getvalue()
 
 
-def _panel(axes: Any, metric: Metric, found: Searched, agreement: dict[str, float]) -> None:  # noqa: ANN401
+def _panel(axes: Any, metric: Metric, found: PlottedSearch, agreement: dict[str, float]) -> None:  # noqa: ANN401
     unit = KINDS[metric].unit
     longest = max(run.steps for run in found.runs)
     # Of candidates that were dropped, after how many steps: they had less time to learn.
@@ -84,5 +84,5 @@ def _panel(axes: Any, metric: Metric, found: Searched, agreement: dict[str, floa
     axes.grid(visible=True, alpha=0.3)
 
 
-def _estimated(metric: Metric, found: Searched) -> bool:
+def _estimated(metric: Metric, found: PlottedSearch) -> bool:
     return any(metric in each.costs and each.costs[metric].estimated for each in found.candidates)

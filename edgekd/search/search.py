@@ -46,29 +46,29 @@ from edgekd.search.candidates import (
     COSTS,
     SHOWN,
     Candidate,
-    Costing,
-    costed,
+    CostMeasurement,
     is_here,
     limit_of,
-    listed,
+    list_candidates,
+    measure_costs,
     unknown,
 )
 from edgekd.search.successive_halving import (
-    Here,
+    LocalExecutor,
     Pool,
     Run,
-    halved,
     rungs,
+    successive_halving,
 )
 from edgekd.search.summary import (
     choose,
-    explained,
+    explain_choice,
     nearest,
     row,
 )
 from edgekd.workflows.distill import plan
 from edgekd.workflows.run_setup import DistilOptions, image_set, teacher_said
-from edgekd.workflows.synthesize import SynthesisOptions, synthesized
+from edgekd.workflows.synthesize import SynthesisOptions, synthesize
 
 SCHEMA: Final = "search"
 FILE: Final = "search.json"
@@ -92,7 +92,7 @@ class SearchOptions:
     count: int = COUNT
     device: Device | None = None
     allowed: frozenset[Metric] = frozenset()
-    pool: Pool = field(default_factory=Here)
+    pool: Pool = field(default_factory=LocalExecutor)
 
 
 @record
@@ -133,14 +133,14 @@ def search(options: SearchOptions, display: Display) -> Search:
     check_writable(out, force=distil.force)
     _require_judgeable(options)
     teacher = teacher_said(distil.teacher, distil.said, seed=distil.seed, display=display).info
-    wanted = listed(options.names, teacher)
+    wanted = list_candidates(options.names, teacher)
     brought = None if distil.images is None else image_set(distil.images, teacher)
     folder = out.with_name(f"{out.name}.search")
     if distil.restart:
         shutil.rmtree(folder, ignore_errors=True)
     identity = _identity(options, teacher, wanted, brought)
-    with caught(), RunFolder.opened(folder, identity, restart=False):
-        result = _searched(options, teacher, wanted, brought, folder, begin, display)
+    with caught(), RunFolder.open(folder, identity, restart=False):
+        result = _search(options, teacher, wanted, brought, folder, begin, display)
     shutil.rmtree(folder)
     display.say(
         f"search   {duration(time.monotonic() - begin)} in all: {out}/{FILE}, {out}/search.png"
@@ -195,7 +195,7 @@ def _identity(
     }
 
 
-def _searched(
+def _search(
     options: SearchOptions,
     teacher: TeacherInfo,
     wanted: Sequence[Architecture],
@@ -210,7 +210,7 @@ def _searched(
     found = brought or image_set(images, teacher)
     state = _read_state(folder / STATE)
     if state is None:
-        costing = Costing(
+        costing = CostMeasurement(
             target=options.target,
             budget=options.budget,
             device=options.device,
@@ -219,7 +219,7 @@ def _searched(
         )
         state = _State(
             steps=None,
-            candidates=tuple(costed(wanted, teacher, costing, folder / "costs", display)),
+            candidates=tuple(measure_costs(wanted, teacher, costing, folder / "costs", display)),
         )
     else:
         display.say("search   goes on with what it costed before")
@@ -256,7 +256,7 @@ def _searched(
         runs=tuple(runs),
         front=_front(runs, kept),
         chosen=chosen.name,
-        reason=explained(choice, candidates, options.budget),
+        reason=explain_choice(choice, candidates, options.budget),
     )
     from edgekd.search.plot import picture  # matplotlib
 
@@ -275,7 +275,7 @@ def _images(options: SearchOptions, folder: Path, display: Display) -> Path:
     if not images.is_dir():
         distil = options.distil
         display.say(f"images   {options.count:,}, which all candidates share")
-        synthesized(
+        synthesize(
             SynthesisOptions(
                 teacher=distil.teacher,
                 said=distil.said,
@@ -336,7 +336,7 @@ def _runs(
     )
     display.say(f"search   {shape}")
 
-    def told(run: Run) -> None:
+    def report_run(run: Run) -> None:
         if run.lost is not None:
             display.warn(f"{run.name} is given up: {run.lost}")
             return
@@ -344,7 +344,9 @@ def _runs(
 
     runs: list[Run] = []
     names = [each.name for each in kept]
-    for done in halved(names, distil, folder, steps=steps, pool=options.pool, told=told):
+    for done in successive_halving(
+        names, distil, folder, steps=steps, pool=options.pool, told=report_run
+    ):
         runs += done
     return runs
 
@@ -391,7 +393,7 @@ def require_agreement(found: Search, out: Path) -> None:
         )
 
 
-def read(path: Path) -> Search:
+def read_search(path: Path) -> Search:
     """The record of a search.
 
     Raises:

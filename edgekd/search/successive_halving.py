@@ -65,7 +65,7 @@ class Pool(Protocol):
         """Run all; the numbers of those that are done, as they are done."""
 
 
-class Here:
+class LocalExecutor:
     """One after the other: a run takes all processors."""
 
     def map(
@@ -77,7 +77,7 @@ class Here:
             yield number
 
 
-def halved(
+def successive_halving(
     names: Sequence[str],
     options: DistilOptions,
     folder: Path,
@@ -113,7 +113,7 @@ def halved(
         ]
         for each in done:
             told(each)
-        for finished in pool.map(distilled, missing):
+        for finished in pool.map(distill_quietly, missing):
             name, out = missing[finished].student, missing[finished].out
             done.append(_run(name, number, rung.steps, out, folder))
             told(done[-1])
@@ -122,7 +122,7 @@ def halved(
         yield done
 
 
-def distilled(options: DistilOptions) -> None:
+def distill_quietly(options: DistilOptions) -> None:
     """One run, without a word; picklable, for other machines. One that collapses leaves a note instead of a student."""
     options.out.parent.mkdir(parents=True, exist_ok=True)
     try:

@@ -59,7 +59,7 @@ def choose(last: Sequence[Run], candidates: Mapping[str, Candidate]) -> Choice:
     return Choice(chosen, tuple(run for run in near if run is not chosen), timed)
 
 
-def explained(choice: Choice, candidates: Sequence[Candidate], budget: Budget) -> str:
+def explain_choice(choice: Choice, candidates: Sequence[Candidate], budget: Budget) -> str:
     """The choice in a paragraph."""
     chosen = choice.run
     found = next(each for each in candidates if each.name == chosen.name)

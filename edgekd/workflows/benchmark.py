@@ -10,33 +10,31 @@ from typing import Final, Literal
 
 from pydantic import ValidationError
 
-from edgekd.bench import offline_kit as kit
-from edgekd.bench import runner as measuring
+from edgekd.bench import offline_kit, runner
 from edgekd.bench.config import BenchConfig
 from edgekd.bench.engine_builder import EngineOptions, build_on
 from edgekd.bench.protocol.requests import Runtime
-from edgekd.bench.protocol.responses import ProbeAnswer
+from edgekd.bench.protocol.responses import ProbeResponse
 from edgekd.bench.runner import Subject
 from edgekd.bench.transport.agent_access import Access, LocalAccess
 from edgekd.bench.transport.fleet import Device
 from edgekd.bench.transport.ssh import SshAccess
 from edgekd.bench.transport.ssh_address import read_address
-from edgekd.bundle import bundle
-from edgekd.bundle import golden_vectors as golden
+from edgekd.bundle import bundle, golden_vectors
 from edgekd.errors import EdgekdError, InputFileError, UsageError
 from edgekd.export.model_metadata import inputs_of, precision_of
 from edgekd.files import new_folder
 from edgekd.progress import Display
 from edgekd.records import (
+    MachineState,
     Measured,
     Measurements,
     OnnxModel,
     Precision,
-    Setup,
     Target,
     record,
 )
-from edgekd.targets import board_detection as matching
+from edgekd.targets import board_detection
 from edgekd.targets.catalogue import load_target
 from edgekd.workflows.calibration_data import existing
 
@@ -55,7 +53,7 @@ class Probed:
     """A machine."""
 
     device: str
-    setup: Setup
+    setup: MachineState
     is_target: bool | None  # None: no target was named
 
 
@@ -67,7 +65,7 @@ class Probes:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class RequestedModel:
     """One model to measure, with what else is known of it."""
 
     file: Path
@@ -76,7 +74,7 @@ class Wanted:
     vectors: Mapping[Precision, Path] = field(default_factory=dict)
 
 
-def wanted(paths: Sequence[Path]) -> tuple[Wanted, ...]:
+def collect_models(paths: Sequence[Path]) -> tuple[RequestedModel, ...]:
     """ONNX files, engines, and every model of a bundle.
 
     Raises:
@@ -91,23 +89,23 @@ def wanted(paths: Sequence[Path]) -> tuple[Wanted, ...]:
     return tuple(found)
 
 
-def _of(path: Path) -> Iterator[Wanted]:
+def _of(path: Path) -> Iterator[RequestedModel]:
     if path.is_dir():
         manifest = bundle.read_manifest(path)
         vectors = {name: path / file for name, file in manifest.golden.vectors.items()}
         for model in manifest.models:
-            yield Wanted(path / model.path, model.precision, model, vectors)
+            yield RequestedModel(path / model.path, model.precision, model, vectors)
     elif path.suffix == ENGINE:
-        yield Wanted(existing(path), "fp16")
+        yield RequestedModel(existing(path), "fp16")
     else:
-        yield Wanted(existing(path), precision_of(path))
+        yield RequestedModel(existing(path), precision_of(path))
 
 
 def bench(
     paths: Sequence[Path],
     *,
     display: Display,
-    config: BenchConfig = measuring.DEFAULT,
+    config: BenchConfig = runner.DEFAULT,
     target: Target | None = None,
     devices: Sequence[Device] = (),
 ) -> Measured:
@@ -124,20 +122,20 @@ def bench(
         EdgekdError: of the only device. Of several, the failed ones are in the result.
     """
     return bench_models(
-        wanted(paths), display=display, config=config, target=target, devices=devices
+        collect_models(paths), display=display, config=config, target=target, devices=devices
     )
 
 
 def bench_models(
-    models: Sequence[Wanted],
+    models: Sequence[RequestedModel],
     *,
     display: Display,
-    config: BenchConfig = measuring.DEFAULT,
+    config: BenchConfig = runner.DEFAULT,
     target: Target | None = None,
     devices: Sequence[Device] = (),
 ) -> Measured:
     """As `bench`, of models that are known already."""
-    measuring.check([model.file for model in models], config)
+    runner.check_models([model.file for model in models], config)
     if not devices:
         return Measured(measurements=_here(models, display, config, target))
     if len(devices) == 1:
@@ -147,7 +145,7 @@ def bench_models(
 
 def _everywhere(
     devices: Sequence[Device],
-    models: Sequence[Wanted],
+    models: Sequence[RequestedModel],
     display: Display,
     config: BenchConfig,
     target: Target | None,
@@ -185,22 +183,20 @@ def _everywhere(
 
 
 def _here(
-    models: Sequence[Wanted], display: Display, config: BenchConfig, target: Target | None
+    models: Sequence[RequestedModel], display: Display, config: BenchConfig, target: Target | None
 ) -> tuple[Measurements, ...]:
-    return _measured(LocalAccess(), models, display, config, target, name="this machine")
+    return _measure(LocalAccess(), models, display, config, target, name="this machine")
 
 
 def _there(
     device: Device,
-    models: Sequence[Wanted],
+    models: Sequence[RequestedModel],
     display: Display,
     config: BenchConfig,
     target: Target | None,
 ) -> tuple[Measurements, ...]:
     with _contact(device) as access:
-        taken = _measured(
-            access, models, display, config, device.target or target, name=device.name
-        )
+        taken = _measure(access, models, display, config, device.target or target, name=device.name)
         sent = ", ".join(f"{name} ({size:,} bytes)" for name, size in access.sent)
         display.say(
             f"{device.name}: sent {sent}" if sent else f"{device.name}: all files were there"
@@ -208,9 +204,9 @@ def _there(
     return taken
 
 
-def _measured(
+def _measure(
     access: Access,
-    models: Sequence[Wanted],
+    models: Sequence[RequestedModel],
     display: Display,
     config: BenchConfig,
     target: Target | None,
@@ -220,15 +216,15 @@ def _measured(
     def progress(text: str) -> None:
         display.say(f"bench    {name}: {text}")
 
-    probe = measuring.probed(access, config)
+    probe = runner.probe_machine(access, config)
     if _builds(config, probe) and any(model.file.suffix != ENGINE for model in models):
         # Before minutes are spent on a build.
-        measuring.runtime_for(probe, config, engines=True)
+        runner.runtime_for(probe, config, engines=True)
     with ExitStack() as stack:
         subjects = [
             _subject(access, model, probe, config, display, stack, name) for model in models
         ]
-        return measuring.measure(
+        return runner.measure(
             subjects,
             is_target=lambda found: target is not None and is_board(found, target),
             access=access,
@@ -240,8 +236,8 @@ def _measured(
 
 def _subject(
     access: Access,
-    model: Wanted,
-    probe: ProbeAnswer,
+    model: RequestedModel,
+    probe: ProbeResponse,
     config: BenchConfig,
     display: Display,
     stack: ExitStack,
@@ -263,7 +259,7 @@ def _subject(
     vectors = model.vectors.get(precision)
     if vectors is None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        vectors = golden.write_of_noise(folder, model.file, precision)
+        vectors = golden_vectors.write_of_noise(folder, model.file, precision)
     display.say(f"engine   {name}: {precision.upper()} of {model.file.name}")
     engine, path = build_on(
         access,
@@ -285,14 +281,14 @@ def _subject(
     return Subject(model.file, precision, f"{model.file.name} as {precision.upper()}", engine, path)
 
 
-def _builds(config: BenchConfig, probe: ProbeAnswer) -> bool:
+def _builds(config: BenchConfig, probe: ProbeResponse) -> bool:
     """Whether ONNX files become engines there: when that is asked for, and on a Jetson that has TensorRT."""
     jetson = probe.l4t is not None and (probe.tensorrt or probe.trtexec) is not None
     return config.runtime in {"tensorrt", "trtexec"} or (config.runtime == "auto" and jetson)
 
 
 def _engine_of(
-    held: Precision, probe: ProbeAnswer, config: BenchConfig
+    held: Precision, probe: ProbeResponse, config: BenchConfig
 ) -> tuple[Precision, Literal["weak", "strong"]]:
     """Of what precision an engine is, and whether types are in the graph: since TensorRT 10.12 they are."""
     said = probe.tensorrt or probe.trtexec or ""
@@ -310,17 +306,17 @@ def probes(devices: Sequence[Device], *, target: Target | None) -> Probes:
     Raises:
         DeviceError: one cannot be reached.
     """
-    found: list[tuple[str, ProbeAnswer]] = []
+    found: list[tuple[str, ProbeResponse]] = []
     if not devices:
-        found.append(("this machine", measuring.probed(LocalAccess())))
+        found.append(("this machine", runner.probe_machine(LocalAccess())))
     for device in devices:
         with _contact(device) as access:
-            found.append((device.name, measuring.probed(access)))
+            found.append((device.name, runner.probe_machine(access)))
     return Probes(
         probes=tuple(
             Probed(
                 device=name,
-                setup=measuring.setup_of(each),
+                setup=runner.setup_of(each),
                 is_target=None if target is None else is_board(each, target),
             )
             for name, each in found
@@ -343,8 +339,8 @@ def write_offline_kit(
         UsageError: a board that builds engines was asked for: it cannot be asked from here what it builds.
         OutputError: the folder exists, or cannot be written.
     """
-    models = wanted(paths)
-    measuring.check([model.file for model in models], config)
+    models = collect_models(paths)
+    runner.check_models([model.file for model in models], config)
     engines = {model.file.suffix == ENGINE for model in models}
     if len(engines) > 1:
         raise UsageError(
@@ -358,10 +354,10 @@ def write_offline_kit(
         )
     if config.runtime == "trtexec":
         runtime = "trtexec"
-    measuring.check_asked(runtime, config)
+    runner.check_asked(runtime, config)
     subjects = [Subject(model.file, model.precision, model.file.name) for model in models]
     with new_folder(folder, force=force) as fresh:
-        kit.write_kit(
+        offline_kit.write_kit(
             fresh,
             subjects,
             config,
@@ -378,14 +374,14 @@ def take_in(result: Path, folder: Path) -> Measured:
         IntegrityError: the result is of another kit, or the kit was changed.
         DeviceError: an answer is missing, or is nonsense.
     """
-    asked = kit.read_kit(folder)
-    access = kit.KitAccess(folder, asked, result)
+    asked = offline_kit.read_kit(folder)
+    access = offline_kit.KitAccess(folder, asked, result)
     target = None if asked.target is None else load_target(asked.target)
     subjects = [Subject(folder / model.file, model.precision, model.name) for model in asked.models]
     inputs = None if asked.config.inputs is None else folder / asked.config.inputs
     config = BenchConfig(**{**vars(asked.config), "inputs": inputs, "runtime": asked.runtime})
     return Measured(
-        measurements=measuring.measure(
+        measurements=runner.measure(
             subjects,
             is_target=lambda found: target is not None and is_board(found, target),
             access=access,
@@ -419,8 +415,8 @@ def clean(device: Device) -> None:
         access.clear()
 
 
-def is_board(found: ProbeAnswer, target: Target) -> bool:
+def is_board(found: ProbeResponse, target: Target) -> bool:
     """Whether a machine is a target's board; one that is made up is none."""
-    return not found.emulated and matching.is_board(
+    return not found.emulated and board_detection.is_board(
         target.board, parts=found.compatible, model=found.board, architecture=found.architecture
     )

@@ -7,8 +7,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Final
 
-from edgekd.bench.analysis import compare as comparing
-from edgekd.bench.analysis import statistics
+from edgekd.bench.analysis import compare, statistics
 from edgekd.bench.format import format_bytes, format_quantity, report
 from edgekd.errors import (
     DeviceError,
@@ -28,7 +27,7 @@ from edgekd.records import (
     to_json,
 )
 from edgekd.report.measurement_views import view_of
-from edgekd.templating import rendered
+from edgekd.templating import render
 from edgekd.workflows.benchmark import Probed
 
 SCHEMA: Final = "measurements"
@@ -43,7 +42,7 @@ COLUMNS: Final = (
 class Comparisons:
     """What `edgekd bench compare --json` prints."""
 
-    comparisons: tuple[comparing.Comparison, ...]
+    comparisons: tuple[compare.Comparison, ...]
 
 
 def check_outputs(*files: Path | None, force: bool) -> None:
@@ -61,7 +60,7 @@ def check_outputs(*files: Path | None, force: bool) -> None:
         raise UsageError("Two outputs are the same file. Give each its own.")
 
 
-def write(
+def write_outputs(
     found: Measured, *, out: Path | None = None, table: Path | None = None, page: Path | None = None
 ) -> None:
     """Write what was asked for; all three hold the same.
@@ -82,25 +81,25 @@ def write(
                 raise OutputError(f"{path}: {error.strerror}. The figures are lost.") from error
 
 
-def text(found: Measured) -> str:
+def format_measured(found: Measured) -> str:
     """For a terminal: of one model everything, of several a table first; boards that failed last."""
     blocks = []
     if len(found.measurements) > 1:
         blocks.append("\n".join(_table(found.measurements)) + "\n")
     blocks += [report(each) for each in found.measurements]
-    blocks += [comparing.text(each) + "\n" for each in pairs(found.measurements)]
+    blocks += [compare.format_comparison(each) + "\n" for each in pairs(found.measurements)]
     blocks += [f"{name}: not measured: {reason}" for name, reason in found.failed.items()]
     return "\n".join(blocks)
 
 
-def pairs(measurements: Sequence[Measurements]) -> Iterator[comparing.Comparison]:
+def pairs(measurements: Sequence[Measurements]) -> Iterator[compare.Comparison]:
     """Each pair of models that one machine measured."""
     for old, new in combinations(measurements, 2):
         if (old.device, old.taken_on) == (new.device, new.taken_on):
-            yield comparing.compare(old, new)
+            yield compare.compare(old, new)
 
 
-def require(found: Measured) -> None:
+def require_measured(found: Measured) -> None:
     """Raise where a board gave nothing.
 
     Raises:
@@ -112,7 +111,7 @@ def require(found: Measured) -> None:
         )
 
 
-def read(path: Path) -> Measured:
+def read_measured(path: Path) -> Measured:
     """Measurements of a file that `--out` or `--json` wrote.
 
     Raises:
@@ -123,26 +122,26 @@ def read(path: Path) -> Measured:
     return from_json(Measured, read_text(path), origin=str(path), schema=SCHEMA)
 
 
-def compared(old: Path, new: Path | None) -> Comparisons:
+def compare_files(old: Path, new: Path | None) -> Comparisons:
     """Models of two files by their names, or of one file by pairs.
 
     Raises:
         InputFileError: a file cannot be read, or nothing in it can be paired.
     """
-    before = read(old).measurements
+    before = read_measured(old).measurements
     if new is None:
         found = tuple(pairs(before))
         if not found:
             raise InputFileError(f"{old} holds one model; name a second file.")
         return Comparisons(comparisons=found)
-    after = read(new).measurements
+    after = read_measured(new).measurements
     if len(before) == len(after) == 1:
-        return Comparisons(comparisons=(comparing.compare(before[0], after[0]),))
+        return Comparisons(comparisons=(compare.compare(before[0], after[0]),))
     named = {each.subject: each for each in after}
     matched = [(each, named[each.subject]) for each in before if each.subject in named]
     if not matched:
         raise InputFileError(f"{old} and {new} have no model of the same name.")
-    return Comparisons(comparisons=tuple(comparing.compare(*pair) for pair in matched))
+    return Comparisons(comparisons=tuple(compare.compare(*pair) for pair in matched))
 
 
 def csv_of(measurements: Sequence[Measurements]) -> str:
@@ -200,10 +199,10 @@ def _table(measurements: Sequence[Measurements]) -> Iterator[str]:
             (
                 each.device or "here",
                 each.subject,
-                _shown(latency, "s"),
-                _shown(latency, "s", percent=99),
-                _shown(memory, "B"),
-                _shown(gross, "J"),
+                _format_figure(latency, "s"),
+                _format_figure(latency, "s", percent=99),
+                _format_figure(memory, "B"),
+                _format_figure(gross, "J"),
                 str(len(each.doubts)),
             )
         )
@@ -213,7 +212,7 @@ def _table(measurements: Sequence[Measurements]) -> Iterator[str]:
         yield "  ".join(cells).rstrip()
 
 
-def _shown(figure: Figure, unit: str, *, percent: float = 50) -> str:
+def _format_figure(figure: Figure, unit: str, *, percent: float = 50) -> str:
     if not isinstance(figure, Samples):
         return "not measured"
     value = statistics.percentile(figure, percent)
@@ -223,7 +222,7 @@ def _shown(figure: Figure, unit: str, *, percent: float = 50) -> str:
 def html_of(found: Measured) -> str:
     """A page for people, with nothing outside it."""
     names = list(dict.fromkeys(each.subject for each in found.measurements))
-    return rendered(
+    return render(
         "bench.html",
         title=", ".join(names) or "No figures",
         failed=tuple(found.failed.items()),

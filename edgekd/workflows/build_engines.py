@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from edgekd.bench.engine_builder import EngineOptions, build
-from edgekd.bundle import golden_vectors as golden
+from edgekd.bundle import golden_vectors
 from edgekd.errors import UsageError
 from edgekd.progress import Display
 from edgekd.records import (
@@ -66,7 +66,7 @@ def build_all(
         built = build(
             folder / model.path,
             model,
-            folder / golden.vectors_file(precision),
+            folder / golden_vectors.vectors_file(precision),
             out=folder / f"model-{precision}.engine",
             precision=precision,
             typing="strong" if target.software.typing == "strong" else "weak",

@@ -9,8 +9,8 @@ import numpy.typing as npt
 from torch import Tensor
 
 from edgekd.bundle import bundle
-from edgekd.distill.data import synthetic_set as imagesets
-from edgekd.distill.data.labelled import normalised
+from edgekd.distill.data import synthetic_set
+from edgekd.distill.data.labelled import normalise
 from edgekd.distill.teachers.loader import Teacher
 from edgekd.errors import InputFileError, IntegrityError
 from edgekd.files import digest_of, read_text
@@ -35,7 +35,7 @@ from edgekd.workflows.run_setup import image_set
 
 
 @dataclass(frozen=True, kw_only=True)
-class Brought:
+class CalibrationSource:
     """What INT8 is made with."""
 
     calibration: Pixels
@@ -47,7 +47,7 @@ class Brought:
     )
 
 
-def of_student(source: Path, student: Student, images: Path | None) -> Brought:
+def of_student(source: Path, student: Student, images: Path | None) -> CalibrationSource:
     """From a set that was made ahead, or what `distill` and `compress` left in the folder.
 
     Args:
@@ -61,11 +61,13 @@ def of_student(source: Path, student: Student, images: Path | None) -> Brought:
     """
     spec, classes = student.input, student.architecture.classes
     if images is not None:
-        found = imagesets.read_set(
+        found = synthetic_set.read_set(
             images, teacher_digest=student.teacher_digest, spec=spec, classes=classes
         )
-        calibration, held_out = _parted(imagesets.parted(found, origin=str(images)))
-        return Brought(
+        calibration, held_out = _split_ahead(
+            synthetic_set.split_held_out(found, origin=str(images))
+        )
+        return CalibrationSource(
             calibration=calibration,
             held_out=held_out,
             answers=None,
@@ -74,12 +76,12 @@ def of_student(source: Path, student: Student, images: Path | None) -> Brought:
     calibration, held_out = (
         _images(source / name, spec) for name in (CALIBRATION_FILE, HELD_OUT_FILE)
     )
-    recorded = _recorded(source)
+    recorded = _read_calibration_record(source)
     if recorded is not None and digest_of(source / CALIBRATION_FILE) != recorded.digest:
         raise IntegrityError(
             f"{source / CALIBRATION_FILE}: not the images that were recorded. Copy the folder again."
         )
-    return Brought(
+    return CalibrationSource(
         calibration=calibration,
         held_out=held_out,
         answers=_answers(source, len(held_out), classes),
@@ -87,7 +89,7 @@ def of_student(source: Path, student: Student, images: Path | None) -> Brought:
     )
 
 
-def of_teacher(teacher: Teacher, images: Path) -> Brought:
+def of_teacher(teacher: Teacher, images: Path) -> CalibrationSource:
     """From a set of this teacher, which answers and judges it itself.
 
     Args:
@@ -99,18 +101,18 @@ def of_teacher(teacher: Teacher, images: Path) -> Brought:
         IntegrityError: a file of it is not what its record says.
         UsageError: the set is too small.
     """
-    ahead = imagesets.parted(image_set(images, teacher.info), origin=str(images))
-    calibration, held_out = _parted(ahead)
-    return Brought(
+    ahead = synthetic_set.split_held_out(image_set(images, teacher.info), origin=str(images))
+    calibration, held_out = _split_ahead(ahead)
+    return CalibrationSource(
         calibration=calibration,
         held_out=held_out,
-        answers=module_logits(teacher.module, normalised(held_out, teacher.info.input)),
+        answers=module_logits(teacher.module, normalise(held_out, teacher.info.input)),
         outside=coverage_of(teacher, calibration).outside,
         learned=ahead.images,
     )
 
 
-def _parted(ahead: imagesets.Ahead) -> tuple[Pixels, Pixels]:
+def _split_ahead(ahead: synthetic_set.SplitSet) -> tuple[Pixels, Pixels]:
     """Images to calibrate on, and others."""
     return (
         pixels_of(ahead.images[:CALIBRATION_IMAGES]),
@@ -118,7 +120,7 @@ def _parted(ahead: imagesets.Ahead) -> tuple[Pixels, Pixels]:
     )
 
 
-def _recorded(source: Path) -> SyntheticSet | None:
+def _read_calibration_record(source: Path) -> SyntheticSet | None:
     """What a student folder, or a bundle, says of its calibration images."""
     if (source / "synthetic.json").is_file():
         path = source / "synthetic.json"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from edgekd.errors import IncompatibleError
-from edgekd.export.compatibility import check_each, read
+from edgekd.export.compatibility import check_each, read_graph
 from edgekd.export.dla import (
     AGAIN,
     LAST,
@@ -71,7 +71,7 @@ class GraphCheck:
     dla: DlaCheck | None = None  # of the target
 
 
-def checked(path: Path, *, target: Target | None) -> GraphCheck:
+def check_model(path: Path, *, target: Target | None) -> GraphCheck:
     """Judge an ONNX file for a target, if one is given, and for every TensorRT from 8.2 to 11.
 
     Raises:
@@ -98,7 +98,7 @@ def _dla(path: Path, target: Target, verdict: Verdict) -> DlaCheck:
         why = "the file is not whole or not valid"
     if why is not None:
         return DlaCheck(dla_share=None, reason=why)
-    model = read(path)
+    model = read_graph(path)
     if any(node.op_type in QUANTISING for node in model.graph.node):
         why = "the file has Q/DQ pairs, and what a DLA runs in FP16 is the FP32 file: check that"
         return DlaCheck(dla_share=None, reason=why)
@@ -148,7 +148,7 @@ def _reason(found: Violation) -> Reason:
     )
 
 
-def require(check: GraphCheck) -> None:
+def require_compatible(check: GraphCheck) -> None:
     """Raise where a target was asked for and does not take the file.
 
     Raises:
@@ -161,7 +161,7 @@ def require(check: GraphCheck) -> None:
     )
 
 
-def text(check: GraphCheck) -> str:
+def format_graph_check(check: GraphCheck) -> str:
     """For people: a line for each software, and each reason once."""
     return "\n".join(_lines(check))
 

@@ -15,7 +15,7 @@ import torch
 from pydantic import Field
 
 from edgekd.bench.analysis.statistics import share_interval
-from edgekd.distill.data.labelled import load_labelled, normalised
+from edgekd.distill.data.labelled import load_labelled, normalise
 from edgekd.distill.teachers.loader import load_teacher
 from edgekd.distill.teachers.metadata import TeacherOptions
 from edgekd.errors import QualityError
@@ -70,13 +70,13 @@ class TeacherCheck:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Way:
+class _Preprocessing:
     name: str
     hint: str  # what to do if this is the best
     prepare: Callable[[Pixels], Prepared]
 
 
-def checked(path: Path, evaluation: Path, said: TeacherOptions) -> TeacherCheck:
+def check_teacher(path: Path, evaluation: Path, said: TeacherOptions) -> TeacherCheck:
     """Run a teacher on labelled images as it is said to want them, and in other ways.
 
     Args:
@@ -92,7 +92,7 @@ def checked(path: Path, evaluation: Path, said: TeacherOptions) -> TeacherCheck:
     data = load_labelled(evaluation, spec=spec, classes=classes)
     taken = np.unique(np.linspace(0, len(data.labels) - 1, MOST_IMAGES).astype(np.int64))
     images, labels = data.images[taken], data.labels[taken]
-    logits = module_logits(teacher.module, normalised(images, spec))
+    logits = module_logits(teacher.module, normalise(images, spec))
     accuracy = float(np.mean(logits.argmax(1) == labels))
     interval = share_interval(accuracy, len(labels))
     ways = [*_ways(spec), _own(images, spec)]
@@ -157,7 +157,7 @@ def require_right(found: TeacherCheck) -> None:
 # --- other ways to prepare images ---------------------------------------------------------------
 
 
-def _ways(spec: InputSpec) -> list[_Way]:
+def _ways(spec: InputSpec) -> list[_Preprocessing]:
     plain = InputSpec(
         channels=spec.channels,
         height=spec.height,
@@ -170,50 +170,52 @@ def _ways(spec: InputSpec) -> list[_Way]:
         other = InputSpec(
             channels=spec.channels, height=spec.height, width=spec.width, mean=mean, std=std
         )
-        return lambda images: normalised(images, other)
+        return lambda images: normalise(images, other)
 
     half = (0.5,) * spec.channels
     ways = [
-        _Way(
+        _Preprocessing(
             name="pixels of 0..255, not normalised",
             hint="--mean 0 --std 0.00392157",
-            prepare=lambda images: normalised(images, plain) * np.float32(255),
+            prepare=lambda images: normalise(images, plain) * np.float32(255),
         ),
-        _Way(
+        _Preprocessing(
             name="pixels of 0..1, without mean and std",
             hint="--mean 0 --std 1",
             prepare=with_(plain.mean, plain.std),
         ),
-        _Way(name="pixels of -1..1", hint="--mean 0.5 --std 0.5", prepare=with_(half, half)),
-        _Way(
+        _Preprocessing(
+            name="pixels of -1..1", hint="--mean 0.5 --std 0.5", prepare=with_(half, half)
+        ),
+        _Preprocessing(
             name="inverted pixels (dark for bright)",
             hint="the images are negatives of what it was trained on",
-            prepare=lambda images: normalised(255 - images, spec),
+            prepare=lambda images: normalise(255 - images, spec),
         ),
     ]
     if spec.height == spec.width:
         ways.append(
-            _Way(
+            _Preprocessing(
                 name="transposed images (rows for columns)",
                 hint="height and width are exchanged in the images or in training",
-                prepare=lambda images: normalised(images.transpose(0, 2, 1, 3), spec),
+                prepare=lambda images: normalise(images.transpose(0, 2, 1, 3), spec),
             )
         )
     if spec.channels == 3:
         ways += [
-            _Way(
+            _Preprocessing(
                 name="BGR",
                 hint="it was trained on blue, green, red: exchange the first and third input channel of its "
                 "first layer, and mean and std with them",
-                prepare=lambda images: normalised(images[..., ::-1], spec),
+                prepare=lambda images: normalise(images[..., ::-1], spec),
             ),
-            _Way(
+            _Preprocessing(
                 name="BGR pixels of 0..255 with their mean taken off (Caffe)",
                 hint="exchange the first and third input channel of its first layer; "
                 "--mean 0.485,0.458,0.408 --std 0.00392157",
                 prepare=_caffe,
             ),
-            _Way(
+            _Preprocessing(
                 name="ImageNet's mean and std",
                 hint="--mean 0.485,0.456,0.406 --std 0.229,0.224,0.225",
                 prepare=with_(*_IMAGENET),
@@ -222,7 +224,7 @@ def _ways(spec: InputSpec) -> list[_Way]:
     return ways
 
 
-def _own(images: Pixels, spec: InputSpec) -> _Way:
+def _own(images: Pixels, spec: InputSpec) -> _Preprocessing:
     """Normalised by their own statistics, as whoever trained on such images may have done."""
     flat = images.reshape(-1, spec.channels).astype(np.float64) / 255
     mean = tuple(round(float(value), 4) for value in flat.mean(0))
@@ -231,10 +233,10 @@ def _own(images: Pixels, spec: InputSpec) -> _Way:
         channels=spec.channels, height=spec.height, width=spec.width, mean=mean, std=std
     )
     told = f"--mean {','.join(map(str, mean))} --std {','.join(map(str, std))}"
-    return _Way(
+    return _Preprocessing(
         name="mean and std of these images",
         hint=told,
-        prepare=lambda images: normalised(images, other),
+        prepare=lambda images: normalise(images, other),
     )
 
 
@@ -286,7 +288,7 @@ def _order_hint(order: ClassOrder, names: tuple[str, ...] | None) -> str:
     )
 
 
-def text(found: TeacherCheck) -> str:
+def format_teacher_check(found: TeacherCheck) -> str:
     """The check for a terminal."""
     low, high = found.accuracy_interval
     lines = [

@@ -13,13 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from edgekd import __version__
-from edgekd.distill.compute.device import choose_place
+from edgekd.distill.compute.device import choose_compute
 from edgekd.distill.data.condensation import (
     METHODS,
     STEPS,
     Condensed,
     Plan,
-    condense,
+    condense_images,
     input_of,
 )
 from edgekd.distill.data.image_files import FoundImages, read_images
@@ -56,7 +56,7 @@ class CondenseOptions:
     force: bool
 
 
-def condensed(options: CondenseOptions, display: Display) -> CondensedSet:
+def condense(options: CondenseOptions, display: Display) -> CondensedSet:
     """Make a set and write it as one file.
 
     Raises:
@@ -70,7 +70,7 @@ def condensed(options: CondenseOptions, display: Display) -> CondensedSet:
     if options.out.suffix != ".npz":
         raise UsageError(f"--out {options.out}: the file is to end in .npz.")
     check_writable_file(options.out, force=options.force)
-    place = choose_place(options.device, threads=options.threads)
+    compute = choose_compute(options.device, threads=options.threads)
     found = read_images(options.data, shape=options.input, strict=options.strict)
     if found.warning is not None:
         display.warn(found.warning)
@@ -90,17 +90,19 @@ def condensed(options: CondenseOptions, display: Display) -> CondensedSet:
         f"data     {found.name}: {len(found.images):,} images of {classes} classes, "
         f"{spec.channels}x{spec.height}x{spec.width}, mean {_numbers(spec.mean)}, std {_numbers(spec.std)}"
     )
-    display.say(f"condense {method} on {place.device.type}: {_intention(plan)}")
+    display.say(f"condense {method} on {compute.device.type}: {_intention(plan)}")
     last: list[HistoryPoint] = []
 
     # A signal ends it at once: there is no half of a set to keep.
     with caught("Nothing was written; the same command starts anew."), display.running() as show:
 
-        def told(point: HistoryPoint, progress: float) -> None:
+        def report_progress(point: HistoryPoint, progress: float) -> None:
             last[:] = [point]
             show(point, progress, point.elapsed_s * (1 / progress - 1))
 
-        made = condense(found.images, labels, plan, spec=spec, device=place.device, show=told)
+        made = condense_images(
+            found.images, labels, plan, spec=spec, device=compute.device, show=report_progress
+        )
     record = _record(options, plan, spec, found, made)
     write_atomically(options.out, _archive(made, record))
     took = f" in {duration(last[0].elapsed_s)}" if last else ""
@@ -173,7 +175,7 @@ def _archive(made: Condensed, record: CondensedSet) -> bytes:
     return content.getvalue()
 
 
-def text(record: CondensedSet) -> str:
+def format_condensed_set(record: CondensedSet) -> str:
     """What was made, for a terminal."""
     return (
         f"{record.file}: {record.count:,} images, {record.per_class} of each of {record.classes} classes, "

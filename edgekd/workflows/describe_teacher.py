@@ -9,9 +9,9 @@ from typing import Annotated, Final
 
 from pydantic import Field
 
-from edgekd.distill.teachers import checkpoint_contents as weightsets
+from edgekd.distill.teachers import checkpoint_contents
 from edgekd.distill.teachers.file_formats import NAMES
-from edgekd.distill.teachers.inspection import Told, Understanding, understand
+from edgekd.distill.teachers.inspection import Inspection, SourcedValue, inspect_teacher
 from edgekd.distill.teachers.metadata import (
     METADATA_VERSION,
     TeacherOptions,
@@ -19,7 +19,7 @@ from edgekd.distill.teachers.metadata import (
     toml_path,
 )
 from edgekd.distill.teachers.safe_unpickle import TensorRef
-from edgekd.files import digest_of, explained, write_atomically
+from edgekd.files import digest_of, translate_os_errors, write_atomically
 from edgekd.records import Count, Digest, record
 
 
@@ -33,7 +33,7 @@ class OpenQuestion:
 
 
 @record
-class Setting:
+class StatedValue:
     """A value with where it came from."""
 
     value: tuple[float, ...]
@@ -59,26 +59,26 @@ class Description:
     macs: Count | None  # of one image; None where only running it would tell
     channels: Annotated[int, Field(ge=1)] | None
     classes: Count | None
-    input: Setting | None
-    mean: Setting | None
-    std: Setting | None
+    input: StatedValue | None
+    mean: StatedValue | None
+    std: StatedValue | None
     batch_norm_layers: Count
     batch_norm_trained: bool | None  # None: only loading tells
     questions: tuple[OpenQuestion, ...]
     notes: tuple[str, ...]
 
 
-def described(path: Path, options: TeacherOptions) -> tuple[Description, Understanding]:
+def describe_teacher(path: Path, options: TeacherOptions) -> tuple[Description, Inspection]:
     """Find out what a file is, and check its values.
 
     Raises:
         InputFileError: it cannot be read, is refused, or is no classifier of images.
         UsageError: an option names what is not there.
     """
-    known = understand(path, options)
+    known = inspect_teacher(path, options)
     tensors = known.weights.tensors if known.weights is not None else {}
     if known.checkpoint is not None and known.weights is not None:
-        weightsets.check(known.checkpoint, known.weights)
+        checkpoint_contents.check_weights(known.checkpoint, known.weights)
     kinds = {tensor.dtype for tensor in tensors.values() if isinstance(tensor, TensorRef)}
     description = Description(
         file=path.name,
@@ -110,14 +110,14 @@ def described(path: Path, options: TeacherOptions) -> tuple[Description, Underst
     return description, known
 
 
-def _setting(told: Told | None) -> Setting | None:
-    return Setting(value=told.value, origin=told.origin) if told is not None else None
+def _setting(told: SourcedValue | None) -> StatedValue | None:
+    return StatedValue(value=told.value, origin=told.origin) if told is not None else None
 
 
 # --- in words -----------------------------------------------------------------------------------
 
 
-def text(found: Description) -> str:
+def format_description(found: Description) -> str:
     """The description for a terminal."""
     lines = [
         f"{found.file}: {found.format}, {_size(found.size_bytes)}, sha256 {found.file_digest[:12]}",
@@ -133,7 +133,7 @@ def text(found: Description) -> str:
     lines.append(_line("size", f"{found.parameters:,} parameters{macs}"))
     lines.append(_line("classes", str(found.classes) if found.classes else "not known"))
     for name, setting in (("input", found.input), ("mean", found.mean), ("std", found.std)):
-        lines.append(_line(name, _told(name, setting)))
+        lines.append(_line(name, _format_setting(name, setting)))
     lines.append(_line("signals", _signals(found)))
     lines += [_line("note", note) for note in found.notes]
     for question in found.questions:
@@ -160,7 +160,7 @@ def _size(size_bytes: int) -> str:
     return f"{size_bytes / 1e6:,.1f} MB" if size_bytes >= 1e5 else f"{size_bytes:,} bytes"
 
 
-def _told(name: str, setting: Setting | None) -> str:
+def _format_setting(name: str, setting: StatedValue | None) -> str:
     if setting is None:
         return "not known"
     if name == "input":
@@ -182,7 +182,7 @@ def _signals(found: Description) -> str:
 # --- the TOML file ------------------------------------------------------------------------------
 
 
-def write_toml(known: Understanding, found: Description, *, force: bool) -> str:
+def write_toml(known: Inspection, found: Description, *, force: bool) -> str:
     """Write what is known beside the teacher, with what is missing as comments to fill in.
 
     Returns:
@@ -195,13 +195,13 @@ def write_toml(known: Understanding, found: Description, *, force: bool) -> str:
     if beside is not None and not force:
         return f"kept {beside}, which is read with the teacher (--force writes it anew)"
     out = beside or toml_path(known.path)
-    with explained(out):
+    with translate_os_errors(out):
         write_atomically(out, toml(known, found))
     todo = " with lines to fill in" if found.questions else ""
     return f"wrote {out}{todo}: it is read with the teacher, and options of the command line win"
 
 
-def toml(known: Understanding, found: Description) -> str:
+def toml(known: Inspection, found: Description) -> str:
     """The text of the TOML file."""
     said = known.said.options
     lines = [

@@ -15,9 +15,9 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
 from edgekd import __version__
-from edgekd.distill.compute.device import Place
-from edgekd.distill.compute.distributed import Team
-from edgekd.distill.data.labelled import normalised
+from edgekd.distill.compute.device import Compute
+from edgekd.distill.compute.distributed import ProcessGroup
+from edgekd.distill.data.labelled import normalise
 from edgekd.distill.data.real_images import RealImages
 from edgekd.distill.models import architectures
 from edgekd.distill.models.batch_norm import watch_batch_norm, watch_reach
@@ -27,7 +27,7 @@ from edgekd.distill.teachers.loader import Teacher
 from edgekd.distill.training import stability
 from edgekd.distill.training.checkpoint import Resumable, RunFolder
 from edgekd.distill.training.distiller import Distillation
-from edgekd.distill.training.int8_finetuning import Learned, Tuning, tune
+from edgekd.distill.training.int8_finetuning import FinetuneConfig, ParameterGroups, tune
 from edgekd.errors import InterruptedRunError, TerminatedRunError, UsageError
 from edgekd.export.fake_quant import FakeQuantised
 from edgekd.files import digest_of, new_folder
@@ -44,9 +44,9 @@ from edgekd.records import (
 from edgekd.workflows.evaluate import module_logits
 from edgekd.workflows.run_setup import (
     DistilOptions,
-    Setting,
-    planned,
-    setting_of,
+    RunSetup,
+    plan_run,
+    prepare_run,
 )
 
 CALIBRATION_IMAGES: Final = 512
@@ -75,7 +75,7 @@ class Distilled:
     """A delivered student with the images that later stages calibrate and check on. Not a record."""
 
     module: nn.Module  # evaluation mode, CPU
-    choice: architectures.Choice
+    choice: architectures.StudentVariant
     size: architectures.Size
     agreement: float
     run: Distillation
@@ -87,7 +87,7 @@ class Distilled:
     @functools.cached_property
     def answers(self) -> npt.NDArray[np.float32]:  # (M, K)
         """The teacher's logits on the held-out images, which `export` chooses INT8's ranges by."""
-        return module_logits(self.run.teacher.module, normalised(self.held_out, self.teacher.input))
+        return module_logits(self.run.teacher.module, normalise(self.held_out, self.teacher.input))
 
     @functools.cached_property
     def coverage(self) -> Coverage:
@@ -104,21 +104,21 @@ class Distilled:
 
 def plan(options: DistilOptions, display: Display, *, evaluation: Path | None = None) -> Plan:
     """What a run would do and cost; nothing is written."""
-    setting = setting_of(options, display, evaluation=evaluation)
-    expected = planned(setting, setting.chosen.recipe, display)
+    setup = prepare_run(options, display, evaluation=evaluation)
+    expected = plan_run(setup, setup.chosen.recipe, display)
     return Plan(
-        recipe=setting.chosen.recipe.name,
-        because=setting.chosen.reason,
+        recipe=setup.chosen.recipe.name,
+        because=setup.chosen.reason,
         faithful=options.faithful,
-        student=setting.student.architecture,
+        student=setup.student.architecture,
         steps=expected.steps,
         images=expected.images,
         image_batch_s=round(expected.image_batch_s, 4),
         student_step_s=round(expected.student_step_s, 5),
         duration_s=round(expected.duration_s, 1),
         memory_bytes=expected.memory_bytes,
-        device=str(setting.place.device),
-        precision=setting.place.precision,
+        device=str(setup.compute.device),
+        precision=setup.compute.precision,
     )
 
 
@@ -129,9 +129,9 @@ def distil(
 
     Of several processes the first one writes it; the others return None.
     """
-    setting = setting_of(options, display, evaluation=evaluation)
-    with caught() as interrupts, run_folder(setting) as folder:
-        distilled = distilled_by(setting, folder, interrupts, display)
+    setup = prepare_run(options, display, evaluation=evaluation)
+    with caught() as interrupts, run_folder(setup) as folder:
+        distilled = run_distillation(setup, folder, interrupts, display)
         if distilled is None:
             return None
         with new_folder(options.out, force=options.force) as temporary:
@@ -146,31 +146,31 @@ def distil(
     return student
 
 
-def run_folder(setting: Setting) -> Any:  # noqa: ANN401
+def run_folder(setup: RunSetup) -> Any:  # noqa: ANN401
     """The folder of the unfinished run beside the output, for what decides the result."""
-    options, info = setting.options, setting.teacher.info
+    options, info = setup.options, setup.teacher.info
     identity = {
         "edgekd": __version__,
         "teacher": info.state_digest,
         "input": asdict(info.input),
-        "flip": setting.teacher.flip,
-        "student": str(setting.student.architecture),
-        "recipe": asdict(setting.chosen.recipe),
-        "budget": asdict(setting.budget),
+        "flip": setup.teacher.flip,
+        "student": str(setup.student.architecture),
+        "recipe": asdict(setup.chosen.recipe),
+        "budget": asdict(setup.budget),
         "seed": options.seed,
-        "precision": setting.place.precision,
+        "precision": setup.compute.precision,
         "compiled": options.compiles,
-        "images": setting.ahead.record.digest if setting.ahead is not None else None,
-        "real": setting.real.digest if setting.real is not None else None,
+        "images": setup.ahead.record.digest if setup.ahead is not None else None,
+        "real": setup.real.digest if setup.real is not None else None,
         "embeddings": digest_of(options.embeddings) if options.embeddings is not None else None,
-        "ranks": setting.place.ranks if setting.place.ranks > 1 else None,
+        "ranks": setup.compute.world_size if setup.compute.world_size > 1 else None,
     }
     path = options.out.with_name(f"{options.out.name}.run")
-    return RunFolder.opened(path, identity, restart=options.restart, team=setting.place.team)
+    return RunFolder.open(path, identity, restart=options.restart, group=setup.compute.group)
 
 
-def distilled_by(
-    setting: Setting, folder: RunFolder, interrupts: Interrupts, display: Display
+def run_distillation(
+    setup: RunSetup, folder: RunFolder, interrupts: Interrupts, display: Display
 ) -> Distilled | None:
     """Run to the end of the budget, from the start or from where it was.
 
@@ -180,18 +180,18 @@ def distilled_by(
         UsageError: the device's memory does not hold half of a batch either.
         EdgekdError: see `Distillation.events`.
     """
-    halved = folder.noted(HALVED) is not None
-    recipe = setting.chosen.recipe
+    halved = folder.read_note(HALVED) is not None
+    recipe = setup.chosen.recipe
     if halved:
         recipe = for_batch(recipe, recipe.source.batch // 2)
     with contextlib.suppress(torch.OutOfMemoryError):
-        run = _ran(setting, recipe, folder, interrupts, display)
+        run = _ran(setup, recipe, folder, interrupts, display)
         run.gather()
-        return _delivered(setting, run, display) if setting.place.leads else None
+        return _deliver(setup, run, display) if setup.compute.is_main else None
     # Not in an except clause: the error would hold on to the memory that the next run needs.
     half = recipe.source.batch // 2
     # One of several processes cannot start over by itself.
-    if halved or half < LEAST_BATCH or setting.place.ranks > 1:
+    if halved or half < LEAST_BATCH or setup.compute.world_size > 1:
         raise UsageError(
             f"the device has too little memory for {recipe.source.batch} images at once. Set --batch {max(LEAST_BATCH, half)}, take a smaller --student, or --device cpu."
         )
@@ -201,26 +201,26 @@ def distilled_by(
     torch.cuda.empty_cache()
     folder.forget()
     folder.note(HALVED, str(half))
-    return distilled_by(setting, folder, interrupts, display)
+    return run_distillation(setup, folder, interrupts, display)
 
 
 def _ran(
-    setting: Setting, recipe: Recipe, folder: RunFolder, interrupts: Interrupts, display: Display
+    setup: RunSetup, recipe: Recipe, folder: RunFolder, interrupts: Interrupts, display: Display
 ) -> Distillation:
-    run = setting.fresh(recipe)
+    run = setup.fresh(recipe)
     if folder.load(run):
         display.say(
             f"distil   goes on from step {run.step:,} ({run.progress:.0%}, {duration(run.elapsed_s)} spent)"
         )
     else:
-        planned(setting, recipe, display)
+        plan_run(setup, recipe, display)
     _run(run, folder, interrupts, display)
     return run
 
 
-def _delivered(setting: Setting, run: Distillation, display: Display) -> Distilled:
-    setting.teacher.unchanged()
-    for line in stability.spoken(run.history):
+def _deliver(setup: RunSetup, run: Distillation, display: Display) -> Distilled:
+    setup.teacher.verify_unchanged()
+    for line in stability.format_stability(run.history):
         display.say(f"steady   {line}")
     display.say(
         f"         {duration(run.images_s)} of {duration(run.elapsed_s)} went into images; the memory holds "
@@ -229,19 +229,19 @@ def _delivered(setting: Setting, run: Distillation, display: Display) -> Distill
     module = run.deliver()
     calibration = torch.cat(run.pool.best_batches(-(-CALIBRATION_IMAGES // run.pool.batch)))
     held_out = run.held_out.images[: min(run.held_out.made, run.held_out.capacity)].flatten(0, 1)
-    delivered = module.to(setting.place.device)
+    delivered = module.to(setup.compute.device)
     agreed = run.agreement(delivered)
-    shape = setting.teacher.info.input.shape
+    shape = setup.teacher.info.input.shape
     return Distilled(
         module=delivered.cpu(),
-        choice=setting.student,
-        size=architectures.size_of(architectures.build(setting.student.architecture), shape=shape),
+        choice=setup.student,
+        size=architectures.size_of(architectures.build(setup.student.architecture), shape=shape),
         agreement=agreed,
         run=run,
         calibration=pixels_of(calibration[:CALIBRATION_IMAGES]),
         held_out=pixels_of(held_out[:HELD_OUT_IMAGES]),
-        ahead=setting.ahead.record if setting.ahead is not None else None,
-        real=setting.real,
+        ahead=setup.ahead.record if setup.ahead is not None else None,
+        real=setup.real,
     )
 
 
@@ -262,7 +262,7 @@ class Checkpoints:
         """Save if it is time to, or `at_once`."""
         started = time.monotonic()
         due = at_once or started - self.saved_at >= self.pause_s
-        if not self.folder.team.told(due):
+        if not self.folder.group.broadcast_number(due):
             return
         self.folder.save(self.run)
         self.saved_at = time.monotonic()
@@ -274,22 +274,22 @@ def _run(run: Distillation, folder: RunFolder, interrupts: Interrupts, display: 
     """Drive the loop: show events, save between them, stop at a signal."""
     checkpoints = Checkpoints(folder, run)
     first: tuple[float, float] | None = None  # progress and seconds after the first, slower round
-    with interrupts.deferred(), display.running() as show:
+    with interrupts.defer(), display.running() as show:
         for event in run.events():
             first = first or (event.progress, run.elapsed_s)
-            show(event.point, event.progress, _left_s(run, event.progress, first))
+            show(event.point, event.progress, _remaining_s(run, event.progress, first))
             for warning in event.warnings:
                 display.warn(warning)
-            stop = _interrupted(interrupts, run.place.team)
+            stop = _agree_on_interrupt(interrupts, run.compute.group)
             checkpoints.after_step(at_once=stop is not None or event.progress >= 1.0)
             if stop is not None:
                 raise stop
 
 
-def _interrupted(interrupts: Interrupts, team: Team) -> InterruptedRunError | None:
+def _agree_on_interrupt(interrupts: Interrupts, group: ProcessGroup) -> InterruptedRunError | None:
     """What stops the run, the same on every rank after the same round: a signal may not reach all."""
     pending = interrupts.pending
-    code = team.largest(0 if pending is None else pending.exit_code)
+    code = group.all_reduce_max(0 if pending is None else pending.exit_code)
     if pending is None and code:
         interrupts.stop(
             TerminatedRunError if code == TerminatedRunError.exit_code else InterruptedRunError
@@ -297,7 +297,7 @@ def _interrupted(interrupts: Interrupts, team: Team) -> InterruptedRunError | No
     return interrupts.pending
 
 
-def _left_s(run: Distillation, progress: float, first: tuple[float, float]) -> float | None:
+def _remaining_s(run: Distillation, progress: float, first: tuple[float, float]) -> float | None:
     """Seconds that the rest will take at the rate so far; None until there is one."""
     if run.budget.minutes is not None:
         return max(0.0, 60 * run.budget.minutes - run.elapsed_s)
@@ -323,7 +323,7 @@ def write_student(distilled: Distilled, folder: Path) -> Student:
         recipe=run.recipe.name,
         seed=run.seed,
         steps=run.step,
-        precision=run.place.precision,
+        precision=run.compute.precision,
         agreement=round(distilled.agreement, 6),
         agreement_images=min(run.held_out.made, run.held_out.capacity) * run.held_out.batch,
         warnings=tuple(run.warnings),
@@ -339,46 +339,57 @@ def tuner_of(distilled: Distilled, steps: int, display: Display) -> Callable[[Fa
     run = distilled.run
     images = run.pool.images[: min(run.pool.made, run.pool.capacity)].flatten(0, 1)
     return tuner(
-        run.teacher, images, Tuning(steps=steps), place=run.place, seed=run.seed, display=display
+        run.teacher,
+        images,
+        FinetuneConfig(steps=steps),
+        compute=run.compute,
+        seed=run.seed,
+        display=display,
     )
 
 
 def tuner(
-    teacher: Teacher, images: Tensor, plan: Tuning, *, place: Place, seed: int, display: Display
+    teacher: Teacher,
+    images: Tensor,
+    plan: FinetuneConfig,
+    *,
+    compute: Compute,
+    seed: int,
+    display: Display,
 ) -> Callable[[FakeQuantised], None]:
     """What tunes a wrapped network against a teacher.
 
     Args:
-        teacher: on the device of `place`.
+        teacher: on the device of `compute`.
         images: bytes (N, C, H, W) to learn from.
         plan: how.
-        place: where to compute.
+        compute: where to compute.
         seed: of all draws.
         display: what happens is said there.
     """
-    mean, std = channel_statistics(teacher.info.input, device=place.device)
+    mean, std = channel_statistics(teacher.info.input, device=compute.device)
 
-    def tuned(wrapped: FakeQuantised) -> None:
+    def finetune(wrapped: FakeQuantised) -> None:
         display.say(
             f"tune     INT8 against the teacher: {plan.steps:,} steps, {len(images):,} images"
         )
-        module = wrapped.to(place.device)
-        weights, scales = module.learned()
+        module = wrapped.to(compute.device)
+        weights, scales = module.learnable_parameters()
         tune(
             module,
             teacher.module,
             images,
             plan,
-            learned=Learned(weights=weights, scales=scales),
+            learned=ParameterGroups(weights=weights, scales=scales),
             normalised=lambda shown: (shown - mean) / std,
             flip=teacher.flip,
-            place=place,
-            generator=torch.Generator(place.device).manual_seed(seed),
+            compute=compute,
+            generator=torch.Generator(compute.device).manual_seed(seed),
             told=lambda *_: None,
         )
         wrapped.cpu()  # where files are made
 
-    return tuned
+    return finetune
 
 
 def synthetic_set(distilled: Distilled, folder: Path) -> SyntheticSet:
@@ -415,7 +426,7 @@ def coverage_of(
         for start in range(0, len(images), AT_ONCE):  # as floats, all of them can be large
             part = images[start : start + AT_ONCE]
             with watch_batch_norm(teacher.module) as statistics:
-                logits = teacher.module(torch.from_numpy(normalised(part, info.input)))
+                logits = teacher.module(torch.from_numpy(normalise(part, info.input)))
             confidence += float(logits.softmax(1).max(1).values.sum())
             decided.append(logits.argmax(1).numpy())
             layers = len(statistics.seen)

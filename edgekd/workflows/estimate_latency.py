@@ -50,7 +50,7 @@ def precision_named(name: str) -> Precision:
     raise UsageError(f"--precision {name}: there is {', '.join(PRECISIONS)}.")
 
 
-def text(found: ModelEstimate) -> str:
+def format_estimate(found: ModelEstimate) -> str:
     """Lines for a terminal; the first says that nothing was measured."""
     return "\n".join(
         [

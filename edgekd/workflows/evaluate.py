@@ -87,7 +87,7 @@ class _Subject:
         self.onnx: Path | None = None
 
     def logits(self, data: LabelledImages, spec: InputSpec) -> Logits:
-        inputs = data.normalised(spec)
+        inputs = data.normalise(spec)
         if self.onnx is not None:
             return logits_of(self.onnx, inputs)
         assert self.module is not None  # one or the other
@@ -163,7 +163,7 @@ def _subjects(path: Path, said: TeacherOptions) -> list[_Subject]:
 
 def _of_bundle(path: Path) -> list[_Subject]:
     """The student and its models, after the bundle's sums were checked."""
-    manifest = bundle.verify(path)
+    manifest = bundle.verify_bundle(path).manifest
     subjects = [_of_student(path)]
     for model in manifest.models:
         subject = _Subject(str(path / model.path), manifest.input, manifest.classes)
@@ -260,7 +260,7 @@ def calibration_error(confidence: npt.NDArray[np.float64], right: npt.NDArray[np
 # --- in words -------------------------------------------------------------------------------------
 
 
-def text(found: Comparison) -> str:
+def format_comparison(found: Comparison) -> str:
     """The comparison for a terminal."""
     names = found.class_names or tuple(map(str, range(found.classes)))
     width = max(len(each.model) for each in found.results)

@@ -11,16 +11,16 @@ import numpy.typing as npt
 from torch import nn
 
 from edgekd.bundle import golden_vectors as golden
-from edgekd.distill.compute.device import choose_place
-from edgekd.distill.data.labelled import normalised
+from edgekd.distill.compute.device import choose_compute
+from edgekd.distill.data.labelled import normalise
 from edgekd.distill.models import architectures
 from edgekd.distill.teachers.loader import Teacher
 from edgekd.distill.teachers.metadata import TeacherOptions
 from edgekd.distill.teachers.state_dict import read_weights
-from edgekd.distill.training.int8_finetuning import Tuning
+from edgekd.distill.training.int8_finetuning import FinetuneConfig
 from edgekd.errors import InputFileError, UsageError
-from edgekd.export import convert as exporting
-from edgekd.export.convert import TUNED, TuningOf
+from edgekd.export import convert
+from edgekd.export.convert import TUNED, FinetuneSource
 from edgekd.export.fake_quant import FakeQuantised
 from edgekd.files import (
     check_writable,
@@ -45,7 +45,7 @@ from edgekd.records import (
 from edgekd.records.manifest import GoldenVectors
 from edgekd.workflows.build_engines import build_all
 from edgekd.workflows.calibration_data import (
-    Brought,
+    CalibrationSource,
     existing,
     of_student,
     of_teacher,
@@ -136,7 +136,7 @@ def export(
     module = architectures.build(student.architecture)
     module.load_state_dict(read_weights(weights).state)
     display.say(f"export   {student.architecture} for {target.id}, {software_text(target)}")
-    return _written(
+    return _write_models(
         Network(
             module=module.eval().requires_grad_(False), spec=student.input, digest=student.digest
         ),
@@ -189,7 +189,7 @@ def export_teacher(
     info = teacher.info
     display.say(f"export   the teacher, for {target.id}, {software_text(target)}")
     brought = of_teacher(teacher, images)
-    return _written(
+    return _write_models(
         Network(module=teacher.module, spec=info.input, digest=info.state_digest),
         brought,
         target=target,
@@ -202,22 +202,22 @@ def export_teacher(
 
 
 def _tuner(
-    teacher: Teacher, brought: Brought, options: ExportOptions, display: Display
+    teacher: Teacher, brought: CalibrationSource, options: ExportOptions, display: Display
 ) -> Callable[[FakeQuantised], None]:
     assert brought.learned is not None  # of a teacher there is a set
     return tuner(
         teacher,
         brought.learned,
-        Tuning(steps=options.tune),
-        place=choose_place("cpu", threads=None),
+        FinetuneConfig(steps=options.tune),
+        compute=choose_compute("cpu", threads=None),
         seed=0,
         display=display,
     )
 
 
-def _written(
+def _write_models(
     network: Network,
-    brought: Brought,
+    brought: CalibrationSource,
     *,
     target: Target,
     out: Path,
@@ -232,15 +232,15 @@ def _written(
             network,
             target=target,
             folder=folder,
-            calibration=normalised(brought.calibration, network.spec),
-            held_out=normalised(brought.held_out, network.spec),
+            calibration=normalise(brought.calibration, network.spec),
+            held_out=normalise(brought.held_out, network.spec),
             options=options,
             display=display,
             teacher=brought.answers,
             outside=brought.outside,
             tune=tune,
         )
-        exported = embedded_models(
+        exported = embed_parts(
             exported,
             folder,
             spec=network.spec,
@@ -255,7 +255,7 @@ def _written(
                 exported.models,
                 golden.clearest(
                     brought.held_out,
-                    module_logits(network.module, normalised(brought.held_out, network.spec)),
+                    module_logits(network.module, normalise(brought.held_out, network.spec)),
                 ),
                 spec=network.spec,
                 software=target.software,
@@ -266,7 +266,7 @@ def _written(
         if options.engine is not None:
             _bring_engines(out, folder)
         _write_record(exported, folder)
-    gate.require(
+    gate.require_passed(
         gates(exported),
         bundle=str(out),
         closing=f"{out} is kept; do not ship {INT8_FILE} of it. Other images (edgekd synthesize, then --images SET) or "
@@ -327,7 +327,7 @@ def export_network(
         outside: of its batch-norms, what the calibration images do not reach.
         tune: learns what an INT8 file is made of, in `options.tune` steps.
     """
-    fp32 = exporting.export_fp32(
+    fp32 = convert.export_fp32(
         network.module,
         spec=network.spec,
         target=target,
@@ -342,7 +342,7 @@ def export_network(
     )
     models = [fp32]
     if target.software.typing == "strong":
-        fp16 = exporting.export_fp16(
+        fp16 = convert.export_fp16(
             folder / FP32_FILE,
             target=target,
             out=folder / FP16_FILE,
@@ -360,7 +360,7 @@ def export_network(
         reason = without_int8(target)
         display.warn(f"no INT8 model: {reason}. {fp16_of(target)}")
         return Exported(models=tuple(models), without={"int8": reason})
-    int8 = exporting.export_int8(
+    int8 = convert.export_int8(
         folder / FP32_FILE,
         target=target,
         out=folder / INT8_FILE,
@@ -369,7 +369,9 @@ def export_network(
         teacher=teacher,
         outside=outside,
         keeping=options.keeping,
-        tuning=TuningOf(module=network.module, tune=tune, steps=options.tune) if tune else None,
+        tuning=FinetuneSource(module=network.module, tune=tune, steps=options.tune)
+        if tune
+        else None,
     )
     assert int8.calibration is not None
     display.say(
@@ -383,7 +385,7 @@ def export_network(
     return Exported(models=(*models, int8), without={})
 
 
-def embedded_models(
+def embed_parts(
     exported: Exported,
     folder: Path,
     *,
@@ -397,14 +399,14 @@ def embedded_models(
         return exported
     pixels = held_out[:COMPARED]
     models = [
-        exporting.embed(
+        convert.embed(
             folder / model.path,
             model,
             parts=options.embed,
             spec=spec,
             target=target,
             pixels=pixels,
-            images=normalised(pixels, spec),
+            images=normalise(pixels, spec),
         )
         for model in exported.models
     ]

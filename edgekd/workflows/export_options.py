@@ -6,8 +6,8 @@ from typing import Final
 
 from edgekd.bench.engine_builder import EngineOptions
 from edgekd.errors import IncompatibleError, UsageError
-from edgekd.export.convert import Keeping
-from edgekd.export.pre_post_processing import Part, checked
+from edgekd.export.convert import FloatShare
+from edgekd.export.pre_post_processing import Part, parse_parts
 from edgekd.export.sensitivity import BY
 from edgekd.records import Target
 
@@ -21,7 +21,7 @@ class ExportOptions:
     """What is asked of the files beyond what the target decides."""
 
     embed: tuple[Part, ...] = ()
-    keeping: Keeping | None = None  # layers of an INT8 network may stay in floating point
+    keeping: FloatShare | None = None  # layers of an INT8 network may stay in floating point
     tune: int = 0  # steps
     engine: EngineOptions | None = None  # build engines on this machine
     dynamic_batch: bool = False  # N stays open
@@ -30,7 +30,9 @@ class ExportOptions:
 PLAIN: Final = ExportOptions()  # the files that the target decides, and nothing else
 
 
-def said(embed: Sequence[str], *, keep: float, keep_by: str, tune: int = 0) -> ExportOptions:
+def parse_export_options(
+    embed: Sequence[str], *, keep: float, keep_by: str, tune: int = 0
+) -> ExportOptions:
     """From what was typed.
 
     Raises:
@@ -42,8 +44,8 @@ def said(embed: Sequence[str], *, keep: float, keep_by: str, tune: int = 0) -> E
         raise UsageError(f"--keep-fp16 {keep:g}: a share is between 0 and 1.")
     if tune and keep:
         raise UsageError("--tune learns all layers in INT8: leave out --keep-fp16.")
-    keeping = Keeping(share=keep, by=keep_by) if keep else None
-    return ExportOptions(embed=checked(tuple(embed)), keeping=keeping, tune=tune)
+    keeping = FloatShare(share=keep, by=keep_by) if keep else None
+    return ExportOptions(embed=parse_parts(tuple(embed)), keeping=keeping, tune=tune)
 
 
 def require_possible(options: ExportOptions, target: Target) -> None:

@@ -12,10 +12,7 @@ from edgekd.errors import (
     UsageError,
 )
 from edgekd.files import check_writable_file, digest_of, write_atomically
-from edgekd.gate import budget_file as budgets
-from edgekd.gate import figures as evidence
-from edgekd.gate import gates as gate
-from edgekd.gate import reporters as gate_output
+from edgekd.gate import budget_file, figures, gates, reporters
 from edgekd.gate.figures import Finding, Model
 from edgekd.gate.gates import Judgement
 from edgekd.records import (
@@ -29,15 +26,15 @@ from edgekd.targets.catalogue import load_target
 SCHEMA: Final = "judgement"
 
 
-def budget_said(*, file: Path | None, limits: tuple[str, ...], target: str | None) -> Budget:
+def read_budget(*, file: Path | None, limits: tuple[str, ...], target: str | None) -> Budget:
     """The budget of a file, a target's file and options; `target` is whose figures count.
 
     Raises:
         As `budgets.budget_of` and `load_target`.
     """
-    name = target or budgets.budget_of(file=file, limits=limits, checked=False).target
+    name = target or budget_file.budget_of(file=file, limits=limits, checked=False).target
     board = None if name is None else load_target(name)
-    found = budgets.budget_of(file=file, target=board, limits=limits)
+    found = budget_file.budget_of(file=file, target=board, limits=limits)
     if board is not None:
         _check_precision(found, board)
     if target is None:
@@ -46,7 +43,7 @@ def budget_said(*, file: Path | None, limits: tuple[str, ...], target: str | Non
     return Budget(**{**vars(found), "target": target, "origins": origins})
 
 
-def judged(
+def judge_reports(
     paths: Sequence[Path],
     *,
     file: Path | None,
@@ -62,18 +59,18 @@ def judged(
         As `budget_said`, `evidence.read` and `gate.judge`.
         UsageError: there is neither a budget nor a bundle, so nothing to judge.
     """
-    budget = budget_said(file=file, limits=limits, target=target)
+    budget = read_budget(file=file, limits=limits, target=target)
     trusted = [public_key(path) for path in keys]
     _check_writable(junit)
-    reports = evidence.read(paths, trusted=trusted)
+    reports = figures.read_reports(paths, trusted=trusted)
     if trusted and reports.manifest is None:
         raise UsageError("--key: there is no bundle that could be signed. Give it too.")
     if not budget.limits and reports.manifest is None:
         raise UsageError(
-            f"no limits: give --budget FILE or --limit KEY=VALUE, or write a {budgets.PROJECT} here."
+            f"no limits: give --budget FILE or --limit KEY=VALUE, or write a {budget_file.PROJECT} here."
         )
-    metrics = gate.allowed_metrics(allowed)
-    found = gate.judge(
+    metrics = gates.parse_allowed_metrics(allowed)
+    found = gates.judge(
         reports, budget, allowed=metrics, estimated=Estimator(paths), trusted=trusted
     )
     if not found.results:
@@ -81,7 +78,7 @@ def judged(
     return found
 
 
-def write(found: Judgement, *, junit: Path | None, summary: Path | None) -> None:
+def write_judgement(found: Judgement, *, junit: Path | None, summary: Path | None) -> None:
     """Write what pipelines read. A summary is added to, as GitHub's is.
 
     Raises:
@@ -89,15 +86,15 @@ def write(found: Judgement, *, junit: Path | None, summary: Path | None) -> None
     """
     try:
         if junit is not None:
-            write_atomically(junit, gate_output.junit(found))
+            write_atomically(junit, reporters.junit(found))
         if summary is not None:
             with summary.open("a", encoding="utf-8") as stream:
-                stream.write(gate_output.markdown(found))
+                stream.write(reporters.markdown(found))
     except OSError as error:
         raise OutputError(f"{error.filename}: {error.strerror}.") from error
 
 
-def text(found: Budget) -> str:
+def format_budget(found: Budget) -> str:
     """A line a value: what, and where it was said."""
     rows = [
         (name, value, found.origins[name])
@@ -106,7 +103,7 @@ def text(found: Budget) -> str:
     ]
     rows += [
         (
-            budgets.NAMES[metric] if limit.value is not None else metric,
+            budget_file.NAMES[metric] if limit.value is not None else metric,
             _limit(metric, limit),
             limit.origin,
         )
@@ -121,10 +118,10 @@ def text(found: Budget) -> str:
 
 
 def _limit(metric: Metric, limit: Limit) -> str:
-    kind = budgets.KINDS[metric]
+    kind = budget_file.KINDS[metric]
     parts = []
     if limit.value is not None:
-        parts.append(f"{kind.bound} {budgets.written(metric, limit.value):g}")
+        parts.append(f"{kind.bound} {budget_file.to_budget_unit(metric, limit.value):g}")
     if limit.degradation is not None:
         unit = "points below" if kind.bound == "at least" else "% above"
         parts.append(f"at most {limit.degradation * 100:g} {unit} the {limit.of}")
@@ -143,7 +140,7 @@ def _check_precision(budget: Budget, target: Target) -> None:
         )
 
 
-def check(budget: Budget, *, junit: Path | None) -> None:
+def check_budget(budget: Budget, *, junit: Path | None) -> None:
     """What can be known of a budget before hours are spent: its baseline is there, and verdicts can be written.
 
     Raises:
@@ -152,7 +149,7 @@ def check(budget: Budget, *, junit: Path | None) -> None:
     """
     if any(limit.of == "baseline" for limit in budget.limits.values()):
         assert budget.baseline is not None  # budgets._check
-        evidence.read([Path(budget.baseline)])
+        figures.read_reports([Path(budget.baseline)])
     _check_writable(junit)
 
 

@@ -5,25 +5,25 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from edgekd.bench.analysis import external_meter as meters
+from edgekd.bench.analysis import external_meter
 from edgekd.bench.analysis.external_meter import Alignment, LogColumns, Meter
 from edgekd.errors import InputFileError, UsageError
 from edgekd.records import (
-    Doubt,
     Energy,
     Measured,
     Measurements,
+    MeasurementWarning,
     PowerTrace,
 )
 
-UNBOUND = Doubt(
+UNBOUND = MeasurementWarning(
     code="meter-bounds",
     message="how far off the meter may be was not said, so the joules come without an interval",
     advice="give its bounds by its datasheet: --offset-watts and --gain",
 )
 
 
-def metered(
+def attach_meter_energy(
     found: Measured,
     log: Path,
     *,
@@ -46,16 +46,18 @@ def metered(
         UsageError: there are several models, or none of that name.
         InputFileError: the run cannot be found in the log, or was measured without windows.
     """
-    one = _chosen(found, subject)
+    one = _select_subject(found, subject)
     trace = _trace(one)
-    analysis, placed = meters.energy_from_log(trace, meters.read_log(log, columns), meter)
+    analysis, placed = external_meter.energy_from_log(
+        trace, external_meter.read_log(log, columns), meter
+    )
     energy = analysis.energy if bound else replace(analysis.energy, uncertainty=None)
-    doubts = [*meters.doubts_of_log(analysis, meter), *([] if bound else [UNBOUND])]
+    doubts = [*external_meter.doubts_of_log(analysis, meter), *([] if bound else [UNBOUND])]
     changed = replace(one, energy=energy, doubts=(*one.doubts, *doubts))
     return Measured(measurements=(changed,)), placed
 
 
-def _chosen(found: Measured, subject: str | None) -> Measurements:
+def _select_subject(found: Measured, subject: str | None) -> Measurements:
     fitting = [each for each in found.measurements if subject in {None, each.subject}]
     names = ", ".join(each.subject for each in found.measurements) or "no model"
     if not fitting:
@@ -99,7 +101,7 @@ def meter_of(
         raise UsageError(f"--{options.get(field, field)}: {first['msg']}.") from error
 
 
-def text(placed: Alignment) -> str:
+def format_alignment(placed: Alignment) -> str:
     """Where the run was found, for a terminal."""
     return (
         f"Found the run {placed.offset_s:.3f} s into the log, known to {placed.step_s * 1e3:.3g} ms (correlation "

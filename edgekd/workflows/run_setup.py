@@ -9,15 +9,15 @@ from typing import Final
 import numpy as np
 import torch
 
-from edgekd.distill.compute.device import Place, choose_place
-from edgekd.distill.compute.distributed import ALONE
-from edgekd.distill.data import synthetic_set as imagesets
-from edgekd.distill.data.labelled import load_labelled, normalised
+from edgekd.distill.compute.device import Compute, choose_compute
+from edgekd.distill.compute.distributed import SINGLE_PROCESS
+from edgekd.distill.data import synthetic_set
+from edgekd.distill.data.labelled import load_labelled, normalise
 from edgekd.distill.data.real_images import RealImages, read_condensed, read_samples
 from edgekd.distill.models import architectures
 from edgekd.distill.recipes.config import Recipe, for_ranks
 from edgekd.distill.recipes.schedule import RunBudget
-from edgekd.distill.recipes.selection import Chosen, choose
+from edgekd.distill.recipes.selection import SelectedRecipe, select_recipe
 from edgekd.distill.teachers.loader import Teacher, load_teacher, refuse_constant
 from edgekd.distill.teachers.metadata import TeacherOptions
 from edgekd.distill.training.cost_forecast import (
@@ -25,9 +25,9 @@ from edgekd.distill.training.cost_forecast import (
     Forecast,
     available_bytes,
     forecast,
-    spoken,
+    format_duration,
 )
-from edgekd.distill.training.distiller import Distillation, Watched
+from edgekd.distill.training.distiller import Distillation, ProgressImages
 from edgekd.errors import InputFileError, UsageError
 from edgekd.files import check_writable
 from edgekd.progress import Display
@@ -64,12 +64,12 @@ class DistilOptions:
     compiles: bool = False
 
 
-def place_of(options: DistilOptions) -> Place:
+def place_of(options: DistilOptions) -> Compute:
     """Where to compute, and whether the output can be written there: the first process writes it."""
-    place = choose_place(options.device, threads=options.threads, several=True)
-    if place.leads:
+    compute = choose_compute(options.device, threads=options.threads, several=True)
+    if compute.is_main:
         check_writable(options.out, force=options.force)
-    return place
+    return compute
 
 
 def teacher_said(path: Path, said: TeacherOptions, *, seed: int, display: Display) -> Teacher:
@@ -107,25 +107,25 @@ def recipe_for(name: str, teacher: Teacher) -> Recipe:
     Raises:
         UsageError: no recipe is called so, or the teacher is not for it.
     """
-    return choose(name, teacher, real=None).recipe
+    return select_recipe(name, teacher, real=None).recipe
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting:
+class RunSetup:
     """What a run is made of, settled and checked. Not a record."""
 
     options: DistilOptions
     teacher: Teacher
-    place: Place
-    chosen: Chosen
+    compute: Compute
+    chosen: SelectedRecipe
     budget: RunBudget
-    student: architectures.Choice
-    ahead: imagesets.ImageSet | None
+    student: architectures.StudentVariant
+    ahead: synthetic_set.ImageSet | None
     real: RealImages | None
     embeddings: torch.Tensor | None
-    watched: Watched | None = None
+    watched: ProgressImages | None = None
 
-    def fresh(self, recipe: Recipe, *, place: Place | None = None) -> Distillation:
+    def fresh(self, recipe: Recipe, *, compute: Compute | None = None) -> Distillation:
         """A run from the start; elsewhere, where a place is given."""
         found = self.ahead
         origin = str(self.options.images)
@@ -135,8 +135,8 @@ class Setting:
             recipe,
             budget=self.budget,
             seed=self.options.seed,
-            place=place or self.place,
-            ahead=imagesets.parted(found, origin=origin) if found is not None else None,
+            compute=compute or self.compute,
+            ahead=synthetic_set.split_held_out(found, origin=origin) if found is not None else None,
             real=self.real,
             embeddings=self.embeddings,
             watched=self.watched,
@@ -144,13 +144,13 @@ class Setting:
         )
 
 
-def setting_of(
+def prepare_run(
     options: DistilOptions,
     display: Display,
     *,
     evaluation: Path | None = None,
     too_costly: Callable[[Teacher], Callable[[Architecture], bool]] | None = None,
-) -> Setting:
+) -> RunSetup:
     """Load and check all that a run is given, before hours are spent.
 
     Args:
@@ -162,13 +162,13 @@ def setting_of(
     Raises:
         EdgekdError: what is wrong with it.
     """
-    place = place_of(options)
+    compute = place_of(options)
     teacher = teacher_said(options.teacher, options.said, seed=options.seed, display=display)
     info = teacher.info
     if options.condensed is not None and options.samples is not None:
         raise UsageError("--condensed and --samples are two kinds of one thing: give one of them.")
     real = _real(options, info)
-    chosen = choose(
+    chosen = select_recipe(
         options.recipe,
         teacher,
         real=real,
@@ -184,10 +184,10 @@ def setting_of(
     for note in chosen.notes:
         display.warn(note) if note.startswith("weaker") else display.say(f"         {note}")
     size = architectures.Size(parameters=info.parameters, macs=info.macs)
-    return Setting(
+    return RunSetup(
         options=options,
         teacher=teacher,
-        place=place,
+        compute=compute,
         chosen=chosen,
         budget=options.budget or RunBudget(steps=chosen.steps),
         student=architectures.choose_student(
@@ -203,7 +203,7 @@ def setting_of(
         ahead=ahead,
         real=real,
         embeddings=_embeddings(options.embeddings, chosen.recipe, info),
-        watched=_watched(evaluation, info),
+        watched=_select_watched(evaluation, info),
     )
 
 
@@ -256,55 +256,59 @@ def _embeddings(path: Path | None, recipe: Recipe, info: TeacherInfo) -> torch.T
     return torch.from_numpy(table.astype(np.float32))
 
 
-def _watched(path: Path | None, info: TeacherInfo) -> Watched | None:
+def _select_watched(path: Path | None, info: TeacherInfo) -> ProgressImages | None:
     """Some of the labelled images, to be looked at along the way."""
     if path is None:
         return None
     found = load_labelled(path, spec=info.input, classes=info.classes)
     # Spread over the set: files are often sorted by class.
     chosen = np.linspace(0, len(found.labels) - 1, min(WATCHED, len(found.labels))).astype(np.int64)
-    images = normalised(found.images[chosen], info.input)
-    return Watched(images=torch.from_numpy(images), labels=torch.from_numpy(found.labels[chosen]))
+    images = normalise(found.images[chosen], info.input)
+    return ProgressImages(
+        images=torch.from_numpy(images), labels=torch.from_numpy(found.labels[chosen])
+    )
 
 
-def image_set(path: Path, info: TeacherInfo) -> imagesets.ImageSet:
+def image_set(path: Path, info: TeacherInfo) -> synthetic_set.ImageSet:
     """A set of images of this teacher; see `imagesets.read_set`."""
-    return imagesets.read_set(
+    return synthetic_set.read_set(
         path, teacher_digest=info.state_digest, spec=info.input, classes=info.classes
     )
 
 
-def planned(setting: Setting, recipe: Recipe, display: Display) -> Forecast:
+def plan_run(setup: RunSetup, recipe: Recipe, display: Display) -> Forecast:
     """Say what a run would do and cost; nothing is written."""
-    place, info = setting.place, setting.teacher.info
-    architecture = setting.student.architecture
+    compute, info = setup.compute, setup.teacher.info
+    architecture = setup.student.architecture
     size = architectures.size_of(architectures.build(architecture), shape=info.input.shape)
     display.say(
-        f"student  {architecture}: {size.parameters:,} parameters, {size.macs / 1e6:,.1f} M MACs ({setting.student.reason})"
+        f"student  {architecture}: {size.parameters:,} parameters, {size.macs / 1e6:,.1f} M MACs ({setup.student.reason})"
     )
     # Every rank times its own share, at the same time as the others do: cores are shared.
-    by_itself = functools.partial(setting.fresh, place=replace(place, team=ALONE))
-    share = for_ranks(recipe, place.ranks)
+    by_itself = functools.partial(setup.fresh, compute=replace(compute, group=SINGLE_PROCESS))
+    share = for_ranks(recipe, compute.world_size)
     expected = forecast(by_itself, share, pixels=info.input.height * info.input.width)
-    expected = replace(expected, images=expected.images * place.ranks)
-    settings = "the paper's settings" if setting.options.faithful else setting.chosen.reason
-    several = f", {place.ranks} processes" if place.ranks > 1 else ""
+    expected = replace(expected, images=expected.images * compute.world_size)
+    settings = "the paper's settings" if setup.options.faithful else setup.chosen.reason
+    several = f", {compute.world_size} processes" if compute.world_size > 1 else ""
     display.say(
-        f"distil   recipe {recipe.name} ({settings}) on {place.device.type} in {place.precision}{several}: {expected}"
+        f"distil   recipe {recipe.name} ({settings}) on {compute.device.type} in {compute.precision}{several}: {expected}"
     )
-    _warn_of_size(expected, info, place, display)
+    _warn_of_size(expected, info, compute, display)
     return expected
 
 
-def _warn_of_size(expected: Forecast, info: TeacherInfo, place: Place, display: Display) -> None:
+def _warn_of_size(
+    expected: Forecast, info: TeacherInfo, compute: Compute, display: Display
+) -> None:
     """Large images: nothing of it was ever measured, and that is no reason to stop."""
     if max(info.input.height, info.input.width) >= MEASURED_PIXELS:
         display.warn(
             f"images of {info.input.height} x {info.input.width} are outside of what was measured (32 pixels): as "
-            f"many steps as the CIFAR-10 benchmark made are about {spoken(expected.usual_s)} here and "
+            f"many steps as the CIFAR-10 benchmark made are about {format_duration(expected.usual_s)} here and "
             f"{expected.memory_bytes / 2**30:.1f} GiB; scaled from a part of a batch. Going on"
         )
-    if place.device.type == "cpu" and not expected.fits:
+    if compute.device.type == "cpu" and not expected.fits:
         display.warn(
             f"about {expected.memory_bytes / 2**30:.1f} GiB of memory are wanted, and "
             f"{(available_bytes() or 0) / 2**30:.1f} GiB are free: the run may be killed by the system. "

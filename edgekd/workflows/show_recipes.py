@@ -25,7 +25,7 @@ MEMORIES: Final = {
 
 
 @record
-class Shown:
+class RecipeDescription:
     """A recipe as `recipes show --json` prints it."""
 
     recipe: Recipe
@@ -34,7 +34,7 @@ class Shown:
     needs: tuple[str, ...]
 
 
-def shown(name: str, *, faithful: bool) -> Shown:
+def show_recipe(name: str, *, faithful: bool) -> RecipeDescription:
     """A recipe by name.
 
     Raises:
@@ -48,13 +48,17 @@ def shown(name: str, *, faithful: bool) -> Shown:
     if name not in RECIPES:
         raise UsageError(f"unknown recipe {name!r}. There is: {', '.join(RECIPES)}.")
     if not faithful:
-        return Shown(recipe=RECIPES[name], faithful=False, steps=None, needs=needs(RECIPES[name]))
+        return RecipeDescription(
+            recipe=RECIPES[name], faithful=False, steps=None, needs=needs(RECIPES[name])
+        )
     if name not in FAITHFUL:
         raise UsageError(
             f"recipe {name} has no paper's settings of its own. --faithful takes: {', '.join(FAITHFUL)}."
         )
     found = FAITHFUL[name]
-    return Shown(recipe=found.recipe, faithful=True, steps=found.steps, needs=needs(found.recipe))
+    return RecipeDescription(
+        recipe=found.recipe, faithful=True, steps=found.steps, needs=needs(found.recipe)
+    )
 
 
 def needs(recipe: Recipe) -> tuple[str, ...]:
@@ -70,7 +74,7 @@ def needs(recipe: Recipe) -> tuple[str, ...]:
     return tuple(found)
 
 
-def listed() -> list[dict[str, Any]]:
+def list_recipes() -> list[dict[str, Any]]:
     """All recipes in short."""
     return [
         {
@@ -85,7 +89,7 @@ def listed() -> list[dict[str, Any]]:
     ]
 
 
-def table() -> str:
+def format_recipe_table() -> str:
     """A line a recipe, of 80 columns."""
     rows = [("RECIPE", "IMAGES FROM", "MEMORY", "AFTER")]
     rows.append(("auto", "the default", "", "picks one of these"))
@@ -104,26 +108,26 @@ def table() -> str:
     return "\n".join(lines)
 
 
-def text(found: Shown) -> str:
+def format_recipe(found: RecipeDescription) -> str:
     """All settings; those at 0 are left out."""
     recipe = found.recipe
     about = recipe.about
     lines = [
         f"{recipe.name}, {'in the settings of the paper' if found.faithful else 'budgeted'}",
-        *(_folded(each.name, getattr(about, each.name)) for each in fields(type(about))),
-        _folded("needs", ", ".join(found.needs) or "nothing"),
+        *(_wrap_entry(each.name, getattr(about, each.name)) for each in fields(type(about))),
+        _wrap_entry("needs", ", ".join(found.needs) or "nothing"),
     ]
     if found.steps is not None:
-        lines.append(_folded("steps", f"{found.steps:,} of the student"))
+        lines.append(_wrap_entry("steps", f"{found.steps:,} of the student"))
     settings = asdict(recipe)
     weights = settings["source"].pop("weights")
     settings["losses"] = weights
     parts = ("source", "losses", "memory", "learning")
-    lines.extend(_folded(part, _spoken(settings[part])) for part in parts)
+    lines.extend(_wrap_entry(part, _format_settings(settings[part])) for part in parts)
     return "\n".join(lines)
 
 
-def _spoken(settings: dict[str, Any]) -> str:
+def _format_settings(settings: dict[str, Any]) -> str:
     shown = [f"{key} {_number(value)}" for key, value in settings.items() if value not in (0, None)]
     return ", ".join(shown)
 
@@ -132,7 +136,7 @@ def _number(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _folded(name: str, said: str) -> str:
+def _wrap_entry(name: str, said: str) -> str:
     """A name and what is said of it, in 80 columns."""
     import textwrap
 

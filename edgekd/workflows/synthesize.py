@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgekd import __version__
-from edgekd.distill.compute.device import Place, choose_place
+from edgekd.distill.compute.device import Compute, choose_compute
 from edgekd.distill.data.synthetic_set import (
     CLASSES,
     IMAGES,
@@ -19,13 +19,13 @@ from edgekd.distill.synthesis.image_set_builder import STEPS, Synthesis
 from edgekd.distill.teachers.loader import Teacher
 from edgekd.distill.teachers.metadata import TeacherOptions
 from edgekd.distill.training.checkpoint import RunFolder
-from edgekd.distill.training.cost_forecast import available_bytes, spoken
+from edgekd.distill.training.cost_forecast import available_bytes, format_duration
 from edgekd.errors import UsageError
 from edgekd.files import check_writable, digest_of, new_folder
 from edgekd.interrupts import Interrupts, caught
 from edgekd.progress import Display
 from edgekd.records import SyntheticSet, TeacherInfo, to_json
-from edgekd.report import image_strips as pictures
+from edgekd.report import image_strips
 from edgekd.workflows.distill import REVEALING, Checkpoints, coverage_of
 from edgekd.workflows.run_setup import image_set, recipe_for, teacher_said
 
@@ -54,7 +54,7 @@ class SynthesisOptions:
     restart: bool
 
 
-def synthesized(options: SynthesisOptions, display: Display) -> SyntheticSet:
+def synthesize(options: SynthesisOptions, display: Display) -> SyntheticSet:
     """Make the images, or those that are missing, and write the set.
 
     Raises:
@@ -63,7 +63,7 @@ def synthesized(options: SynthesisOptions, display: Display) -> SyntheticSet:
     """
     check_writable(options.out, force=options.force or options.extend)
     display.warn(REVEALING.replace("the bundle holds", "a set holds").partition(" --no-images")[0])
-    place = choose_place(options.device, threads=options.threads)
+    compute = choose_compute(options.device, threads=options.threads)
     teacher = teacher_said(options.teacher, options.said, seed=options.seed, display=display)
     info = teacher.info
     found = image_set(options.out, info) if options.extend else None
@@ -72,7 +72,7 @@ def synthesized(options: SynthesisOptions, display: Display) -> SyntheticSet:
         raise UsageError(
             f"{options.out} has {sum(there):,} images already; --count says how many it is to have in all."
         )
-    run = _fresh(options, teacher, place, there)
+    run = _fresh(options, teacher, compute, there)
     identity = {
         "edgekd": __version__,
         "teacher": info.state_digest,
@@ -80,21 +80,21 @@ def synthesized(options: SynthesisOptions, display: Display) -> SyntheticSet:
         "recipe": asdict(run.recipe),
         "count": options.count,
         "seed": options.seed,
-        "precision": place.precision,
+        "precision": compute.precision,
         "extends": found.record.digest if found is not None else None,
     }
     path = options.out.with_name(f"{options.out.name}.run")
     with (
         caught() as interrupts,
-        RunFolder.opened(path, identity, restart=options.restart) as folder,
+        RunFolder.open(path, identity, restart=options.restart) as folder,
     ):
         if folder.load(run):
             display.say(f"images   goes on from {run.progress:.0%}")
         else:
-            _forecast(_fresh(options, teacher, place, there), display)
+            _forecast(_fresh(options, teacher, compute, there), display)
         _run(run, folder, interrupts, display)
-        teacher.unchanged()
-        record = _written(options, run, teacher, found, display)
+        teacher.verify_unchanged()
+        record = _write_set(options, run, teacher, found, display)
         folder.discard()
     _closing(options, record, display)
     return record
@@ -107,7 +107,7 @@ def _there(found: ImageSet | None, info: TeacherInfo) -> tuple[int, ...]:
 
 
 def _fresh(
-    options: SynthesisOptions, teacher: Teacher, place: Place, there: tuple[int, ...]
+    options: SynthesisOptions, teacher: Teacher, compute: Compute, there: tuple[int, ...]
 ) -> Synthesis:
     return Synthesis(
         teacher,
@@ -116,7 +116,7 @@ def _fresh(
         there=there,
         # What is added must not be what is there.
         seed=options.seed + sum(there),
-        place=place,
+        compute=compute,
     )
 
 
@@ -131,8 +131,8 @@ def _forecast(scratch: Synthesis, display: Display) -> None:
     total_s = recipe.first_batches * min(seconds) + -(-count // recipe.source.batch) * batch_s
     image_bytes = shape[0] * shape[1] * shape[2]
     display.say(
-        f"images   {count:,} by recipe {recipe.name} on {scratch.place.device.type} in {scratch.place.precision}: "
-        f"about {spoken(total_s)} if every class comes as it is asked for, {batch_s:.1f} s a batch "
+        f"images   {count:,} by recipe {recipe.name} on {scratch.compute.device.type} in {scratch.compute.precision}: "
+        f"about {format_duration(total_s)} if every class comes as it is asked for, {batch_s:.1f} s a batch "
         f"of {recipe.source.batch}; {count * image_bytes / 2**20:,.1f} MiB on the disk"
     )
     free = available_bytes()
@@ -147,7 +147,7 @@ def _forecast(scratch: Synthesis, display: Display) -> None:
 def _run(run: Synthesis, folder: RunFolder, interrupts: Interrupts, display: Display) -> None:
     checkpoints = Checkpoints(folder, run)
     said = len(run.warnings)
-    with interrupts.deferred(), display.running() as show:
+    with interrupts.defer(), display.running() as show:
         for point in run.events():
             progress = run.progress
             show(point, progress, run.elapsed_s * (1 / progress - 1) if progress else None)
@@ -159,14 +159,14 @@ def _run(run: Synthesis, folder: RunFolder, interrupts: Interrupts, display: Dis
                 raise interrupts.pending
 
 
-def _written(
+def _write_set(
     options: SynthesisOptions,
     run: Synthesis,
     teacher: Teacher,
     found: ImageSet | None,
     display: Display,
 ) -> SyntheticSet:
-    made = run.chosen()
+    made = run.select_images()
     images: Pixels = np.ascontiguousarray(made.images.permute(0, 2, 3, 1).numpy())
     classes = made.classes.numpy().astype(np.int64)
     grown: tuple[int, ...] = (len(images),)
@@ -211,10 +211,11 @@ def _preview(path: Path, images: Pixels, classes: npt.NDArray[np.int64], info: T
     """A row a class, spread over all of them where there are many."""
     shown = min(info.classes, PREVIEW_CLASSES)
     rows = [
-        images[classes == info.classes * place // shown][:PREVIEW_IMAGES] for place in range(shown)
+        images[classes == info.classes * compute // shown][:PREVIEW_IMAGES]
+        for compute in range(shown)
     ]
     kept = [row for row in rows if len(row)]
-    path.write_bytes(pictures.sheet(kept, info.input, side=PREVIEW_SIDE))
+    path.write_bytes(image_strips.sheet(kept, info.input, side=PREVIEW_SIDE))
 
 
 def _closing(options: SynthesisOptions, record: SyntheticSet, display: Display) -> None:

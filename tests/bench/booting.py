@@ -9,8 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edgekd.bench.agent import __main__ as agent
-from edgekd.bench.agent import firstboot
+from edgekd.bench.agent import __main__, firstboot
 
 
 def save_bundle(
@@ -82,7 +81,7 @@ def start(bundle: Path, state: Path, *words: object, library: Any = None) -> dic
     """What a start in this process said, by event."""
     said: list[dict[str, Any]] = []
     given = ["firstboot", "--bundle", bundle, "--state", state, *words]
-    options = agent._parser().parse_args([str(word) for word in given])
+    options = __main__._parser().parse_args([str(word) for word in given])
     firstboot.firstboot(
         options, lambda event, **fields: said.append({"event": event, **fields}), library
     )

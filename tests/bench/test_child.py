@@ -7,12 +7,12 @@ import pytest
 from edgekd.bench.agent.errors import CODES
 from edgekd.bench.protocol.responses import (
     PROTOCOL,
-    Answer,
-    EndAnswer,
-    NoEnergyAnswer,
-    ProgressAnswer,
+    EndResponse,
+    NoEnergyResponse,
+    ProgressResponse,
+    Response,
 )
-from edgekd.bench.transport import agent_process as child
+from edgekd.bench.transport import agent_process
 from edgekd.errors import (
     DeviceError,
     IncompatibleError,
@@ -55,8 +55,10 @@ def latency(**changes) -> str:
 
 
 def test_answers_come_back_without_the_end():
-    answers = child.ask(saying('{"event": "no-energy", "reason": "none"}', END), timeout_s=30)
-    assert [type(answer) for answer in answers] == [NoEnergyAnswer]
+    answers = agent_process.ask(
+        saying('{"event": "no-energy", "reason": "none"}', END), timeout_s=30
+    )
+    assert [type(answer) for answer in answers] == [NoEnergyResponse]
 
 
 @pytest.mark.parametrize(
@@ -83,18 +85,18 @@ def test_answers_come_back_without_the_end():
 )
 def test_nonsense_is_a_device_error(line):
     with pytest.raises(DeviceError, match="nonsense in line 2"):
-        child.ask(saying(line, END), timeout_s=30)
+        agent_process.ask(saying(line, END), timeout_s=30)
 
 
 def test_another_protocol_is_said():
     code = f"print({hello(1)!r}); print({END!r})"
     with pytest.raises(DeviceError, match="protocol 1"):
-        child.ask(python(code), timeout_s=30)
+        agent_process.ask(python(code), timeout_s=30)
 
 
 def test_an_agent_that_does_not_greet_is_of_another_edgekd():
     with pytest.raises(DeviceError, match="did not greet"):
-        child.ask(python(f"print({END!r})"), timeout_s=30)
+        agent_process.ask(python(f"print({END!r})"), timeout_s=30)
 
 
 def test_answers_are_heard_as_they_come():
@@ -102,21 +104,21 @@ def test_answers_are_heard_as_they_come():
     code = f"import time; print({hello()!r}); print({said!r}, flush=True); time.sleep(2); print({END!r})"
     heard = []
     started = time.monotonic()
-    child.ask(
+    agent_process.ask(
         python(code), timeout_s=30, heard=lambda answer: heard.append((answer, time.monotonic()))
     )
-    (when,) = [at for answer, at in heard if isinstance(answer, ProgressAnswer)]
+    (when,) = [at for answer, at in heard if isinstance(answer, ProgressResponse)]
     assert when - started < time.monotonic() - started - 1
 
 
 def test_what_is_said_last_is_heard_too():
-    heard: list[Answer] = []
+    heard: list[Response] = []
     progress = json.dumps({"event": "progress", "phase": "p", "step": 2, "of": 2})
-    child.ask(saying(progress, END), timeout_s=30, heard=heard.append)
+    agent_process.ask(saying(progress, END), timeout_s=30, heard=heard.append)
     assert [type(answer).__name__ for answer in heard] == [
-        "HelloAnswer",
-        "ProgressAnswer",
-        "EndAnswer",
+        "HelloResponse",
+        "ProgressResponse",
+        "EndResponse",
     ]
 
 
@@ -124,40 +126,40 @@ def test_what_is_said_last_is_heard_too():
 def test_an_answer_without_an_end_is_cut_short(lines):
     command = saying(*lines) if lines else python("")
     with pytest.raises(DeviceError, match="cut short"):
-        child.ask(command, timeout_s=30)
+        agent_process.ask(command, timeout_s=30)
 
 
 def test_bytes_that_are_no_text_are_a_device_error():
     with pytest.raises(DeviceError, match="nonsense"):
-        child.ask(python(r"import os; os.write(1, b'\xff\xfe\n')"), timeout_s=30)
+        agent_process.ask(python(r"import os; os.write(1, b'\xff\xfe\n')"), timeout_s=30)
 
 
 def test_a_killed_child_is_a_device_error_that_names_the_signal():
     with pytest.raises(DeviceError, match=r"killed by SIGKILL.*memory"):
-        child.ask(python("import os; os.kill(os.getpid(), 9)"), timeout_s=30)
+        agent_process.ask(python("import os; os.kill(os.getpid(), 9)"), timeout_s=30)
 
 
 def test_a_failed_child_is_quoted_without_what_could_steer_a_terminal():
     code = r"import sys; sys.stderr.write('first\n\x1b[31mlast\n'); sys.exit(1)"
     with pytest.raises(DeviceError, match="code 1") as caught:
-        child.ask(python(code), timeout_s=30)
+        agent_process.ask(python(code), timeout_s=30)
     assert str(caught.value).endswith("last")
     assert "\x1b" not in str(caught.value)
 
 
 def test_a_child_that_hangs_is_ended():
     with pytest.raises(DeviceError, match=r"did not end within 0\.2 s"):
-        child.ask(python("import time; time.sleep(600)"), timeout_s=0.2)
+        agent_process.ask(python("import time; time.sleep(600)"), timeout_s=0.2)
 
 
 def test_a_child_that_never_stops_talking_is_ended():
     with pytest.raises(DeviceError, match="more than 64 MiB"):
-        child.ask(python("while True: print('x' * 10000)"), timeout_s=60)
+        agent_process.ask(python("while True: print('x' * 10000)"), timeout_s=60)
 
 
 def test_a_program_that_is_not_there_is_a_device_error(tmp_path):
     with pytest.raises(DeviceError, match="could not be started"):
-        child.ask([str(tmp_path / "python3")], timeout_s=30)
+        agent_process.ask([str(tmp_path / "python3")], timeout_s=30)
 
 
 @pytest.mark.parametrize(
@@ -179,12 +181,12 @@ def test_each_refusal_has_its_error(kind, code, error):
     assert CODES[kind] == code
     line = json.dumps({"event": "refused", "kind": kind, "message": "why"})
     with pytest.raises(error, match="why"):
-        child.ask(saying(line, code=code), timeout_s=30)
+        agent_process.ask(saying(line, code=code), timeout_s=30)
 
 
 def test_one_answer_is_asked_for_and_one_is_taken():
-    end = EndAnswer(event="end")
-    assert child.one(EndAnswer, [end]) is end
+    end = EndResponse(event="end")
+    assert agent_process.one(EndResponse, [end]) is end
     for answers in ([], [end, end]):
-        with pytest.raises(DeviceError, match="EndAnswer"):
-            child.one(EndAnswer, answers)
+        with pytest.raises(DeviceError, match="EndResponse"):
+            agent_process.one(EndResponse, answers)

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgekd.bench.analysis import compare as comparing
-from edgekd.bench.analysis import statistics
+from edgekd.bench.analysis import compare, statistics
 from edgekd.records import Samples, Unmeasured
 
 CALLS = 30
@@ -79,7 +78,7 @@ def test_the_interval_holds_the_true_level_as_often_as_it_says(processes):
 @given(groups)
 def test_what_is_equal_has_a_ratio_of_one_and_no_verdict(parts):
     samples = pooled(parts)
-    found = comparing.ratio("latency", samples, samples)
+    found = compare.ratio("latency", samples, samples)
     assert found.value == pytest.approx(1)
     assert found.low is not None
     assert found.high is not None
@@ -92,14 +91,14 @@ def test_what_is_equal_has_a_ratio_of_one_and_no_verdict(parts):
 @given(groups, groups, st.floats(0.01, 100))
 def test_a_ratio_does_not_depend_on_the_unit_and_turns_over_with_its_sides(old, new, factor):
     one, other = pooled(old), pooled(new)
-    found = comparing.ratio("latency", one, other)
+    found = compare.ratio("latency", one, other)
     scaled = [
         pooled([[factor * value for value in part] for part in parts]) for parts in (old, new)
     ]
-    assert comparing.ratio("latency", scaled[0], scaled[1]).value == pytest.approx(
+    assert compare.ratio("latency", scaled[0], scaled[1]).value == pytest.approx(
         found.value, rel=1e-9
     )
-    turned = comparing.ratio("latency", other, one)
+    turned = compare.ratio("latency", other, one)
     assert found.value is not None
     assert turned.value == pytest.approx(1 / found.value, rel=1e-9)
     assert found.low is not None
@@ -111,7 +110,7 @@ def test_a_ratio_does_not_depend_on_the_unit_and_turns_over_with_its_sides(old, 
 def test_a_shift_beyond_the_spread_is_seen(factor, verdict):
     generator = np.random.default_rng(1)
     found = [
-        comparing.ratio("latency", drawn(generator, 1.0, 5), drawn(generator, factor, 5))
+        compare.ratio("latency", drawn(generator, 1.0, 5), drawn(generator, factor, 5))
         for _ in range(100)
     ]
     assert sum(each.verdict == verdict for each in found) >= 99
@@ -125,7 +124,7 @@ def test_the_interval_holds_the_true_ratio_as_often_as_it_says_and_few_verdicts_
     held = wrong = 0
     for _ in range(500):
         old, new = (drawn(generator, 1.0, count) for count in processes)
-        found = comparing.ratio("latency", old, new)
+        found = compare.ratio("latency", old, new)
         assert found.low is not None
         assert found.high is not None
         held += found.low <= 1 <= found.high
@@ -140,7 +139,7 @@ def test_processes_of_unlike_spread_are_held_too():
     for _ in range(500):
         old = drawn(generator, 1.0, 3, between=0.1)
         new = drawn(generator, 1.0, 10, between=0.005)
-        found = comparing.ratio("latency", old, new)
+        found = compare.ratio("latency", old, new)
         assert found.low is not None
         assert found.high is not None
         held += found.low <= 1 <= found.high
@@ -150,7 +149,7 @@ def test_processes_of_unlike_spread_are_held_too():
 def test_many_calls_of_one_process_do_not_stand_in_for_processes():
     generator = np.random.default_rng(2)
     one = Samples(values=tuple(generator.normal(1, 0.01, 1000)), unit="s", groups=(1000,))
-    found = comparing.ratio("latency", one, drawn(generator, 0.5, 5))
+    found = compare.ratio("latency", one, drawn(generator, 0.5, 5))
     assert found.value == pytest.approx(0.5, rel=0.1)
     assert (found.low, found.high, found.verdict) == (None, None, "none")
 
@@ -158,8 +157,8 @@ def test_many_calls_of_one_process_do_not_stand_in_for_processes():
 def test_what_was_not_measured_or_is_not_above_zero_has_no_ratio():
     known = pooled([[1.0], [1.1]])
     missing = Unmeasured(reason="no sensor")
-    assert "old was not measured: no sensor" in comparing.ratio("energy", missing, known).reason
-    assert "new was not measured: no sensor" in comparing.ratio("energy", known, missing).reason
+    assert "old was not measured: no sensor" in compare.ratio("energy", missing, known).reason
+    assert "new was not measured: no sensor" in compare.ratio("energy", known, missing).reason
     below = Samples(values=(-0.1, 0.2), unit="J")
-    assert "not above zero" in comparing.ratio("energy", known, below).reason
-    assert comparing.ratio("energy", known, known, "apart").reason == "apart"
+    assert "not above zero" in compare.ratio("energy", known, below).reason
+    assert compare.ratio("energy", known, known, "apart").reason == "apart"

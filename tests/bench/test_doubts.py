@@ -3,9 +3,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgekd.bench.analysis import aggregate as figures
-from edgekd.bench.analysis import latency_warnings as doubts
-from edgekd.bench.protocol.responses import LatencyAnswer, StatesAnswer
+from edgekd.bench.analysis import aggregate, latency_warnings
+from edgekd.bench.protocol.responses import LatencyResponse, StatesResponse
 from edgekd.records import Conditions, Range
 
 QUIET = Conditions(
@@ -30,7 +29,7 @@ STEADY_NS = tuple(
 )
 
 
-def states(**changes) -> StatesAnswer:
+def states(**changes) -> StatesResponse:
     given = {
         "event": "state",
         "at_ns": (0, 10, 20, 30),
@@ -39,13 +38,13 @@ def states(**changes) -> StatesAnswer:
         "counts": {"core throttled for heat": 0},
         "alarms": (),
     }
-    return StatesAnswer(**{**given, **changes})
+    return StatesResponse(**{**given, **changes})
 
 
 def run(
     values_ns=STEADY_NS, *, first_ns=1_200_000, stationary=True, clock_step_ns=40
-) -> LatencyAnswer:
-    return LatencyAnswer(
+) -> LatencyResponse:
+    return LatencyResponse(
         event="latency",
         begin_ns=0,
         end_ns=sum(values_ns),
@@ -65,7 +64,7 @@ def conditions(**changes) -> Conditions:
 
 
 def codes(*runs, on=QUIET) -> set[str]:
-    return {doubt.code for doubt in doubts.doubts_of(runs, on)}
+    return {doubt.code for doubt in latency_warnings.doubts_of(runs, on)}
 
 
 def scaled(factor) -> tuple[int, ...]:
@@ -104,20 +103,23 @@ def test_each_reason_raises_its_doubt(code):
 
 
 def test_calls_that_start_late_at_a_fixed_rate_are_a_doubt():
-    on_time = LatencyAnswer(**{**vars(run()), "fps": 30.0, "late": 5})
-    late = LatencyAnswer(**{**vars(run()), "fps": 30.0, "late": 6})
-    assert doubts.doubts_of([run()], QUIET, [on_time]) == ()
-    assert [doubt.code for doubt in doubts.doubts_of([run()], QUIET, [late])] == ["late"]
+    on_time = LatencyResponse(**{**vars(run()), "fps": 30.0, "late": 5})
+    late = LatencyResponse(**{**vars(run()), "fps": 30.0, "late": 6})
+    assert latency_warnings.doubts_of([run()], QUIET, [on_time]) == ()
+    assert [doubt.code for doubt in latency_warnings.doubts_of([run()], QUIET, [late])] == ["late"]
 
 
 def test_throttling_and_heat_while_it_ran_are_doubts_of_a_latency_too():
     calm = states()
-    assert doubts.doubts_of([run()], QUIET, states=[calm, calm]) == ()
+    assert latency_warnings.doubts_of([run()], QUIET, states=[calm, calm]) == ()
     hot = states(
         temperatures_c={"cpu": (40.0, 41.0, 44.0, 52.0)},
         counts={"core throttled for heat": 3, "oc3 instantaneous over-current": 2},
     )
-    found = {doubt.code: doubt for doubt in doubts.doubts_of([run()], QUIET, states=[calm, hot])}
+    found = {
+        doubt.code: doubt
+        for doubt in latency_warnings.doubts_of([run()], QUIET, states=[calm, hot])
+    }
     assert set(found) == {"temperature-drift", "throttled", "over-current"}
     assert "from 41 C to 52 C" in found["temperature-drift"].message
 
@@ -137,13 +139,13 @@ def test_calls_too_fast_for_the_clock_do_not_break_the_statistics():
 def test_every_doubt_has_advice_and_stands_in_the_documents():
     text = (Path(__file__).parents[2] / "docs" / "measuring.md").read_text()
     for runs, on in CASES.values():
-        for doubt in doubts.doubts_of(runs, on):
+        for doubt in latency_warnings.doubts_of(runs, on):
             assert doubt.message
             assert doubt.advice
             assert f"`{doubt.code}`" in text
 
 
 def test_pooled_times_are_seconds_in_the_order_taken():
-    samples = figures.pooled([run([3, 1]), run([2])])
+    samples = aggregate.pool_samples([run([3, 1]), run([2])])
     assert samples.values == pytest.approx((3e-9, 1e-9, 2e-9))
     assert samples.unit == "s"

@@ -7,14 +7,14 @@ import pytest
 
 from edgekd.bench.analysis import energy
 from edgekd.bench.analysis.energy import analyse
-from edgekd.bench.analysis.energy_windows import needed_window_s
+from edgekd.bench.analysis.energy_windows import minimum_window_s
 from edgekd.bench.protocol.responses import (
-    ChannelAnswer,
-    EnergyAnswer,
-    PowerAnswer,
-    SensorAnswer,
-    SpanAnswer,
-    StateAnswer,
+    ChannelResponse,
+    EnergyResponse,
+    PowerResponse,
+    SensorResponse,
+    SpanResponse,
+    StateResponse,
     read_answer,
 )
 from edgekd.errors import DeviceError
@@ -29,41 +29,41 @@ from edgekd.records import (
 )
 
 IDLE_W, LOAD_W = 3.0, 8.0
-STATE = StateAnswer(counts={}, alarms=(), temperatures_c={}, clocks_mhz={})
-RUN = EnergyAnswer(
+STATE = StateResponse(counts={}, alarms=(), temperatures_c={}, clocks_mhz={})
+RUN = EnergyResponse(
     event="energy",
     windows=tuple(
-        SpanAnswer(begin_ns=int(begin * 1e9), end_ns=int((begin + 10) * 1e9), runs=1000)
+        SpanResponse(begin_ns=int(begin * 1e9), end_ns=int((begin + 10) * 1e9), runs=1000)
         for begin in (14, 24, 34)
     ),
     idle=(
-        SpanAnswer(begin_ns=2 * 10**9, end_ns=12 * 10**9, runs=0),
-        SpanAnswer(begin_ns=46 * 10**9, end_ns=56 * 10**9, runs=0),
+        SpanResponse(begin_ns=2 * 10**9, end_ns=12 * 10**9, runs=0),
+        SpanResponse(begin_ns=46 * 10**9, end_ns=56 * 10**9, runs=0),
     ),
-    busy=SpanAnswer(begin_ns=13 * 10**9, end_ns=45 * 10**9, runs=0),
+    busy=SpanResponse(begin_ns=13 * 10**9, end_ns=45 * 10**9, runs=0),
     before=STATE,
     after=STATE,
     pinned=True,
 )
 
 
-def channel(**changes) -> ChannelAnswer:
+def channel(**changes) -> ChannelResponse:
     usual: dict[str, Any] = {
         "label": "VDD_IN", "unit": "mW", "offset_w": 0.08, "gains": (0.01,), "quantum": 0.0, "range": None,
     }  # fmt: skip
-    return ChannelAnswer(**(usual | changes))
+    return ChannelResponse(**(usual | changes))
 
 
-def sensor(*channels, **changes) -> SensorAnswer:
+def sensor(*channels, **changes) -> SensorResponse:
     usual: dict[str, Any] = {
         "event": "sensor", "name": "meter", "scope": "module", "kind": "power",
         "channels": channels or (channel(),), "interval_s": 0.01, "period_s": 0.025,
         "settle_s": 0.0, "scale": 1.0, "constant_w": 0.0,
     }  # fmt: skip
-    return SensorAnswer(**(usual | changes))
+    return SensorResponse(**(usual | changes))
 
 
-def power(*columns, times=None, **changes) -> PowerAnswer:
+def power(*columns, times=None, **changes) -> PowerResponse:
     moments = np.arange(0, 58, 0.025) if times is None else times
     stamps = tuple(int(each) for each in moments * 1e9)
     usual: dict[str, Any] = {
@@ -71,7 +71,7 @@ def power(*columns, times=None, **changes) -> PowerAnswer:
         "values": columns or (tuple(shape(moments).tolist()),), "millivolts": (None,) * max(len(columns), 1),
         "dropped": 0, "missed": 0, "problems": (), "load": 0.01,
     }  # fmt: skip
-    return PowerAnswer(**(usual | changes))
+    return PowerResponse(**(usual | changes))
 
 
 def shape(moments, idle_w=IDLE_W, load_w=LOAD_W):
@@ -277,9 +277,9 @@ def test_a_trace_of_different_lengths_is_no_trace():
 
 
 def test_the_window_rule():
-    assert needed_window_s(0.1, counter=False) == pytest.approx(8.2)
-    assert needed_window_s(0.02, counter=False) == pytest.approx(1.64)
-    assert needed_window_s(0.1, counter=True) == 10.0
+    assert minimum_window_s(0.1, counter=False) == pytest.approx(8.2)
+    assert minimum_window_s(0.02, counter=False) == pytest.approx(1.64)
+    assert minimum_window_s(0.1, counter=True) == 10.0
 
 
 # --- hostile answers ------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ import pytest
 from edgekd.bench.analysis.energy import Analysis, analyse
 from edgekd.bench.analysis.energy_warnings import doubts_of_energy
 from edgekd.bench.analysis.energy_windows import Quality
-from edgekd.bench.protocol.responses import StatesAnswer
+from edgekd.bench.protocol.responses import StatesResponse
 from tests.bench.test_energy import RUN, STATE, power, sensor
 
 GOOD = analyse(sensor(), power(), RUN)
@@ -30,7 +30,7 @@ def run(before=STATE, after=STATE, **changes):
 
 def doubts(found=GOOD, told=None, ran=RUN, by=None, clocks=None):
     begin_ns, end_ns = ran.windows[0].begin_ns, ran.windows[-1].end_ns
-    states = StatesAnswer(
+    states = StatesResponse(
         event="state",
         at_ns=(begin_ns - 1, (begin_ns + end_ns) // 2, end_ns + 1),
         temperatures_c={},

@@ -7,14 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from benchmarks.bench import estimator as fitting
+from benchmarks.bench import estimator
 from benchmarks.bench.fit import fit as fit_of
 from benchmarks.bench.references import rows, rows_digest
 from benchmarks.bench.yolo import YOLO11
 from benchmarks.bench.zoo import kernels_of
 from benchmarks.rows import read_rows
-from edgekd.bench.estimator import estimate
-from edgekd.bench.estimator import latency_model as latency
+from edgekd.bench.estimator import estimate, latency_model
 from edgekd.bench.estimator.graph_cost import Network
 from edgekd.bench.estimator.kernel_fusion import Kernel
 from edgekd.errors import IncompatibleError
@@ -26,7 +25,7 @@ from edgekd.records import (
     to_json,
 )
 from edgekd.targets.catalogue import boards, load_target
-from edgekd.workflows import estimate_latency as estimating
+from edgekd.workflows import estimate_latency
 from tests.bench.conftest import save_convolution
 
 NANO, XAVIER = "jetson-nano", "jetson-agx-xavier"
@@ -56,7 +55,9 @@ def network(*kernels, side=224):
 
 
 def seconds(fit, *kernels):
-    return latency.latency_s(latency.work_of(kernels, fit.machine, fit.precision), fit.constants)
+    return latency_model.latency_s(
+        latency_model.work_of(kernels, fit.machine, fit.precision), fit.constants
+    )
 
 
 @pytest.mark.parametrize("fit", FITS, ids=lambda fit: f"{fit.board} {fit.precision}")
@@ -76,8 +77,9 @@ def test_more_of_anything_never_takes_less_time(fit, channels, filters, side, de
 @pytest.mark.parametrize("fit", FITS, ids=lambda fit: f"{fit.board} {fit.precision}")
 def test_doubling_wide_channels_takes_between_two_and_four_times_the_device(fit):
     narrow, wide = (
-        latency.kernel_times(
-            latency.work_of([convolution(each, side=56)], fit.machine, fit.precision), fit.constants
+        latency_model.kernel_times(
+            latency_model.work_of([convolution(each, side=56)], fit.machine, fit.precision),
+            fit.constants,
         )[0]
         for each in (512, 1024)
     )
@@ -87,7 +89,7 @@ def test_doubling_wide_channels_takes_between_two_and_four_times_the_device(fit)
 @pytest.mark.parametrize("fit", FITS, ids=lambda fit: f"{fit.board} {fit.precision}")
 def test_no_estimate_is_below_what_the_peak_allows(fit):
     kernel = convolution(1024, side=56)
-    peak = fit.machine.peak_macs_per_s * latency.RATE[fit.precision]
+    peak = fit.machine.peak_macs_per_s * latency_model.RATE[fit.precision]
     assert seconds(fit, kernel) > kernel.macs / peak / 2.25  # Winograd's saving
 
 
@@ -115,8 +117,10 @@ def test_a_thousand_tiny_kernels_cost_launches_and_not_macs():
 def test_equal_kernels_may_be_counted_instead_of_listed():
     fit = FITS[0]
     kernel = convolution(64)
-    counted = latency.work_of([kernel], fit.machine, fit.precision, counts=[7])
-    assert latency.latency_s(counted, fit.constants) == pytest.approx(seconds(fit, *[kernel] * 7))
+    counted = latency_model.work_of([kernel], fit.machine, fit.precision, counts=[7])
+    assert latency_model.latency_s(counted, fit.constants) == pytest.approx(
+        seconds(fit, *[kernel] * 7)
+    )
 
 
 # --- refusals -------------------------------------------------------------------------------------
@@ -165,7 +169,7 @@ def test_kernels_that_no_row_has_are_refused():
 
 def test_a_file_is_estimated_with_interval_basis_and_digest(tmp_path):
     path = save_convolution(tmp_path / "m.onnx", ["N", 3, 224, 224])
-    found = estimating.estimate(path, target=load_target(XAVIER), precision="fp16")
+    found = estimate_latency.estimate(path, target=load_target(XAVIER), precision="fp16")
     low, high = found.latency.interval
     assert 0 < low < found.latency.value < high
     assert "shufflenet" in found.latency.basis
@@ -173,7 +177,7 @@ def test_a_file_is_estimated_with_interval_basis_and_digest(tmp_path):
     assert any("outside of what was measured" in note for note in found.notes)
     assert any("what the loop of the measurements costs a call" in note for note in found.notes)
     assert from_json(ModelEstimate, to_json(found), origin="m") == found
-    text = estimating.text(found)
+    text = estimate_latency.format_estimate(found)
     assert text.startswith("Estimated for jetson-agx-xavier@jp5.1, not measured.")
     assert "90% interval" in text
     assert "no energy is estimated" in text
@@ -212,7 +216,7 @@ def test_an_estimate_lies_in_its_interval():
 def test_the_machines_are_those_of_the_targets():
     known = {board.name: board for board in boards()}
     for fit in FITS:
-        assert fit.machine == fitting.machine_of(known[fit.board])
+        assert fit.machine == estimator.machine_of(known[fit.board])
 
 
 def test_every_fit_says_where_it_comes_from():
@@ -239,9 +243,9 @@ def test_left_out_families_are_met_as_well_as_the_documents_say(board):
 def test_the_table_of_results_is_that_of_the_constants():
     known = {
         (line["board"], line["precision"], line["rows"]): line
-        for line in read_rows(fitting.RESULTS)
+        for line in read_rows(estimator.RESULTS)
     }
-    for line in fitting.table(estimate.estimator(), {}):
+    for line in estimator.table(estimate.estimator(), {}):
         there = known[str(line["board"]), str(line["precision"]), str(line["rows"])]
         for key in ("count", "families", "median", "p90", "largest", "interval"):
             assert str(line[key]) == there[key]
@@ -250,14 +254,14 @@ def test_the_table_of_results_is_that_of_the_constants():
 @pytest.mark.shared
 def test_the_shipped_constants_follow_from_the_rows(shared):
     all_rows = rows(shared)
-    networks = {row.network: kernels_of(row.network, fitting.KERNELS) for row in all_rows}
+    networks = {row.network: kernels_of(row.network, estimator.KERNELS) for row in all_rows}
     machines = {fit.board: fit.machine for fit in FITS}
-    works = fitting.works_of(all_rows, networks, machines)
+    works = estimator.works_of(all_rows, networks, machines)
     fitted = fit_of(all_rows, works, tuple(sorted(machines)))
     assert estimate.estimator().rows_digest == rows_digest(shared)
     for fit in FITS:
         again = fitted.constants(fit.board, fit.precision)
-        for name in latency.Constants.__dataclass_fields__:
+        for name in latency_model.Constants.__dataclass_fields__:
             assert getattr(again, name) == pytest.approx(getattr(fit.constants, name), rel=1e-3)
 
 
@@ -268,5 +272,5 @@ def test_the_shipped_constants_follow_from_the_rows(shared):
 def test_yolo_has_the_published_size(scale, millions, gflop):
     parameters = sum(each.numel() for each in YOLO11(scale).parameters())
     assert parameters / 1e6 == pytest.approx(millions, rel=0.01)
-    macs = kernels_of(f"yolo11{scale}@640", fitting.KERNELS).macs
+    macs = kernels_of(f"yolo11{scale}@640", estimator.KERNELS).macs
     assert 2 * macs / 1e9 == pytest.approx(gflop, rel=0.02)

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgekd.bench.analysis.power_curve import curve_of_counter, curve_of_power, unwrapped
+from edgekd.bench.analysis.power_curve import curve_of_counter, curve_of_power, unwrap_counter
 
 POWER_W = 7.5
 RANGE_UJ = 2_000_000.0
@@ -16,7 +16,7 @@ RANGE_UJ = 2_000_000.0
 )
 def test_a_counter_that_wraps_gives_the_sum_of_its_steps(steps_uj, start_uj):
     counts = np.cumsum([start_uj, *steps_uj]) % RANGE_UJ
-    assert unwrapped(counts, RANGE_UJ)[-1] == pytest.approx(sum(steps_uj))
+    assert unwrap_counter(counts, RANGE_UJ)[-1] == pytest.approx(sum(steps_uj))
 
 
 @settings(deadline=None)

@@ -5,12 +5,11 @@ import numpy as np
 import pytest
 
 from benchmarks.bench import boards
-from edgekd.bench import runner as measuring
+from edgekd.bench import runner
 from edgekd.bench.config import BenchConfig
-from edgekd.bench.protocol import requests as questions
-from edgekd.bench.protocol.responses import PROTOCOL, Answer
-from edgekd.bench.transport import agent_access as access
-from edgekd.bench.transport import agent_process as child
+from edgekd.bench.protocol import requests
+from edgekd.bench.protocol.responses import PROTOCOL, Response
+from edgekd.bench.transport import agent_access, agent_process
 from edgekd.errors import DeviceError, IncompatibleError, InputFileError
 from edgekd.files import digest_of
 from edgekd.records import (
@@ -39,21 +38,21 @@ def quick(**changes) -> BenchConfig:
     return BenchConfig(**{**vars(QUICK), **changes})
 
 
-def measured(model, config=QUICK, agent=access.AGENT) -> Measurements:
-    (found,) = measuring.measure(
-        [measuring.Subject(model, "fp32", "tiny")],
+def measured(model, config=QUICK, agent=agent_access.AGENT) -> Measurements:
+    (found,) = runner.measure(
+        [runner.Subject(model, "fp32", "tiny")],
         is_target=lambda _: False,
-        access=access.LocalAccess(agent),
+        access=agent_access.LocalAccess(agent),
         config=config,
     )
     return found
 
 
-def ask_latency(model, config) -> list[Answer]:
+def ask_latency(model, config) -> list[Response]:
     inputs = None if config.inputs is None else str(config.inputs)
-    placed = questions.Placed(str(model), None, inputs)
-    first = next(questions.questions([placed], config, "onnxruntime"))
-    return child.ask([*access.AGENT, *first.arguments], timeout_s=60)
+    placed = requests.UploadedModel(str(model), None, inputs)
+    first = next(requests.questions([placed], config, "onnxruntime"))
+    return agent_process.ask([*agent_access.AGENT, *first.arguments], timeout_s=60)
 
 
 def test_a_model_is_measured(model, tmp_path):

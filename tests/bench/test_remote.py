@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from edgekd.bench import runner as measuring
+from edgekd.bench import runner
 from edgekd.bench.config import BenchConfig
-from edgekd.bench.protocol.responses import LatencyAnswer, ProbeAnswer
+from edgekd.bench.protocol.responses import LatencyResponse, ProbeResponse
 from edgekd.bench.transport.agent_zipapp import agent_archive, agent_digest
 from edgekd.bench.transport.ssh import SshAccess
 from edgekd.bench.transport.ssh_address import read_address
@@ -65,8 +65,8 @@ def contact(server, url="ssh://board") -> SshAccess:
 
 def measured(server, model):
     with contact(server) as board:
-        subjects = [measuring.Subject(model, "fp32", "tiny")]
-        found = measuring.measure(subjects, is_target=lambda _: False, access=board, config=QUICK)
+        subjects = [runner.Subject(model, "fp32", "tiny")]
+        found = runner.measure(subjects, is_target=lambda _: False, access=board, config=QUICK)
     return found[0], board.sent
 
 
@@ -107,8 +107,8 @@ def test_a_file_that_is_another_one_there_is_an_integrity_error(server, model):
         path.chmod(0o600)
         path.write_bytes(path.read_bytes() + b"!")
         with pytest.raises(IntegrityError, match="has the SHA-256"):
-            measuring.measure(
-                [measuring.Subject(model, "fp32", "tiny")],
+            runner.measure(
+                [runner.Subject(model, "fp32", "tiny")],
                 is_target=lambda _: False,
                 access=board,
                 config=QUICK,
@@ -119,7 +119,7 @@ def test_a_file_that_is_another_one_there_is_an_integrity_error(server, model):
 def test_the_python_of_a_board_may_be_old_or_new(server, version):
     board = SshAccess(read_address(server.url), python=old_python(version), options=server.options)
     with board:
-        (found,) = [a for a in board.ask(["probe"], timeout_s=60) if isinstance(a, ProbeAnswer)]
+        (found,) = [a for a in board.ask(["probe"], timeout_s=60) if isinstance(a, ProbeResponse)]
     assert found.python.startswith(f"{version}.")
     assert sshd.settled(lambda: sshd.listing(server.home / "runs") == [])
 
@@ -382,5 +382,5 @@ def test_the_archive_is_the_same_bytes_each_time_and_runs(tmp_path):
 def test_what_a_board_answers_is_checked(server):
     with contact(server) as board:
         answers = board.ask(["probe"], timeout_s=60)
-    assert isinstance(answers[0], ProbeAnswer)
-    assert not any(isinstance(answer, LatencyAnswer) for answer in answers)
+    assert isinstance(answers[0], ProbeResponse)
+    assert not any(isinstance(answer, LatencyResponse) for answer in answers)

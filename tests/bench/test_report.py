@@ -9,10 +9,10 @@ from edgekd.bench.format import (
 )
 from edgekd.records import (
     Conditions,
-    Doubt,
     Energy,
     EnergyUncertainty,
     Measurements,
+    MeasurementWarning,
     Memory,
     Samples,
     Unmeasured,
@@ -57,7 +57,7 @@ MEASURED = Measurements(
     taken_on="Board X",
     is_target=True,
     conditions=CONDITIONS,
-    doubts=(Doubt(code="load", message="busy", advice="end it"),),
+    doubts=(MeasurementWarning(code="load", message="busy", advice="end it"),),
     latency=Samples(values=LATENCY_S, unit="s"),
     memory=MEMORY,
     energy=Energy(

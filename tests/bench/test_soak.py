@@ -14,10 +14,9 @@ from pathlib import Path
 import pytest
 
 from edgekd.bench.config import BenchConfig
-from edgekd.bench.protocol import requests as questions
-from edgekd.bench.protocol.responses import LatencyAnswer
-from edgekd.bench.transport import agent_access as access
-from edgekd.bench.transport import agent_process as child
+from edgekd.bench.protocol import requests
+from edgekd.bench.protocol.responses import LatencyResponse
+from edgekd.bench.transport import agent_access, agent_process
 from edgekd.bench.transport.ssh import SshAccess
 from edgekd.bench.transport.ssh_address import read_address
 from tests.bench import sshd
@@ -57,15 +56,19 @@ def clean(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", None)
 
 
-def run(reached: access.Access, model: str) -> None:
-    first = next(questions.questions([questions.Placed(model, None, None)], SMALL, "onnxruntime"))
+def run(reached: agent_access.Access, model: str) -> None:
+    first = next(
+        requests.questions([requests.UploadedModel(model, None, None)], SMALL, "onnxruntime")
+    )
     answers = reached.ask(first.arguments, timeout_s=60)
-    assert len(child.one(LatencyAnswer, answers).values_ns) == 1  # the time is up after the first
+    assert (
+        len(agent_process.one(LatencyResponse, answers).values_ns) == 1
+    )  # the time is up after the first
 
 
 @pytest.mark.usefixtures("clean")
 def test_runs_here_leave_nothing(model):
-    here = access.LocalAccess()
+    here = agent_access.LocalAccess()
     run(here, str(model))
     before = held()
     with ThreadPoolExecutor(os.cpu_count()) as pool:

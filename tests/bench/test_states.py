@@ -2,14 +2,14 @@ import sys
 
 import pytest
 
-from edgekd.bench.agent import state_sampler as looking
+from edgekd.bench.agent import state_sampler
 from edgekd.bench.analysis.device_state import clocks_of, doubts_of_clocks, temperatures_of
-from edgekd.bench.protocol.responses import StatesAnswer
+from edgekd.bench.protocol.responses import StatesResponse
 from edgekd.records import Range
 
 
 def states(**changes):
-    return StatesAnswer(
+    return StatesResponse(
         **{
             "event": "state",
             "at_ns": (0, 10, 20, 30),
@@ -45,7 +45,7 @@ def test_columns_of_different_lengths_are_refused():
 
 
 def test_looks_stay_few_and_their_columns_have_gaps_where_nothing_was_read(monkeypatch):
-    monkeypatch.setattr(looking, "MOST_LOOKS", 8)
+    monkeypatch.setattr(state_sampler, "MOST_LOOKS", 8)
     numbers = iter(range(1000))
     wholes: list[bool] = []
 
@@ -57,21 +57,21 @@ def test_looks_stay_few_and_their_columns_have_gaps_where_nothing_was_read(monke
         wholes.append(whole)
         return {"counts": events, "alarms": alarms, "temperatures_c": zones, "clocks_mhz": {}}
 
-    looks = looking.Looks(look)
+    looks = state_sampler.StateSampler(look)
     for _ in range(4):
         looks.take()
-    told = StatesAnswer(event="state", **looks.told())
+    told = StatesResponse(event="state", **looks.summarize())
     assert told.temperatures_c == {"cpu": (40.0, 41.0, None, 43.0, 44.0)}
     assert told.counts == {"oc1 under-voltage": 4}
     assert told.alarms == ()
     for _ in range(95):
         looks.take()
-    told = StatesAnswer(event="state", **looks.told())
+    told = StatesResponse(event="state", **looks.summarize())
     assert len(told.at_ns) < 8
     assert told.alarms == ("hot",)
     assert told.counts == {"oc1 under-voltage": 99}
     assert wholes == [True] + [False] * 99
-    assert looks.wait_s() > 4 * looking.PERIOD_S
+    assert looks.wait_s() > 4 * state_sampler.PERIOD_S
     assert sys.maxsize > told.at_ns[-1] > told.at_ns[0]
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from edgekd.distill import losses as objectives
-from edgekd.distill.compute.device import Place
-from edgekd.distill.compute.distributed import joined
-from edgekd.distill.data.synthetic_set import Ahead
+from edgekd.distill import losses
+from edgekd.distill.compute.device import Compute
+from edgekd.distill.compute.distributed import init_process_group
+from edgekd.distill.data.synthetic_set import SplitSet
 from edgekd.distill.models.batch_norm import watch_batch_norm
 from edgekd.distill.recipes.catalogue import RECIPES
 from edgekd.distill.recipes.schedule import RunBudget
@@ -57,18 +57,24 @@ def sized(name, *, inner):
     )
 
 
-def run_of(teacher, recipe, place, *, steps, ahead=None):
+def run_of(teacher, recipe, compute, *, steps, ahead=None):
     return Distillation(
-        teacher, STUDENT, recipe, budget=RunBudget(steps=steps), seed=0, place=place, ahead=ahead
+        teacher,
+        STUDENT,
+        recipe,
+        budget=RunBudget(steps=steps),
+        seed=0,
+        compute=compute,
+        ahead=ahead,
     )
 
 
-def of_digits(teacher, place):
+def of_digits(teacher, compute):
     """A student of real digits, which learns in seconds what of inverted ones takes minutes."""
     digits = np.load(DIGITS)
     images = torch.from_numpy(digits["images"]).permute(0, 3, 1, 2).contiguous()
     classes = torch.from_numpy(digits["labels"]).long()
-    ahead = Ahead(
+    ahead = SplitSet(
         images=images[:744],
         classes=classes[:744],
         held_out=images[744:],
@@ -79,7 +85,7 @@ def of_digits(teacher, place):
         recipe.learning, batch=64, steps=20, optimizer="adam", rate=1e-2, weight_decay=0.0, mix=0.0
     )
     recipe = replace(recipe, learning=replace(learning, temperature=4.0, ema_span=0.05))
-    return run_of(teacher, recipe, place, steps=LEARNED_STEPS, ahead=ahead)
+    return run_of(teacher, recipe, compute, steps=LEARNED_STEPS, ahead=ahead)
 
 
 def finished(run):
@@ -88,45 +94,45 @@ def finished(run):
     return run
 
 
-def all_digests(teacher, place):
+def all_digests(teacher, compute):
     """For each kind of recipe the weights of student, average and generators after two rounds."""
     found = {}
     for name in KINDS:
-        run = finished(run_of(teacher, sized(name, inner=2), place, steps=4))
-        parts = (run.student, run.average, *run.production.networks())
+        run = finished(run_of(teacher, sized(name, inner=2), compute, steps=4))
+        parts = (run.student, run.average, *run.synthesizer.networks())
         found[name] = [state_digest(part.state_dict()) for part in parts]
     return found
 
 
-def gradients(teacher, team):
+def gradients(teacher, group):
     """Of the losses that look at a whole batch: to a weight that all share, and to the images."""
     images = torch.rand(BATCH, 1, 28, 28, generator=drawn(1))
-    own = images.chunk(team.ranks)[team.rank].requires_grad_()
+    own = images.chunk(group.ranks)[group.rank].requires_grad_()
     shared = torch.zeros(1, 28, 28, requires_grad=True)
     with watch_batch_norm(teacher.module) as statistics:
         logits = teacher.module((own + shared) * 3)
-    loss = statistics.distance(first=2.0, team=team) + objectives.class_balance(logits, team=team)
+    loss = statistics.distance(first=2.0, group=group) + losses.class_balance(logits, group=group)
     loss.backward()
-    team.average_gradients([shared])
+    group.average_gradients([shared])
     # An image's own gradient is that of its rank's loss: a mean over fewer images.
-    return {"loss": loss.detach(), "shared": shared.grad, "images": own.grad / team.ranks}
+    return {"loss": loss.detach(), "shared": shared.grad, "images": own.grad / group.ranks}
 
 
-def continued(teacher, place, folder):
+def continued(teacher, compute, folder):
     """Weights and images of a run that was saved after its first round, and of the whole one."""
 
     def fresh():
-        return run_of(teacher, sized("cmi", inner=2), place, steps=6)
+        return run_of(teacher, sized("cmi", inner=2), compute, steps=6)
 
     def digest(run):
         images = {name: pool.images for name, pool in run.pools()}
         return state_digest({**run.student.state_dict(), **images})
 
-    first, second, team = fresh(), fresh(), place.team
-    with RunFolder.opened(folder / "run", {}, restart=False, team=team) as saved:
+    first, second, group = fresh(), fresh(), compute.group
+    with RunFolder.open(folder / "run", {}, restart=False, group=group) as saved:
         next(first.events())
         saved.save(first)
-    with RunFolder.opened(folder / "run", {}, restart=False, team=team) as saved:
+    with RunFolder.open(folder / "run", {}, restart=False, group=group) as saved:
         assert saved.load(second)
     return [digest(finished(run)) for run in (fresh(), second)]
 
@@ -139,33 +145,33 @@ def threads():
 def main():
     folder = Path(sys.argv[1])
     torch.set_num_threads(1)
-    place = Place(
+    compute = Compute(
         device=torch.device("cpu"),
         precision="fp32",
         autocast=contextlib.nullcontext,
         backward=lambda loss: loss.backward(),
-        team=joined(on_cpu=True),
+        group=init_process_group(on_cpu=True),
     )
     teacher = load_teacher(TEACHER, TeacherOptions(), generator=drawn(0))
-    learned = finished(of_digits(teacher, place))
+    learned = finished(of_digits(teacher, compute))
     found = {
-        "gradients": gradients(teacher, place.team),
+        "gradients": gradients(teacher, compute.group),
         "history": [point.agreement for point in learned.history],
     }
-    if not place.team.alone:
-        found["digests"] = all_digests(teacher, place)
+    if not compute.group.is_single:
+        found["digests"] = all_digests(teacher, compute)
         found["digests"]["digits"] = [state_digest(learned.student.state_dict())]
-        found["continued"] = continued(teacher, place, folder)
-    run = finished(run_of(teacher, sized("pool", inner=2), place, steps=4))
+        found["continued"] = continued(teacher, compute, folder)
+    run = finished(run_of(teacher, sized("pool", inner=2), compute, steps=4))
     found["own images"] = run.pool.images
     run.gather()
-    if place.leads:
+    if compute.is_main:
         found["images"] = run.pool.images
         found["batches"] = [tuple(pool.images.shape[:2]) for _, pool in run.pools()]
-        learned.place = run.place
+        learned.compute = run.compute
         found["agreement"] = learned.agreement(learned.deliver())
     found["threads"] = threads()
-    torch.save(found, folder / f"{place.ranks}-{place.rank}.pt")
+    torch.save(found, folder / f"{compute.world_size}-{compute.rank}.pt")
 
 
 if __name__ == "__main__":

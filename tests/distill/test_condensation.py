@@ -7,21 +7,20 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from edgekd.distill.data import condensation
-from edgekd.distill.data import siamese_augmentation as siamese
+from edgekd.distill.data import condensation, siamese_augmentation
 from edgekd.distill.data.condensation import (
     METHODS,
     Plan,
-    condense,
+    condense_images,
     convnet,
-    herded,
     input_of,
+    select_by_herding,
 )
 from edgekd.errors import InputFileError, UsageError
 from edgekd.records import HistoryPoint
 
 CPU = torch.device("cpu")
-NAMES = [name for name in siamese.TRANSFORMS if name != "flip"]
+NAMES = [name for name in siamese_augmentation.TRANSFORMS if name != "flip"]
 
 
 def drawn(seed=0):
@@ -43,11 +42,11 @@ def one_thread():
 # --- siamese augmentation -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", siamese.TRANSFORMS)
+@pytest.mark.parametrize("name", siamese_augmentation.TRANSFORMS)
 @pytest.mark.parametrize("same", [True, False])
 def test_gradients_reach_the_images_through_every_transform(name, same):
     images = some_images().requires_grad_()
-    moved = siamese.siamese(images, strategy=name, generator=drawn(1), same=same)
+    moved = siamese_augmentation.siamese(images, strategy=name, generator=drawn(1), same=same)
     assert moved.shape == images.shape
     moved.square().sum().backward()
     assert images.grad is not None
@@ -55,28 +54,29 @@ def test_gradients_reach_the_images_through_every_transform(name, same):
     assert (images.grad.flatten(1).abs().sum(1) > 0).all()
 
 
-@pytest.mark.parametrize("name", siamese.TRANSFORMS)
+@pytest.mark.parametrize("name", siamese_augmentation.TRANSFORMS)
 def test_the_same_seed_is_the_same_transform(name):
     one, again, other = (
-        siamese.siamese(some_images(), strategy=name, generator=drawn(seed)) for seed in (3, 3, 4)
+        siamese_augmentation.siamese(some_images(), strategy=name, generator=drawn(seed))
+        for seed in (3, 3, 4)
     )
     assert torch.equal(one, again)
     assert not torch.equal(one, other)
 
 
-@pytest.mark.parametrize("name", siamese.TRANSFORMS)
+@pytest.mark.parametrize("name", siamese_augmentation.TRANSFORMS)
 def test_same_moves_all_images_alike_however_many_there_are(name):
     images = some_images(1).expand(4, -1, -1, -1)
-    moved = siamese.siamese(images, strategy=name, generator=drawn(2), same=True)
+    moved = siamese_augmentation.siamese(images, strategy=name, generator=drawn(2), same=True)
     torch.testing.assert_close(moved, moved[:1].expand_as(moved))
-    alone = siamese.siamese(images[:1], strategy=name, generator=drawn(2), same=True)
+    alone = siamese_augmentation.siamese(images[:1], strategy=name, generator=drawn(2), same=True)
     torch.testing.assert_close(moved[:1], alone)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_images_move_each_by_itself_unless_told(name):
     images = some_images(1).expand(8, -1, -1, -1)
-    moved = siamese.siamese(images, strategy=name, generator=drawn(2))
+    moved = siamese_augmentation.siamese(images, strategy=name, generator=drawn(2))
     assert len({tuple(image.flatten().tolist()) for image in moved}) > 1
 
 
@@ -85,7 +85,7 @@ def test_images_are_mirrored_only_when_asked(flip):
     ramp = torch.linspace(-1, 1, 16).expand(1, 3, 16, 16)
 
     def mirrored(seed):
-        moved = siamese.siamese(ramp, generator=drawn(seed), flip=flip)
+        moved = siamese_augmentation.siamese(ramp, generator=drawn(seed), flip=flip)
         return torch.equal(moved, ramp.flip(3))
 
     assert any(mirrored(seed) for seed in range(60)) == flip
@@ -95,15 +95,17 @@ def test_images_are_mirrored_only_when_asked(flip):
 @hypothesis_settings(max_examples=30, deadline=None)
 def test_a_crop_is_a_shift_that_brings_zeros(side, seed):
     images = torch.rand(1, 1, side, side, generator=drawn(seed)) + 1
-    moved = siamese.siamese(images, strategy="crop", generator=drawn(seed))
+    moved = siamese_augmentation.siamese(images, strategy="crop", generator=drawn(seed))
     kept = moved[moved > 0]
-    reach = round(side * siamese.CROP)
+    reach = round(side * siamese_augmentation.CROP)
     assert len(kept) >= (side - reach) ** 2
     assert set(kept.tolist()) <= set(images.flatten().tolist())
 
 
 def test_cutout_leaves_three_quarters_at_least():
-    moved = siamese.siamese(torch.ones(64, 1, 16, 16), strategy="cutout", generator=drawn())
+    moved = siamese_augmentation.siamese(
+        torch.ones(64, 1, 16, 16), strategy="cutout", generator=drawn()
+    )
     shares = moved.mean((1, 2, 3))
     assert shares.min() == 0.75
     assert shares.max() < 1
@@ -111,7 +113,7 @@ def test_cutout_leaves_three_quarters_at_least():
 
 def test_unknown_transforms_are_named():
     with pytest.raises(UsageError, match="swirl"):
-        siamese.siamese(some_images(), strategy="color_swirl", generator=drawn())
+        siamese_augmentation.siamese(some_images(), strategy="color_swirl", generator=drawn())
 
 
 # --- condensed sets -------------------------------------------------------------------------------
@@ -139,7 +141,7 @@ def made(method, *, seed=0, steps=6, per_class=2, points=None):
     images, labels = data()
     plan = Plan(method=method, classes=3, per_class=per_class, steps=steps, seed=seed)
     show = (lambda point, _: points.append(point)) if points is not None else lambda *_: None
-    return condense(images, labels, plan, spec=input_of(images), device=CPU, show=show)
+    return condense_images(images, labels, plan, spec=input_of(images), device=CPU, show=show)
 
 
 @pytest.fixture(autouse=True)
@@ -188,7 +190,7 @@ def test_herding_comes_nearer_to_the_mean_than_chance(count, seed):
     def far(rows):
         return float((features[rows].mean(0) - features.mean(0)).square().sum())
 
-    chosen = herded(features, count)
+    chosen = select_by_herding(features, count)
     assert len(set(chosen)) == count
     random = np.random.default_rng(seed)
     by_chance = [far(random.choice(100, count, replace=False)) for _ in range(20)]
@@ -196,7 +198,7 @@ def test_herding_comes_nearer_to_the_mean_than_chance(count, seed):
 
 
 def test_herding_takes_all_where_all_are_asked_for():
-    assert sorted(herded(torch.randn(7, 3, generator=drawn()), 7)) == list(range(7))
+    assert sorted(select_by_herding(torch.randn(7, 3, generator=drawn()), 7)) == list(range(7))
 
 
 def distance_to_the_data(found, measure):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgekd.distill.synthesis.discriminator import Alignment, Bounded, FeatureDiscriminator
+from edgekd.distill.synthesis.discriminator import Alignment, FeatureDiscriminator, SpectralLinear
 from edgekd.distill.teachers.feature_hooks import watch_features
 from edgekd.errors import UsageError
 
@@ -60,7 +60,7 @@ def means(features, classes):
 
 
 def test_spectral_norm_stays_one_while_the_weight_moves():
-    weight = Bounded(5, 8, generator=drawn())
+    weight = SpectralLinear(5, 8, generator=drawn())
     for step in range(30):
         assert float(torch.linalg.matrix_norm(weight().detach(), 2)) == pytest.approx(
             1, abs=0.02

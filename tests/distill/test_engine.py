@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from edgekd.distill.compute.device import choose_place
+from edgekd.distill.compute.device import choose_compute
 from edgekd.distill.models.architectures import build
 from edgekd.distill.recipes.catalogue import RECIPES
 from edgekd.distill.recipes.config import for_teacher
@@ -39,7 +39,7 @@ def architecture(name):
 
 
 @pytest.fixture
-def make(tmp_path, place):
+def make(tmp_path, compute):
     def maker(name="resnet8-w4", *, seed=0, budget=None, recipe=TINY, where=None, clock=None):
         path = tmp_path / f"{name}.pt"
         if not path.exists():
@@ -53,7 +53,7 @@ def make(tmp_path, place):
         more = {} if clock is None else {"clock": clock}
         return Distillation(
             teacher, architecture("lenet5-half"), settled, budget=budget or RunBudget(steps=14),
-            seed=seed, place=where or place, **more,
+            seed=seed, compute=where or compute, **more,
         )  # fmt: skip
 
     return maker
@@ -88,13 +88,13 @@ def test_the_teacher_is_unchanged(make):
 def test_a_run_that_was_saved_goes_on_to_the_same_student(make, tmp_path, rounds):
     whole = finished(make())[1]
     first = make()
-    with RunFolder.opened(tmp_path / "run", {"a": 1}, restart=False) as folder:
+    with RunFolder.open(tmp_path / "run", {"a": 1}, restart=False) as folder:
         for number, _ in enumerate(first.events(), start=1):
             folder.save(first)
             if number == rounds:
                 break
     second = make()
-    with RunFolder.opened(tmp_path / "run", {"a": 1}, restart=False) as folder:
+    with RunFolder.open(tmp_path / "run", {"a": 1}, restart=False) as folder:
         assert folder.load(second)
         assert second.step == first.step
         assert finished(second)[1] == whole
@@ -105,10 +105,10 @@ def test_snapshots_survive_a_checkpoint_and_an_old_one_without_them_is_continued
     _, expected = finished(whole)
     first = make()
     next(first.events())
-    with RunFolder.opened(tmp_path / "run", {}, restart=False) as folder:
+    with RunFolder.open(tmp_path / "run", {}, restart=False) as folder:
         folder.save(first)
     second, old = make(), make()
-    with RunFolder.opened(tmp_path / "run", {}, restart=False) as folder:
+    with RunFolder.open(tmp_path / "run", {}, restart=False) as folder:
         assert folder.load(second)
         finished(second)
         assert folder.load(old)
@@ -127,7 +127,7 @@ def test_snapshots_survive_a_checkpoint_and_an_old_one_without_them_is_continued
 
 def test_saving_twice_writes_only_what_is_new_and_keeps_only_the_pool(make, tmp_path):
     run = make(budget=RunBudget(steps=60))
-    with RunFolder.opened(tmp_path / "run", {}, restart=False) as folder:
+    with RunFolder.open(tmp_path / "run", {}, restart=False) as folder:
         for _ in run.events():
             folder.save(run)
         shards = sorted(path.name for path in (tmp_path / "run").glob("pool-*"))
@@ -136,14 +136,14 @@ def test_saving_twice_writes_only_what_is_new_and_keeps_only_the_pool(make, tmp_
 
 
 def test_another_commands_run_is_refused_and_restart_throws_it_away(tmp_path):
-    with RunFolder.opened(tmp_path / "run", {"seed": 1}, restart=False):
+    with RunFolder.open(tmp_path / "run", {"seed": 1}, restart=False):
         pass
     with (
         pytest.raises(UsageError, match="seed"),
-        RunFolder.opened(tmp_path / "run", {"seed": 2}, restart=False),
+        RunFolder.open(tmp_path / "run", {"seed": 2}, restart=False),
     ):
         pass
-    with RunFolder.opened(tmp_path / "run", {"seed": 2}, restart=True):
+    with RunFolder.open(tmp_path / "run", {"seed": 2}, restart=True):
         pass
 
 
@@ -197,9 +197,9 @@ def test_distillation_raises_agreement(make):
 
 @pytest.mark.gpu
 def test_it_runs_on_cuda_in_bf16(make):
-    run = make(where=choose_place("cuda", threads=None))
+    run = make(where=choose_compute("cuda", threads=None))
     events, _ = finished(run)
-    assert run.place.precision == "bf16"
+    assert run.compute.precision == "bf16"
     assert len(events) == 5
 
 
@@ -207,15 +207,15 @@ def test_statistics_of_delivery_are_of_what_was_learned_from(make):
     run = make(recipe=tiny(structured=0.75))
     _, digest = finished(run)
     images = run.pool.best_batches(1)[0]
-    shown = run.lessons.as_learned(images)
+    shown = run.student_batches.as_learned(images)
     assert shown.shape == (4 * len(images), *images.shape[1:])  # three quarters are structured
     # A run that is taken up when it is done delivers the same student.
     again = make(recipe=tiny(structured=0.75))
     again.load_state_dict(run.state_dict())
     for number in range(run.pool.made):
         again.pool.add(run.pool.entry(number))
-    assert again.lessons.gallery is None
+    assert again.student_batches.gallery is None
     assert set(again.deliver().state_dict()) == set(run.deliver().state_dict())
-    assert again.lessons.gallery is not None
-    assert torch.equal(again.lessons.gallery.images, run.lessons.gallery.images)
+    assert again.student_batches.gallery is not None
+    assert torch.equal(again.student_batches.gallery.images, run.student_batches.gallery.images)
     assert digest == finished(make(recipe=tiny(structured=0.75)))[1]

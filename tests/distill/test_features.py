@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from edgekd.distill import losses as objectives
+from edgekd.distill import losses
 from edgekd.distill.models import networks
 from edgekd.distill.teachers.feature_hooks import (
     has_attention,
@@ -137,7 +137,7 @@ def test_gradients_of_features_reach_the_images():
     x = images(9).requires_grad_()
     with watch_features(network, classes=5) as watched:
         network(x)
-    objectives.activation(watched.features).backward()
+    losses.activation(watched.features).backward()
     assert x.grad is not None
     assert x.grad.abs().sum() > 0
 
@@ -257,7 +257,7 @@ def test_gradients_of_patch_entropy_reach_the_images(libraries):
     x = images().requires_grad_()
     with watch_attention(network.requires_grad_(False)) as watched:
         network(x)
-    entropies = [objectives.patch_similarity_entropy(tokens) for tokens in watched.tokens]
+    entropies = [losses.patch_similarity_entropy(tokens) for tokens in watched.tokens]
     torch.stack(entropies).mean().backward()
     assert x.grad is not None
     assert x.grad.abs().sum() > 0

@@ -12,8 +12,8 @@ WITHOUT = {"noise", "dafl"}
 
 
 @pytest.mark.parametrize("name", sorted(set(RECIPES) - WITHOUT))
-def test_a_short_run_reaches_its_floor(name, place):
-    assert short_run(name, 0, place=place) >= FLOORS[name]
+def test_a_short_run_reaches_its_floor(name, compute):
+    assert short_run(name, 0, compute=compute) >= FLOORS[name]
 
 
 def test_floors_come_from_five_runs_and_lie_above_chance():

@@ -14,13 +14,13 @@ from torch import nn
 from edgekd.distill.recipes.catalogue import RECIPES
 from edgekd.distill.synthesis.generative_replay import Replay
 from edgekd.distill.synthesis.image_pool import (
-    Entry,
     ImagePool,
+    PoolEntry,
     make_pool,
     to_float,
     to_uint8,
 )
-from edgekd.distill.synthesis.synthesis_loss import Inversion
+from edgekd.distill.synthesis.synthesis_loss import SynthesisLoss
 from edgekd.distill.teachers.state_dict import state_digest
 from edgekd.distill.training.checkpoint import RunFolder
 from edgekd.records import InputSpec
@@ -41,7 +41,7 @@ def entry(first, classes):
     """Images that hold their own numbers, in two digits."""
     numbers = torch.arange(first, first + len(classes))
     images = torch.stack([numbers // 256, numbers % 256], 1).view(-1, *SHAPE).to(torch.uint8)
-    return Entry(images=images, classes=torch.tensor(classes), score=0.0)
+    return PoolEntry(images=images, classes=torch.tensor(classes), score=0.0)
 
 
 def numbers_in(pool):
@@ -65,7 +65,7 @@ def test_the_pool_holds_the_last_batches(capacity, added):
     pool = ImagePool(capacity, 2, (1, 2, 2), device=CPU)
     for number in range(added):
         images = torch.full((2, 1, 2, 2), number, dtype=torch.uint8)
-        pool.add(Entry(images=images, classes=torch.tensor([0, 1]), score=float(-number)))
+        pool.add(PoolEntry(images=images, classes=torch.tensor([0, 1]), score=float(-number)))
     model = list(range(added))[-capacity:]
     assert len(pool) == 2 * len(model)
     assert pool.first_kept() == (model[0] if model else 0)
@@ -147,11 +147,11 @@ def test_a_pool_that_was_saved_takes_and_gives_the_same(eviction, before, tmp_pa
         Stored(filled(pool_of(eviction), before), pool_of("oldest", capacity=2)),
         Stored(pool_of(eviction, seed=7), pool_of("oldest", capacity=2)),
     )
-    with RunFolder.opened(tmp_path / "run", {}, restart=False) as folder:
+    with RunFolder.open(tmp_path / "run", {}, restart=False) as folder:
         folder.save(first)
         more(first.pool, before, 1)
         folder.save(first)
-    with RunFolder.opened(tmp_path / "run", {}, restart=False) as folder:
+    with RunFolder.open(tmp_path / "run", {}, restart=False) as folder:
         assert folder.load(second)
     for run in (first, second):
         more(run.pool, before + 1, 5)
@@ -164,7 +164,7 @@ def test_a_pool_that_was_saved_takes_and_gives_the_same(eviction, before, tmp_pa
 
 def test_a_selective_pool_leaves_one_shard(tmp_path):
     run = Stored(pool_of("reservoir"), pool_of("oldest", capacity=2))
-    with RunFolder.opened(tmp_path / "run", {}, restart=False) as folder:
+    with RunFolder.open(tmp_path / "run", {}, restart=False) as folder:
         for number in range(9):
             more(run.pool, number, 1)
             folder.save(run)
@@ -224,7 +224,7 @@ class Constant(nn.Module):
 
 
 def judge_of(teacher):
-    return Inversion(
+    return SynthesisLoss(
         teacher=teacher.eval(), student=nn.Identity(), spec=SPEC, classes=4,
         autocast=nullcontext, device=CPU,
     )  # fmt: skip
@@ -235,32 +235,32 @@ def replay_of(seed=0, **settings):
     return Replay(memory, SPEC, device=CPU, layout=torch.contiguous_format, generator=drawn(seed))
 
 
-def taught(replay, judge, steps, *, seed=1):
+def taught(replay, criterion, steps, *, seed=1):
     draw = drawn(seed)
     return [
-        float(replay.learn(judge, stripes(16, generator=draw), generator=draw))
+        float(replay.learn(criterion, stripes(16, generator=draw), generator=draw))
         for _ in range(steps)
     ]
 
 
 def test_the_replay_learns_to_keep_what_the_teacher_answers():
-    judge, replay = judge_of(LightestQuarter()), replay_of()
+    criterion, replay = judge_of(LightestQuarter()), replay_of()
     shown = stripes(64, generator=drawn(9))
-    before = replay.kept(judge, shown)
-    losses = taught(replay, judge, 30)
+    before = replay.measure_fidelity(criterion, shown)
+    losses = taught(replay, criterion, 30)
     assert before < 0.6
-    assert replay.kept(judge, shown) > 0.9
+    assert replay.measure_fidelity(criterion, shown) > 0.9
     assert losses[-1] < 0.5 * losses[0]
 
 
 def test_what_is_replayed_has_the_shape_asked_and_spreads_over_the_classes():
-    judge, replay = judge_of(LightestQuarter()), replay_of()
-    taught(replay, judge, 50)
-    images = replay.sample(judge, 64, generator=drawn(4))
+    criterion, replay = judge_of(LightestQuarter()), replay_of()
+    taught(replay, criterion, 50)
+    images = replay.sample(criterion, 64, generator=drawn(4))
     assert images.shape == (64, 1, 16, 16)
     assert 0 <= images.min() < images.max() <= 1
     assert not images.requires_grad
-    decided = judge.teacher(judge.normalised(images)).argmax(1)
+    decided = criterion.teacher(criterion.normalise(images)).argmax(1)
     assert torch.bincount(decided, minlength=4).min() >= 3
 
 
@@ -271,57 +271,57 @@ def moments_apart(latents):
 
 
 def test_latents_are_moved_towards_the_moments_of_a_standard_normal():
-    judge, replay = judge_of(Constant()), replay_of(latent_rate=0.05)
+    criterion, replay = judge_of(Constant()), replay_of(latent_rate=0.05)
     for seed in range(5):
         as_drawn = torch.randn(16, 8, generator=drawn(seed))
-        tuned = replay.latents(judge, 16, generator=drawn(seed))
+        tuned = replay.latents(criterion, 16, generator=drawn(seed))
         assert moments_apart(tuned) < moments_apart(as_drawn)
         # One step of Adam: each entry by its rate.
         assert (tuned - as_drawn).abs().max() <= 0.05 * 1.001
 
 
 def test_latents_are_moved_to_what_the_teacher_is_sure_of():
-    judge, replay = judge_of(LightestQuarter()), replay_of(latent_rate=0.1)
-    taught(replay, judge, 50)
+    criterion, replay = judge_of(LightestQuarter()), replay_of(latent_rate=0.1)
+    taught(replay, criterion, 50)
 
     def unsure(latents):
         with torch.no_grad():
-            logits = judge.teacher(judge.normalised(replay.decoder(latents)))
+            logits = criterion.teacher(criterion.normalise(replay.decoder(latents)))
             return float(nn.functional.cross_entropy(logits, logits.argmax(1)))
 
-    tuned = replay.latents(judge, 64, generator=drawn(4))
+    tuned = replay.latents(criterion, 64, generator=drawn(4))
     assert unsure(tuned) < unsure(torch.randn(64, 8, generator=drawn(4)))
 
 
 def test_the_replay_does_not_grow():
-    judge, replay = judge_of(LightestQuarter()), replay_of()
+    criterion, replay = judge_of(LightestQuarter()), replay_of()
     size = replay.nbytes
-    taught(replay, judge, 3)
+    taught(replay, criterion, 3)
     held = sum(part.numel() for part in replay.decoder.parameters())
     assert replay.nbytes == size
     assert size >= 4 * held
 
 
 def test_a_replay_that_was_saved_goes_on_as_it_would_have():
-    judge = judge_of(LightestQuarter())
+    criterion = judge_of(LightestQuarter())
     first, second = replay_of(), replay_of(seed=5)
-    taught(first, judge, 4)
+    taught(first, criterion, 4)
     second.load_state_dict(copy.deepcopy(first.state_dict()))
-    assert taught(first, judge, 3, seed=2) == taught(second, judge, 3, seed=2)
+    assert taught(first, criterion, 3, seed=2) == taught(second, criterion, 3, seed=2)
     for one, other in ((first.encoder, second.encoder), (first.decoder, second.decoder)):
         assert state_digest(one.state_dict()) == state_digest(other.state_dict())
-    images = [each.sample(judge, 8, generator=drawn(6)) for each in (first, second)]
+    images = [each.sample(criterion, 8, generator=drawn(6)) for each in (first, second)]
     assert torch.equal(*images)
 
 
 def test_the_replay_learns_from_its_own_memories_after_the_first_step():
     """Its draws show it: the second step draws latents beside the noise of the encoder."""
-    judge, replay = judge_of(LightestQuarter()), replay_of()
+    criterion, replay = judge_of(LightestQuarter()), replay_of()
     images = stripes(16, generator=drawn(9))
     used = []
     for _ in range(2):
         draw = drawn(1)
-        replay.learn(judge, images, generator=draw)
+        replay.learn(criterion, images, generator=draw)
         used.append(torch.rand((), generator=draw))
     only_noise = drawn(1)
     torch.randn(16, 8, generator=only_noise)

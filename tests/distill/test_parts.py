@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from edgekd.distill import losses as objectives
+from edgekd.distill import losses
 from edgekd.distill.data import augment
 from edgekd.distill.models.batch_norm import batch_statistics, reestimate, watch_batch_norm
 from edgekd.distill.recipes.catalogue import RECIPES
@@ -19,13 +19,13 @@ from edgekd.distill.recipes.schedule import ema_decay, learning_rate, run_budget
 from edgekd.distill.synthesis.collapse_detection import (
     ENTROPY_PATIENCE,
     ROUNDS_TO_SETTLE,
-    Monitors,
+    CollapseMonitor,
     class_entropy,
 )
 from edgekd.distill.synthesis.generators import Generator
 from edgekd.distill.synthesis.inversion import MetaGenerator
-from edgekd.distill.synthesis.synthesis_loss import Inversion
-from edgekd.distill.synthesis.synthetic_batch import balanced_classes
+from edgekd.distill.synthesis.synthesis_loss import SynthesisLoss
+from edgekd.distill.synthesis.synthetic_batch import draw_balanced_classes
 from edgekd.errors import CollapseError, UsageError
 from edgekd.records import InputSpec
 
@@ -39,30 +39,28 @@ def drawn(seed=0):
 
 def test_distillation_losses_are_zero_when_student_equals_teacher():
     logits = torch.randn(8, 5, generator=drawn())
-    assert objectives.soft_targets(logits, logits, temperature=4.0).item() == pytest.approx(
-        0, abs=1e-6
-    )
-    assert objectives.logit_distance(logits, logits).item() == 0
-    assert objectives.agreement(logits, logits) == 1.0
+    assert losses.soft_targets(logits, logits, temperature=4.0).item() == pytest.approx(0, abs=1e-6)
+    assert losses.logit_distance(logits, logits).item() == 0
+    assert losses.agreement(logits, logits) == 1.0
 
 
 def test_soft_targets_are_kl_times_temperature_squared():
     student, teacher = torch.randn(2, 6, 3, generator=drawn()).unbind(0)
     p, q = (teacher / 3).softmax(1), (student / 3).softmax(1)
     by_hand = (p * (p / q).log()).sum(1).mean() * 9
-    torch.testing.assert_close(objectives.soft_targets(student, teacher, temperature=3.0), by_hand)
+    torch.testing.assert_close(losses.soft_targets(student, teacher, temperature=3.0), by_hand)
 
 
 def test_class_balance_is_zero_when_even_and_one_when_collapsed():
     even = torch.eye(10) * 100
-    assert objectives.class_balance(even).item() == pytest.approx(0, abs=1e-5)
-    assert objectives.class_balance(even[:1].repeat(8, 1)).item() == pytest.approx(1, abs=1e-5)
+    assert losses.class_balance(even).item() == pytest.approx(0, abs=1e-5)
+    assert losses.class_balance(even[:1].repeat(8, 1)).item() == pytest.approx(1, abs=1e-5)
 
 
 def test_the_adversarial_term_ignores_images_on_which_they_already_differ():
     teacher = torch.tensor([[2.0, 0.0], [0.0, 2.0]])
     student = torch.tensor([[1.0, 0.0], [3.0, 0.0]], requires_grad=True)
-    objectives.decision_adversarial(student, teacher).backward()
+    losses.decision_adversarial(student, teacher).backward()
     assert student.grad is not None
     assert student.grad[0].abs().sum() > 0
     assert student.grad[1].abs().sum() == 0
@@ -70,7 +68,7 @@ def test_the_adversarial_term_ignores_images_on_which_they_already_differ():
 
 def test_total_variation_of_a_ramp_is_its_slope():
     ramp = torch.arange(5.0).view(1, 1, 1, 5).expand(2, 3, 4, 5)
-    assert objectives.total_variation(ramp).item() == pytest.approx(1.0)
+    assert losses.total_variation(ramp).item() == pytest.approx(1.0)
 
 
 # --- statistics ---------------------------------------------------------------------------------
@@ -205,7 +203,7 @@ def test_budgets_that_make_no_sense_are_refused(steps, minutes):
 
 
 def test_low_class_entropy_restarts_the_generator_and_at_last_stops():
-    monitors = Monitors()
+    monitors = CollapseMonitor()
     actions: list[str] = []
 
     def collapsing():
@@ -218,13 +216,13 @@ def test_low_class_entropy_restarts_the_generator_and_at_last_stops():
 
 
 def test_even_classes_never_warn():
-    monitors = Monitors()
+    monitors = CollapseMonitor()
     assert all(monitors.images(finite=True, entropy=0.99).warning is None for _ in range(500))
     assert monitors.pool([100, 90, 110]).warning is None
 
 
 def test_rare_classes_are_named_once():
-    monitors = Monitors(rounds_since_restart=1000)
+    monitors = CollapseMonitor(rounds_since_restart=1000)
     assert "(2)" in (monitors.pool([100, 100, 3]).warning or "")
     assert monitors.pool([100, 100, 3]).warning is None
 
@@ -248,7 +246,7 @@ def test_generators_make_images_of_the_size_asked_in_zero_to_one(height, width):
 
 @given(count=st.integers(1, 40), classes=st.integers(2, 12))
 def test_classes_asked_for_are_as_even_as_they_can_be(count, classes):
-    targets = balanced_classes(count, classes, generator=drawn())
+    targets = draw_balanced_classes(count, classes, generator=drawn())
     counts = torch.bincount(targets, minlength=classes)
     assert len(targets) == count
     assert counts.max() - counts.min() <= 1
@@ -266,7 +264,7 @@ def inversion():
     teacher = nn.Sequential(small_network(), nn.Flatten(), nn.LazyLinear(4))
     teacher.train()(torch.randn(32, 1, 28, 28, generator=drawn()))
     teacher.eval().requires_grad_(False)
-    judge = Inversion(
+    criterion = SynthesisLoss(
         teacher=teacher,
         student=nn.Identity(),
         spec=spec,
@@ -277,7 +275,7 @@ def inversion():
 
     def invert(*, learn, steps):
         return source, source.invert(
-            judge, balanced_classes(16, 4, generator=drawn()), weights=settings.weights.against_student(0.0),
+            criterion, draw_balanced_classes(16, 4, generator=drawn()), weights=settings.weights.against_student(0.0),
             steps=steps, learn=learn, generator=drawn(3),
         )  # fmt: skip
 
@@ -315,12 +313,17 @@ def test_without_batch_norm_other_terms_carry_the_images():
 
 
 def test_lengths_of_time_are_said_in_units_to_plan_with():
-    from edgekd.distill.training.cost_forecast import spoken
+    from edgekd.distill.training.cost_forecast import format_duration
 
-    assert [spoken(each) for each in (40, 400, 5400, 36_000)] == ["40 s", "7 min", "1.5 h", "10 h"]
+    assert [format_duration(each) for each in (40, 400, 5400, 36_000)] == [
+        "40 s",
+        "7 min",
+        "1.5 h",
+        "10 h",
+    ]
 
 
-def test_large_images_are_forecast_from_a_part_of_a_batch(place):
+def test_large_images_are_forecast_from_a_part_of_a_batch(compute):
     from edgekd.distill.recipes.catalogue import RECIPES
     from edgekd.distill.recipes.config import for_images
     from edgekd.distill.recipes.schedule import RunBudget
@@ -342,7 +345,7 @@ def test_large_images_are_forecast_from_a_part_of_a_batch(place):
     def fresh(used):
         timed.append(used.source.batch)
         return Distillation(
-            teacher, student, used, budget=RunBudget(steps=600), seed=0, place=place
+            teacher, student, used, budget=RunBudget(steps=600), seed=0, compute=compute
         )
 
     found = forecast(fresh, recipe, pixels=96 * 96)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from edgekd.cli.app import app, run
-from edgekd.distill.compute.distributed import ALONE
+from edgekd.distill.compute.distributed import SINGLE_PROCESS
 from edgekd.distill.recipes.catalogue import RECIPES
 from edgekd.distill.recipes.config import for_ranks
 from edgekd.errors import UsageError
@@ -140,9 +140,13 @@ def test_a_batch_that_cannot_be_shared_is_refused_with_what_can():
 
 def test_alone_nothing_is_exchanged_or_copied():
     values = torch.rand(3)
-    assert ALONE.mean(values) is values
-    assert ALONE.side_by_side(values) is values
-    assert (ALONE.told(0.1), ALONE.largest(3), ALONE.total([1, 2])) == (0.1, 3, [1, 2])
+    assert SINGLE_PROCESS.all_reduce_mean(values) is values
+    assert SINGLE_PROCESS.gather(values) is values
+    assert (
+        SINGLE_PROCESS.broadcast_number(0.1),
+        SINGLE_PROCESS.all_reduce_max(3),
+        SINGLE_PROCESS.all_reduce_sum([1, 2]),
+    ) == (0.1, 3, [1, 2])
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from edgekd.distill.data.real_images import correlation, read_condensed, read_sa
 from edgekd.errors import InputFileError, UsageError
 from edgekd.progress import PlainDisplay
 from edgekd.records import InputSpec
-from edgekd.workflows.condense import CondenseOptions, condensed
+from edgekd.workflows.condense import CondenseOptions, condense
 from tests.distill.hostile import Evil
 
 CLASSES = 3
@@ -87,7 +87,7 @@ def own(tmp_path):
         out=tmp_path / "c.npz",
         force=False,
     )
-    condensed(options, PlainDisplay())
+    condense(options, PlainDisplay())
     return tmp_path / "c.npz"
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgekd.distill.compute.device import Place
+from edgekd.distill.compute.device import Compute
 from edgekd.distill.data.real_images import RealImages
 from edgekd.distill.models.architectures import build
 from edgekd.distill.recipes.catalogue import FAITHFUL, RECIPES
@@ -18,7 +18,7 @@ from edgekd.distill.recipes.config import (
     for_teacher,
 )
 from edgekd.distill.recipes.schedule import RunBudget
-from edgekd.distill.recipes.selection import REAL_SHARE, choose
+from edgekd.distill.recipes.selection import REAL_SHARE, select_recipe
 from edgekd.distill.teachers.loader import load_teacher
 from edgekd.distill.teachers.metadata import TeacherOptions
 from edgekd.distill.teachers.state_dict import state_digest
@@ -81,7 +81,7 @@ def real_images(kind="condensed", count=8, labels=True):
 
 
 @pytest.fixture
-def make(teachers, place):
+def make(teachers, compute):
     def maker(recipe, *, teacher="resnet8-w4", steps=8, seed=0, real=None):
         loaded = teachers[teacher]
         settled = for_teacher(recipe, batch_norm=loaded.info.batch_norm_trained)
@@ -89,7 +89,7 @@ def make(teachers, place):
             real = real_images()
         return Distillation(
             loaded, architecture("lenet5-half"), settled, budget=RunBudget(steps=steps),
-            seed=seed, place=place, real=real,
+            seed=seed, compute=compute, real=real,
         )  # fmt: skip
 
     return maker
@@ -113,7 +113,7 @@ def test_a_recipe_runs_leaves_the_teacher_and_resumes_bit_for_bit(name, make, tm
     whole.teacher.unchanged()
     assert state_digest(whole.teacher_module.state_dict()) == whole.teacher.info.state_digest
     broken, second = make(tiny(RECIPES[name])), make(tiny(RECIPES[name]))
-    with RunFolder.opened(tmp_path / "run", {}, restart=False) as folder:
+    with RunFolder.open(tmp_path / "run", {}, restart=False) as folder:
         for _ in zip(range(2), broken.events(), strict=False):
             folder.save(broken)
         assert folder.load(second)
@@ -138,7 +138,7 @@ def test_pools_that_give_up_single_images_resume_bit_for_bit(eviction, make, tmp
     recipe = replace(recipe, memory=replace(recipe.memory, eviction=eviction))
     expected = finished(make(recipe, steps=16))[1]
     first, second = make(recipe, steps=16), make(recipe, steps=16)
-    with RunFolder.opened(tmp_path / "run", {}, restart=False) as folder:
+    with RunFolder.open(tmp_path / "run", {}, restart=False) as folder:
         for _ in zip(range(5), first.events(), strict=False):
             folder.save(first)
         assert folder.load(second)
@@ -154,8 +154,8 @@ def test_images_that_are_never_finite_end_in_a_collapse(name, make):
 
 
 def test_the_discriminator_that_recipes_with_real_images_have_is_theirs_alone(make):
-    assert make(tiny(RECIPES["condensed-replay"])).production.alignment is not None
-    assert make(tiny(RECIPES["pseudo-replay"]), real=real_images()).production.alignment is None
+    assert make(tiny(RECIPES["condensed-replay"])).synthesizer.alignment is not None
+    assert make(tiny(RECIPES["pseudo-replay"]), real=real_images()).synthesizer.alignment is None
 
 
 def test_batches_begin_as_real_images_in_the_share_that_the_recipe_says(make):
@@ -163,9 +163,9 @@ def test_batches_begin_as_real_images_in_the_share_that_the_recipe_says(make):
     for share, same in ((1.0, True), (0.0, False)):
         recipe = tiny(RECIPES["condensed-expansion"])
         run = make(replace(recipe, source=replace(recipe.source, expansion=share)))
-        before = state_digest(run.production.source.network.state_dict())
+        before = state_digest(run.synthesizer.source.network.state_dict())
         finished(run)
-        after = state_digest(run.production.source.network.state_dict())
+        after = state_digest(run.synthesizer.source.network.state_dict())
         assert (after == before) is same
         assert run.held_out.made
 
@@ -173,8 +173,8 @@ def test_batches_begin_as_real_images_in_the_share_that_the_recipe_says(make):
 def test_images_without_labels_are_labelled_by_the_teacher(make):
     real = real_images(kind="samples", labels=False)
     run = make(tiny(RECIPES["condensed-expansion"]), real=real)
-    assert run.lessons.real is not None
-    assert torch.equal(run.lessons.real.labels, run.teacher_module(real.images).argmax(1))
+    assert run.student_batches.real is not None
+    assert torch.equal(run.student_batches.real.labels, run.teacher_module(real.images).argmax(1))
 
 
 def test_statistics_of_delivery_see_the_real_images_too(make):
@@ -184,7 +184,7 @@ def test_statistics_of_delivery_see_the_real_images_too(make):
     images = run.pool.best_batches(1)[0]
     real = round(len(images) * recipe.learning.real / (1 - recipe.learning.real))
     assert real > 0
-    assert len(run.lessons.as_learned(images)) == len(images) + real
+    assert len(run.student_batches.as_learned(images)) == len(images) + real
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0.0, 0), (0.25, 2), (0.5, 4), (0.01, 1)])
@@ -193,9 +193,9 @@ def test_as_many_of_a_batch_are_real_as_the_recipe_says(make, share, expected):
     run = make(recipe, real=real_images())
     next(run.events())
     # Far from anything that is made, so that they show through what they are laid over.
-    real = run.lessons.real
-    run.lessons.real = replace(real, images=torch.full_like(real.images, 1e6))
-    _, new, remembered = run.lessons.batch(0.5)
+    real = run.student_batches.real
+    run.student_batches.real = replace(real, images=torch.full_like(real.images, 1e6))
+    _, new, remembered = run.student_batches.batch(0.5)
     means = new.flatten(1).mean(1)
     assert int((means > 100).sum()) == expected
     assert float(means.max()) < 1e6  # and none is shown as it is
@@ -213,10 +213,10 @@ def test_a_bank_takes_as_many_batches_in_a_long_run_as_in_a_short_one(make, peri
         recipe = tiny(RECIPES["noise"], held_out_every=1000)  # it costs nothing to make
         memory = replace(recipe.memory, kind="bank", period=period)
         run = make(replace(recipe, memory=memory), steps=steps)
-        production = run.production
+        synthesizer = run.synthesizer
         for step in range(steps):
-            production.round(step / steps, generator=run.generator)
-        pushed.append(production.pool.made)
+            synthesizer.round(step / steps, generator=run.generator)
+        pushed.append(synthesizer.pool.made)
     expected = len({int(step / 1200 / period + 1e-9) for step in range(1200)})
     assert pushed == [expected] * 3
 
@@ -225,11 +225,11 @@ def test_warm_up_and_restart_are_shares_too(make):
     recipe = tiny(RECIPES["pool"])
     for steps in (20, 40):
         run = make(recipe, steps=steps)
-        run.production.progress = 0.09
-        assert not run.production._weights().asks_student
-        run.production.progress = 0.11
-        assert run.production._weights().asks_student
-    source = make(tiny(RECIPES["nayer"])).production.source
+        run.synthesizer.progress = 0.09
+        assert not run.synthesizer._weights().asks_student
+        run.synthesizer.progress = 0.11
+        assert run.synthesizer._weights().asks_student
+    source = make(tiny(RECIPES["nayer"])).synthesizer.source
     assert source.settings.restart_every == pytest.approx(10 / 300)
 
 
@@ -238,8 +238,8 @@ def test_what_is_made_against_the_student_fades_over_the_run(make):
     run = make(replace(recipe, source=replace(recipe.source, fading=0.8)))
     whole = recipe.source.weights
     for progress, factor in ((0.05, 0.0), (0.5, 0.6), (1.0, 0.2)):
-        run.production.progress = progress
-        found = run.production._weights()
+        run.synthesizer.progress = progress
+        found = run.synthesizer._weights()
         assert found.adversarial == pytest.approx(factor * whole.adversarial)
         assert found.one_hot == whole.one_hot
 
@@ -256,7 +256,7 @@ def test_for_teacher_takes_away_what_needs_statistics_and_nothing_else():
         assert min(weights.disagreement, weights.balance, weights.total_variation) > 0
         assert weights.patches == 0
         assert for_teacher(recipe, batch_norm=False, attention=True).source.weights.patches > 0
-        assert (found.learning.kd, found.learning.optimizer) == ("logit_distance", "adam")
+        assert (found.learning.loss, found.learning.optimizer) == ("logit_distance", "adam")
         assert found.learning.rate <= 2e-3
         assert not recipe.source.flows or found.learning.structured == 0.8
 
@@ -292,12 +292,12 @@ def test_a_papers_settings_are_built_for_a_teacher_of_its_size(name, teachers):
     found = FAITHFUL[name]
     assert found.recipe.name == name
     teacher = teachers["resnet8-w4"]
-    place = Place(device=CPU, precision="fp32", autocast=nullcontext, backward=lambda _: None)
+    compute = Compute(device=CPU, precision="fp32", autocast=nullcontext, backward=lambda _: None)
     held = replace(found.recipe, memory=replace(found.recipe.memory, batches=1))
     real = real_images() if held.source.weights.alignment else None
     run = Distillation(
         teacher, architecture("lenet5-half"), held, budget=RunBudget(steps=found.steps), seed=0,
-        place=place, real=real,
+        compute=compute, real=real,
     )  # fmt: skip
     assert run.step == 0
     assert run.progress == 0
@@ -313,7 +313,7 @@ def test_pseudo_replay_has_the_numbers_of_its_release():
     assert (weights.jensen_shannon, weights.batch_norm) == (1, 0)
     assert (source.head, source.student_mode) == ("batch_norm", "train")
     assert (learning.steps, learning.rate, learning.weight_decay) == (10, 0.1, 5e-4)
-    assert (learning.optimizer, learning.kd) == ("sgd", "logit_distance")
+    assert (learning.optimizer, learning.loss) == ("sgd", "logit_distance")
     assert round(memory.share * learning.batch) == 128
     assert learning.batch - 128 == 1024
     assert (memory.steps, memory.latents, memory.latent_rate) == (4, 1000, 0.02)
@@ -324,9 +324,9 @@ def test_the_replay_is_taught_half_of_what_is_new_and_a_quarter_of_its_own(make)
     """Of 1,024 new images 512, and 128 of its own after the first step; here of 32 new ones."""
     recipe = tiny(RECIPES["pseudo-replay"], learning={"batch": 36})
     run = make(recipe, teacher="lenet5")
-    assert run.production.replay is not None
+    assert run.synthesizer.replay is not None
     seen: list[int] = []
-    run.production.replay.encoder.register_forward_hook(
+    run.synthesizer.replay.encoder.register_forward_hook(
         lambda _, inputs, __: seen.append(len(inputs[0]))
     )
     for _ in run.events():
@@ -398,7 +398,7 @@ def test_what_leans_on_real_images_aligns_with_them():
 
 
 def test_auto_takes_the_pool_for_statistics_and_says_so(teachers):
-    found = choose("auto", teachers["resnet8-w4"], real=None)
+    found = select_recipe("auto", teachers["resnet8-w4"], real=None)
     assert found.recipe.name == "pool"
     assert "batch-norm layers to match" in found.reason
     assert found.notes == ()
@@ -406,7 +406,7 @@ def test_auto_takes_the_pool_for_statistics_and_says_so(teachers):
 
 
 def test_auto_takes_what_needs_no_statistics_where_there_are_none(teachers):
-    found = choose("auto", teachers["lenet5"], real=None)
+    found = select_recipe("auto", teachers["lenet5"], real=None)
     assert found.recipe == RECIPES["plain"]
     assert "no trained batch-norm" in found.reason
     assert found.recipe.source.weights.batch_norm == 0
@@ -423,13 +423,16 @@ def test_auto_takes_what_needs_no_statistics_where_there_are_none(teachers):
     ],
 )
 def test_auto_learns_from_structured_noise_where_the_budget_is_short(teachers, budget, short):
-    found = choose("auto", teachers["lenet5"], real=None, budget=budget)
+    found = select_recipe("auto", teachers["lenet5"], real=None, budget=budget)
     assert ("so short a run" in found.reason) == short
     assert (found.recipe.learning.structured > RECIPES["plain"].learning.structured) == short
     # What was asked for by name stays as it is, and so does what has statistics to match.
-    assert choose("plain", teachers["lenet5"], real=None, budget=budget).recipe == RECIPES["plain"]
-    other = choose("auto", teachers["resnet8-w4"], real=None, budget=budget)
-    assert other.recipe == choose("pool", teachers["resnet8-w4"], real=None).recipe
+    assert (
+        select_recipe("plain", teachers["lenet5"], real=None, budget=budget).recipe
+        == RECIPES["plain"]
+    )
+    other = select_recipe("auto", teachers["resnet8-w4"], real=None, budget=budget)
+    assert other.recipe == select_recipe("pool", teachers["resnet8-w4"], real=None).recipe
 
 
 def test_structured_noise_may_be_for_grey_images_alone():
@@ -441,7 +444,7 @@ def test_structured_noise_may_be_for_grey_images_alone():
 
 
 def test_the_pool_without_statistics_says_that_it_is_weaker(teachers):
-    found = choose("pool", teachers["lenet5"], real=None)
+    found = select_recipe("pool", teachers["lenet5"], real=None)
     assert found.recipe.source.weights.batch_norm == 0
     assert any(note.startswith("weaker") for note in found.notes)
 
@@ -449,7 +452,7 @@ def test_the_pool_without_statistics_says_that_it_is_weaker(teachers):
 @pytest.mark.parametrize("kind", ["condensed", "samples"])
 @pytest.mark.parametrize("name", ["resnet8-w4", "lenet5"])
 def test_auto_comes_close_to_real_images_where_there_are_some(teachers, name, kind):
-    found = choose("auto", teachers[name], real=real_images(kind))
+    found = select_recipe("auto", teachers[name], real=real_images(kind))
     assert found.recipe.name == "condensed-expansion"
     assert kind in found.reason
     assert "read" in found.notes
@@ -472,21 +475,21 @@ def headless(teacher):
 @pytest.mark.parametrize("name", ["cmi", "dafl", "memory-bank", "condensed-expansion"])
 def test_a_recipe_of_features_is_refused_where_there_are_none(teachers, name):
     with pytest.raises(UsageError, match="penultimate features"):
-        choose(name, headless(teachers["lenet5"]), real=real_images())
+        select_recipe(name, headless(teachers["lenet5"]), real=real_images())
 
 
 def test_auto_does_without_features_where_there_are_none(teachers):
-    found = choose("auto", headless(teachers["lenet5"]), real=real_images(count=1000))
+    found = select_recipe("auto", headless(teachers["lenet5"]), real=real_images(count=1000))
     assert found.recipe.name == "plain"
     assert found.recipe.learning.real == REAL_SHARE
 
 
 def test_few_images_are_a_small_share_of_what_is_seen_and_begun_with(teachers):
-    few = choose("auto", teachers["resnet8-w4"], real=real_images(count=10))
+    few = select_recipe("auto", teachers["resnet8-w4"], real=real_images(count=10))
     assert few.recipe.learning.real == pytest.approx(0.025)
     assert few.recipe.source.expansion == pytest.approx(0.075)
     assert any("10 images are few: 2.5% of what" in note for note in few.notes)
-    enough = choose("auto", teachers["resnet8-w4"], real=real_images(count=100))
+    enough = select_recipe("auto", teachers["resnet8-w4"], real=real_images(count=100))
     whole = RECIPES["condensed-expansion"]
     assert enough.recipe.learning.real == whole.learning.real
     assert enough.recipe.source.expansion == whole.source.expansion
@@ -495,13 +498,15 @@ def test_few_images_are_a_small_share_of_what_is_seen_and_begun_with(teachers):
 
 def test_samples_are_a_tenth_of_what_condensed_images_are(teachers):
     """A real image that is seen as often as a condensed one is learned by heart (docs/log.md)."""
-    found = choose("auto", teachers["resnet8-w4"], real=real_images(kind="samples", count=100))
+    found = select_recipe(
+        "auto", teachers["resnet8-w4"], real=real_images(kind="samples", count=100)
+    )
     assert found.recipe.learning.real == pytest.approx(0.025)
     assert found.recipe.source.expansion == RECIPES["condensed-expansion"].source.expansion
 
 
 def test_the_papers_settings_are_kept_however_few_there_are(teachers):
-    found = choose(
+    found = select_recipe(
         "condensed-expansion", teachers["resnet8-w4"], real=real_images(count=10), faithful=True
     )
     assert found.recipe.learning.real == 0.5
@@ -509,7 +514,7 @@ def test_the_papers_settings_are_kept_however_few_there_are(teachers):
 
 
 def test_a_recipe_that_knows_no_real_images_learns_from_some_and_says_so(teachers):
-    found = choose("fast", teachers["resnet8-w4"], real=real_images(count=1000))
+    found = select_recipe("fast", teachers["resnet8-w4"], real=real_images(count=1000))
     assert found.recipe.learning.real == REAL_SHARE
     assert any("25%" in note for note in found.notes)
 
@@ -525,15 +530,15 @@ def test_a_recipe_that_knows_no_real_images_learns_from_some_and_says_so(teacher
 )
 def test_what_cannot_be_chosen_is_explained(teachers, name, settings, word):
     with pytest.raises(UsageError, match=word):
-        choose(name, teachers["resnet8-w4"], **{"real": None} | settings)
+        select_recipe(name, teachers["resnet8-w4"], **{"real": None} | settings)
 
 
 def test_a_papers_settings_are_kept_where_they_are_asked_for(teachers):
-    found = choose("nayer", teachers["lenet5"], real=None, faithful=True)
+    found = select_recipe("nayer", teachers["lenet5"], real=None, faithful=True)
     assert found.steps == FAITHFUL["nayer"].steps
     assert found.recipe.source.weights == FAITHFUL["nayer"].recipe.source.weights
     assert any("runs without them" in note for note in found.notes)
-    smaller = choose("nayer", teachers["lenet5"], real=None, faithful=True, batch=16)
+    smaller = select_recipe("nayer", teachers["lenet5"], real=None, faithful=True, batch=16)
     assert smaller.recipe.source.batch == smaller.recipe.learning.batch == 16
 
 
@@ -583,7 +588,7 @@ def test_retaining_runs_with_batch_norm_and_resumes(make, tmp_path):
     expected = finished(make(recipe))[1]
     assert expected != finished(make(tiny(RECIPES["memory-bank"])))[1]
     first, second = make(recipe), make(recipe)
-    with RunFolder.opened(tmp_path / "run", {}, restart=False) as folder:
+    with RunFolder.open(tmp_path / "run", {}, restart=False) as folder:
         next(first.events())
         folder.save(first)
         assert folder.load(second)
@@ -593,19 +598,19 @@ def test_retaining_runs_with_batch_norm_and_resumes(make, tmp_path):
 def test_noise_comes_first_and_images_after_it(make):
     run = make(tiny(RECIPES["pool"], learning={"noise_start": 0.25, "mix": 0.0}))
     next(run.events())
-    teacher, images, remembered = run.lessons.batch(0.1)
-    assert teacher is run.lessons.noise_teacher
+    teacher, images, remembered = run.student_batches.batch(0.1)
+    assert teacher is run.student_batches.noise_teacher
     assert len(images) == 8
     assert len(remembered) == 0
     assert images.max() > 3  # outside of what 0..1 can be: 2 deviations from the mean
-    teacher, images, _ = run.lessons.batch(0.3)
+    teacher, images, _ = run.student_batches.batch(0.3)
     assert teacher is run.teacher_module
     assert images.abs().max() <= 2 + 1e-5
 
 
 def test_noise_has_a_teacher_of_its_own_only_where_it_is_used(make):
-    assert make(tiny(RECIPES["pool"])).lessons.noise_teacher is None
+    assert make(tiny(RECIPES["pool"])).student_batches.noise_teacher is None
     run = make(tiny(RECIPES["noise"]))
     events, _ = finished(run)
-    assert run.lessons.batch(1.0)[0] is run.lessons.noise_teacher
+    assert run.student_batches.batch(1.0)[0] is run.student_batches.noise_teacher
     assert 0 <= events[-1].point.agreement <= 1

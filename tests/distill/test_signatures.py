@@ -9,8 +9,7 @@ import torch
 
 from edgekd.distill.models import architectures
 from edgekd.distill.models.architectures import shapes_of
-from edgekd.distill.teachers import build_fingerprints as indexing
-from edgekd.distill.teachers import fingerprints as signatures
+from edgekd.distill.teachers import build_fingerprints, fingerprints
 from edgekd.records import Architecture
 
 SAMPLE = (
@@ -38,7 +37,7 @@ def shapes_in(name, *, classes, channels=3):
 def test_networks_are_found_with_any_number_of_classes(name, classes):
     pytest.importorskip("timm")
     pytest.importorskip("torchvision")
-    found = signatures.find(shapes_in(name, classes=classes))
+    found = fingerprints.find_match(shapes_in(name, classes=classes))
     assert found is not None
     assert name in found.members
     assert (found.classes, found.channels) == (classes, 3)
@@ -46,7 +45,7 @@ def test_networks_are_found_with_any_number_of_classes(name, classes):
 
 def test_networks_are_found_with_other_channels():
     pytest.importorskip("timm")
-    found = signatures.find(shapes_in("timm:resnet10t", classes=3, channels=1))
+    found = fingerprints.find_match(shapes_in("timm:resnet10t", classes=3, channels=1))
     assert found is not None
     assert (found.channels, found.classes) == (1, 3)
 
@@ -54,25 +53,25 @@ def test_networks_are_found_with_other_channels():
 def test_an_added_or_changed_part_is_not_found():
     pytest.importorskip("timm")
     shapes = shapes_in("timm:resnet10t", classes=3)
-    assert signatures.find(shapes | {"extra.weight": (3, 3)}) is None
-    assert signatures.find(shapes | {"conv1.0.weight": (25, 3, 3, 3)}) is None
+    assert fingerprints.find_match(shapes | {"extra.weight": (3, 3)}) is None
+    assert fingerprints.find_match(shapes | {"conv1.0.weight": (25, 3, 3, 3)}) is None
 
 
 def test_heads_that_disagree_on_the_classes_are_not_found():
     pytest.importorskip("timm")
     shapes = shapes_in("timm:resnet10t", classes=3)
-    assert signatures.find(shapes | {"fc.bias": (4,)}) is None
+    assert fingerprints.find_match(shapes | {"fc.bias": (4,)}) is None
 
 
 def test_what_pads_differently_is_told_apart():
-    entries = signatures.shipped().entries
+    entries = fingerprints.load_index().entries
     first, second = entries["timm:efficientnet_b0"], entries["timm:tf_efficientnet_b0"]
     assert first.behaviour != second.behaviour
     assert "Conv2dSame" in second.apart
 
 
 def test_twins_of_two_libraries_are_known_to_be_one_function():
-    entries = signatures.shipped().entries
+    entries = fingerprints.load_index().entries
     assert entries["timm:resnet50"].behaviour == entries["torchvision:resnet50"].behaviour
 
 
@@ -84,11 +83,11 @@ def test_none_of_ours_is_taken_for_another():
         )
         with torch.device("meta"):
             shapes = shapes_of(architectures.build(found).state_dict())
-        assert signatures.find(shapes) is None, name
+        assert fingerprints.find_match(shapes) is None, name
 
 
 def test_the_index_is_of_the_libraries_that_are_installed():
-    made = signatures.shipped().made_with
+    made = fingerprints.load_index().made_with
     for library, version in made.items():
         try:
             here = metadata.version(library)
@@ -96,12 +95,12 @@ def test_the_index_is_of_the_libraries_that_are_installed():
             pytest.skip(f"{library} is not installed")
         if here.partition("+")[0] != version.partition("+")[0]:
             pytest.skip(f"the index is of {library} {version}, here is {here}")
-        assert any(name.startswith(f"{library}:") for name in signatures.shipped().entries)
+        assert any(name.startswith(f"{library}:") for name in fingerprints.load_index().entries)
 
 
 def test_an_index_is_written_as_the_same_bytes(tmp_path):
-    signatures.write_index(signatures.shipped(), tmp_path / "a.json.gz")
-    packed = (resources.files("edgekd.distill.teachers") / signatures.FILE).read_bytes()
+    fingerprints.write_index(fingerprints.load_index(), tmp_path / "a.json.gz")
+    packed = (resources.files("edgekd.distill.teachers") / fingerprints.FILE).read_bytes()
     assert json.loads(gzip.decompress((tmp_path / "a.json.gz").read_bytes())) == json.loads(
         gzip.decompress(packed)
     )
@@ -110,10 +109,10 @@ def test_an_index_is_written_as_the_same_bytes(tmp_path):
 def test_the_builder_tells_a_signature_and_behaviours_anew():
     pytest.importorskip("timm")
     names = ("timm:efficientnet_lite0", "timm:tf_efficientnet_lite0", "timm:resnet10t")
-    built = [indexing.build(name, "classifier") for name in names]
-    groups, entries = indexing.groups_of([each for each in built if each is not None])
+    built = [build_fingerprints.build(name, "classifier") for name in names]
+    groups, entries = build_fingerprints.groups_of([each for each in built if each is not None])
     assert sorted(len(group.members) for group in groups) == [1, 2]
-    shipped = signatures.shipped().entries
+    shipped = fingerprints.load_index().entries
     assert {name: entries[name].configurations for name in names} == {
         name: shipped[name].configurations for name in names
     }

@@ -1,6 +1,6 @@
 import torch
 
-from edgekd.distill.synthesis.image_pool import Entry, ImagePool
+from edgekd.distill.synthesis.image_pool import ImagePool, PoolEntry
 from edgekd.distill.training.snapshots import CLASSES_SHOWN, MOMENTS, Snapshots
 
 
@@ -9,7 +9,7 @@ def pool_of(*batches, capacity=8):
     pool = ImagePool(capacity, len(batches[0]), (1, 1, 1), device=torch.device("cpu"))
     for number, decided in enumerate(batches):
         images = torch.full((len(decided), 1, 1, 1), number, dtype=torch.uint8)
-        pool.add(Entry(images=images, classes=torch.tensor(decided), score=0.0))
+        pool.add(PoolEntry(images=images, classes=torch.tensor(decided), score=0.0))
     return pool
 
 
@@ -24,7 +24,7 @@ def test_the_first_moment_shows_the_first_batch_and_later_ones_the_newest():
     assert values(seen.taken[0]) == {0: 0, 1: 0, 2: 2}
     for decided in ([0, 1], [0, 0]):
         images = torch.full((2, 1, 1, 1), pool.made, dtype=torch.uint8)
-        pool.add(Entry(images=images, classes=torch.tensor(decided), score=0.0))
+        pool.add(PoolEntry(images=images, classes=torch.tensor(decided), score=0.0))
     seen.look(pool, progress=0.06, step=2)
     assert values(seen.taken[1]) == {0: 4, 1: 3}  # of class 2 nothing was made since
 

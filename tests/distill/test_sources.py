@@ -26,9 +26,9 @@ from edgekd.distill.synthesis.generators import (
     NoisyLayers,
     occurrence,
 )
-from edgekd.distill.synthesis.inversion import KINDS, Expansion
-from edgekd.distill.synthesis.synthesis_loss import Inversion
-from edgekd.distill.synthesis.synthetic_batch import balanced_classes
+from edgekd.distill.synthesis.inversion import KINDS, ViewExpansion
+from edgekd.distill.synthesis.synthesis_loss import SynthesisLoss
+from edgekd.distill.synthesis.synthetic_batch import draw_balanced_classes
 from edgekd.distill.teachers.state_dict import state_digest
 from edgekd.records import InputSpec
 
@@ -65,7 +65,7 @@ def teacher_of(seed=0):
 
 
 def judge_of(seed=0):
-    return Inversion(
+    return SynthesisLoss(
         teacher=teacher_of(seed), student=teacher_of(seed + 1), spec=SPEC, classes=CLASSES,
         autocast=nullcontext, device=torch.device("cpu"),
     )  # fmt: skip
@@ -76,12 +76,12 @@ def fitted(kind, *, seed=0, **settings):
     return KINDS[kind](source, SPEC, classes=CLASSES, generator=drawn(seed), **WHERE)
 
 
-def inverted(source, judge, *, steps=2, learn=True, seed=1, count=8):
+def inverted(source, criterion, *, steps=2, learn=True, seed=1, count=8):
     generator = drawn(seed)
-    classes = balanced_classes(count, CLASSES, generator=generator)
+    classes = draw_balanced_classes(count, CLASSES, generator=generator)
     weights = source.settings.weights.against_student(0.0)
     return source.invert(
-        judge, classes, weights=weights, steps=steps, learn=learn, generator=generator
+        criterion, classes, weights=weights, steps=steps, learn=learn, generator=generator
     )
 
 
@@ -117,10 +117,10 @@ def test_more_steps_find_better_images(kind):
 @pytest.mark.parametrize("kind", FITTED)
 def test_the_score_is_that_of_the_images_that_are_kept(kind):
     """The best of all steps, not the last: judged again they score the same."""
-    judge = judge_of()
+    criterion = judge_of()
     source = fitted(kind, jitter=0)
-    found = inverted(source, judge, steps=6)
-    again = judge.judge(
+    found = inverted(source, criterion, steps=6)
+    again = criterion.criterion(
         found.images, found.classes, source.settings.weights.against_student(0.0), generator=drawn()
     )
     assert float(again.score()) == pytest.approx(found.score, rel=1e-4)
@@ -128,29 +128,29 @@ def test_the_score_is_that_of_the_images_that_are_kept(kind):
 
 @pytest.mark.parametrize("kind", FITTED)
 def test_what_is_held_out_teaches_the_source_nothing(kind):
-    judge = judge_of()
+    criterion = judge_of()
     source = fitted(kind)
-    inverted(source, judge)
-    source.learned_over(1.0)  # a restart is due, where there are any
-    before, bank = copy.deepcopy(source.state_dict()), len(judge.bank)
-    found = inverted(source, judge, learn=False, seed=5)
+    inverted(source, criterion)
+    source.advance(1.0)  # a restart is due, where there are any
+    before, bank = copy.deepcopy(source.state_dict()), len(criterion.bank)
+    found = inverted(source, criterion, learn=False, seed=5)
     assert same(source.state_dict(), before)
-    assert len(judge.bank) == bank
-    assert not torch.equal(found.images, inverted(source, judge, learn=False, seed=6).images)
+    assert len(criterion.bank) == bank
+    assert not torch.equal(found.images, inverted(source, criterion, learn=False, seed=6).images)
 
 
 def test_what_is_held_out_teaches_the_discriminator_nothing():
-    judge = judge_of()
-    judge.alignment = Alignment(
-        judge.teacher, torch.randn(8, 1, 16, 16, generator=drawn()), torch.arange(8) % CLASSES,
+    criterion = judge_of()
+    criterion.alignment = Alignment(
+        criterion.teacher, torch.randn(8, 1, 16, 16, generator=drawn()), torch.arange(8) % CLASSES,
         classes=CLASSES, augment=lambda images: images, generator=drawn(),
     )  # fmt: skip
     source = fitted("meta", weights=replace(RECIPES["pool"].source.weights, alignment=1.0))
-    before = state_digest(judge.alignment.discriminator.state_dict())
-    inverted(source, judge, learn=False)
-    assert state_digest(judge.alignment.discriminator.state_dict()) == before
-    inverted(source, judge, learn=True)
-    assert state_digest(judge.alignment.discriminator.state_dict()) != before
+    before = state_digest(criterion.alignment.discriminator.state_dict())
+    inverted(source, criterion, learn=False)
+    assert state_digest(criterion.alignment.discriminator.state_dict()) == before
+    inverted(source, criterion, learn=True)
+    assert state_digest(criterion.alignment.discriminator.state_dict()) != before
 
 
 @pytest.mark.parametrize("kind", ["meta", "noisy_layer"])
@@ -166,7 +166,7 @@ def test_a_source_that_was_saved_makes_the_same_next_batch(kind):
     first = fitted(kind)
     for seed in (1, 2):
         inverted(first, judge_of(), seed=seed)
-        first.learned_over(0.01)
+        first.advance(0.01)
     second = fitted(kind, seed=9)
     second.load_state_dict(copy.deepcopy(first.state_dict()))
     one, other = (inverted(source, judge_of(), seed=3) for source in (first, second))
@@ -176,14 +176,16 @@ def test_a_source_that_was_saved_makes_the_same_next_batch(kind):
 
 @pytest.mark.parametrize("kind", FITTED)
 def test_teacher_and_student_are_left_as_they_were(kind):
-    judge = judge_of()
-    judge.student.train().requires_grad_(True)
-    before = [state_digest(part.state_dict()) for part in (judge.teacher, judge.student)]
-    inverted(fitted(kind), judge)
-    assert [state_digest(part.state_dict()) for part in (judge.teacher, judge.student)] == before
-    assert judge.student.training
-    assert all(part.requires_grad for part in judge.student.parameters())
-    assert all(part.grad is None for part in judge.student.parameters())
+    criterion = judge_of()
+    criterion.student.train().requires_grad_(True)
+    before = [state_digest(part.state_dict()) for part in (criterion.teacher, criterion.student)]
+    inverted(fitted(kind), criterion)
+    assert [
+        state_digest(part.state_dict()) for part in (criterion.teacher, criterion.student)
+    ] == before
+    assert criterion.student.training
+    assert all(part.requires_grad for part in criterion.student.parameters())
+    assert all(part.grad is None for part in criterion.student.parameters())
 
 
 def test_a_generator_for_each_batch_starts_anew():
@@ -199,10 +201,10 @@ def test_a_generator_starts_afresh_after_its_share_of_the_budget(kind):
     source = fitted(kind, restart_every=0.1)
     inverted(source, judge_of())
     old = source.network
-    source.learned_over(0.09)
+    source.advance(0.09)
     inverted(source, judge_of())
     assert source.network is old
-    source.learned_over(0.02)
+    source.advance(0.02)
     inverted(source, judge_of())
     assert source.network is not old
     assert source.age == 0
@@ -213,7 +215,7 @@ def test_a_generator_starts_afresh_after_its_share_of_the_budget(kind):
 
 @given(classes=st.lists(st.integers(0, 4), min_size=1, max_size=30))
 def test_occurrence_counts_those_of_the_same_class_before(classes):
-    by_hand = [classes[:place].count(each) for place, each in enumerate(classes)]
+    by_hand = [classes[:compute].count(each) for compute, each in enumerate(classes)]
     assert occurrence(torch.tensor(classes)).tolist() == by_hand
 
 
@@ -263,7 +265,7 @@ def expansion(images, labels, *, flip=False, seed=0, **settings):
         images=images, labels=labels, kind="samples", name="few", digest="0" * 64, notes=(),
     )  # fmt: skip
     source = replace(RECIPES["condensed-expansion"].source, batch=8, **settings)
-    return Expansion(
+    return ViewExpansion(
         source, SPEC, real=real, flip=flip, classes=CLASSES, generator=drawn(seed), **WHERE
     )
 
@@ -306,7 +308,7 @@ def test_an_expansion_is_fitted_to_the_teacher():
 def test_jitter_moves_what_is_judged_and_not_what_is_kept():
     source = fitted("pixels", jitter=3)
     images = torch.rand(2, 1, 16, 16, generator=drawn())
-    seen = [source._moved(images, generator=drawn(seed)) for seed in range(40)]
+    seen = [source._jitter(images, generator=drawn(seed)) for seed in range(40)]
     assert all(kept is images for _, kept in seen)
     shifts = set()
     for moved, _ in seen:
@@ -320,7 +322,7 @@ def test_jitter_moves_what_is_judged_and_not_what_is_kept():
         shifts.update(found)
     assert len(shifts) > 20
     assert all(
-        part is images for part in fitted("pixels", jitter=0)._moved(images, generator=drawn())
+        part is images for part in fitted("pixels", jitter=0)._jitter(images, generator=drawn())
     )
 
 
@@ -332,11 +334,11 @@ def flowing(*, seed=0, **settings):
     return UnconditionalGenerator(source, SPEC, generator=drawn(seed), **WHERE)
 
 
-def learned(source, judge, *, seed, steps=1):
+def learned(source, criterion, *, seed, steps=1):
     generator = drawn(seed)
     scores = []
     for _ in range(steps):
-        found = source.learn(judge, weights=source.settings.weights, generator=generator)
+        found = source.learn(criterion, weights=source.settings.weights, generator=generator)
         scores.append(found.score)
     return scores
 
@@ -403,7 +405,7 @@ def test_without_a_loss_nothing_learns():
 def test_noise_is_standard_normal_in_the_teachers_space():
     source = Noise(SPEC, device=torch.device("cpu"))
     images = source.fresh(400, generator=drawn())
-    normalised = judge_of().normalised(images)
+    normalised = judge_of().normalise(images)
     assert images.shape == (400, 1, 16, 16)
     assert float(normalised.mean()) == pytest.approx(0, abs=0.02)
     assert float(normalised.std()) == pytest.approx(1, abs=0.02)

@@ -5,7 +5,7 @@ from torch import nn
 from edgekd.distill.synthesis.structured_noise import (
     BYTES,
     LEAST_IMAGES,
-    Gallery,
+    StructuredNoise,
     fields,
     shapes,
 )
@@ -66,7 +66,7 @@ class Areas(nn.Module):
 
 @pytest.fixture
 def gallery():
-    return Gallery(
+    return StructuredNoise(
         Areas(),
         spec(0.2, 0.3, side=12),
         3,
@@ -88,7 +88,7 @@ def test_a_class_that_no_shape_shows_is_left_out():
         def forward(self, images):
             return torch.eye(3)[0].expand(len(images), 3)
 
-    found = Gallery(
+    found = StructuredNoise(
         One(),
         spec(0.2, 0.3, side=12),
         3,
@@ -101,7 +101,7 @@ def test_a_class_that_no_shape_shows_is_left_out():
 
 
 def test_large_images_are_fewer():
-    found = Gallery(
+    found = StructuredNoise(
         Areas(),
         spec(0.4, 0.3, channels=3, side=512),
         3,
@@ -115,7 +115,7 @@ def test_large_images_are_fewer():
 
 @pytest.mark.parametrize(("macs", "count"), [(10**8, 4000), (10**12, LEAST_IMAGES)])
 def test_a_large_teacher_is_asked_about_fewer(macs, count):
-    found = Gallery(
+    found = StructuredNoise(
         Areas(),
         spec(0.2, 0.3, side=12),
         3,
@@ -127,7 +127,7 @@ def test_a_large_teacher_is_asked_about_fewer(macs, count):
 
 
 def test_no_more_are_drawn_than_a_run_shows():
-    found = Gallery(
+    found = StructuredNoise(
         Areas(),
         spec(0.2, 0.3, side=12),
         3,

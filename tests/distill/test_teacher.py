@@ -91,10 +91,10 @@ def test_class_names_must_be_as_many_as_classes(checkpoint):
 
 def test_a_pass_in_training_mode_is_found_out(checkpoint):
     teacher = load_teacher(checkpoint, TOLD, generator=generator())
-    teacher.unchanged()
+    teacher.verify_unchanged()
     teacher.module.train()(torch.randn(4, 1, 28, 28))
     with pytest.raises(IntegrityError):
-        teacher.unchanged()
+        teacher.verify_unchanged()
 
 
 @pytest.mark.parametrize("arch", ["timm:resnet10t", "torchvision:shufflenet_v2_x0_5"])
@@ -135,10 +135,10 @@ def test_a_real_third_party_teacher_is_as_good_as_published(shared):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     images, labels = (part[:1000] for part in module.cifar10("test"))
-    from edgekd.distill.data.labelled import normalised
+    from edgekd.distill.data.labelled import normalise
 
     with torch.no_grad():
-        logits = teacher.module(torch.from_numpy(normalised(images, teacher.info.input)))
+        logits = teacher.module(torch.from_numpy(normalise(images, teacher.info.input)))
     assert (logits.argmax(1).numpy() == labels).mean() > 0.905
 
 

@@ -8,9 +8,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
-from edgekd.bundle import bundle
-from edgekd.bundle import model_card as cards
-from edgekd.bundle import sbom as bill
+from edgekd.bundle import bundle, model_card, sbom
 from edgekd.files import digest_of
 from edgekd.records import (
     Architecture,
@@ -74,9 +72,9 @@ def write_bundle(
         report,
         pages={
             bundle.PAGE: lambda _: "<p>a page</p>",
-            bundle.CARD: lambda made: cards.model_card(made, report),
-            bundle.LICENCES: cards.licences,
-            bundle.BILL: lambda made: bill.bill(made, report, versions),
+            bundle.CARD: lambda made: model_card.model_card(made, report),
+            bundle.LICENCES: model_card.licences,
+            bundle.BILL: lambda made: sbom.bill(made, report, versions),
         },
     )
     return folder

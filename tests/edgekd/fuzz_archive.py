@@ -20,7 +20,7 @@ with atheris.instrument_imports(
 def archive_of(data: bytes, folder: Path) -> None:
     path = folder / "atheris.tar"
     path.write_bytes(data)
-    bundle.verify(path)
+    bundle.verify_bundle(path)
 
 
 def manifest_of(data: bytes, _: Path) -> None:

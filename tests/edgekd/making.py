@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from safetensors.torch import save as safetensors_bytes
 
-from edgekd.distill.data.labelled import normalised
+from edgekd.distill.data.labelled import normalise
 from edgekd.distill.models import architectures
 from edgekd.distill.teachers.loader import load_teacher
 from edgekd.distill.teachers.metadata import TeacherOptions
@@ -29,7 +29,7 @@ def write_set(folder, images, teacher, said=UNSAID):
     loaded = load_teacher(teacher, said, generator=torch.Generator().manual_seed(0))
     info = loaded.info
     with torch.no_grad():
-        logits = loaded.module(torch.from_numpy(normalised(images, info.input)))
+        logits = loaded.module(torch.from_numpy(normalise(images, info.input)))
     classes = logits.argmax(1).numpy().astype(np.int64)
     folder.mkdir()
     np.save(folder / "images.npy", images)

@@ -14,7 +14,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from edgekd.bundle import archive, bundle
-from edgekd.bundle.archive import BLOCK, Limits, zstd
+from edgekd.bundle.archive import BLOCK, ArchiveLimits, zstd
 from edgekd.errors import IntegrityError, OutputError, UsageError
 from tests.edgekd.bundles import reseal, write_bundle
 
@@ -42,7 +42,7 @@ def contents(path, *, limits=archive.LIMITS):
         return found.setdefault(entry.name, bytearray()).extend
 
     with path.open("rb") as stream:
-        archive.read(path, stream, take, limits=limits)
+        archive.read_archive(path, stream, take, limits=limits)
     return {name: bytes(data) for name, data in found.items()}
 
 
@@ -131,7 +131,7 @@ def test_what_is_written_is_read(tmp_path_factory, files, compressed):
         (folder / name).write_bytes(data)
     out = folder.with_name(folder.name + (".tar.zst" if compressed else ".tar"))
     with out.open("wb") as sink:
-        archive.write(folder, kept, sink, date=DATE, compressed=compressed)
+        archive.write_archive(folder, kept, sink, date=DATE, compressed=compressed)
     assert contents(out) == kept
 
 
@@ -149,7 +149,7 @@ def test_any_flipped_byte_of_an_archive_is_found_and_located(packed, tmp_path):
     for place in places(len(data)):
         spoilt.write_bytes(data[:place] + bytes([data[place] ^ 1 << place % 8]) + data[place + 1 :])
         with pytest.raises(IntegrityError) as caught:
-            bundle.verify(spoilt)
+            bundle.verify_bundle(spoilt)
         assert located(str(caught.value), place), (place, str(caught.value))
 
 
@@ -184,7 +184,7 @@ def test_any_flipped_byte_of_a_compressed_archive_is_found(whole, tmp_path):
 
 def problem_of(path):
     try:
-        bundle.verify(path)
+        bundle.verify_bundle(path)
     except IntegrityError as error:
         return str(error)
     return None
@@ -196,11 +196,11 @@ def test_archives_that_are_cut_or_longer_are_refused(packed, tmp_path):
     for size in (0, 1, BLOCK - 1, BLOCK, 3 * BLOCK + 7, len(data) - BLOCK, len(data) - 1):
         spoilt.write_bytes(data[:size])
         with pytest.raises(IntegrityError, match="cut short"):
-            bundle.verify(spoilt)
+            bundle.verify_bundle(spoilt)
     for more in (b"\0", bytes(archive.RECORD), data):
         spoilt.write_bytes(data + more)
         with pytest.raises(IntegrityError, match="after its end"):
-            bundle.verify(spoilt)
+            bundle.verify_bundle(spoilt)
 
 
 # --- archives of others ---------------------------------------------------------------------------
@@ -262,7 +262,7 @@ def by_canonical(path, members):
 def test_other_formats_of_tar_are_refused(tmp_path, form):
     path = by_tarfile(tmp_path / "p.tar", [(info("n" * 150), b"")], form=form)
     with pytest.raises(IntegrityError, match=r"pax|GNU|not what edgekd writes|no name"):
-        bundle.verify(path)
+        bundle.verify_bundle(path)
 
 
 def test_other_owners_modes_and_dates_are_refused(tmp_path):
@@ -274,11 +274,11 @@ def test_other_owners_modes_and_dates_are_refused(tmp_path):
         data = made.tobuf(tarfile.USTAR_FORMAT, "utf-8")
         (tmp_path / "o.tar").write_bytes(data + bytes(archive.RECORD - BLOCK))
         with pytest.raises(IntegrityError, match="not what edgekd writes"):
-            bundle.verify(tmp_path / "o.tar")
+            bundle.verify_bundle(tmp_path / "o.tar")
     first, second = archive.header(b"a", 0, DATE), archive.header(b"b", 0, DATE + 1)
     (tmp_path / "o.tar").write_bytes(first + second + bytes(archive.RECORD - 2 * BLOCK))
     with pytest.raises(IntegrityError, match="another date"):
-        bundle.verify(tmp_path / "o.tar")
+        bundle.verify_bundle(tmp_path / "o.tar")
 
 
 def test_extra_missing_and_changed_files_in_an_archive_are_named(whole, tmp_path):
@@ -288,11 +288,11 @@ def test_extra_missing_and_changed_files_in_an_archive_are_named(whole, tmp_path
     (folder / "model-int8.onnx").write_bytes(b"another")
     out = tmp_path / "b.tar"
     with out.open("wb") as sink:
-        archive.write(
+        archive.write_archive(
             folder, [path.name for path in folder.iterdir()], sink, date=DATE, compressed=False
         )
     with pytest.raises(IntegrityError) as caught:
-        bundle.verify(out)
+        bundle.verify_bundle(out)
     for said in ("zzz-extra (bytes", "golden-inputs.bin: missing", "model-int8.onnx (bytes"):
         assert said in str(caught.value)
     with pytest.raises(IntegrityError):
@@ -311,20 +311,20 @@ def test_links_in_a_folder_are_not_packed(whole, tmp_path):
     (tmp_path / "outside").rename(inside)
     (folder / "linked").symlink_to(tmp_path)
     with pytest.raises(IntegrityError, match="linked"):
-        bundle.verify(folder)
+        bundle.verify_bundle(folder)
 
 
 def test_limits_are_kept(packed, whole, tmp_path):
     with pytest.raises(IntegrityError, match="more than 3 files"):
-        contents(packed, limits=Limits(files=3))
+        contents(packed, limits=ArchiveLimits(files=3))
     with pytest.raises(IntegrityError, match="more than the 4096 bytes"):
-        contents(packed, limits=Limits(bytes=4096))
+        contents(packed, limits=ArchiveLimits(bytes=4096))
     out = tmp_path / "z.tar.zst"
     bundle.pack(whole, out, date=DATE, force=False)
     with pytest.raises(IntegrityError, match="more than the 4096 bytes"):
-        contents(out, limits=Limits(bytes=4096))
+        contents(out, limits=ArchiveLimits(bytes=4096))
     with pytest.raises(IntegrityError, match="unpacks to more than"):
-        contents(out, limits=Limits(ratio=1, ratio_from=0))
+        contents(out, limits=ArchiveLimits(ratio=1, ratio_from=0))
 
 
 BOMB = """
@@ -333,7 +333,7 @@ from pathlib import Path
 from edgekd.bundle import bundle
 from edgekd.errors import IntegrityError
 try:
-    bundle.verify(Path(sys.argv[1]))
+    bundle.verify_bundle(Path(sys.argv[1]))
 except IntegrityError as error:
     print(error)
     # Not ru_maxrss, which begins with that of the process that started this one.
@@ -367,14 +367,14 @@ def test_a_compressed_archive_is_one_frame(whole, tmp_path):
     for more in (skippable, zstd.compress(b""), b"\0"):
         out.write_bytes(data + more)
         with pytest.raises(IntegrityError, match="after its end"):
-            bundle.verify(out)
+            bundle.verify_bundle(out)
     out.write_bytes(skippable + data)
     with pytest.raises(IntegrityError, match="byte"):
-        bundle.verify(out)
+        bundle.verify_bundle(out)
     for size in range(0, len(data), 41):
         out.write_bytes(data[:size])
         with pytest.raises(IntegrityError, match=r"byte"):
-            bundle.verify(out)
+            bundle.verify_bundle(out)
     encoder = zstd.ZstdCompressor(
         options={
             zstd.CompressionParameter.window_log: 27,
@@ -383,7 +383,7 @@ def test_a_compressed_archive_is_one_frame(whole, tmp_path):
     )
     out.write_bytes(encoder.compress(bytes(2**20), mode=encoder.FLUSH_BLOCK) + encoder.flush())
     with pytest.raises(IntegrityError, match=r"no zstd"):
-        bundle.verify(out)
+        bundle.verify_bundle(out)
 
 
 # --- packing and unpacking ------------------------------------------------------------------------

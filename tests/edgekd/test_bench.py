@@ -20,7 +20,7 @@ from edgekd.records import (
     from_json,
     to_json,
 )
-from edgekd.workflows import benchmark_output as bench_output
+from edgekd.workflows import benchmark_output
 from tests.bench import sshd
 from tests.bench.conftest import save_convolution
 from tests.edgekd.conftest import edgekd_process
@@ -84,7 +84,7 @@ def test_every_output_holds_the_same(taken):
     assert len(found.latency.groups) == found.conditions.processes == 2
     with (folder / "bench.csv").open(newline="") as stream:
         (row,) = csv.DictReader(stream)
-    assert set(row) == set(bench_output.COLUMNS)
+    assert set(row) == set(benchmark_output.COLUMNS)
     assert int(row["calls"]) == len(found.latency.values)
     assert row["subject"] == "tiny.onnx"
     assert row["is_target"] == "False"

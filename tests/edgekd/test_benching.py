@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 
-from edgekd.bench.protocol.responses import ProbeAnswer
+from edgekd.bench.protocol.responses import ProbeResponse
 from edgekd.targets.catalogue import load_target
 from edgekd.workflows.benchmark import is_board
 
 
-def probe(**changes) -> ProbeAnswer:
+def probe(**changes) -> ProbeResponse:
     """A machine of which nothing is known but its processor."""
     nothing: dict[str, Any] = dict.fromkeys(
         ("board", "memory_bytes", "available_bytes", "swap_bytes", "l4t", "cuda", "power_mode", "cpu_max_mhz", "gpu_mhz",
@@ -20,7 +20,7 @@ def probe(**changes) -> ProbeAnswer:
         "event": "probe", "machine": "a machine", "os": "Linux", "python": "3.10", "emulated": False, "kernel": "5",
         "architecture": "aarch64", "processors": 6, "compatible": (), "zones_c": {}, "missing": {},
     }  # fmt: skip
-    return ProbeAnswer(**(nothing | usual | changes))
+    return ProbeResponse(**(nothing | usual | changes))
 
 
 ORIN_NANO_8GB = ("nvidia,p3768-0000+p3767-0003", "nvidia,p3767-0003", "nvidia,tegra234")

@@ -6,11 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from edgekd.bundle import bundle
-from edgekd.bundle import model_card as cards
-from edgekd.bundle import sbom as bill
+from edgekd.bundle import bundle, model_card, sbom
 from edgekd.records import DataUsed
-from edgekd.templating import rendered
+from edgekd.templating import render
 from tests.edgekd.bundles import bill_faults, manifest_of, report_of, sha, write_bundle
 
 HOSTILE = "a|b\n# <script>alert(1)</script> [x](http://example.invalid) `c` *d* _e_ \\"
@@ -24,7 +22,7 @@ def records(tmp_path):
 
 def test_the_bill_is_valid_and_would_be_refused_if_it_were_not(records):
     manifest, report = records
-    text = bill.bill(manifest, report, {"torch": "2.0"})
+    text = sbom.bill(manifest, report, {"torch": "2.0"})
     assert bill_faults(text) is None
     for spoilt in (
         text.replace("machine-learning-model", "machine-learned-model"),
@@ -43,16 +41,16 @@ def test_the_bill_of_everything_that_can_be_in_it_is_valid(records):
         warnings=(HOSTILE,),
         class_names=tuple("abcdefghij"),
     )
-    assert bill_faults(bill.bill(full, report, bill.versions())) is None
+    assert bill_faults(sbom.bill(full, report, sbom.versions())) is None
     bare = replace(full, warnings=(), models=())
     assert (
-        bill_faults(bill.bill(bare, replace(report, evaluation=None, measurements=()), {})) is None
+        bill_faults(sbom.bill(bare, replace(report, evaluation=None, measurements=()), {})) is None
     )
 
 
 def test_the_bill_names_every_file_with_its_digest_and_what_it_was_made_from(records):
     manifest, report = records
-    found = json.loads(bill.bill(manifest, report, bill.versions()))
+    found = json.loads(sbom.bill(manifest, report, sbom.versions()))
     parts = {part["bom-ref"]: part for part in found["components"]}
     for model in manifest.models:
         assert parts[model.path]["hashes"] == [{"alg": "SHA-256", "content": model.digest}]
@@ -68,24 +66,27 @@ def test_the_bill_names_every_file_with_its_digest_and_what_it_was_made_from(rec
 
 def test_the_same_bundle_has_the_same_bill(records):
     manifest, report = records
-    one, two = (bill.bill(manifest, report, {"torch": "2.0"}) for _ in range(2))
+    one, two = (sbom.bill(manifest, report, {"torch": "2.0"}) for _ in range(2))
     assert one == two
     other = replace(manifest, content_digest=sha("another"))
     assert (
-        json.loads(bill.bill(other, report, {}))["serialNumber"] != json.loads(one)["serialNumber"]
+        json.loads(sbom.bill(other, report, {}))["serialNumber"] != json.loads(one)["serialNumber"]
     )
 
 
 @pytest.mark.parametrize("text", [b"", b"[]", b"{", b'{"metadata": 3}', b"[" * 100_000])
 def test_versions_of_a_bill_that_is_none_of_ours_are_none(text):
-    assert bill.tools_in(text) == {}
+    assert sbom.tools_in(text) == {}
 
 
 def test_names_cannot_write_markdown_or_html_into_the_card(tmp_path):
     folder = write_bundle(tmp_path / "b")
     manifest = replace(bundle.read_manifest(folder), warnings=(HOSTILE,))
     manifest = replace(manifest, teacher=replace(manifest.teacher, file=HOSTILE))
-    for text in (cards.model_card(manifest, report_of(manifest, 0.5)), cards.licences(manifest)):
+    for text in (
+        model_card.model_card(manifest, report_of(manifest, 0.5)),
+        model_card.licences(manifest),
+    ):
         lines = [line for line in text.splitlines() if "script" in line]
         assert lines
         assert not any(line.startswith("# <") for line in text.splitlines())
@@ -98,7 +99,7 @@ def test_names_cannot_write_markdown_or_html_into_the_card(tmp_path):
 def test_the_card_tells_the_whole_chain(tmp_path):
     folder = write_bundle(tmp_path / "b")
     manifest, report = manifest_of(folder), bundle.read_report(folder)
-    links = cards.chain(manifest, report)
+    links = model_card.chain(manifest, report)
     assert [link.what for link in links] == [
         "teacher, file",
         "teacher, weights",
@@ -115,4 +116,4 @@ def test_the_card_tells_the_whole_chain(tmp_path):
 
 def test_pages_in_html_are_escaped_as_html_still():
     with pytest.raises(Exception, match="manifest"):
-        rendered("report.html")
+        render("report.html")

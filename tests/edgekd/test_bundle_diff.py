@@ -2,13 +2,12 @@
 
 import json
 
-from edgekd.bundle import archive, bundle
-from edgekd.bundle import diff as comparison
+from edgekd.bundle import archive, bundle, diff
 from tests.edgekd.bundles import write_bundle
 
 
 def changes_of(before, after):
-    found = comparison.difference(bundle.verified(before), bundle.verified(after))
+    found = diff.difference(bundle.verify_bundle(before), bundle.verify_bundle(after))
     return {
         (change.section, change.what): (change.before, change.after) for change in found.changes
     }

@@ -9,13 +9,13 @@ import pytest
 from jsonschema import validate
 from PIL import Image
 
-from edgekd.cli import completion as usage
+from edgekd.cli import completion
 from edgekd.distill.data import condensation
 from edgekd.distill.data.image_files import read_images
 from edgekd.errors import InputFileError, InterruptedRunError
 from edgekd.progress import PlainDisplay
 from edgekd.schemas import schema_text
-from edgekd.workflows.condense import CondenseOptions, condensed
+from edgekd.workflows.condense import CondenseOptions, condense
 
 SIDE = 12
 QUICK = ("--device", "cpu", "--threads", 1)
@@ -264,11 +264,11 @@ def test_a_signal_ends_it_and_leaves_nothing(tmp_path, archive, number, code):
         force=False,
     )
     with pytest.raises(InterruptedRunError, match="starts anew") as caught:
-        condensed(options, Impatient(number))
+        condense(options, Impatient(number))
     assert caught.value.exit_code == code
     assert [path.name for path in tmp_path.iterdir()] == ["data.npz"]
 
 
 def test_methods_that_are_completed_are_those_that_there_are():
-    assert usage.methods("") == list(condensation.METHODS)
-    assert usage.methods("d") == ["dm", "dsa"]
+    assert completion.methods("") == list(condensation.METHODS)
+    assert completion.methods("d") == ["dm", "dsa"]

@@ -12,10 +12,8 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from edgekd.bench.agent import sensor_discovery as sensors
-from edgekd.doctor import collect as doctor
-from edgekd.doctor import host as machine
-from edgekd.doctor import requirements as abilities
+from edgekd.bench.agent import sensor_discovery
+from edgekd.doctor import collect, host, requirements
 from edgekd.doctor.findings import Library
 from edgekd.doctor.report import diagnosis
 from edgekd.records import to_json
@@ -67,7 +65,7 @@ def test_the_record_fits_its_published_schema_and_every_command_can_run(tmp_path
     assert all(entry["works"] for entry in found["commands"])
     assert library(found, "torch")["version"]
     assert "CPUExecutionProvider" in found["onnxruntime_providers"]
-    assert {sensor["name"] for sensor in found["energy"]} == set(sensors.FINDERS)
+    assert {sensor["name"] for sensor in found["energy"]} == set(sensor_discovery.FINDERS)
     assert all(bool(sensor["scope"]) != bool(sensor["reason"]) for sensor in found["energy"])
 
 
@@ -159,7 +157,7 @@ def test_a_driver_that_does_not_fit_is_the_reason(tmp_path):
 def test_a_library_that_hangs_is_given_up(tmp_path, monkeypatch):
     (tmp_path / "onnxruntime.py").write_text("import time\ntime.sleep(60)\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    (answer,) = doctor.ask(["onnxruntime"], timeout_s=0.5).values()
+    (answer,) = collect.ask(["onnxruntime"], timeout_s=0.5).values()
     assert answer["problem"] == "did not answer within 0.5 s"
 
 
@@ -177,7 +175,7 @@ def test_a_command_without_its_library_exits_3_and_names_the_doctor(tmp_path):
 
 
 def test_timm_is_never_imported():
-    assert "timm" not in doctor.PROBES.read_text()
+    assert "timm" not in collect.PROBES.read_text()
 
 
 # --- the machine ----------------------------------------------------------------------------------
@@ -196,7 +194,7 @@ MEMINFO = "MemTotal: 8388608 kB\nMemAvailable: 4194304 kB\n"
 
 def test_without_control_groups_the_kernel_is_believed(tmp_path):
     proc = written(tmp_path / "proc", meminfo=MEMINFO, cpuinfo="model name : Board\nflags : bf16\n")
-    found = machine.examine(proc=proc, sysfs=tmp_path / "sys")
+    found = host.examine(proc=proc, sysfs=tmp_path / "sys")
     assert (found.memory_bytes, found.available_bytes) == (8 * 2**30, 4 * 2**30)
     assert not found.memory_is_limited
     assert found.processor == "Board"
@@ -210,7 +208,7 @@ def test_a_limit_of_cgroup_2_above_the_own_group_counts(tmp_path):
     limits = {"memory.max": str(2**30), "memory.current": str(2**29), "cpu.max": "50000 100000"}
     stat = {"memory.stat": f"anon 5\ninactive_file {2**28}\n"}
     written(sysfs / "fs/cgroup/outer", **limits, **stat)
-    found = machine.examine(proc=proc, sysfs=sysfs)
+    found = host.examine(proc=proc, sysfs=sysfs)
     assert found.memory_is_limited
     assert found.memory_bytes == 2**30
     assert found.available_bytes == 2**29 + 2**28
@@ -224,14 +222,14 @@ def test_cgroup_1_without_a_limit_is_no_limit(tmp_path):
     sysfs = tmp_path / "sys"
     written(sysfs / "fs/cgroup/memory", **{"memory.limit_in_bytes": "9223372036854771712"})
     written(sysfs / "fs/cgroup/cpu", **{"cpu.cfs_quota_us": "-1", "cpu.cfs_period_us": "100000"})
-    found = machine.examine(proc=proc, sysfs=sysfs)
+    found = host.examine(proc=proc, sysfs=sysfs)
     assert not found.memory_is_limited
     written(sysfs / "fs/cgroup/memory", **{"memory.limit_in_bytes": str(2**30)})
-    assert machine.examine(proc=proc, sysfs=sysfs).memory_bytes == 2**30
+    assert host.examine(proc=proc, sysfs=sysfs).memory_bytes == 2**30
 
 
 def test_a_machine_that_says_nothing_is_unknown_and_not_zero(tmp_path):
-    found = machine.examine(proc=tmp_path, sysfs=tmp_path)
+    found = host.examine(proc=tmp_path, sysfs=tmp_path)
     assert found.memory_bytes is None
     assert found.available_bytes is None
     assert found.usable_processors >= 1
@@ -242,13 +240,13 @@ def test_a_machine_that_says_nothing_is_unknown_and_not_zero(tmp_path):
 
 @pytest.fixture(scope="module")
 def examined():
-    return doctor.examine()
+    return collect.examine()
 
 
 def test_energy_is_read_where_the_agent_reads_it(tmp_path):
     rail = tmp_path / "class/hwmon/hwmon3"
     written(rail, name="ina3221", in1_label="VDD_IN", in1_input="5000", curr1_input="1000")
-    found = doctor.examine(sysfs=tmp_path)
+    found = collect.examine(sysfs=tmp_path)
     assert "module input" in str(found.energy[0].scope)
     assert "module input" in diagnosis(found)
     bench = next(entry for entry in found.commands if entry.command == "bench")
@@ -260,14 +258,14 @@ def test_the_record_survives_being_written(examined):
 
 
 def test_torch_and_torchvision_are_installed_together():
-    lines = abilities.install_lines(
+    lines = requirements.install_lines(
         [Library(name="torchvision", needs=">=0.24", problem="operator does not exist")]
     )
-    assert lines == (abilities.INSTALL_TORCH,)
+    assert lines == (requirements.INSTALL_TORCH,)
 
 
 def test_a_torch_without_the_torchscript_exporter_limits_export(examined):
-    states = abilities.judged(
+    states = requirements.judge_commands(
         examined.machine,
         examined.libraries,
         examined.cuda,
@@ -279,9 +277,9 @@ def test_a_torch_without_the_torchscript_exporter_limits_export(examined):
 
 
 def test_versions_are_compared_as_numbers():
-    assert doctor._is_older("2.9.1", ">=2.10")
-    assert not doctor._is_older("2.10.0+cu130", ">=2.10")
-    assert not doctor._is_older("1.0", "")
+    assert collect._is_older("2.9.1", ">=2.10")
+    assert not collect._is_older("2.10.0+cu130", ">=2.10")
+    assert not collect._is_older("1.0", "")
 
 
 def test_the_measured_figures_are_those_of_the_benchmark():
@@ -290,18 +288,18 @@ def test_the_measured_figures_are_those_of_the_benchmark():
     said = [
         (float(row["minutes"]), int(row["steps"]))
         for row in rows
-        if f"{int(row['steps']):,}" in abilities.SLOWER
+        if f"{int(row['steps']):,}" in requirements.SLOWER
     ]
     assert sorted(said) == [(4.5, 20147), (15.0, 10800)]
-    assert "in 15 minutes" in abilities.SLOWER
-    assert "in 4.5" in abilities.SLOWER
+    assert "in 15 minutes" in requirements.SLOWER
+    assert "in 4.5" in requirements.SLOWER
 
 
 def test_bf16_is_decided_as_in_a_run():
     (found,) = re.findall(
         r"flags & (\{[^}]*\})", (REPOSITORY / "distill/compute/device.py").read_text()
     )
-    assert set(machine.BF16_FLAGS) == ast.literal_eval(found)
+    assert set(host.BF16_FLAGS) == ast.literal_eval(found)
 
 
 def module_path(name):
@@ -338,7 +336,7 @@ def third_party_of(function):
 
 
 def test_commands_need_what_they_import():
-    modules = {doctor.MODULES.get(name, name): name for name in doctor.requirements()}
+    modules = {collect.MODULES.get(name, name): name for name in collect.requirements()}
     assert modules, "edgekd has no metadata here: it is not installed"
     functions = {
         node.name: node
@@ -348,7 +346,7 @@ def test_commands_need_what_they_import():
     }
     # Every command imports these through typer or the records: without them there is no doctor.
     always = {"typer", "pydantic", "rich"}
-    for command, needs in abilities.NEEDS.items():
+    for command, needs in requirements.NEEDS.items():
         for name, function in functions.items():
             if name == command or name.startswith(f"{command}_"):
                 needed = {modules[module] for module in third_party_of(function) & set(modules)}

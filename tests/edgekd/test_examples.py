@@ -199,7 +199,7 @@ def test_swupdate_installs_an_update_with_the_bundle_inside(made, archive, keys,
     shutil.rmtree(place)
     place.mkdir()
     install(update, "own", 0)
-    bundle.verify(place)
+    bundle.verify_bundle(place)
     assert files_of(place) == files_of(made[0])
     starts_from(place, tmp_path)
 

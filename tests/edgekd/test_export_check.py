@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgekd.schemas import schema_text
-from edgekd.workflows import check_model as judging
+from edgekd.workflows import check_model
 from tests.conftest import REPOSITORY
 
 SHAPE = (1, 3, 8, 8)
@@ -45,15 +45,17 @@ def test_every_tensorrt_gets_a_verdict_and_each_reason_stands_once(edgekd, tmp_p
 
 def test_what_is_alike_is_said_once_with_its_places():
     reasons = [
-        judging.Reason(rule="zero point", where=where, message=message, advice="again")
+        check_model.Reason(rule="zero point", where=where, message=message, advice="again")
         for where, message in (("a", "not 0"), ("b", "not 0"), ("b", "left out"))
     ]
     verdicts = [
-        judging.Verdict(software=name, tensorrt="8.5.2", legal=False, reasons=tuple(found))
+        check_model.Verdict(software=name, tensorrt="8.5.2", legal=False, reasons=tuple(found))
         for name, found in (("jp5.1", reasons[:2]), ("jp5.2", reasons))
     ]
-    check = judging.GraphCheck(model="m", digest="0" * 64, target=None, verdicts=tuple(verdicts))
-    lines = judging.text(check).splitlines()
+    check = check_model.GraphCheck(
+        model="m", digest="0" * 64, target=None, verdicts=tuple(verdicts)
+    )
+    lines = check_model.format_graph_check(check).splitlines()
     assert [line.partition("refused: ")[2] for line in lines[:2]] == ["1", "1, 2"]
     assert lines[2].strip() == "1. zero point (a and 1 more): not 0; again"
     assert lines[3].strip() == "2. zero point (b): left out; again"
@@ -154,13 +156,13 @@ def test_without_a_target_there_is_no_board_to_have_a_dla(edgekd, tmp_path):
 
 
 def test_what_does_harm_refuses_nothing():
-    harm = judging.Reason(
+    harm = check_model.Reason(
         rule="weights per tensor", where="a", message="one scale", advice="more", refuses=False
     )
-    verdict = judging.Verdict(software="jp5.1", tensorrt="8.5.2", legal=True, reasons=(harm,))
-    check = judging.GraphCheck(model="m", digest="0" * 64, target="t", verdicts=(verdict,))
-    judging.require(check)
-    first, second = judging.text(check).splitlines()
+    verdict = check_model.Verdict(software="jp5.1", tensorrt="8.5.2", legal=True, reasons=(harm,))
+    check = check_model.GraphCheck(model="m", digest="0" * 64, target="t", verdicts=(verdict,))
+    check_model.require_compatible(check)
+    first, second = check_model.format_graph_check(check).splitlines()
     assert first.endswith("legal, but 1")
     assert second.strip() == "1. weights per tensor (a): one scale; more"
 

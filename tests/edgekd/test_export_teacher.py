@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgekd.distill.data.labelled import normalised
+from edgekd.distill.data.labelled import normalise
 from edgekd.distill.teachers.loader import load_teacher
 from edgekd.distill.teachers.metadata import TeacherOptions
 from edgekd.export.parity import logits_of
@@ -44,7 +44,7 @@ def test_a_teacher_becomes_files_that_answer_as_it_does(edgekd, tmp_path, images
     assert set(found) == {"fp32", "int8"}
     teacher = loaded()
     assert found["fp32"]["made_from"] == teacher.info.state_digest
-    shown = normalised(pixels[:200], teacher.info.input)
+    shown = normalise(pixels[:200], teacher.info.input)
     expected = teacher.module(torch.from_numpy(shown)).numpy()
     answers = logits_of(tmp_path / "o" / "model-fp32.onnx", shown)
     np.testing.assert_allclose(answers, expected, atol=1e-4 * np.abs(expected).max())

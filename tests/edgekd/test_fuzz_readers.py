@@ -55,7 +55,7 @@ def test_archives_that_were_changed_anyhow(place, name, data):
     if changed == whole:
         return
     try:
-        bundle.verify(path)
+        bundle.verify_bundle(path)
     except IntegrityError:
         return
     # Bits of zstd that say nothing of what is inside; a plain archive has none.
@@ -68,7 +68,7 @@ def test_bytes_that_are_no_archive(place, data):
     for name in ("x.tar", "x.tar.zst"):
         (place / name).write_bytes(data)
         with pytest.raises(IntegrityError):
-            bundle.verify(place / name)
+            bundle.verify_bundle(place / name)
 
 
 json_values = st.recursive(
@@ -128,11 +128,11 @@ def test_bundles_whose_manifest_holds_anything_under_sums_that_hold(place, data)
         (folder / "manifest.json").write_text(json.dumps(changed))
         reseal(folder)
         try:
-            found = bundle.verify(folder)
+            found = bundle.verify_bundle(folder)
         except EdgekdError:
             return
         # Another way to write the same values: 1.0 for 1.
-        assert found == from_json(Manifest, kept, origin="x", schema="manifest")
+        assert found.manifest == from_json(Manifest, kept, origin="x", schema="manifest")
     finally:
         (folder / "manifest.json").write_text(kept)
         reseal(folder)
@@ -159,7 +159,7 @@ def test_values_that_json_can_say_and_records_cannot_hold(place, key, value):
         (folder / "manifest.json").write_text(changed)
         reseal(folder)
         with pytest.raises(EdgekdError):
-            bundle.verify(folder)
+            bundle.verify_bundle(folder)
     finally:
         (folder / "manifest.json").write_text(kept)
         reseal(folder)
@@ -177,7 +177,7 @@ def test_anything_as_a_record_a_signature_or_sums(place, data):
     try:
         sums.write_bytes(data)
         with pytest.raises(IntegrityError):
-            bundle.verify(place / "b")
+            bundle.verify_bundle(place / "b")
     finally:
         sums.write_bytes(kept)
 

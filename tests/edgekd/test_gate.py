@@ -12,10 +12,8 @@ import pytest
 
 from edgekd.errors import OverBudgetError, QualityError, UsageError
 from edgekd.files import digest_of
-from edgekd.gate import budget_file as budgets
-from edgekd.gate import figures as evidence
+from edgekd.gate import budget_file, figures, reporters
 from edgekd.gate import gates as gate
-from edgekd.gate import reporters as gate_output
 from edgekd.gate.budget_file import budget_of
 from edgekd.gate.figures import Reports
 from edgekd.records import (
@@ -23,10 +21,10 @@ from edgekd.records import (
     Energy,
     Estimate,
     GateResult,
+    MachineState,
     Measured,
     ModelEstimate,
     Samples,
-    Setup,
     Unmeasured,
     to_json,
 )
@@ -50,7 +48,7 @@ def setup(*parts, board="NVIDIA Jetson Orin Nano"):
         "board": board,
         "parts": parts,
     }
-    return Setup(**{**dict.fromkeys(Setup.__annotations__), **known})
+    return MachineState(**{**dict.fromkeys(MachineState.__annotations__), **known})
 
 
 def taken(latency=FAST, *, parts=("nvidia,p3767-0003",), emulated=False, **changes):
@@ -91,7 +89,7 @@ def test_a_figure_of_the_board_is_held_against_its_limit(limit, passed):
     (result,) = judged(budget(limit), taken(energy=energy()))
     assert result.passed is passed
     assert result.mark == "measured"
-    assert ("% over" in gate.told(result)) is not passed
+    assert ("% over" in gate.format_result(result)) is not passed
 
 
 def test_of_several_figures_that_count_the_worst_does():
@@ -177,7 +175,7 @@ def test_size_agreement_and_accuracy_come_from_the_bundle():
 
 def test_accuracy_may_be_relative_to_the_teacher():
     text = {"accuracy": {"max-degradation": 0.5, "of": "teacher"}}
-    relative = replace(budgets._budget(text, "a test"), target=ORIN)
+    relative = replace(budget_file._budget(text, "a test"), target=ORIN)
     report = report_of()
     without = replace(report, evaluation=None)
     (_, unknown) = judged(relative, manifest=manifest_of(), report=without)
@@ -205,7 +203,7 @@ def test_accuracy_may_be_relative_to_the_teacher():
 def test_a_cost_may_be_relative_to_a_baseline_of_the_same_board(tmp_path):
     old = tmp_path / "old.json"
     limits = {"latency-p50": {"max-degradation": 10, "of": "baseline"}, "baseline": str(old)}
-    relative = replace(budgets._budget(limits, "a test"), target=ORIN)
+    relative = replace(budget_file._budget(limits, "a test"), target=ORIN)
     old.write_text(to_json(Measured(measurements=(taken(),)), schema="measurements"))
     (result,) = judged(relative, taken())
     assert result.passed
@@ -227,11 +225,11 @@ def result(name="budget size", *, passed=False, value: float | None = 200.0, **m
 
 def test_quality_wins_over_cost():
     bad = result("budget agreement", value=0.5, limit=0.9, unit="share of images", bound="at least")
-    gate.require([result(passed=True)], bundle="b")
+    gate.require_passed([result(passed=True)], bundle="b")
     with pytest.raises(OverBudgetError, match=r"budget size.*2.0 times"):
-        gate.require([result()], bundle="b")
+        gate.require_passed([result()], bundle="b")
     with pytest.raises(QualityError, match=r"40\.00 points short"):
-        gate.require([result(), bad], bundle="b")
+        gate.require_passed([result(), bad], bundle="b")
 
 
 HOSTILE = 'a "<b>" & ]]> | \x01\n::error::x %'
@@ -244,7 +242,7 @@ def shown(*results):
 
 def test_junit_is_xml_whatever_a_report_says_and_names_the_gate():
     root = ET.fromstring(
-        gate_output.junit(
+        reporters.junit(
             shown(
                 result(reason=HOSTILE),
                 result("budget energy", passed=True, value=None, mark="not checked"),
@@ -263,10 +261,10 @@ def test_junit_is_xml_whatever_a_report_says_and_names_the_gate():
 
 def test_annotations_and_tables_stay_one_line_a_gate():
     found = shown(result(reason=HOSTILE), result("budget energy", passed=True, mark="estimate"))
-    lines = gate_output.annotations(found).splitlines()
+    lines = reporters.annotations(found).splitlines()
     assert [line.split(" ")[0] for line in lines] == ["::error", "::warning"]
     assert "%25" in lines[0]
-    table = [line for line in gate_output.markdown(found).splitlines() if line.startswith("| ")]
+    table = [line for line in reporters.markdown(found).splitlines() if line.startswith("| ")]
     assert len(table) == 4
     assert all(len(re.findall(r"(?<!\\)\|", line)) == 6 for line in table)
 
@@ -412,7 +410,7 @@ def test_figures_that_say_nothing_of_the_deployment_do_not_count(case):
 
 
 def test_a_file_of_the_same_name_is_not_estimated(tmp_path):
-    model = evidence.Model("model-fp32.onnx", "fp32", digest_of(PROJECT), None)
+    model = figures.Model("model-fp32.onnx", "fp32", digest_of(PROJECT), None)
     (tmp_path / "model-fp32.onnx").write_bytes(b"another")
     found = budgeting.Estimator([tmp_path])("latency-p50", model, load_target("jetson-agx-xavier"))
     assert found is not None
@@ -434,7 +432,7 @@ def test_a_key_without_a_bundle_is_bad_use(edgekd, tmp_path):
 
 def test_what_a_report_says_cannot_start_a_line_of_the_terminal():
     found = shown(result(reason=HOSTILE + "\x1b[31m"))
-    text = gate_output.text(found)
+    text = reporters.format_judgement(found)
     assert len(text.splitlines()) == 3
     assert "\x1b" not in text
     assert not [line for line in text.splitlines() if line.startswith("::")]

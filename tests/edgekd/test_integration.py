@@ -14,8 +14,7 @@ import onnxruntime
 import pytest
 
 from edgekd.bench.transport.agent_zipapp import agent_archive
-from edgekd.bundle import bundle
-from edgekd.bundle import firmware_files as integration
+from edgekd.bundle import bundle, firmware_files
 from tests.edgekd.conftest import REPOSITORY, TEACHER
 
 EXAMPLE = REPOSITORY / "examples" / "cmake"
@@ -51,13 +50,13 @@ def manifest(made):
 
 
 def test_the_agent_is_in_the_bundle_and_under_its_digest(made, manifest):
-    assert (made[0] / integration.AGENT).read_bytes() == agent_archive()
+    assert (made[0] / firmware_files.AGENT).read_bytes() == agent_archive()
     listed = {each.path: each.role for each in manifest.files}
-    assert listed[integration.AGENT] == listed[integration.UNIT] == "integration"
+    assert listed[firmware_files.AGENT] == listed[firmware_files.UNIT] == "integration"
 
 
 def test_the_agent_of_the_bundle_makes_its_model_ready(made, tmp_path):
-    command = [sys.executable, str(made[0] / integration.AGENT), "firstboot", "--runtime"]
+    command = [sys.executable, str(made[0] / firmware_files.AGENT), "firstboot", "--runtime"]
     command += ["onnxruntime", "--bundle", str(made[0]), "--state", str(tmp_path / "state")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -68,7 +67,7 @@ def test_the_agent_of_the_bundle_makes_its_model_ready(made, tmp_path):
 
 def test_the_unit_is_one_that_systemd_takes(made):
     need("systemd-analyze")
-    unit = made[0] / integration.UNIT
+    unit = made[0] / firmware_files.UNIT
     done = subprocess.run(
         ["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False
     )
@@ -101,7 +100,7 @@ def test_the_header_says_what_the_manifest_says(made, manifest, tmp_path, compil
     need(compiler)
     named = replace(manifest, class_names=NASTY)
     (tmp_path / "edgekd").mkdir()
-    (tmp_path / "edgekd" / "model.h").write_text(integration.header(named, made[0]))
+    (tmp_path / "edgekd" / "model.h").write_text(firmware_files.header(named, made[0]))
     source = tmp_path / ("main.c" if compiler == "gcc" else "main.cpp")
     source.write_text("#include <string.h>\n" + PRINTING)
     command = [compiler, f"-std={standard}", *STRICT, f"-I{tmp_path}", str(source), "-o"]
@@ -124,7 +123,7 @@ def test_the_header_gives_the_sizes_of_one_image_where_the_batch_is_open(made, m
     first = manifest.models[0]
     spec = replace(first.inputs[0], shape=("N", *first.inputs[0].shape[1:]))
     opened = replace(manifest, models=(replace(first, inputs=(spec,)), *manifest.models[1:]))
-    said, was = (integration.header(each, made[0]) for each in (opened, manifest))
+    said, was = (firmware_files.header(each, made[0]) for each in (opened, manifest))
     flag = "#define EDGEKD_MODEL_INPUT_BATCH_IS_OPEN "
     assert said == was.replace(f"{flag}0", f"{flag}1")
     assert said != was
@@ -139,7 +138,7 @@ def test_the_scale_of_the_header_is_that_of_the_graph(made):
     """ONNX Runtime rounds an input to steps of this size: half a step makes no difference, a step does."""
     import numpy as np
 
-    scale, zero = integration.input_scale(made[0] / "model-int8.onnx")
+    scale, zero = firmware_files.input_scale(made[0] / "model-int8.onnx")
     assert zero == 0
     session = onnxruntime.InferenceSession(made[0] / "model-int8.onnx")
 
@@ -267,7 +266,7 @@ def test_the_example_takes_raw_pixels_and_decisions(native, tmp_path, edgekd):
     assert code in {0, 4}, err
     said = built(tmp_path, tmp_path / "b", native)
     assert said.count("passed: model-") == 3
-    text = (tmp_path / "b" / integration.HEADER).read_text()
+    text = (tmp_path / "b" / firmware_files.HEADER).read_text()
     assert "#define EDGEKD_MODEL_INPUT_TYPE 2 " in text
     assert "#define EDGEKD_MODEL_PREPROCESSING_IN_GRAPH 1" in text
 

@@ -23,7 +23,6 @@ from edgekd.records import (
     Conditions,
     Coverage,
     DataUsed,
-    Doubt,
     Energy,
     GateResult,
     HistoryPoint,
@@ -31,17 +30,18 @@ from edgekd.records import (
     LayerPrecision,
     Measured,
     Measurements,
+    MeasurementWarning,
     Memory,
     NoiseResponse,
     OnnxModel,
     Parity,
     PowerTrace,
     Samples,
-    Span,
     Student,
     SyntheticSet,
     TeacherInfo,
     TensorSpec,
+    TraceSpan,
     Unmeasured,
 )
 from edgekd.records.manifest import (
@@ -52,12 +52,10 @@ from edgekd.records.manifest import (
     Report,
     TargetInfo,
 )
-from edgekd.report import bundle_page as page
-from edgekd.report import charts
-from edgekd.report import image_strips as pictures
+from edgekd.report import bundle_page, charts, image_strips
 from edgekd.report.bundle_summary import description
 from edgekd.targets.catalogue import load_target
-from edgekd.workflows import benchmark_output as bench_output
+from edgekd.workflows import benchmark_output
 
 REPOSITORY = Path(__file__).parents[2]
 HOSTILE = '<script>alert("x")</script><img src="http://example.invalid/x" onerror=alert(1)>$\\frac'
@@ -146,7 +144,7 @@ def measured(latency):
             threads=1, batch=1, warmup_s=0.5, warmup_runs=10, processes=3, governor=None,
             cpu_mhz=None, load_before=0.0, temperature_c=None, emulated=False, command=("x",),
         ),
-        doubts=(Doubt(code="load", message="it was busy", advice="measure again"),),
+        doubts=(MeasurementWarning(code="load", message="it was busy", advice="measure again"),),
         latency=latency, energy=NOT_MEASURED,
         memory=Memory(**dict.fromkeys(
             ("runtime_pss", "runtime_uss", "session_pss", "session_uss", "model_pss", "model_uss",
@@ -173,10 +171,10 @@ def report_of(*measurements, **changes):
 
 def timeline_of(*, late=False):
     images = made_up()
-    return pictures.Timeline(
+    return image_strips.Timeline(
         moments=(
-            pictures.Moment(progress=0.0, step=0, classes=(0, 1), images=images[5:7]),
-            pictures.Moment(progress=1.0, step=100, classes=(0,), images=images[:1]),
+            image_strips.StripMoment(progress=0.0, step=0, classes=(0, 1), images=images[5:7]),
+            image_strips.StripMoment(progress=1.0, step=100, classes=(0,), images=images[:1]),
         ),
         late=late,
     )
@@ -219,7 +217,7 @@ class Seen(HTMLParser):
 
 
 def page_of(folder, manifest=None, report=None, timeline=None):
-    made = page.html(
+    made = bundle_page.html(
         folder, manifest or manifest_of(), report or report_of(measured(LATENCY)), timeline=timeline
     )
     return made, Seen(made)
@@ -320,8 +318,8 @@ def trace_of(*, seconds=14.0, spike_w=None, rate_hz=100):
     spans = [(3.5, 5.5), (5.5, 7.5), (7.5, 9.5)]
     return PowerTrace(
         seconds=tuple(times.tolist()), watts=tuple(watts.tolist()),
-        windows=tuple(Span(begin_s=begin, end_s=end, runs=100) for begin, end in spans),
-        idle=(Span(begin_s=0.2, end_s=2.2, runs=0), Span(begin_s=11.3, end_s=13.3, runs=0)),
+        windows=tuple(TraceSpan(begin_s=begin, end_s=end, runs=100) for begin, end in spans),
+        idle=(TraceSpan(begin_s=0.2, end_s=2.2, runs=0), TraceSpan(begin_s=11.3, end_s=13.3, runs=0)),
     )  # fmt: skip
 
 
@@ -380,7 +378,7 @@ def test_a_trace_of_no_readings_is_not_drawn(folder, trace):
 
 @pytest.mark.parametrize("value", [1e308, -1e308, 1e99, 5e-324, 0.0, -0.4])
 def test_powers_that_nobody_expects_are_drawn_or_left_out(folder, value):
-    spans = (Span(begin_s=0.0, end_s=value, runs=1), Span(begin_s=0.0, end_s=2.0, runs=1))
+    spans = (TraceSpan(begin_s=0.0, end_s=value, runs=1), TraceSpan(begin_s=0.0, end_s=2.0, runs=1))
     trace = PowerTrace(
         seconds=(0.0, 1.0, 2.0), watts=(value, 1.0, value), windows=spans, idle=spans[1:]
     )
@@ -436,15 +434,15 @@ def test_large_images_of_many_classes_stay_small(tmp_path):
     draw = np.random.default_rng(0)
     spec = InputSpec(channels=3, height=160, width=160, mean=(0.5,) * 3, std=(0.25,) * 3)
     row = draw.integers(0, 256, (8, 160, 160, 3), np.uint8)
-    sources = pictures.strip(row, spec, side=pictures.LARGEST_SIDE)
-    assert sources.height == pictures.LARGEST_SIDE
+    sources = image_strips.strip(row, spec, side=image_strips.LARGEST_SIDE)
+    assert sources.height == image_strips.LARGEST_SIDE
     moments = tuple(
-        pictures.Moment(progress=share, step=1, classes=tuple(range(8)), images=row)
+        image_strips.StripMoment(progress=share, step=1, classes=tuple(range(8)), images=row)
         for share in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
     )
     manifest = replace(manifest_of(), input=spec, classes=8)
     made, seen = page_of(
-        tmp_path, manifest, timeline=pictures.Timeline(moments=moments, late=False)
+        tmp_path, manifest, timeline=image_strips.Timeline(moments=moments, late=False)
     )
     assert len(seen.images) == 48
     assert len(made) < 600_000
@@ -559,7 +557,7 @@ def test_a_page_is_made_anew_and_the_bundle_still_holds(made, edgekd, tmp_path):
     assert (code, out) == (0, f"{tmp_path}/page.html\n")
     code, _, _ = edgekd("bundle", "report", copy, "--force")
     assert code == 0
-    bundle.verify(copy)
+    bundle.verify_bundle(copy)
     assert (copy / "report.html").read_bytes() == (tmp_path / "page.html").read_bytes()
     assert "made from a finished bundle" in (copy / "report.html").read_text()
 
@@ -569,9 +567,9 @@ def test_a_bundle_of_before_there_were_pages_verifies_and_gets_one(made, edgekd,
     (copy / "report.html").unlink()
     sums = (copy / "SHA256SUMS").read_text().splitlines(keepends=True)
     (copy / "SHA256SUMS").write_text("".join(line for line in sums if "report.html" not in line))
-    bundle.verify(copy)
+    bundle.verify_bundle(copy)
     assert edgekd("bundle", "report", copy)[0] == 0
-    bundle.verify(copy)
+    bundle.verify_bundle(copy)
 
 
 # --- in a browser -----------------------------------------------------------------------------
@@ -625,7 +623,9 @@ def test_a_browser_finds_nothing_amiss(shots, folder, width, dark):
 @pytest.mark.parametrize("width", [360, 800, 1400])
 def test_a_browser_finds_nothing_amiss_on_the_page_of_a_bench(shots, width):
     taken = (with_power(trace_of()), replace(with_power(trace_of(rate_hz=1400)), subject="b" * 90))
-    text = bench_output.html_of(Measured(measurements=taken, failed={"ssh://board": "no route"}))
+    text = benchmark_output.html_of(
+        Measured(measurements=taken, failed={"ssh://board": "no route"})
+    )
     found = shots.look(text, width=width)
     assert found["scrollWidth"] <= width
     assert found["wide"] == []

@@ -13,10 +13,8 @@ import pytest
 from edgekd.bundle import (
     archive,
     bundle,
+    oci_registry,
     signing,
-)
-from edgekd.bundle import (
-    oci_registry as registry,
 )
 from edgekd.errors import RegistryError
 from tests.edgekd.bundles import key_pair, write_bundle
@@ -87,7 +85,7 @@ def test_what_is_pulled_is_what_was_pushed(host, place, edgekd):
 
 def test_the_manifest_is_that_of_an_artefact(host, place):
     reference = f"{host[0]}/models/shape:1.0"
-    digest = registry.push(place / "b.tar", reference, plain_http=True)
+    digest = oci_registry.push(place / "b.tar", reference, plain_http=True)
     asked = urllib.request.Request(
         f"http://{host[0]}/v2/models/shape/manifests/1.0",
         headers={"Accept": "application/vnd.oci.image.manifest.v1+json"},
@@ -102,7 +100,7 @@ def test_the_manifest_is_that_of_an_artefact(host, place):
         "application/vnd.edgekd.signature.v1",
     ]
     # The same bundle is the same artefact.
-    assert registry.push(place / "b.tar", reference, plain_http=True) == digest
+    assert oci_registry.push(place / "b.tar", reference, plain_http=True) == digest
 
 
 def test_a_compressed_archive_without_a_signature(host, place, edgekd):
@@ -161,7 +159,7 @@ def test_a_registry_that_gives_other_bytes_is_found_out(host, place, edgekd):
 
 def test_what_is_no_bundle_in_a_registry_is_refused(host, place):
     with pytest.raises(RegistryError, match="404"):
-        registry.pull(f"{host[0]}/models/none:1", place / "p.tar", plain_http=True)
+        oci_registry.pull(f"{host[0]}/models/none:1", place / "p.tar", plain_http=True)
     for text, said in (
         (b"{}", "none of an artefact"),
         (b"[1", "none of an artefact"),
@@ -170,7 +168,7 @@ def test_what_is_no_bundle_in_a_registry_is_refused(host, place):
         (b'{"layers": [{"mediaType": "x", "digest": 3, "size": 3}]}', "none of an artefact"),
     ):
         with pytest.raises(RegistryError, match=said):
-            registry._layers(text, "r")
+            oci_registry._layers(text, "r")
 
 
 def test_a_registry_that_is_not_there_is_said_at_once(place, edgekd):

@@ -25,9 +25,9 @@ from edgekd.records import (
     to_json,
 )
 from edgekd.search import search as searching
-from edgekd.search.candidates import Candidate, Cost, _deployed
+from edgekd.search.candidates import Candidate, Cost, _choose_precision
 from edgekd.search.successive_halving import (
-    Here,
+    LocalExecutor,
     Run,
     Rung,
     rungs,
@@ -126,14 +126,14 @@ class Cut:
         self.left = after
 
     def map(self, function, options):
-        for number in Here().map(function, options):
+        for number in LocalExecutor().map(function, options):
             yield number
             self.left -= 1
             if not self.left:
                 raise DeviceError("the power went")
 
 
-class Counted(Here):
+class Counted(LocalExecutor):
     made = 0
 
     def map(self, function, options):
@@ -143,7 +143,7 @@ class Counted(Here):
 
 def options_of(digits, out, pool):
     from edgekd.targets.catalogue import load_target
-    from edgekd.workflows.gate import budget_said
+    from edgekd.workflows.gate import read_budget
     from edgekd.workflows.run_setup import DistilOptions
 
     return searching.SearchOptions(
@@ -153,7 +153,7 @@ def options_of(digits, out, pool):
             images=digits,
         ),
         target=load_target("jetson"),
-        budget=budget_said(file=None, limits=("size-kib=120",), target=None),
+        budget=read_budget(file=None, limits=("size-kib=120",), target=None),
         names=NAMES,
         minutes=None,
         steps=9,
@@ -165,7 +165,9 @@ def options_of(digits, out, pool):
 def test_a_search_that_was_cut_goes_on_and_finds_the_same(digits, tmp_path):
     from edgekd.progress import SilentDisplay
 
-    whole = searching.search(options_of(digits, tmp_path / "whole", Here()), SilentDisplay())
+    whole = searching.search(
+        options_of(digits, tmp_path / "whole", LocalExecutor()), SilentDisplay()
+    )
     for after in (2, 2):  # in the first rung, then in the second
         with pytest.raises(DeviceError):
             searching.search(options_of(digits, tmp_path / "cut", Cut(after)), SilentDisplay())
@@ -251,7 +253,7 @@ def test_workers_of_a_cluster_find_what_one_machine_finds(digits, tmp_path):
     from edgekd.progress import SilentDisplay
     from edgekd.search.ray_backend import Ray
 
-    here = searching.search(options_of(digits, tmp_path / "here", Here()), SilentDisplay())
+    here = searching.search(options_of(digits, tmp_path / "here", LocalExecutor()), SilentDisplay())
     with Ray("local", threads=1) as cluster:
         there = searching.search(options_of(digits, tmp_path / "there", cluster), SilentDisplay())
     assert there == here
@@ -311,7 +313,7 @@ def test_the_fastest_file_that_keeps_the_limits_is_deployed(times, over, expecte
     passed: dict[Precision, dict[str, float]] = {
         name: {"size-kib": 2.0} if name in over else {} for name in times
     }
-    assert _deployed(costs, passed, Budget(limits={})) == expected
+    assert _choose_precision(costs, passed, Budget(limits={})) == expected
 
 
 def test_a_limited_time_that_is_known_comes_before_one_that_is_not():
@@ -321,7 +323,7 @@ def test_a_limited_time_that_is_known_comes_before_one_that_is_not():
         "int8": {},
     }
     over: dict[Precision, dict[str, float]] = {"fp32": {"latency-p50-ms": 2.0}, "int8": {}}
-    assert _deployed(costs, over, Budget(limits={"latency-p50": limit})) == "fp32"
+    assert _choose_precision(costs, over, Budget(limits={"latency-p50": limit})) == "fp32"
 
 
 def test_the_nearest_is_the_one_whose_worst_limit_is_least_over():
@@ -332,19 +334,21 @@ def test_the_nearest_is_the_one_whose_worst_limit_is_least_over():
 
 def test_a_network_at_fewer_pixels_is_the_network_on_scaled_images():
     shape = {"channels": 1, "classes": 10, "height": 28, "width": 28}
-    module = architectures.build(architectures.named("resnet8-w4@20", **shape)).eval()
+    module = architectures.build(architectures.find_architecture("resnet8-w4@20", **shape)).eval()
     images = torch.randn(3, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     scaled = torch.nn.functional.interpolate(images, (20, 20), mode="bilinear")
-    assert isinstance(module, networks.Resized)
+    assert isinstance(module, networks.ResizedInput)
     torch.testing.assert_close(module(images), module.inner(scaled))
 
 
 def test_a_relative_limit_of_a_cost_is_refused_before_anything_is_made(digits, tmp_path):
-    from edgekd.gate import budget_file as budgets
+    from edgekd.gate import budget_file
     from edgekd.progress import SilentDisplay
 
     text = {"size": {"max-degradation": 5, "of": "baseline"}, "baseline": "x"}
-    options = options_of(digits, tmp_path / "s", Here())
+    options = options_of(digits, tmp_path / "s", LocalExecutor())
     with pytest.raises(UsageError, match="absolute limits"):
-        searching.search(replace(options, budget=budgets._budget(text, "a test")), SilentDisplay())
+        searching.search(
+            replace(options, budget=budget_file._budget(text, "a test")), SilentDisplay()
+        )
     assert not (tmp_path / "s.search").exists()

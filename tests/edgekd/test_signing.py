@@ -78,7 +78,7 @@ def test_any_flipped_byte_of_a_signed_archive_is_found_and_located(released, tmp
             flipped = bytes([data[place] ^ 1 << place % 8])
             spoilt.write_bytes(data[:place] + flipped + data[place + 1 :])
             with pytest.raises(IntegrityError) as caught:
-                bundle.verified(spoilt, trusted=keys, signature=released / f"{name}.sig")
+                bundle.verify_bundle(spoilt, trusted=keys, signature=released / f"{name}.sig")
             assert "is of something else" in str(caught.value)
             if name == "b.tar":
                 assert "byte" in str(caught.value).partition("\n")[2]
@@ -103,7 +103,7 @@ def test_any_flipped_byte_of_any_file_of_a_signed_folder_is_found_and_located(co
             flipped = bytes([data[place] ^ 1 << place % 8])
             path.write_bytes(data[:place] + flipped + data[place + 1 :])
             with pytest.raises(IntegrityError) as caught:
-                bundle.verified(folder, trusted=keys)
+                bundle.verify_bundle(folder, trusted=keys)
             assert name in str(caught.value)
             if name == bundle.SUMS:
                 assert "line" in str(caught.value).partition("\n")[2]
@@ -111,7 +111,7 @@ def test_any_flipped_byte_of_any_file_of_a_signed_folder_is_found_and_located(co
         assert code == IntegrityError.exit_code
         assert name in err
         path.write_bytes(data)
-    bundle.verified(folder, trusted=keys)
+    bundle.verify_bundle(folder, trusted=keys)
 
 
 def test_any_flipped_bit_of_a_signature_is_found(copy):
@@ -127,7 +127,7 @@ def test_any_flipped_bit_of_a_signature_is_found(copy):
     for spoilt in (b"", data[:-1], data + b"\n", data * 2):
         path.write_bytes(spoilt)
         with pytest.raises(IntegrityError, match=r"b\.tar\.sig"):
-            bundle.verified(copy / "b.tar", trusted=keys)
+            bundle.verify_bundle(copy / "b.tar", trusted=keys)
 
 
 # --- another key, another bundle ------------------------------------------------------------------
@@ -177,7 +177,7 @@ def test_sums_that_a_forger_made_new_do_not_help(copy):
     (folder / "model-fp32.onnx").write_bytes(b"another model")
     reseal(folder)
     with pytest.raises(IntegrityError, match=r"SHA256SUMS\.sig is of something else"):
-        bundle.verified(folder, trusted=trusted(copy))
+        bundle.verify_bundle(folder, trusted=trusted(copy))
 
 
 # --- before anything else -------------------------------------------------------------------------
@@ -189,12 +189,12 @@ def test_nothing_is_parsed_before_the_signature_holds(copy):
     (folder / "manifest.json").write_text('{"schema": "manifest", "schema_version": 99}')
     reseal(folder)
     with pytest.raises(InputFileError, match="format 99"):
-        bundle.verified(folder)
+        bundle.verify_bundle(folder)
     with pytest.raises(IntegrityError, match="is of something else"):
-        bundle.verified(folder, trusted=trusted(copy))
+        bundle.verify_bundle(folder, trusted=trusted(copy))
     (copy / "b.tar").write_bytes(b"no archive at all")
     with pytest.raises(IntegrityError, match="is of something else"):
-        bundle.verified(copy / "b.tar", trusted=trusted(copy))
+        bundle.verify_bundle(copy / "b.tar", trusted=trusted(copy))
 
 
 def test_nothing_is_unpacked_before_the_signature_holds(copy, edgekd):
@@ -216,13 +216,13 @@ def test_a_page_is_not_written_into_a_signed_folder(copy, edgekd):
     code, _, err = edgekd("bundle", "report", copy / "b", "--force")
     assert code == 2
     assert "is signed" in err
-    bundle.verified(copy / "b", trusted=trusted(copy))
+    bundle.verify_bundle(copy / "b", trusted=trusted(copy))
 
 
 def test_a_signature_travels_in_the_archive_of_a_signed_folder(copy):
     bundle.pack(copy / "b", copy / "s.tar", date=archive.DEFAULT_DATE, force=False)
     bundle.unpack(copy / "s.tar", copy / "u", trusted=(), signature=None, force=False)
-    assert bundle.verified(copy / "u", trusted=trusted(copy)).signed_by is not None
+    assert bundle.verify_bundle(copy / "u", trusted=trusted(copy)).signed_by is not None
 
 
 # --- keys -----------------------------------------------------------------------------------------
@@ -294,7 +294,7 @@ def test_a_key_with_a_passphrase_is_asked_for_it(copy):
     path.write_bytes(pem_of(Ed25519PrivateKey.generate(), b"open sesame"))
     with signing.signer(str(path), ask=lambda _: "open sesame") as signer:
         bundle.sign(copy / "b.tar", signer)
-    bundle.verified(copy / "b.tar", trusted=(signer.public,))
+    bundle.verify_bundle(copy / "b.tar", trusted=(signer.public,))
     with (
         pytest.raises(InputFileError, match="passphrase is wrong"),
         signing.signer(str(path), ask=lambda _: "no"),

@@ -55,13 +55,13 @@ def test_a_set_says_what_it_is_and_is_balanced(small_set):
 def test_the_classes_are_what_the_teacher_says_of_the_stored_images(small_set):
     import torch
 
-    from edgekd.distill.data.labelled import normalised
+    from edgekd.distill.data.labelled import normalise
     from edgekd.distill.teachers.loader import load_teacher
     from edgekd.distill.teachers.metadata import TeacherOptions
 
     teacher = load_teacher(TEACHER, TeacherOptions(), generator=torch.Generator().manual_seed(0))
     images, classes = (np.load(small_set[0] / f"{name}.npy") for name in ("images", "classes"))
-    logits = teacher.module(torch.from_numpy(normalised(images, teacher.info.input)))
+    logits = teacher.module(torch.from_numpy(normalise(images, teacher.info.input)))
     assert (logits.argmax(1).numpy() == classes).mean() > 0.99  # batches differ in the last bits
 
 

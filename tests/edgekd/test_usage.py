@@ -7,9 +7,8 @@ import sys
 
 import pytest
 
-from edgekd.cli import completion as usage
-from edgekd.cli import reference
-from edgekd.distill.compute import device as place
+from edgekd.cli import completion, reference
+from edgekd.distill.compute import device
 from edgekd.distill.models import architectures
 
 HEAVY = ("torch", "numpy", "onnx", "onnxruntime", "timm", "torchvision", "accelerate")
@@ -62,11 +61,11 @@ def test_bash_takes_the_script_that_is_printed():
 
 
 def test_students_that_are_offered_are_those_that_there_are():
-    assert ("auto", *architectures.NAMES) == usage.STUDENTS
+    assert ("auto", *architectures.NAMES) == completion.STUDENTS
 
 
 def test_devices_that_are_offered_are_those_that_there_are():
-    assert tuple(usage.devices("")) == place.DEVICES
+    assert tuple(completion.devices("")) == device.DEVICES
 
 
 @pytest.mark.parametrize("name", ["", "targets", "bundle", *reference.commands()])
@@ -84,5 +83,5 @@ def test_help_shows_examples_in_80_columns(name):
         "targets": ("edgekd targets list", "edgekd targets show jetson"),
         "bundle": ("edgekd bundle verify bundle",),
     }
-    for example in (usage.EXAMPLES | of_groups)[name]:
+    for example in (completion.EXAMPLES | of_groups)[name]:
         assert example in lines  # in one piece, brackets and all

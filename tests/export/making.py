@@ -2,13 +2,13 @@
 
 import onnx
 
-from edgekd.export.compatibility import read
-from edgekd.export.qdq import Chosen, choose, with_pairs
+from edgekd.export.compatibility import read_graph
+from edgekd.export.qdq import ActivationRanges, choose, with_pairs
 
 
-def write_int8(fp32, *, out, calibration, held_out) -> Chosen:
+def write_int8(fp32, *, out, calibration, held_out) -> ActivationRanges:
     """Ranges by the best method, pairs, one file."""
-    model = read(fp32)
+    model = read_graph(fp32)
     found = choose(model, calibration=calibration, held_out=held_out)
     onnx.save(with_pairs(model, found.limits), out)
     return found

@@ -42,7 +42,7 @@ def test_it_starts_as_the_file_that_min_max_gives(tmp_path, network, images, nam
     noise = np.abs(static - exact).max()
     # Two runtimes add in other orders, and what lies between two levels may fall to either.
     assert np.abs(ours - static).mean() <= 0.5 * noise + 1e-6
-    again = logits_of(file_of(model, wrapped.tuned()).SerializeToString(), shown)
+    again = logits_of(file_of(model, wrapped.collect_tuned()).SerializeToString(), shown)
     np.testing.assert_allclose(again, static, atol=noise + 1e-6)
 
 
@@ -53,13 +53,13 @@ def test_what_is_learned_is_what_the_file_computes(tmp_path, network, images):
     wrapped = FakeQuantised(module, model, limits, shape=spec.shape)
     with torch.no_grad():
         draw = torch.Generator().manual_seed(0)
-        weights, scales = wrapped.learned()
+        weights, scales = wrapped.learnable_parameters()
         for each in weights:
             each.data += 0.05 * each.abs().mean() * torch.randn(each.shape, generator=draw)
         for each in scales:
             each.data += 0.2 * torch.randn(each.shape, generator=draw)
     ours = wrapped(torch.from_numpy(shown)).detach().numpy()
-    theirs = logits_of(file_of(model, wrapped.tuned()).SerializeToString(), shown)
+    theirs = logits_of(file_of(model, wrapped.collect_tuned()).SerializeToString(), shown)
     before = logits_of(tmp_path / "f.onnx", shown)
     assert np.abs(ours - before).max() > 5 * np.abs(ours - theirs).max()
 
@@ -68,7 +68,7 @@ def test_fewer_bits_have_fewer_values(tmp_path, network, images):
     module, spec = network("resnet8-w4")
     model, limits = written(tmp_path / "f.onnx", module, spec, images(8), "jetson")
     wrapped = FakeQuantised(module, model, limits, shape=spec.shape, weight_bits=4)
-    for name, weight in wrapped.tuned().constants.items():
+    for name, weight in wrapped.collect_tuned().constants.items():
         if weight.ndim == 4:
             for channel in weight:
                 assert len(np.unique(channel)) <= 16, name
@@ -91,7 +91,7 @@ def test_the_module_itself_stays_as_it_was(tmp_path, network, images):
     before = {name: value.clone() for name, value in module.state_dict().items()}
     wrapped = FakeQuantised(module, model, limits, shape=spec.shape)
     with torch.no_grad():
-        for each in wrapped.learned()[0]:
+        for each in wrapped.learnable_parameters()[0]:
             each.zero_()
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
 

@@ -6,8 +6,7 @@ import torch
 from torch import nn
 
 from edgekd.errors import IncompatibleError, QualityError
-from edgekd.export import convert as models
-from edgekd.export import parity
+from edgekd.export import convert, parity
 from edgekd.export.model_metadata import precision_of
 from edgekd.targets.catalogue import load_target
 
@@ -16,7 +15,7 @@ TARGET = load_target("jetson")
 
 def test_records_say_what_the_files_are(tmp_path, network, images):
     module, spec = network("resnet8-w4")
-    fp32 = models.export_fp32(
+    fp32 = convert.export_fp32(
         module,
         spec=spec,
         target=TARGET,
@@ -24,7 +23,7 @@ def test_records_say_what_the_files_are(tmp_path, network, images):
         images=images(8),
         made_from="0" * 64,
     )
-    int8 = models.export_int8(
+    int8 = convert.export_int8(
         tmp_path / "f.onnx",
         target=TARGET,
         out=tmp_path / "q.onnx",
@@ -58,7 +57,7 @@ class Different(nn.Module):
 def test_a_file_that_answers_otherwise_is_refused(tmp_path, network, images):
     _, spec = network("lenet5-half")
     with pytest.raises(QualityError, match="does not answer as PyTorch"):
-        models.export_fp32(
+        convert.export_fp32(
             Different().eval().requires_grad_(False),
             spec=spec,
             target=TARGET,
@@ -73,7 +72,7 @@ def test_a_refused_model_leaves_the_old_one(tmp_path, images, fp32):
     out = tmp_path / "q.onnx"
     out.write_bytes(b"old")
     with pytest.raises(IncompatibleError, match="runs no INT8"):
-        models.export_int8(
+        convert.export_int8(
             fp32,
             target=load_target("jetson-nano"),
             out=out,
@@ -82,7 +81,7 @@ def test_a_refused_model_leaves_the_old_one(tmp_path, images, fp32):
         )
     # Legal for JetPack 6 only: opset 18 and its reductions.
     with pytest.raises(IncompatibleError, match="opset 18"):
-        models.export_int8(
+        convert.export_int8(
             fp32,
             target=load_target("jetson@jp5.1"),
             out=out,
@@ -133,7 +132,7 @@ def test_int8_is_judged_by_decisions():
 
 def test_a_failed_parity_is_raised_with_its_figures():
     with pytest.raises(QualityError, match=r"0\.00% of 1 images"):
-        parity.require(compared([[0.0, 1.0]], [[1.0, 0.0]]), what="m.onnx")
+        parity.require_parity(compared([[0.0, 1.0]], [[1.0, 0.0]]), what="m.onnx")
 
 
 class Close(nn.Module):
@@ -154,7 +153,7 @@ def test_half_precision_that_decides_otherwise_is_written_and_told_apart(tmp_pat
     _, spec = network("lenet5-half")
     target = load_target("jetson-thor-t5000")
     assert target.software.typing == "strong"
-    models.export_fp32(
+    convert.export_fp32(
         Close().eval(),
         spec=spec,
         target=target,
@@ -162,7 +161,7 @@ def test_half_precision_that_decides_otherwise_is_written_and_told_apart(tmp_pat
         images=images(16),
         made_from="0" * 64,
     )
-    found = models.export_fp16(
+    found = convert.export_fp16(
         tmp_path / "f.onnx", target=target, out=tmp_path / "h.onnx", images=images(16)
     )
     assert not found.parity.passed

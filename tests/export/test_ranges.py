@@ -33,7 +33,7 @@ def with_outliers():
 def test_max_keeps_everything(with_outliers):
     found = seen(with_outliers)
     assert found.limit("max") == pytest.approx(60.0)
-    assert found.clipped(found.limit("max")) == 0.0
+    assert found.clipped_share(found.limit("max")) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_a_percentile_cuts_its_share_off(with_outliers, method, share):
     found = seen(with_outliers)
     beyond = float((np.abs(with_outliers) > found.limit(method)).mean())
     assert beyond <= share
-    assert beyond == pytest.approx(found.clipped(found.limit(method)), abs=1e-5)
+    assert beyond == pytest.approx(found.clipped_share(found.limit(method)), abs=1e-5)
 
 
 def test_entropy_gives_outliers_up_for_the_rest(with_outliers):
@@ -62,7 +62,7 @@ def test_entropy_does_not_give_everything_up_for_a_background_of_one_value():
     values = np.full(100_000, 0.4242, np.float32)
     values[:20_000] = draw.uniform(0, 2.8, 20_000)
     found = seen(values)
-    assert found.clipped(found.limit("entropy")) <= 1e-3
+    assert found.clipped_share(found.limit("entropy")) <= 1e-3
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgekd.errors import EdgekdError, InputFileError, UsageError
-from edgekd.gate import budget_file as budgets
+from edgekd.gate import budget_file
 from edgekd.gate.budget_file import budget_of, read_project
 from edgekd.targets.catalogue import load_target
 
@@ -134,14 +134,16 @@ def test_a_limit_relative_to_a_baseline_that_nobody_names_contradicts_itself(tmp
 
 
 def test_what_is_written_and_what_is_meant_are_the_same():
-    for key, kind in budgets.KEYS.items():
+    for key, kind in budget_file.KEYS.items():
         value = budget_of(limits=(f"{key}=0.5",)).limits[kind.metric].value
         assert value is not None
-        assert math.isclose(budgets.written(kind.metric, value), 0.5)
-        assert budgets.NAMES[kind.metric] == key
+        assert math.isclose(budget_file.to_budget_unit(kind.metric, value), 0.5)
+        assert budget_file.NAMES[kind.metric] == key
 
 
-KEY = st.sampled_from([*budgets.KEYS, "accuracy", "latency-p50", "target", "baseline", "x", "of"])
+KEY = st.sampled_from(
+    [*budget_file.KEYS, "accuracy", "latency-p50", "target", "baseline", "x", "of"]
+)
 VALUE = st.recursive(
     st.none()
     | st.booleans()
@@ -162,7 +164,7 @@ VALUE = st.recursive(
 @given(table=st.dictionaries(KEY, VALUE, max_size=4))
 def test_no_table_ends_in_anything_but_our_errors(table):
     try:
-        found = budgets._budget(table, "a test")
+        found = budget_file._budget(table, "a test")
     except EdgekdError:
         return
     assert all(limit.value is None or limit.value > 0 for limit in found.limits.values())

@@ -16,8 +16,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgekd.bench import agent
-from edgekd.bench.agent import engine_build as building
-from edgekd.bench.agent import trtexec
+from edgekd.bench.agent import engine_build, trtexec
 from edgekd.bench.agent.build_request import Wish
 from edgekd.bench.agent.errors import RefusedError
 from tests.standin.cudart import Cudart, build_cudart
@@ -114,7 +113,7 @@ def board(tmp_path, monkeypatch):
         said = []
         library = cudart or Cudart()
         try:
-            building.build(
+            engine_build.build(
                 argparse.Namespace(**(options | changes)),
                 lambda event, **fields: said.append({"event": event, **fields}),
                 library,

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgekd.bench import agent
-from edgekd.bench.agent import trtexec
-from edgekd.bench.agent import trtexec_timing as timing
+from edgekd.bench.agent import trtexec, trtexec_timing
 from edgekd.bench.agent.errors import RefusedError
 from tests.bench.agent.test_building import (
     STANDIN,
@@ -204,7 +203,7 @@ def test_every_flag_of_a_run_is_one_that_the_version_has(version):
         seconds = 2.5
 
     table = flag_table()
-    flags = timing.run_flags(version, "e", "t", Options)
+    flags = trtexec_timing.run_flags(version, "e", "t", Options)
     assert {"--warmUp=500", "--duration=3"} <= set(flags)
     for flag in flags:
         first, gone = table[flag.partition("=")[0]]
@@ -256,7 +255,7 @@ def test_times_that_are_none_are_refused(tmp_path, text):
     path = tmp_path / "times.json"
     path.write_text(text)
     with pytest.raises(RefusedError, match=r"times cannot be read|wrote no times"):
-        timing.exported(str(path), 0)
+        trtexec_timing.read_times(str(path), 0)
 
 
 def test_a_missing_trtexec_is_said(tmp_path):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from edgekd.bench import agent
-from edgekd.bench.agent import board_lock as holding
+from edgekd.bench.agent import board_lock
 
 AGENT = Path(agent.__file__).parent / "__main__.py"
 
@@ -74,12 +74,12 @@ def sleeper():
 
 
 def started(number):
-    return holding._started(number)
+    return board_lock._start_time(number)
 
 
 def left_behind(home, number, start):
     """A contact that was cut, with a process of that number and start time."""
-    folder = home / "runs" / f"{number}-cut" / holding.PIDS
+    folder = home / "runs" / f"{number}-cut" / board_lock.PIDS
     folder.mkdir(parents=True)
     (folder / str(number)).write_text(start)
     return folder.parent
@@ -180,10 +180,10 @@ def test_a_number_that_nobody_has_is_cleaned_up(hold, tmp_path):
 
 
 def test_a_process_enrols_under_its_own_start_time(tmp_path):
-    (tmp_path / holding.PIDS).mkdir()
-    holding.enrol(str(tmp_path))
-    assert (tmp_path / holding.PIDS / str(os.getpid())).read_text() == started(os.getpid())
-    assert holding._processes(str(tmp_path)) == [os.getpid()]
+    (tmp_path / board_lock.PIDS).mkdir()
+    board_lock.enrol(str(tmp_path))
+    assert (tmp_path / board_lock.PIDS / str(os.getpid())).read_text() == started(os.getpid())
+    assert board_lock._processes(str(tmp_path)) == [os.getpid()]
 
 
 def test_what_is_kept_stays_between_contacts(hold, tmp_path):

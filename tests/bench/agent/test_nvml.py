@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from edgekd.bench import agent
-from edgekd.bench.agent import sensor_nvml as nvml
+from edgekd.bench.agent import sensor_nvml
 from edgekd.bench.agent.sensor import Place
 from tests.standin.nvml import build_nvml
 
@@ -82,8 +82,8 @@ def test_heat_clock_and_throttling_of_a_card(library):
 
 
 def test_a_machine_without_the_library_says_so(monkeypatch):
-    monkeypatch.setattr(nvml, "NAME", "libnvidia-ml-that-is-not-there.so")
-    sensor, reason = nvml.find(Place("/", "/", "/"))
+    monkeypatch.setattr(sensor_nvml, "NAME", "libnvidia-ml-that-is-not-there.so")
+    sensor, reason = sensor_nvml.find(Place("/", "/", "/"))
     assert sensor is None
     assert "cannot open shared object" in reason
-    assert nvml.card_or_none(0) is None
+    assert sensor_nvml.card_or_none(0) is None

@@ -1,8 +1,7 @@
 import pytest
 
 from benchmarks.bench import boards
-from edgekd.bench.agent import sensor_discovery as sensors
-from edgekd.bench.agent import sensor_rpi_pmic as pmic
+from edgekd.bench.agent import sensor_discovery, sensor_rpi_pmic
 from edgekd.bench.agent.sensor import Place
 
 # As `vcgencmd pmic_read_adc` of a Raspberry Pi 5 writes them, shortened to four of its twelve pairs.
@@ -39,7 +38,7 @@ def on_path(tmp_path, monkeypatch):
 
 def test_rails_with_current_and_voltage_are_summed_into_an_estimate(place, on_path):
     install(on_path)
-    sensor, reason = sensors.find_sensor(place)
+    sensor, reason = sensor_discovery.find_sensor(place)
     assert sensor is not None, reason
     assert sensor.kind == "estimate"
     assert "estimated" in sensor.scope
@@ -50,19 +49,19 @@ def test_rails_with_current_and_voltage_are_summed_into_an_estimate(place, on_pa
 
 
 def test_inputs_without_a_current_are_no_rails():
-    assert set(pmic.rails_of(RAILS)) == {"3V7_WL_SW", "3V3_SYS", "VDD_CORE", "HDMI"}
+    assert set(sensor_rpi_pmic.rails_of(RAILS)) == {"3V7_WL_SW", "3V3_SYS", "VDD_CORE", "HDMI"}
 
 
 def test_an_older_pi_has_no_currents(place, on_path):
     install(on_path, rails='error=1 error_msg="Command not registered"\n')
-    sensor, reason = pmic.find(place)
+    sensor, reason = sensor_rpi_pmic.find(place)
     assert sensor is None
     assert "Raspberry Pi 5" in reason
 
 
 def test_a_rail_that_goes_away_is_an_error_and_no_zero(place, on_path):
     install(on_path)
-    sensor, _ = pmic.find(place)
+    sensor, _ = sensor_rpi_pmic.find(place)
     assert sensor is not None
     install(on_path, rails=RAILS.replace("HDMI_A current(22)=0.02000000A", ""))
     with pytest.raises(ValueError, match="no rail HDMI"):
@@ -71,7 +70,7 @@ def test_a_rail_that_goes_away_is_an_error_and_no_zero(place, on_path):
 
 def test_throttling_of_now_and_since_boot(place, on_path):
     install(on_path, throttled="throttled=0x50005")
-    since, now = pmic.throttled(place)
+    since, now = sensor_rpi_pmic.read_throttling(place)
     assert now == ["under-voltage", "throttled"]
     assert since == {
         "under-voltage": 1,
@@ -83,4 +82,4 @@ def test_throttling_of_now_and_since_boot(place, on_path):
 
 def test_a_machine_without_the_program_was_not_throttled_as_far_as_is_known(place, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
-    assert pmic.throttled(place) == ({}, [])
+    assert sensor_rpi_pmic.read_throttling(place) == ({}, [])

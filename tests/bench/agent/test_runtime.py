@@ -4,13 +4,13 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from edgekd.bench.agent import ort_runtime as runtime
+from edgekd.bench.agent import ort_runtime
 from edgekd.bench.agent.errors import RefusedError
 
 
 def opened(model, inputs=None):
-    session = runtime.open_session(runtime.import_runtime(), str(model), 1)
-    return session, runtime.make_inputs(session, inputs, 0, 2)
+    session = ort_runtime.open_session(ort_runtime.import_runtime(), str(model), 1)
+    return session, ort_runtime.make_inputs(session, inputs, 0, 2)
 
 
 def named(session):
@@ -47,11 +47,11 @@ class Watched:
         return self.bindings[-1]
 
 
-@pytest.mark.parametrize("dtype", runtime.DTYPES.values())
+@pytest.mark.parametrize("dtype", ort_runtime.DTYPES.values())
 def test_a_call_computes_what_run_does(tmp_path, dtype):
     session, feed = opened(save_identity(tmp_path / "model.onnx", dtype, ["N", 3]))
     watched = Watched(session)
-    call = runtime.call_of(watched, feed)
+    call = ort_runtime.call_of(watched, feed)
     for _ in range(2):
         call()
     (found,) = watched.bindings[0].copy_outputs_to_cpu()
@@ -62,7 +62,7 @@ def test_a_call_holds_its_inputs(model):
     session, feed = opened(model)
     expected = session.run(None, feed)[0]
     watched = Watched(session)
-    call = runtime.call_of(watched, feed)
+    call = ort_runtime.call_of(watched, feed)
     feed.clear()
     call()
     (found,) = watched.bindings[0].copy_outputs_to_cpu()
@@ -80,7 +80,7 @@ def test_a_sequence_can_come_out(tmp_path):
     onnx.save(
         helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path
     )
-    call = runtime.call_of(*opened(path))
+    call = ort_runtime.call_of(*opened(path))
     for _ in range(3):
         call()
 
@@ -101,7 +101,7 @@ def test_a_runtime_without_these_names_is_called_by_its_public_method(model):
         get_outputs = staticmethod(session.get_outputs)
         run_with_iobinding = staticmethod(calls.append)
 
-    runtime.call_of(Renamed(), feed)()
+    ort_runtime.call_of(Renamed(), feed)()
     assert len(calls) == 1
     assert isinstance(calls[0], onnxruntime.IOBinding)
 
@@ -109,5 +109,5 @@ def test_a_runtime_without_these_names_is_called_by_its_public_method(model):
 def test_inputs_that_the_runtime_does_not_take_are_refused(model):
     session, _ = opened(model)
     with pytest.raises(RefusedError, match=r"RuntimeError|Fail") as caught:
-        runtime.try_once(runtime.call_of(session, {"nobody": np.zeros(3, np.float32)}))
+        ort_runtime.try_once(ort_runtime.call_of(session, {"nobody": np.zeros(3, np.float32)}))
     assert caught.value.kind == "not-runnable"

@@ -12,8 +12,7 @@ import pytest
 
 from benchmarks.bench import boards
 from edgekd.bench import agent
-from edgekd.bench.agent import energy
-from edgekd.bench.agent import power_sampler as sampler
+from edgekd.bench.agent import energy, power_sampler
 from edgekd.bench.agent import sensor as power
 from edgekd.bench.agent.sensor import Channel, sensor_of
 from tests.bench.agent.test_building import old_python
@@ -48,7 +47,7 @@ def taken(read, seconds=10.0, **changes):
         clock.ns += 1_000_000
         return read(clock)
 
-    return sampler.take(sensor(timed, **changes), clock.wait, seconds, clock)
+    return power_sampler.take(sensor(timed, **changes), clock.wait, seconds, clock)
 
 
 def test_readings_are_stamped_before_and_after():
@@ -88,13 +87,13 @@ def test_a_busy_driver_is_asked_again(code):
 
     def read():
         tries.append(1)
-        if len(tries) < sampler.TRIES:
+        if len(tries) < power_sampler.TRIES:
             raise OSError(code, "busy")
         return [(None, 7.0)]
 
     pauses: list[float] = []
-    assert sampler.read_patiently(read, pauses.append) == [(None, 7.0)]
-    assert len(pauses) == sampler.TRIES - 1
+    assert power_sampler.read_patiently(read, pauses.append) == [(None, 7.0)]
+    assert len(pauses) == power_sampler.TRIES - 1
 
 
 def test_a_driver_that_stays_busy_costs_a_reading_and_no_more():
@@ -247,7 +246,7 @@ def test_a_greeting_says_nothing_of_the_sensor(trees, tmp_path):
 
 
 def test_a_description_holds_what_the_host_needs():
-    told = power.describe(sensor(list))
+    told = power.describe_sensor(sensor(list))
     assert set(told) == {
         "name", "scope", "kind", "channels", "interval_s", "period_s", "settle_s", "scale", "constant_w",
     }  # fmt: skip

@@ -8,7 +8,7 @@ import pytest
 import edgekd
 from edgekd.bench import agent
 from edgekd.bench.agent import commands
-from edgekd.bench.protocol import responses as answers
+from edgekd.bench.protocol import responses
 
 FOLDER = Path(agent.__file__).parent
 SOURCES = sorted(FOLDER.glob("*.py"))
@@ -64,4 +64,4 @@ def test_it_runs_from_a_copy_of_its_folder_alone(tmp_path):
 
 def test_it_says_the_version_and_the_protocol_of_its_host():
     assert edgekd.__version__ == commands.VERSION
-    assert answers.PROTOCOL == commands.PROTOCOL
+    assert responses.PROTOCOL == commands.PROTOCOL

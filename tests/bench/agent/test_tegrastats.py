@@ -3,9 +3,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.bench import boards
-from edgekd.bench.agent import sensor_discovery as sensors
-from edgekd.bench.agent import sensor_ina as ina
-from edgekd.bench.agent import sensor_tegrastats as tegrastats
+from edgekd.bench.agent import sensor_discovery, sensor_ina, sensor_tegrastats
 from edgekd.bench.agent.power_sampler import take
 from edgekd.bench.agent.sensor import Place, monotonic_ns
 
@@ -47,7 +45,7 @@ def test_every_line_is_of_a_total():
 @pytest.mark.parametrize("name", TOTALS)
 def test_the_total_of_every_jetpack_is_found(tmp_path, name):
     install(tmp_path, line(name))
-    sensor, reason = sensors.find_sensor(place(tmp_path))
+    sensor, reason = sensor_discovery.find_sensor(place(tmp_path))
     assert sensor is not None, reason
     labels, milliwatts = TOTALS[name]
     assert [channel.label for channel in sensor.channels] == labels
@@ -56,33 +54,33 @@ def test_the_total_of_every_jetpack_is_found(tmp_path, name):
 
 
 def test_a_reading_below_zero_is_kept():
-    assert tegrastats.rails_of(line("jp7.0-thor"))["VDD_GPU"] == -392
+    assert sensor_tegrastats.rails_of(line("jp7.0-thor"))["VDD_GPU"] == -392
 
 
 def test_a_label_that_is_not_connected_is_no_rail():
-    assert "NC" not in tegrastats.rails_of(line("jp5-agx-orin"))
+    assert "NC" not in sensor_tegrastats.rails_of(line("jp5-agx-orin"))
 
 
 def test_memory_loads_and_temperatures_are_no_rails():
-    rails = tegrastats.rails_of(line("jp6-orin-nano"))
+    rails = sensor_tegrastats.rails_of(line("jp6-orin-nano"))
     assert set(rails) == {"VDD_IN", "VDD_CPU_GPU_CV", "VDD_SOC"}
 
 
 def test_the_average_since_its_start_is_not_the_power_of_now():
-    assert tegrastats.rails_of(line("jp7.2-thor"))["VIN"] == 124486
+    assert sensor_tegrastats.rails_of(line("jp7.2-thor"))["VIN"] == 124486
 
 
 def test_sysfs_is_preferred(tmp_path):
     install(tmp_path, line("jp6-orin-nano"))
     boards.jetson(tmp_path / "sys", tmp_path / "proc", boards.JETSONS["orin-nano"], driver="hwmon")
-    sensor, _ = sensors.find_sensor(place(tmp_path))
+    sensor, _ = sensor_discovery.find_sensor(place(tmp_path))
     assert sensor is not None
     assert sensor.name.startswith("INA3221")
 
 
 def test_rails_of_no_known_total_are_refused(tmp_path):
     install(tmp_path, "RAM 1/2MB VDD_FOO 100mW/100mW")
-    sensor, reason = tegrastats.find(place(tmp_path))
+    sensor, reason = sensor_tegrastats.find(place(tmp_path))
     assert sensor is None
     assert "scope unknown" in reason
     assert "VDD_FOO" in reason
@@ -90,7 +88,7 @@ def test_rails_of_no_known_total_are_refused(tmp_path):
 
 def test_lines_are_read_as_they_come_and_the_program_is_ended(tmp_path):
     install(tmp_path, line("jp6-orin-nano"))
-    sensor, _ = tegrastats.find(place(tmp_path))
+    sensor, _ = sensor_tegrastats.find(place(tmp_path))
     assert sensor is not None
     taken = take(sensor, lambda _: False, 0.4)
     assert len(taken["begin_ns"]) >= 4
@@ -103,7 +101,7 @@ def test_lines_are_read_as_they_come_and_the_program_is_ended(tmp_path):
 
 def test_a_program_that_ends_is_an_error_and_no_zero(tmp_path):
     boards.program(tmp_path, "tegrastats", f"#!/bin/sh\necho '{line('jp6-orin-nano').strip()}'")
-    sensor, _ = tegrastats.find(place(tmp_path))
+    sensor, _ = sensor_tegrastats.find(place(tmp_path))
     assert sensor is not None
     began = monotonic_ns()
     taken = take(sensor, lambda seconds: monotonic_ns() - began > 3e8 or seconds < 0, 5.0)
@@ -115,18 +113,18 @@ def test_a_program_that_ends_is_an_error_and_no_zero(tmp_path):
 
 def test_a_program_that_says_nothing_is_no_sensor(tmp_path):
     boards.program(tmp_path, "tegrastats", "#!/bin/sh\nexit 1")
-    sensor, reason = tegrastats.find(place(tmp_path))
+    sensor, reason = sensor_tegrastats.find(place(tmp_path))
     assert sensor is None
     assert "tegrastats ended" in reason
 
 
 def test_its_errors_are_those_of_the_chip_behind_it(tmp_path):
     install(tmp_path, line("jp6-orin-nano"))
-    sensor, _ = tegrastats.find(place(tmp_path))
+    sensor, _ = sensor_tegrastats.find(place(tmp_path))
     assert sensor is not None
     sensor.close()
     (channel,) = sensor.channels
     assert channel.unit == "mW"
     assert channel.quantum == pytest.approx(40e-6 / 0.005 * 5.0)
     assert channel.offset_w == pytest.approx(80e-6 / 0.005 * 5.0)
-    assert sensor.scope == ina.MODULE
+    assert sensor.scope == sensor_ina.MODULE
