@@ -51,7 +51,7 @@ class Compute:
     def memory_format(self) -> torch.memory_format:
         """How networks and images lie in memory: channels last where that is faster and works.
 
-        In float32 on the CPU torch 2.15 dies of it in the backward pass of narrow convolutions.
+        Contiguous in float32 on the CPU, where another format corrupted memory in torch 2.15 (docs/log.md).
         """
         plain = self.device.type == "cpu" and self.precision == "fp32"
         return torch.contiguous_format if plain else torch.channels_last

@@ -235,7 +235,7 @@ def test_what_is_no_teacher_is_refused_by_its_name(tmp_path, module, word):
 # --- hostile and damaged files -------------------------------------------------------------------
 
 
-class Evil:
+class Call:
     def __init__(self, path):
         self.path = path
 
@@ -285,8 +285,8 @@ def test_sample_inputs_that_run_code_do_not(tmp_path, content):
     created = tmp_path / "created"
     name = next(name for name in content if "sample_inputs" in name)
     buffer = io.BytesIO()
-    torch.save(Evil(created), buffer)
-    for payload in (pickle.dumps(Evil(created)), buffer.getvalue()):
+    torch.save(Call(created), buffer)
+    for payload in (pickle.dumps(Call(created)), buffer.getvalue()):
         path = write(tmp_path / "t.pt2", {**content, name: payload})
         read_program(path)
         load_program(path)
@@ -304,14 +304,14 @@ def test_pickled_weights_are_refused_and_do_not_run(tmp_path, content):
     member = json.loads(config[next(n for n in config if n.endswith(WEIGHTS))])
     place = member["config"]["fc.weight"]["path_name"]
     name = next(n for n in config if n.endswith(f"data/weights/{place}"))
-    refused(tmp_path, {**config, name: pickle.dumps(Evil(created))}, "--trust-pickle")
+    refused(tmp_path, {**config, name: pickle.dumps(Call(created))}, "--trust-pickle")
     assert not created.exists()
 
 
 def test_weights_of_the_old_format_are_refused_and_do_not_run(tmp_path, content):
     created = tmp_path / "created"
     root = next(iter(content)).partition("/")[0]
-    legacy = {**content, f"{root}/data/weights/model.pt": pickle.dumps(Evil(created))}
+    legacy = {**content, f"{root}/data/weights/model.pt": pickle.dumps(Call(created))}
     refused(tmp_path, legacy, "--trust-pickle")
     assert not created.exists()
 
@@ -329,7 +329,7 @@ def test_pickled_constants_are_refused_and_do_not_run(tmp_path, content):
         }
 
     hostile = edited(content, "model_constants_config.json", pickled)
-    hostile[f"{root}/data/constants/opaque_obj_0"] = pickle.dumps(Evil(created))
+    hostile[f"{root}/data/constants/opaque_obj_0"] = pickle.dumps(Call(created))
     refused(tmp_path, hostile, "pickle")
     assert not created.exists()
 
@@ -361,8 +361,8 @@ def test_a_flipped_bit_of_a_weight_is_noticed(tmp_path, small, content):
 
 
 def test_compressed_members_are_refused_unread(tmp_path, content):
-    bomb = {**content, next(iter(content)): bytes(1 << 24)}
-    path = write(tmp_path / "t.pt2", bomb, compression=zipfile.ZIP_DEFLATED)
+    packed = {**content, next(iter(content)): bytes(1 << 12)}
+    path = write(tmp_path / "t.pt2", packed, compression=zipfile.ZIP_DEFLATED)
     with pytest.raises(InputFileError, match="compressed"):
         read_program(path)
 
@@ -398,7 +398,7 @@ def test_the_same_member_twice_is_refused(tmp_path, content):
         read_program(path)
 
 
-@pytest.mark.parametrize("name", ["../out", "/etc/out", "a\\..\\out", "t/../../out", "C:/out"])
+@pytest.mark.parametrize("name", ["../out", "/out", "a\\..\\out", "t/../../out", "C:/out"])
 def test_member_names_that_lead_outside_are_refused(tmp_path, content, name):
     refused(tmp_path, {**content, name: b"x"}, "refused, a member is called")
 

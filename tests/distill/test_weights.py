@@ -20,7 +20,7 @@ from edgekd.errors import InputFileError
 STATE = {"conv1.weight": torch.arange(54.0).reshape(2, 3, 3, 3), "fc.weight": torch.ones(4, 2)}
 
 
-class Evil:
+class Call:
     def __init__(self, path):
         self.path = path
 
@@ -32,7 +32,7 @@ class Evil:
 @pytest.mark.parametrize("nested", [False, True])
 def test_raw_pickles_that_run_code_do_not(tmp_path, protocol, nested):
     created = tmp_path / "created"
-    planted = {"state_dict": {"a": Evil(created)}} if nested else Evil(created)
+    planted = {"state_dict": {"a": Call(created)}} if nested else Call(created)
     (tmp_path / "t.pt").write_bytes(pickle.dumps(planted, protocol=protocol))
     with pytest.raises(InputFileError):
         read_weights(tmp_path / "t.pt")
@@ -42,7 +42,7 @@ def test_raw_pickles_that_run_code_do_not(tmp_path, protocol, nested):
 @pytest.mark.parametrize("zipped", [False, True])
 def test_torch_files_that_run_code_do_not(tmp_path, zipped):
     created = tmp_path / "created"
-    content = {"state_dict": STATE, "extra": Evil(created)}
+    content = {"state_dict": STATE, "extra": Call(created)}
     torch.save(content, tmp_path / "t.pt", _use_new_zipfile_serialization=zipped)
     with pytest.raises(InputFileError, match="refused"):
         read_weights(tmp_path / "t.pt")

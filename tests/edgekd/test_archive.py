@@ -4,7 +4,6 @@ import io
 import os
 import shutil
 import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
@@ -217,11 +216,11 @@ def info(name, kind=tarfile.REGTYPE, link=""):
     [
         ([(info("../x"), b"")], "no name for a file"),
         ([(info("a/../../x"), b"")], "no name for a file"),
-        ([(info("/etc/passwd"), b"")], "no name for a file"),
+        ([(info("/outside"), b"")], "no name for a file"),
         ([(info(".hidden"), b"")], "no name for a file"),
         ([(info("a\\b"), b"")], "no name for a file"),
         ([(info("a\nb"), b"")], "no name for a file"),
-        ([(info("a", tarfile.SYMTYPE, "/etc/passwd"), b"")], "a is a link"),
+        ([(info("a", tarfile.SYMTYPE, "b"), b"")], "a is a link"),
         ([(info("a", tarfile.LNKTYPE, "b"), b"")], "a is a hard link"),
         ([(info("a", tarfile.CHRTYPE), b"")], "character device"),
         ([(info("a", tarfile.BLKTYPE), b"")], "block device"),
@@ -325,38 +324,6 @@ def test_limits_are_kept(packed, whole, tmp_path):
         contents(out, limits=ArchiveLimits(bytes=4096))
     with pytest.raises(IntegrityError, match="unpacks to more than"):
         contents(out, limits=ArchiveLimits(ratio=1, ratio_from=0))
-
-
-BOMB = """
-import re, sys
-from pathlib import Path
-from edgekd.bundle import bundle
-from edgekd.errors import IntegrityError
-try:
-    bundle.verify_bundle(Path(sys.argv[1]))
-except IntegrityError as error:
-    print(error)
-    # Not ru_maxrss, which begins with that of the process that started this one.
-    print(int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024)
-"""
-
-
-def test_a_bomb_fills_neither_disk_nor_memory(tmp_path):
-    size = 2**30
-    path = tmp_path / "bomb.tar.zst"
-    encoder = zstd.ZstdCompressor(level=19)
-    with path.open("wb") as sink:
-        sink.write(encoder.compress(archive.header(b"a", size, DATE)))
-        for _ in range(size // 2**26):
-            sink.write(encoder.compress(bytes(2**26)))
-        sink.write(encoder.flush())
-    assert path.stat().st_size < 2**20
-    ran = subprocess.run(
-        [sys.executable, "-c", BOMB, str(path)], capture_output=True, text=True, check=True
-    )
-    message, peak = ran.stdout.splitlines()
-    assert "unpacks to more than" in message
-    assert int(peak) < 100 * 10**6
 
 
 def test_a_compressed_archive_is_one_frame(whole, tmp_path):

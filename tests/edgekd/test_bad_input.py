@@ -15,7 +15,7 @@ from tests.edgekd.conftest import IMAGES, TEACHER
 TOML = TEACHER.with_suffix(".toml")
 
 
-class Evil:
+class Call:
     def __init__(self, path):
         self.path = path
 
@@ -47,12 +47,12 @@ def teacher(tmp_path):
 
 @pytest.mark.parametrize("form", ["raw", "zip"])
 def test_a_pickle_that_runs_code_is_refused_and_does_not_run(edgekd, tmp_path, form):
-    planted = tmp_path / "evil.pt"
+    planted = tmp_path / "planted.pt"
     target = tmp_path / "created"
     if form == "raw":
-        planted.write_bytes(pickle.dumps(Evil(target)))
+        planted.write_bytes(pickle.dumps(Call(target)))
     else:
-        torch.save({"state_dict": Evil(target)}, planted)
+        torch.save({"state_dict": Call(target)}, planted)
     err = refused(edgekd, tmp_path, "compress", planted, "-t", "jetson")
     assert "refused" in err
     assert not target.exists()

@@ -63,13 +63,13 @@ def test_a_manifest_whose_digest_does_not_hold_is_found(copy):
 def test_missing_added_and_linked_files_are_found(copy):
     (copy / "golden-inputs.bin").unlink()
     (copy / "extra").write_text("")
-    (copy / "link").symlink_to("/etc/hostname")
+    (copy / "link").symlink_to("manifest.json")
     with pytest.raises(IntegrityError) as caught:
         bundle.verify_bundle(copy)
     assert all(name in str(caught.value) for name in ("golden-inputs.bin", "extra", "link"))
 
 
-@pytest.mark.parametrize("path", ["../outside", "/etc/passwd", "a/../../b", ".hidden"])
+@pytest.mark.parametrize("path", ["../outside", "/outside", "a/../../b", ".hidden"])
 def test_paths_that_lead_out_are_refused(copy, path):
     manifest = json.loads((copy / "manifest.json").read_text())
     manifest["files"][0]["path"] = path
