@@ -29,7 +29,7 @@ WHEELS = {
     "11.4.0": "tensorrt_cu12_bindings==11.4.0.106",
 }
 NO_WHEELS = ("8.2.1", "8.5.2")
-SOURCE = Path(agent.__file__).parent / "engines.py"
+SOURCE = Path(agent.__file__).parent / "trt_python.py"
 STANDIN = Path(__file__).parents[1] / "standin"
 INTROSPECT = Path(__file__).parent / "introspect.py"
 # pip's words where there is no way to an index at all.

@@ -11,7 +11,7 @@ import pytest
 from edgekd.bench import agent
 from edgekd.bench.agent import trtexec, trtexec_timing
 from edgekd.bench.agent.errors import RefusedError
-from tests.bench.agent.test_building import (
+from tests.bench.agent.test_engine_build import (
     STANDIN,
     flag_table,
     old_python,

@@ -24,7 +24,7 @@ from edgekd.errors import (
 )
 from edgekd.records import Samples
 from tests.bench import sshd
-from tests.bench.agent.test_building import old_python
+from tests.bench.agent.test_engine_build import old_python
 from tests.edgekd.conftest import REPOSITORY
 
 QUICK = BenchConfig(

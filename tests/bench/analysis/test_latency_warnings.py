@@ -137,7 +137,7 @@ def test_calls_too_fast_for_the_clock_do_not_break_the_statistics():
 
 
 def test_every_doubt_has_advice_and_stands_in_the_documents():
-    text = (Path(__file__).parents[2] / "docs" / "measuring.md").read_text()
+    text = (Path(__file__).parents[3] / "docs" / "measuring.md").read_text()
     for runs, on in CASES.values():
         for doubt in latency_warnings.doubts_of(runs, on):
             assert doubt.message

@@ -6,7 +6,7 @@ from edgekd.bench.analysis.energy import Analysis, analyse
 from edgekd.bench.analysis.energy_warnings import doubts_of_energy
 from edgekd.bench.analysis.energy_windows import Quality
 from edgekd.bench.protocol.responses import StatesResponse
-from tests.bench.test_energy import RUN, STATE, power, sensor
+from tests.bench.analysis.test_energy import RUN, STATE, power, sensor
 
 GOOD = analyse(sensor(), power(), RUN)
 
@@ -80,7 +80,7 @@ def test_each_reason_raises_its_doubt_and_no_other(code):
 
 
 def test_every_doubt_has_advice_and_stands_in_the_documents():
-    text = (Path(__file__).parents[2] / "docs" / "measuring.md").read_text()
+    text = (Path(__file__).parents[3] / "docs" / "measuring.md").read_text()
     for found in CASES.values():
         for doubt in found:
             assert doubt.message

@@ -188,7 +188,12 @@ def test_atheris_finds_nothing_in_ten_minutes(place):
     pytest.importorskip(
         "atheris", reason="the extra soak is not installed: no wheel for this Python"
     )
-    command = [sys.executable, str(REPOSITORY / "tests/edgekd/fuzz_archive.py"), str(place), "300"]
+    command = [
+        sys.executable,
+        str(REPOSITORY / "tests/edgekd/bundle/fuzz_archive.py"),
+        str(place),
+        "300",
+    ]
     for what in ("archive", "manifest"):
         ran = subprocess.run([*command, what], capture_output=True, text=True, cwd=REPOSITORY)
         assert ran.returncode == 0, ran.stderr[-4000:]

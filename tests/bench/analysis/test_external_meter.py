@@ -12,7 +12,7 @@ from edgekd.bench.analysis.external_meter import (
 )
 from edgekd.errors import InputFileError
 from edgekd.records import PowerTrace, Samples
-from tests.bench.test_energy import IDLE_W, LOAD_W, RUN
+from tests.bench.analysis.test_energy import IDLE_W, LOAD_W, RUN
 
 METER = Meter(name="bench supply", scope="5 V input", offset_w=0.005, gains=(0.001,))
 

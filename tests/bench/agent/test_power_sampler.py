@@ -15,7 +15,7 @@ from edgekd.bench import agent
 from edgekd.bench.agent import energy, power_sampler
 from edgekd.bench.agent import sensor as power
 from edgekd.bench.agent.sensor import Channel, sensor_of
-from tests.bench.agent.test_building import old_python
+from tests.bench.agent.test_engine_build import old_python
 
 FOLDER = Path(agent.__file__).parent
 PERIOD_S = 0.1

@@ -32,7 +32,7 @@ from edgekd.records.manifest import Accuracy, Evaluation
 from edgekd.targets.catalogue import load_target
 from edgekd.workflows import gate as budgeting
 from tests.edgekd.conftest import REPOSITORY, TEACHER, edgekd_process
-from tests.edgekd.test_page import ZERO, manifest_of, measured, report_of
+from tests.edgekd.report.test_bundle_page import ZERO, manifest_of, measured, report_of
 
 ORIN = "jetson-orin-nano-8gb"
 FAST = Samples(values=(0.004, 0.005, 0.006), unit="s", groups=(3,))

@@ -25,7 +25,7 @@ from edgekd.distill.training.checkpoint import RunFolder
 from edgekd.distill.training.distiller import Distillation
 from edgekd.records import Architecture
 
-MNIST = Path(__file__).parents[2] / "examples" / "mnist"
+MNIST = Path(__file__).parents[3] / "examples" / "mnist"
 TEACHER, DIGITS = MNIST / "teacher.pt", MNIST / "test-1000.npz"
 # One of each kind of source and memory, and a loss that goes through an inner step.
 KINDS = ("pool", "cmi", "nayer", "deep-inversion", "pseudo-replay", "memory-bank", "retaining")

@@ -16,7 +16,7 @@ from edgekd.errors import InputFileError, UsageError
 from edgekd.progress import PlainDisplay
 from edgekd.records import InputSpec
 from edgekd.workflows.condense import CondenseOptions, condense
-from tests.distill.hostile import Evil
+from tests.distill.teachers.untrusted import Call
 
 CLASSES = 3
 SIDE = 16
@@ -288,10 +288,10 @@ def test_files_that_are_no_set_for_this_teacher(tmp_path, content, match):
     refused(match, tmp_path / "set.pt")
 
 
-def test_hostile_and_damaged_files_are_refused_unrun(tmp_path):
+def test_untrusted_and_damaged_files_are_refused_unrun(tmp_path):
     created = tmp_path / "created"
-    torch.save({"data": [[smooth(), labels_of()]], "x": Evil(created)}, tmp_path / "evil.pt")
-    refused("refused", tmp_path / "evil.pt")
+    torch.save({"data": [[smooth(), labels_of()]], "x": Call(created)}, tmp_path / "planted.pt")
+    refused("refused", tmp_path / "planted.pt")
     assert not created.exists()
     whole = vico(tmp_path / "whole.pt", smooth(), labels_of()).read_bytes()
     (tmp_path / "cut.pt").write_bytes(whole[: len(whole) // 2])

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from tests.bench import sshd
-from tests.bench.agent.test_building import save_network
+from tests.bench.agent.test_engine_build import save_network
 from tests.edgekd.conftest import REPOSITORY
 from tests.standin.cudart import build_cudart
 

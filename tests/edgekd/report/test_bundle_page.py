@@ -57,7 +57,7 @@ from edgekd.report.bundle_summary import description
 from edgekd.targets.catalogue import load_target
 from edgekd.workflows import benchmark_output
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 HOSTILE = '<script>alert("x")</script><img src="http://example.invalid/x" onerror=alert(1)>$\\frac'
 ZERO = "0" * 64
 CLASSES = 3

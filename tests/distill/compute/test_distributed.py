@@ -19,7 +19,7 @@ from edgekd.distill.recipes.config import for_ranks
 from edgekd.errors import UsageError
 
 HERE = Path(__file__).parent
-TEACHER = HERE.parents[1] / "examples" / "mnist" / "teacher.pt"
+TEACHER = HERE.parents[2] / "examples" / "mnist" / "teacher.pt"
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 # Rounds of one step each: what is saved and what stops it need not wait long.
 DISTIL = ("distill", TEACHER, "--recipe", "dafl", "--student", "resnet8-w4", "--threads", "1")
@@ -76,7 +76,7 @@ def results(tmp_path_factory):
     """By (ranks, rank), what `ranked.py` found: alone, and as two."""
     folder = tmp_path_factory.mktemp("ranked")
     for more in ((), TORCHRUN):
-        code, err = ended(started(*more, HERE / "ranked.py", folder, cwd=folder))
+        code, err = ended(started(*more, HERE / "distributed_program.py", folder, cwd=folder))
         assert code == 0, err
     return {
         (ranks, rank): torch.load(folder / f"{ranks}-{rank}.pt")
