@@ -44,7 +44,7 @@ def brief(measurements: Measurements) -> str:
         _format_unmeasured(latency)
         if isinstance(latency, Unmeasured)
         else f"median {format_quantity(statistics.median(latency), 's')} "
-        f"(p99 {format_quantity(statistics.percentile(latency, 99), 's')}) a call",
+        f"(p99 {format_quantity(statistics.percentile(latency, 99), 's')}) per call",
         f"memory {_bytes(memory)}",
         f"energy {_brief_energy(measurements.energy)}",
         f"{len(measurements.doubts)} doubts",
@@ -71,7 +71,7 @@ def energy_text(energy: Energy, figure: Samples, part: Literal["gross", "idle", 
     half = None if told is None else getattr(told, f"{part}_j")
     known = "" if half is None else f" ± {format_quantity(half, 'J')}"
     marked = "estimate, not measured: " if energy.kind == "estimate" else ""
-    return f"{marked}{format_quantity(mean, 'J')}{known} a call"
+    return f"{marked}{format_quantity(mean, 'J')}{known} per call"
 
 
 def format_quantity(value: float, unit: str) -> str:
@@ -123,7 +123,7 @@ def _latency(measurements: Measurements) -> Iterator[str]:
     low, high = statistics.level_interval(figure)
     yield _row(
         "latency",
-        f"median {format_quantity(statistics.median(figure), 's')} a call "
+        f"median {format_quantity(statistics.median(figure), 's')} per call "
         f"(95 % interval {format_quantity(low, 's')} to {format_quantity(high, 's')})",
     )
     percentiles = [
@@ -206,7 +206,7 @@ def _windows(energy: Energy, gross: Samples) -> str:
     if energy.window_s is not None:
         parts[0] += f" of {format_quantity(energy.window_s, 's')}"
     if energy.rate_hz is not None:
-        parts.append(f"{_three(energy.rate_hz)} fresh readings a second")
+        parts.append(f"{_three(energy.rate_hz)} fresh readings per second")
     if energy.idle_before_w is not None and energy.idle_after_w is not None:
         before, after = energy.idle_before_w, energy.idle_after_w
         parts.append(

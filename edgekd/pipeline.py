@@ -460,13 +460,13 @@ def _evaluate(
         for name, logits in answers.items()
     )
     same = agreement(answers["int8"], answers["fp32"]) if "int8" in answers else None
-    display.say(f"eval     {data.name}, {len(data.labels):,} images (reported, selected nothing)")
+    display.say(f"eval     {data.name}, {len(data.labels):,} images (for reporting only)")
     for result in results:
         display.say(
-            f"         {result.model:8} {result.accuracy:7.2%} right, {result.agreement_with_teacher:7.2%} as the teacher"
+            f"         {result.model:8} accuracy {result.accuracy:7.2%}, agreement with teacher {result.agreement_with_teacher:7.2%}"
         )
     if same is not None:
-        display.say(f"         INT8 answers as FP32 on {same:.2%}")
+        display.say(f"         INT8 top-1 matches FP32 on {same:.2%}")
     return Evaluation(
         data=data.name,
         data_digest=data.digest,
@@ -546,7 +546,7 @@ def _closing(outcome: Outcome, display: Display) -> None:
         f"bundle   {outcome.bundle} (quality: {manifest.quality}, content {manifest.content_digest[:12]})"
     )
     display.say(
-        f"next     edgekd bundle inspect {outcome.bundle}   (all figures, with their doubts)\n"
+        f"next     edgekd bundle inspect {outcome.bundle}   (all results and warnings)\n"
         f"         {outcome.bundle}/{bundle.PAGE}   (the same with pictures, for a browser)"
     )
     for line in _on_the_board(outcome):

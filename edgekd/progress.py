@@ -67,7 +67,7 @@ class PlainDisplay:
             if now - last_said >= PLAIN_EVERY_S or progress >= 1.0:
                 last_said = now
                 self.say(
-                    f"  {progress:4.0%}  left {duration(left_s):>5}  {summary(point, agreement)}"
+                    f"  {progress:4.0%}  ETA {duration(left_s):>5}  {summary(point, agreement)}"
                 )
 
         yield show
@@ -112,7 +112,7 @@ class TerminalDisplay:
         columns = (
             BarColumn(bar_width=12),
             TextColumn("{task.percentage:3.0f} %"),
-            TextColumn("left {task.fields[left]}"),
+            TextColumn("ETA {task.fields[left]}"),
             TextColumn("{task.fields[line]}", markup=False),  # cut at its end on narrow terminals
         )
         agreement: float | None = None

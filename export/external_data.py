@@ -33,5 +33,5 @@ def require_data(path: Path) -> None:
     lacking = missing_data(onnx.load(path, load_external_data=False), path.parent)
     if lacking is not None:
         raise InputFileError(
-            f"{path}: {lacking}, which holds its weights, is not beside it. Copy it too."
+            f"{path}: {lacking}, which holds its weights, is not beside it. Copy it as well."
         )

@@ -286,7 +286,7 @@ def check_vectors(answers: List[List[bytes]], vectors: Vectors) -> Found:
     if not found.passed:
         raise RefusedError(
             "deviates",
-            "the engine decides as the golden vectors on {:.1%} of {} (at least {:.1%}), and is off by {:.3g} at most "
+            "the engine top-1 matches the golden vectors on {:.1%} of {} (at least {:.1%}), and is off by {:.3g} at most "
             "({}). It was not kept".format(
                 found.top1_agreement,
                 found.vectors,

@@ -94,7 +94,7 @@ def _about_readings(quality: Quality, sensor: SensorResponse) -> Iterator[Measur
     if quality.rate_hz < RATE * quality.asked_hz:
         yield MeasurementWarning(
             code="energy-rate",
-            message=f"{sensor.name} was read {quality.rate_hz:.1f} times a second, not {quality.asked_hz:.0f}",
+            message=f"{sensor.name} was read {quality.rate_hz:.1f} times per second, not {quality.asked_hz:.0f}",
             advice="leave a core to the sampler, and end what else reads the sensor",
         )
     if quality.longest_gap_s > max(GAP_S, 1.5 / quality.asked_hz):

@@ -227,7 +227,7 @@ def notes(network: Network, fit: BoardFit) -> tuple[str, ...]:
     share = fit.constants.call_s / latency_model.latency_s(work, fit.constants)
     if share > CALL:
         said.append(
-            f"{share:.0%} of it is what the loop of the measurements costs a call ({fit.constants.call_s * 1e3:.1f} ms); "
+            f"{share:.0%} of it is what the measurement loop costs per call ({fit.constants.call_s * 1e3:.1f} ms); "
             "one without Python costs less"
         )
     for kind in hangs_on(work, fit.constants):

@@ -100,7 +100,7 @@ def choose_compute(device: str, *, threads: int | None, several: bool = False) -
     if not on_cpu and here > torch.cuda.device_count():
         raise UsageError(
             f"{here} processes on a machine with {torch.cuda.device_count()} CUDA devices: "
-            "start one a device, torchrun --nproc-per-node."
+            "start one per device, torchrun --nproc-per-node."
         )
     torch.set_num_threads(threads or _threads_wanted(here))
     group = init_process_group(on_cpu=on_cpu)

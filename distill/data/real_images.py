@@ -64,7 +64,9 @@ def read_condensed(
     stored = read_stored(path, number=number, statistics=statistics)
     _check_shape(path, stored.images, spec)
     if not bool(torch.isfinite(stored.images).all()):
-        raise InputFileError(f"{path}: images have values that are NaN or infinite. Make it anew.")
+        raise InputFileError(
+            f"{path}: images have values that are NaN or infinite. Create it again."
+        )
     _check_classes(path, stored, classes)
     if not stored.trusted:
         _check_not_whitened(path, stored.images)
@@ -133,7 +135,7 @@ def _check_classes(path: Path, stored: CondensedContents, classes: int) -> None:
     labels = stored.labels
     if len(labels) < 2:
         raise InputFileError(
-            f"{path}: {len(labels)} images in all; a set has one a class at least."
+            f"{path}: {len(labels)} images in all; a set has at least one per class."
         )
     if stored.classes is not None and stored.classes != classes:
         raise InputFileError(

@@ -85,7 +85,7 @@ def read_set(path: Path, *, teacher_digest: str, spec: InputSpec, classes: int) 
     if decided.shape != (record.count,) or not np.issubdtype(decided.dtype, np.integer):
         raise InputFileError(f"{path / record.classes_file}: {decided.dtype} {decided.shape}.")
     if len(decided) and not 0 <= int(decided.min()) <= int(decided.max()) < classes:
-        raise InputFileError(f"{path / record.classes_file}: classes that the teacher has not.")
+        raise InputFileError(f"{path / record.classes_file}: class ids the teacher does not have.")
     return ImageSet(record=record, images=images, classes=decided.astype(np.int64))
 
 

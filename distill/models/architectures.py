@@ -114,7 +114,7 @@ def find_architecture(
             f"{found} takes no images of {channels}x{height}x{width} ({error})."
         ) from error
     if answer.shape != (1, classes):
-        raise UsageError(f"{found} answers {tuple(answer.shape)}, not {classes} logits an image.")
+        raise UsageError(f"{found} answers {tuple(answer.shape)}, not {classes} logits per image.")
     return found
 
 

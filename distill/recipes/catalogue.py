@@ -184,7 +184,7 @@ _CMI: Final = Recipe(
         confirmed="a fresh generator for each batch, batch-norm, one-hot, adversarial and contrastive losses, "
         "growing pool, KL at temperature 20",
         reconstructed="written from the formulas",
-        ours="contrast of plain penultimate features without a projection head; 40 steps a batch where the paper "
+        ours="contrast of plain penultimate features without a projection head; 40 steps per batch where the paper "
         "has 500",
     ),
     source=replace(
@@ -281,7 +281,7 @@ _BOOK: Final = (
             confirmed="pixels are optimised for one-hot, batch-norm with a weight of its own for the first layer, "
             "total variation, L2 and jitter; Adaptive DeepInversion adds disagreement",
             reconstructed="written from the formulas",
-            ours="100 steps a batch where the paper has 2,000; the pool and the student's schedule",
+            ours="100 steps per batch where the paper has 2,000; the pool and the student's schedule",
         ),
         source=Source(
             kind="pixels",
@@ -331,7 +331,7 @@ _BOOK: Final = (
             confirmed="label embeddings through a layer drawn anew for each batch, generator started afresh every 10 "
             "of 300 epochs, loss weights",
             reconstructed="written from the formulas",
-            ours="one-hot embeddings unless a file is given; 20 steps a batch where the paper has 30",
+            ours="one-hot embeddings unless a file is given; 20 steps per batch where the paper has 30",
         ),
         source=replace(
             _POOL_SOURCE,

@@ -61,7 +61,7 @@ def select_recipe(
         short = name == "plain" and _is_short(budget)
     if name not in RECIPES:
         raise UsageError(
-            f"unknown recipe {name!r}. There is: auto, {', '.join(RECIPES)}. See `edgekd recipes list`."
+            f"unknown recipe {name!r}. Available: auto, {', '.join(RECIPES)}. See `edgekd recipes list`."
         )
     if faithful and name not in FAITHFUL:
         raise UsageError(

@@ -143,7 +143,7 @@ def select_weights(checkpoint: Checkpoint, asked: str | None) -> WeightSet:
     if len(near) != 1:
         names = ", ".join(each.key or "(the whole file)" for each in sets)
         what = "no weights are" if not near else f"{len(near)} sets of weights are"
-        raise UsageError(f"{checkpoint.path}: {what} called {asked!r}. There is: {names}.")
+        raise UsageError(f"{checkpoint.path}: {what} called {asked!r}. Available: {names}.")
     return near[0]
 
 
@@ -155,7 +155,7 @@ def _kind(content: Any) -> str:  # noqa: ANN401
 
 
 def _items(value: Any) -> dict[Any, Any] | None:  # noqa: ANN401
-    """What a value holds by name: of a dict, of a subclass of dict, of a module saved whole."""
+    """What a value holds by name: of a dict, of a subclass of dict, of a whole pickled module."""
     if isinstance(value, dict):
         return value
     if isinstance(value, UnbuiltObject):

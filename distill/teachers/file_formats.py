@@ -114,7 +114,7 @@ def damaged_file_error(path: Path, reason: object) -> InputFileError:
 def unsupported_file_error(path: Path, wanted: str) -> InputFileError:
     return InputFileError(
         f"{path}: refused. It is a pickle that can run code when loaded: it asks for {wanted!r}, so it is more "
-        "than tensors. Nothing was executed. Save the weights alone, where you trust whoever made it: "
+        "than tensors. Nothing was executed. Save the weights alone, if you trust its author: "
         "torch.save(model.state_dict(), 'teacher.pt')."
     )
 
@@ -323,7 +323,7 @@ def _legacy(path: Path, stream: IO[bytes], size: int) -> FileContents:
         raise damaged_file_error(path, "another version of torch's flat format")
     system = read_pickle(stream, tensors=False)
     if not isinstance(system, dict) or system.get("little_endian") is not True:
-        raise InputFileError(f"{path}: written on a big-endian machine; save it anew.")
+        raise InputFileError(f"{path}: written on a big-endian machine; save it again.")
     found: dict[str, StorageRef] = {}
     content = read_pickle(stream, storages=found)
     keys = read_pickle(stream, tensors=False)

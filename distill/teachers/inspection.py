@@ -210,7 +210,7 @@ class Clarifications:
                 [(_pair(*pair), _COMMON.get(pair, "")) for pair in pairs],
             )
             return None, None
-        words = "(what is subtracted from 0..1 pixels, one value a channel)"
+        words = "(what is subtracted from 0..1 pixels, one value per channel)"
         return (
             self._resolve_values("--mean M,...", words, mean, [pair[0] for pair in pairs], origin),
             self._resolve_values(
@@ -444,7 +444,7 @@ class _Inquiry:
         named = self.options.arch is not None and self.network is not None
         checkpoint = self.checkpoint
         what = (
-            f"a module saved whole ({checkpoint.module})"
+            f"a whole pickled module ({checkpoint.module})"
             if self.form == "module" and checkpoint is not None
             else "a TorchScript program"
             if self.form == "torchscript"
@@ -474,7 +474,7 @@ class _Inquiry:
                             if likely
                             else "its weights fit no network that edgekd knows"
                         )
-                        + ", and --trust-pickle runs it where you trust whoever made it)"
+                        + ", and --trust-pickle runs it if you trust its author)"
                     ),
                     choices=tuple(likely),
                 )

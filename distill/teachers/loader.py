@@ -384,18 +384,18 @@ def _with_classes(known: Inspection, module: nn.Module, *, source: str, name: st
     if not isinstance(answer, Tensor):
         raise InputFileError(
             f"{known.path}: refused, the network answers with a {type(answer).__name__}. edgekd compresses classifiers "
-            "of one row of logits an image; detection and segmentation networks answer so."
+            "of one row of logits per image; detection and segmentation networks answer so."
         )
     if answer.ndim != 2 or len(answer) != 2:
         raise InputFileError(
             f"{known.path}: refused, the network answers two images with shape {tuple(answer.shape)}. edgekd compresses "
-            "classifiers of one row of logits an image; a map for each image is segmentation."
+            "classifiers of one row of logits per image; a map for each image is segmentation."
         )
     last = list(module.modules())[-1]
     if isinstance(last, nn.Sigmoid):
         raise InputFileError(
             f"{known.path}: refused, the network ends in a sigmoid: it is multi-label. edgekd compresses classifiers "
-            "of one class an image."
+            "of one class per image."
         )
     classes = answer.shape[1]
     architecture = _architecture(known, source=source, name=name, classes=classes)
@@ -423,7 +423,7 @@ def _check_against(path: Path, found: Architecture, known: Inspection) -> None:
             raise UsageError(f"{option} has values that are NaN or infinite.")
         if values is not None and len(values) not in {1, found.channels}:
             raise UsageError(
-                f"{option} has {len(values)} values for {found.channels} channels; give one, or one a channel."
+                f"{option} has {len(values)} values for {found.channels} channels; give one, or one per channel."
             )
 
 
@@ -483,7 +483,7 @@ def _noise_response(
     if logits.ndim != 2 or not bool(torch.isfinite(logits).all()):
         raise InputFileError(
             f"the teacher answers noise with shape {tuple(logits.shape)} or values that are not finite; "
-            "edgekd compresses classifiers that return one row of logits an image."
+            "edgekd compresses classifiers that return one row of logits per image."
         )
     confidence, decided = logits.softmax(1).max(1)
     return NoiseResponse(

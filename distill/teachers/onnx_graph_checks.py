@@ -240,7 +240,7 @@ def _place(path: Path, folder: Path, tensor: TensorProto) -> tuple[Path, int, in
         )
     if not data.is_file():
         raise InputFileError(
-            f"{path}: {location[:80]}, which holds its weights, is not beside it. Copy it too."
+            f"{path}: {location[:80]}, which holds its weights, is not beside it. Copy it as well."
         )
     needed = math.prod(tensor.dims) * _width(tensor)
     offset, length = said.get("offset", "0"), said.get("length", str(needed))

@@ -183,5 +183,5 @@ def pickled_file_error(path: Path, name: str) -> InputFileError:
     return InputFileError(
         f"{path}: refused. The values of {name[:80]} are a pickle, which can run code when it is loaded. "
         f"Nothing was executed. {AGAIN} torch 2.9 and newer write plain bytes; or pass --trust-pickle "
-        "where you trust whoever made the file."
+        "if you trust its author."
     )

@@ -52,7 +52,7 @@ def read_weights(path: Path, *, weights: str | None = None) -> WeightFile:
     checkpoint = checkpoint_contents.examine(file)
     if checkpoint.module is not None:
         raise InputFileError(
-            f"{path}: a module saved whole ({checkpoint.module}); save its weights instead: "
+            f"{path}: a whole pickled module ({checkpoint.module}); save its weights instead: "
             "torch.save(model.state_dict(), 'teacher.pt')."
         )
     found = checkpoint_contents.select_weights(checkpoint, weights)

@@ -39,7 +39,7 @@ class Forecast:
 
     def __str__(self) -> str:
         made = (
-            f"{self.images:,} images at {self.image_batch_s:.1f} s a batch"
+            f"{self.images:,} images at {self.image_batch_s:.1f} s per batch"
             if self.image_batch_s
             else f"{self.images:,} images made ahead"
         )

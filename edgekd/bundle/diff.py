@@ -138,7 +138,7 @@ def _facts(whole: VerifiedBundle) -> Iterator[tuple[tuple[str, str], str]]:
         for result in report.evaluation.results:
             plain["accuracy"] |= {
                 result.model: f"{result.accuracy:.2%}",
-                f"{result.model}, as the teacher": f"{result.agreement_with_teacher:.2%}",
+                f"{result.model}, agreement with teacher": f"{result.agreement_with_teacher:.2%}",
             }
     for measured in report.measurements:
         plain["measured"] |= _summarize_measurements(measured)

@@ -8,7 +8,7 @@ from edgekd.bundle.sbom import ARCHITECTURE_LICENCES
 from edgekd.records.manifest import Manifest, Report
 from edgekd.templating import render
 
-UNKNOWN: Final = "not known to edgekd: ask whoever made it"
+UNKNOWN: Final = "not known to edgekd: ask its author"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -188,7 +188,7 @@ def _data(manifest: Manifest) -> list[dict[str, Any]]:
             "bom-ref": f"data-{number}",
             "type": "data",
             "name": name,
-            "description": "brought by whoever made the bundle; not in it",
+            "description": "supplied by the bundle's author; not in it",
             "scope": "excluded",
             "hashes": _hashes(digest),
         }

@@ -244,7 +244,7 @@ def _load_trusted_keys(paths: list[Path] | None, signature: Path | None) -> "tup
 
 def _verdict(found: "VerifiedBundle") -> str:
     manifest = found.manifest
-    told = f"{found.path}: whole. {len(manifest.files)} files, content {manifest.content_digest}, quality: {manifest.quality}"
+    told = f"{found.path} OK: {len(manifest.files)} files, content {manifest.content_digest}, quality: {manifest.quality}"
     if found.signed_by is not None:
         return f"{told}, signed with {found.signed_by}"
     return (

@@ -291,7 +291,7 @@ def figure(metric: Metric, taken: Measurements) -> tuple[float | None, str]:
         "peak-memory": lambda each: (max(each.values), "peak resident memory, runtime and model"),
         "energy": lambda each: (
             sum(each.values) / len(each.values),
-            f"gross energy a call over {len(each.values)} windows",
+            f"gross energy per call over {len(each.values)} windows",
         ),
     }
     found = _figure(metric, taken)

@@ -52,7 +52,7 @@ def agreement(value: float, *, least: float, images: int) -> GateResult:
         value=value,
         limit=least,
         unit="share of images",
-        reason=f"student and teacher decide the same on {value:.2%} of {images} held-out synthetic images",
+        reason=f"agreement with teacher {value:.2%} on {images} held-out synthetic images",
     )
 
 
@@ -65,7 +65,7 @@ def parity(model: OnnxModel) -> GateResult:
         value=found.top1_agreement,
         limit=found.top1_tolerance,
         unit="share of images",
-        reason=f"{model.path} decides as {found.against} on {found.top1_agreement:.2%} of {found.images} images",
+        reason=f"{model.path}: top-1 matches {found.against} on {found.top1_agreement:.2%} of {found.images} images",
     )
 
 

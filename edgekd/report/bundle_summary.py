@@ -43,7 +43,7 @@ def description(manifest: Manifest, report: Report) -> str:
     if report.evaluation is not None:
         lines.append(f"evaluated  on {report.evaluation.data}, {report.evaluation.images:,} images")
         lines += [
-            f"           {result.model:8} {result.accuracy:7.2%} right, {result.agreement_with_teacher:7.2%} as the teacher"
+            f"           {result.model:8} accuracy {result.accuracy:7.2%}, agreement with teacher {result.agreement_with_teacher:7.2%}"
             for result in report.evaluation.results
         ]
     lines += ["", *(bench_text(found) for found in report.measurements)]

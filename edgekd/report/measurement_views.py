@@ -145,7 +145,7 @@ def _view_paced(paced: Paced) -> Value:
     if isinstance(figure, Unmeasured):
         return _view_unmeasured(figure)
     return Value(
-        text=f"median {_seconds(statistics.median(figure))} a call at {paced.fps:g} a second, {paced.late} of "
+        text=f"median {_seconds(statistics.median(figure))} per call at {paced.fps:g} calls per second, {paced.late} of "
         f"{len(figure.values)} started late"
     )
 

@@ -338,7 +338,7 @@ def _runs(
 
     def report_run(run: Run) -> None:
         if run.lost is not None:
-            display.warn(f"{run.name} is given up: {run.lost}")
+            display.warn(f"dropped {run.name}: {run.lost}")
             return
         display.say(f"         {run.name}: {run.agreement:.1%} after {run.steps:,} steps")
 

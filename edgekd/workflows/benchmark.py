@@ -252,7 +252,7 @@ def _subject(
     inputs = inputs_of(model.file)
     if config.batch != 1 and any(isinstance(size, str) for each in inputs for size in each.shape):
         raise UsageError(
-            f"--batch {config.batch}: the engine of {model.file.name} is built for one image a call. Export the model "
+            f"--batch {config.batch}: the engine of {model.file.name} is built for one image per call. Export the model "
             "with that batch, or give --runtime onnxruntime."
         )
     precision, typing = _engine_of(model.precision, probe, config)

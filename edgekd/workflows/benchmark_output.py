@@ -190,7 +190,7 @@ def _level(figure: Figure) -> float | str:
 
 
 def _table(measurements: Sequence[Measurements]) -> Iterator[str]:
-    rows = [("device", "model", "median", "p99", "memory", "energy a call", "doubts")]
+    rows = [("device", "model", "median", "p99", "memory", "energy per call", "doubts")]
     for each in measurements:
         latency, energy = each.latency, each.energy
         gross = energy.gross if isinstance(energy, Energy) else energy

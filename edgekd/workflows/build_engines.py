@@ -75,7 +75,7 @@ def build_all(
         )
         display.say(
             f"         {built.path}: {built.size_bytes / 1024:,.0f} KiB, TensorRT {built.tensorrt}, SM {built.sm}, "
-            f"{'as it was' if built.reused else f'built in {built.build_s:.1f} s'}; decides as the golden vectors on "
+            f"{'as it was' if built.reused else f'built in {built.build_s:.1f} s'}; top-1 matches the golden vectors on "
             f"{built.parity.top1_agreement:.1%} of {built.parity.images}"
         )
         if built.unpinned:

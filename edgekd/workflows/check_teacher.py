@@ -77,7 +77,7 @@ class _Preprocessing:
 
 
 def check_teacher(path: Path, evaluation: Path, said: TeacherOptions) -> TeacherCheck:
-    """Run a teacher on labelled images as it is said to want them, and in other ways.
+    """Run a teacher on labelled images as configured, and in other ways.
 
     Args:
         path: of the teacher.
@@ -293,7 +293,7 @@ def format_teacher_check(found: TeacherCheck) -> str:
     low, high = found.accuracy_interval
     lines = [
         f"{found.teacher} on {found.data}, {found.images:,} images, {found.classes} classes",
-        f"  {found.accuracy:7.2%}  as it is said to want them (95 %: {low:.1%}..{high:.1%})",
+        f"  {found.accuracy:7.2%}  as configured (95 %: {low:.1%}..{high:.1%})",
     ]
     lines += [f"  {each.accuracy:7.2%}  {each.name}" for each in found.variants]
     if found.verdict == "right":

@@ -94,7 +94,7 @@ def condense(options: CondenseOptions, display: Display) -> CondensedSet:
     last: list[HistoryPoint] = []
 
     # A signal ends it at once: there is no half of a set to keep.
-    with caught("Nothing was written; the same command starts anew."), display.running() as show:
+    with caught("Nothing was written; the same command starts again."), display.running() as show:
 
         def report_progress(point: HistoryPoint, progress: float) -> None:
             last[:] = [point]

@@ -129,7 +129,7 @@ def format_description(found: Description) -> str:
     network = f"{found.network}{same}, {found.network_from}" if found.network else _unknown(found)
     lines.append(_line("network", network))
     # Counted with the library's thousand classes: the head is a small part of it.
-    macs = f", about {found.macs / 1e6:,.0f} M MACs an image" if found.macs is not None else ""
+    macs = f", about {found.macs / 1e6:,.0f} M MACs per image" if found.macs is not None else ""
     lines.append(_line("size", f"{found.parameters:,} parameters{macs}"))
     lines.append(_line("classes", str(found.classes) if found.classes else "not known"))
     for name, setting in (("input", found.input), ("mean", found.mean), ("std", found.std)):
@@ -193,7 +193,7 @@ def write_toml(known: Inspection, found: Description, *, force: bool) -> str:
     """
     beside = toml_beside(known.path)
     if beside is not None and not force:
-        return f"kept {beside}, which is read with the teacher (--force writes it anew)"
+        return f"kept {beside}, which is read with the teacher (--force rewrites it)"
     out = beside or toml_path(known.path)
     with translate_os_errors(out):
         write_atomically(out, toml(known, found))

@@ -223,7 +223,7 @@ def _deliver(setup: RunSetup, run: Distillation, display: Display) -> Distilled:
     for line in stability.format_stability(run.history):
         display.say(f"steady   {line}")
     display.say(
-        f"         {duration(run.images_s)} of {duration(run.elapsed_s)} went into images; the memory holds "
+        f"         image synthesis took {duration(run.images_s)} of {duration(run.elapsed_s)}; the replay memory holds "
         f"{run.nbytes / 2**20:,.1f} MiB"
     )
     module = run.deliver()

@@ -265,8 +265,8 @@ def format_comparison(found: Comparison) -> str:
     names = found.class_names or tuple(map(str, range(found.classes)))
     width = max(len(each.model) for each in found.results)
     lines = [
-        f"{found.data}: {found.images:,} images, {found.classes} classes. Reported, selected nothing.",
-        f"{'':{width}}     right       95 %      as the first  calibration error",
+        f"{found.data}: {found.images:,} images, {found.classes} classes. For reporting only.",
+        f"{'':{width}}  accuracy       95 %    agreement 1st  calibration error",
     ]
     for each in found.results:
         low, high = each.accuracy_interval
@@ -280,7 +280,7 @@ def format_comparison(found: Comparison) -> str:
         worst = [pair for pair in sorted(known)[:WORST_PAIRS] if pair[0] < 1.0]
         lines.append(
             "  weakest classes  "
-            + (", ".join(f"{name} {share:.1%}" for share, name in worst) or "none: all are right")
+            + (", ".join(f"{name} {share:.1%}" for share, name in worst) or "none: all are correct")
         )
         if each.confusions:
             lines.append(

@@ -337,8 +337,8 @@ def export_network(
         dynamic_batch=options.dynamic_batch,
     )
     display.say(
-        f"         {fp32.path}: opset {fp32.opset}, {fp32.size_bytes / 1024:,.0f} KiB, equal to PyTorch within "
-        f"{fp32.parity.max_abs_error:.1e} of a logit"
+        f"         {fp32.path}: opset {fp32.opset}, {fp32.size_bytes / 1024:,.0f} KiB, max logit difference from "
+        f"PyTorch {fp32.parity.max_abs_error:.1e}"
     )
     models = [fp32]
     if target.software.typing == "strong":
@@ -376,10 +376,10 @@ def export_network(
     assert int8.calibration is not None
     display.say(
         f"         {int8.path}: ranges by {int8.calibration.method} over {int8.calibration.images} synthetic images, "
-        f"decides as FP32 on {int8.parity.top1_agreement:.1%} of {int8.parity.images} others"
+        f"top-1 matches FP32 on {int8.parity.top1_agreement:.1%} of {int8.parity.images} held-out images"
     )
     if tune and int8.calibration.method != TUNED:
-        display.warn("tuned weights decide less like the teacher, and were given up")
+        display.warn("the fine-tuned weights agree less with the teacher; they were dropped")
     if int8.calibration.kept:
         display.say(f"         kept in floating point: {', '.join(int8.calibration.kept)}")
     return Exported(models=(*models, int8), without={})

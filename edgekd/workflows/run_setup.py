@@ -95,7 +95,7 @@ def teacher_said(path: Path, said: TeacherOptions, *, seed: int, display: Displa
         display.warn(f"{kind}: inversion loses its best signal, expect a weaker student")
     noise = info.noise
     display.say(
-        f"         to noise it answers {noise.distinct_classes} of {info.classes} classes, mean confidence "
+        f"         on random noise it predicts {noise.distinct_classes} of {info.classes} classes, mean confidence "
         f"{noise.mean_confidence:.2f}, logit deviation {noise.logit_std:.2g}"
     )
     return teacher

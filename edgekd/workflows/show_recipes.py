@@ -46,7 +46,7 @@ def show_recipe(name: str, *, faithful: bool) -> RecipeDescription:
             "where the teacher has trained batch-norm, else plain. Name one of them."
         )
     if name not in RECIPES:
-        raise UsageError(f"unknown recipe {name!r}. There is: {', '.join(RECIPES)}.")
+        raise UsageError(f"unknown recipe {name!r}. Available: {', '.join(RECIPES)}.")
     if not faithful:
         return RecipeDescription(
             recipe=RECIPES[name], faithful=False, steps=None, needs=needs(RECIPES[name])

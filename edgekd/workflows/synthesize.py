@@ -132,7 +132,7 @@ def _forecast(scratch: Synthesis, display: Display) -> None:
     image_bytes = shape[0] * shape[1] * shape[2]
     display.say(
         f"images   {count:,} by recipe {recipe.name} on {scratch.compute.device.type} in {scratch.compute.precision}: "
-        f"about {format_duration(total_s)} if every class comes as it is asked for, {batch_s:.1f} s a batch "
+        f"about {format_duration(total_s)} if every class comes as it is asked for, {batch_s:.1f} s per batch "
         f"of {recipe.source.batch}; {count * image_bytes / 2**20:,.1f} MiB on the disk"
     )
     free = available_bytes()

@@ -111,7 +111,7 @@ def test_energy_is_told_with_its_interval_rate_and_idle_power():
     assert "gross 10.1 mJ ± 200 uJ a call, idle included" in text
     assert "idle  4.00 mJ ± 100 uJ a call" in text
     assert "net   6.10 mJ ± 80.0 uJ a call" in text
-    assert "3 windows of 10.0 s, 39.6 fresh readings a second" in text
+    assert "3 windows of 10.0 s, 39.6 fresh readings per second" in text
     assert "idle 3.01 W before, 3.04 W after" in text
     assert "at least 95 % of runs" in text
 

@@ -250,7 +250,7 @@ def test_progress_is_told_by_phase(board):
         ("parse", "not-buildable", "No importer registered for op: MatMul"),
         ("build", "not-buildable", "Error Code 4"),
         ("memory", "out-of-memory", "Requested amount of GPU memory.*--workspace-mb"),
-        ("answers", "deviates", "decides as the golden vectors on"),
+        ("answers", "deviates", "top-1 matches the golden vectors on"),
     ],
 )
 def test_a_failure_keeps_the_words_and_the_engine_that_was_there(board, tool, fails, kind, words):

@@ -175,7 +175,7 @@ def test_a_file_is_estimated_with_interval_basis_and_digest(tmp_path):
     assert "shufflenet" in found.latency.basis
     assert isinstance(found.energy, Unmeasured)
     assert any("outside of what was measured" in note for note in found.notes)
-    assert any("what the loop of the measurements costs a call" in note for note in found.notes)
+    assert any("what the measurement loop costs per call" in note for note in found.notes)
     assert from_json(ModelEstimate, to_json(found), origin="m") == found
     text = estimate_latency.format_estimate(found)
     assert text.startswith("Estimated for jetson-agx-xavier@jp5.1, not measured.")

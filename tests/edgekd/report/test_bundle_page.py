@@ -404,7 +404,7 @@ def test_an_evaluation_comes_with_its_interval(folder):
     _, seen = page_of(folder, report=report_of(evaluation=evaluation))
     assert seen.text.count("90.00%") == 4
     assert "82.6% to 94.5%" in seen.text  # Wilson, as in Newcombe 1998, table I's formula
-    assert "There INT8 decides as FP32 on 99.00%" in seen.text
+    assert "There INT8 top-1 matches FP32 on 99.00%" in seen.text
 
 
 def decoded(source):

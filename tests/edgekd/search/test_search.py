@@ -217,7 +217,7 @@ def test_an_estimate_prunes_where_it_is_allowed_and_is_marked(search):
 def test_a_student_at_fewer_pixels_can_be_exported(search, edgekd):
     assert search("--candidate", "resnet8-w4@20", steps=1)[0] == 0
     code, _, err = edgekd("export", "s/student", "-t", "jetson", "--out", "m")
-    assert "equal to PyTorch" in err, err
+    assert "max logit difference from PyTorch" in err, err
     assert code in {0, 4}  # of one step INT8 may decide otherwise
 
 

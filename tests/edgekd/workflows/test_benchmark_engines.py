@@ -165,7 +165,7 @@ def test_without_tensorrt_it_is_said_before_anything_is_built(bench, runtime):
 @pytest.mark.parametrize(
     ("fails", "code", "words"),
     [
-        ("answers", 4, "decides as the golden vectors on"),
+        ("answers", 4, "top-1 matches the golden vectors on"),
         ("memory", 8, "Requested amount of GPU memory"),
         ("parse", 8, "No importer registered for op: MatMul"),
         ("run", 8, "unspecified launch failure"),
