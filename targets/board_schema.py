@@ -22,6 +22,7 @@ T = TypeVar("T")
 
 Name: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
 SoftwareName: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+([.-][a-z0-9]+)*$")]
+FactName: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]*(_[a-z0-9]+)*$")]
 Text: TypeAlias = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
 
 # Every fact that may be stated, so that a misspelt one is refused, with what its value must be.
@@ -86,6 +87,8 @@ class BoardFile:
     aliases: tuple[Name, ...] = ()
     notes: tuple[Text, ...] = ()
     facts: dict[str, Fact] = Field(default_factory=dict)
+    # Nothing is computed from these, so any name will do: a new fact needs no code.
+    other_facts: dict[FactName, Fact] = Field(default_factory=dict)
     software: dict[SoftwareName, SoftwareTable] = Field(default_factory=dict)
     budget: dict[str, Any] = Field(default_factory=dict)
 
@@ -100,12 +103,19 @@ def read_board(path: Path) -> BoardFile:
     for key, fact in file.facts.items():
         if key not in FACTS:
             near = suggestion(key, FACTS)
-            raise InputFileError(f"{path}: facts.{key}: unknown key.{near}")
+            raise InputFileError(
+                f"{path}: facts.{key}: unknown key.{near} A fact of your own goes into [other_facts]."
+            )
         values = fact.value if isinstance(fact.value, tuple) else (fact.value,)
         types = _TYPES[FACTS[key]]
         # bool is an int to isinstance, and no count of cores.
         if not values or not all(type(value) in types for value in values):
             raise InputFileError(f"{path}: facts.{key}.value: should be a {FACTS[key]}.")
+    for key in file.other_facts:
+        if key in FACTS:
+            raise InputFileError(
+                f"{path}: other_facts.{key}: edgekd knows this fact; put it into [facts]."
+            )
     return file
 
 

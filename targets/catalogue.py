@@ -133,7 +133,7 @@ def _board(file: BoardFile, *, origin: str) -> Board:
         name=file.name,
         title=file.title,
         family=file.family,
-        facts=dict(file.facts),
+        facts={**file.facts, **file.other_facts},
         software={name: _software(name, tables[name], file.facts) for name in names},
         default_software=file.default_software,
         notes=file.notes,

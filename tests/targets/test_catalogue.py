@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from edgekd.bench.agent.sensor_ina import TOTALS
 from edgekd.errors import InputFileError, UsageError
 from edgekd.targets import catalogue
 from edgekd.targets.board_schema import FACTS, BoardFile, SoftwareTable
@@ -68,7 +69,35 @@ def test_every_family_that_was_promised_is_there():
         "orin-nx-16gb", "agx-orin-32gb", "agx-orin-64gb", "thor-t4000", "thor-t5000",
     ]  # fmt: skip
     promised = {f"jetson-{module}" for module in modules}
-    assert promised | {"raspberry-pi-4", "raspberry-pi-5", "x86"} == set(target_names())
+    assert promised | {"raspberry-pi-4", "raspberry-pi-5", "x86"} <= set(target_names())
+
+
+# Compute capability to SoC, by NVIDIA's list of CUDA GPUs.
+SOCS = {
+    "5.3": "tegra210",
+    "6.2": "tegra186",
+    "7.2": "tegra194",
+    "8.7": "tegra234",
+    "11.0": "tegra264",
+}
+
+
+def test_the_power_rails_of_every_jetson_are_known():
+    for board in boards():
+        if board.family == "jetson":
+            sm = board.facts["sm"].value
+            assert sm in SOCS, (
+                f"{board.name}: name the SoC of SM {sm} here, and its rails in sensor_ina.TOTALS"
+            )
+            assert any(SOCS[sm] in total.boards for total in TOTALS), board.name
+
+
+def test_a_fact_that_has_no_key_yet_needs_no_code(tmp_path):
+    own = OWN + '[other_facts]\nmemory_ecc = { value = true, source = "its data sheet" }\n'
+    assert load_target(str(own_board(tmp_path, own))).board.facts["memory_ecc"].value is True
+    known = OWN + '[other_facts]\nsm = { value = "8.7", source = "its data sheet" }\n'
+    with pytest.raises(InputFileError, match=r"other_facts\.sm: edgekd knows this fact"):
+        load_target(str(own_board(tmp_path, known)))
 
 
 def test_every_software_is_run_by_some_board():
