@@ -20,7 +20,7 @@ help:
 	@echo "make device-test  a bench over ssh on an emulated aarch64 board (needs root, debootstrap, qemu-user-static)"
 	@echo "make soak    what is too long for CI"
 	@echo "make docs    build the pages of docs/ as HTML into out/docs"
-	@echo "make options write the options of the commands into docs/commands"
+	@echo "make options write the options of the commands into docs/commands, and docs/api.md"
 	@echo "make schemas write docs/schema from the records"
 	@echo "make screenshots  docs/images from the report.html of the demo (needs chromium)"
 
@@ -83,6 +83,7 @@ screenshots: $(VENV)/.user
 
 options: $(VENV)/.user
 	$(BIN)/python -m edgekd.cli.reference docs/commands
+	$(BIN)/python -m edgekd.cli.api_reference docs/api.md
 
 # Warnings are errors: a link inside the pages that leads nowhere is one.
 docs: $(VENV)/.docs

@@ -1,41 +1,51 @@
 """How long, how often and with what a model is measured."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
+from edgekd.bench.sensor_names import AUTO, NONE, SENSORS
+from edgekd.options import BenchOptions
 from edgekd.records import record
 
+WARMUP_LIMIT: Final = 10.0  # times the least warm-up
 Seconds = Annotated[float, Field(ge=0, le=3600)]
+
+
+def _check_sensor(name: str) -> str:
+    known = (AUTO, NONE, *SENSORS)
+    if name not in known:
+        raise ValueError(f"no sensor {name!r}, choose from {', '.join(known)}")
+    return name
 
 
 @record
 class BenchConfig:
     """Defaults give a first answer within half a minute; for a figure to publish see docs/measuring.md."""
 
-    processes: Annotated[int, Field(ge=1, le=100)] = 3
-    seconds: Seconds = 2.0  # of timed calls, for each process
-    max_runs: Annotated[int, Field(ge=1, le=1_000_000)] = 2_000  # for each process
-    warmup_min_s: Seconds = 0.5
-    warmup_max_s: Seconds = 5.0
-    threads: Annotated[int, Field(ge=1, le=1024)] = 1
-    batch: Annotated[int, Field(ge=1, le=65536)] = 1  # where the model leaves it open
+    processes: Annotated[int, Field(ge=1, le=100)] = BenchOptions.processes
+    seconds: Seconds = BenchOptions.seconds  # of timed calls, for each process
+    max_runs: Annotated[int, Field(ge=1, le=1_000_000)] = BenchOptions.max_runs  # for each process
+    warmup_min_s: Seconds = BenchOptions.warmup_seconds
+    warmup_max_s: Seconds = WARMUP_LIMIT * BenchOptions.warmup_seconds
+    threads: Annotated[int, Field(ge=1, le=1024)] = BenchOptions.threads
+    batch: Annotated[int, Field(ge=1, le=65536)] = (
+        BenchOptions.batch
+    )  # where the model leaves it open
     fps: Annotated[float, Field(gt=0, le=10_000)] | None = None  # None: no paced calls
     runtime: Literal["auto", "onnxruntime", "tensorrt", "trtexec"] = "auto"
     engine_precision: Literal["fp32", "fp16"] = "fp16"  # of an engine of a file in FP32
-    allow_emulated: bool = False
+    allow_emulated: bool = BenchOptions.allow_emulated
     note: Annotated[str, Field(max_length=200)] | None = None  # of the surroundings
     inputs: Path | None = None  # .npy or .npz; None: random values from the seed
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     memory_processes: Annotated[int, Field(ge=1, le=100)] = 3  # for each stage
-    energy_windows: Annotated[int, Field(ge=1, le=100)] = 3
-    energy_window_s: Seconds = 2.0
-    energy_idle_s: Seconds = 2.0  # before the windows, and after
+    energy_windows: Annotated[int, Field(ge=1, le=100)] = BenchOptions.energy_windows
+    energy_window_s: Seconds = BenchOptions.energy_seconds
+    energy_idle_s: Seconds = BenchOptions.energy_idle_seconds  # before the windows, and after
     # A sensor by name; auto: the first that answers; none: windows for an external meter.
-    energy_sensor: Literal[
-        "auto", "none", "INA3221", "NVML", "RAPL", "PMIC", "tegrastats", "INA226"
-    ] = "auto"
+    energy_sensor: Annotated[str, AfterValidator(_check_sensor)] = BenchOptions.energy_sensor
     timeout_s: Seconds = 120.0  # for each process, beyond the time it was asked to run
     sysfs: Path = Path("/sys")
     proc: Path = Path("/proc")

@@ -1,7 +1,6 @@
 """The way from a teacher to a bundle: the stages in order, each handing the next what it needs."""
 
 import shlex
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -37,6 +36,7 @@ from edgekd.gate.budget_file import NONE as NO_BUDGET
 from edgekd.gate.figures import Reports, model_of
 from edgekd.gate.reporters import verdict
 from edgekd.interrupts import caught
+from edgekd.options import BundleOptions
 from edgekd.progress import Display, SilentDisplay
 from edgekd.records import (
     Architecture,
@@ -63,7 +63,6 @@ from edgekd.report import bundle_page, image_strips
 from edgekd.search.auto_student import over_budget, slower_than
 from edgekd.search.candidates import Candidate
 from edgekd.search.summary import nearest
-from edgekd.targets.catalogue import load_target
 from edgekd.workflows.benchmark import RequestedModel, bench_models
 from edgekd.workflows.distill import (
     ANSWERS_FILE,
@@ -92,27 +91,26 @@ from edgekd.workflows.export_options import (
     FP16_FILE,
     FP32_FILE,
     INT8_FILE,
-    ExportOptions,
+    PLAIN,
+    ExportPlan,
     require_possible,
 )
 from edgekd.workflows.gate import Estimator
 from edgekd.workflows.gate import check_budget as check_budget
-from edgekd.workflows.run_setup import DistilOptions, prepare_run
+from edgekd.workflows.run_setup import DistillJob, prepare_run
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompressOptions:
-    distil: DistilOptions
+class CompressJob:
+    """What `edgekd compress` is asked to do."""
+
+    distil: DistillJob
     target: Target
-    evaluation: Path | None
-    min_agreement: float
-    keep_images: bool
-    bench: bool
-    export: ExportOptions = field(default_factory=ExportOptions)
+    bundle: BundleOptions = field(default_factory=BundleOptions)
+    export: ExportPlan = PLAIN
     bench_device: Device | None = None  # the board, over ssh; None: this machine
     budget: Budget = NO_BUDGET
     allowed: frozenset[Metric] = frozenset()  # limits that pass without a figure of the board
-    junit: Path | None = None  # where verdicts go
 
 
 @record
@@ -131,7 +129,7 @@ def default_out(teacher: Path, target: Target) -> Path:
     return Path(f"{teacher.stem}-{target.board.name}")
 
 
-def compress(options: CompressOptions, display: Display) -> Outcome | None:
+def compress(options: CompressJob, display: Display) -> Outcome | None:
     """Teacher to bundle. A failed quality gate is in the outcome: see `require_quality`.
 
     Of several processes the first one makes it; the others return None when the student is done.
@@ -141,37 +139,36 @@ def compress(options: CompressOptions, display: Display) -> Outcome | None:
     """
     distil, target = options.distil, options.target
     require_possible(options.export, target)
-    if options.bench_device is not None and not options.bench:
+    if options.bench_device is not None and not options.bundle.bench:
         raise UsageError(
             "--bench-device measures on a board, and --no-bench asks not to: leave out one of them."
         )
-    check_budget(options.budget, junit=options.junit)
+    check_budget(options.budget, junit=options.bundle.junit)
     if target.asked != target.id:
         display.say(
             f"target   {target.asked} is {target.id}: {target.board.title}, {software_text(target)}"
         )
     else:
         display.say(f"target   {target.board.title}, {software_text(target)}")
-    if options.keep_images:
+    if options.bundle.keep_images:
         display.warn(_revealing(distil))
     passed_over: list[Candidate] = []
     try:
         setup = prepare_run(
             distil,
             display,
-            evaluation=options.evaluation,
             too_costly=lambda teacher: _too_costly(teacher, options, display, passed_over),
         )
     except UsageError as error:
         if not passed_over:
             raise
         raise OverBudgetError(nearest(passed_over)) from error
-    data = _evaluation_data(options.evaluation, setup.teacher.info)
+    data = _evaluation_data(distil.data.evaluation, setup.teacher.info)
     with caught() as interrupts, run_folder(setup) as folder:
         distilled = run_distillation(setup, folder, interrupts, display)
         if distilled is None:
             return None
-        with new_folder(distil.out, force=distil.force) as temporary:
+        with new_folder(distil.out, force=distil.run.force) as temporary:
             outcome = _fill_bundle(options, distilled, data, temporary, display)
         folder.discard()
     _closing(outcome, display)
@@ -179,7 +176,7 @@ def compress(options: CompressOptions, display: Display) -> Outcome | None:
 
 
 def _too_costly(
-    teacher: Teacher, options: CompressOptions, display: Display, passed_over: list[Candidate]
+    teacher: Teacher, options: CompressJob, display: Display, passed_over: list[Candidate]
 ) -> Callable[[Architecture], bool]:
     """What tells whether a student is slower than its teacher, or over the budget."""
     slower = slower_than(teacher, options.target, display)
@@ -228,7 +225,7 @@ def _evaluation_data(path: Path | None, teacher: TeacherInfo) -> LabelledImages 
 
 
 def _fill_bundle(
-    options: CompressOptions,
+    options: CompressJob,
     distilled: Distilled,
     data: LabelledImages | None,
     folder: Path,
@@ -263,10 +260,10 @@ def _fill_bundle(
         held_out=distilled.held_out,
     )
     vectors = _golden(folder, exported, distilled, options)
-    calibration = synthetic_set(distilled, folder) if options.keep_images else None
+    calibration = synthetic_set(distilled, folder) if options.bundle.keep_images else None
     gates = (
         gate.agreement(
-            student.agreement, least=options.min_agreement, images=student.agreement_images
+            student.agreement, least=options.bundle.min_agreement, images=student.agreement_images
         ),
         *export_gates(exported),
     )
@@ -289,7 +286,7 @@ def _fill_bundle(
         quality_gates=gates,
         warnings=(
             *student.warnings,
-            *((_revealing(options.distil),) if options.keep_images else ()),
+            *((_revealing(options.distil),) if options.bundle.keep_images else ()),
         ),
         files=tuple(_list_files(folder)),
         content_digest="0" * 64,
@@ -309,7 +306,7 @@ def _fill_bundle(
         bench_failed=bench_failed,
     )
     report = _apply_budget(report, manifest, folder, options, display)
-    timeline = _timeline(distilled.run) if options.keep_images else None
+    timeline = _timeline(distilled.run) if options.bundle.keep_images else None
     sealed = bundle.seal(
         folder,
         manifest,
@@ -325,9 +322,9 @@ def _fill_bundle(
     return Outcome(bundle=str(options.distil.out), manifest=sealed, report=report)
 
 
-def _revealing(options: DistilOptions) -> str:
+def _revealing(options: DistillJob) -> str:
     """What the images of a bundle can give away."""
-    if options.condensed is None and options.samples is None:
+    if options.data.condensed is None and options.data.samples is None:
         return REVEALING
     return f"{REVEALING} Views of the images that were given may be among them."
 
@@ -392,10 +389,10 @@ def _target_info(target: Target) -> TargetInfo:
 
 
 def _golden(
-    folder: Path, exported: Exported, distilled: Distilled, options: CompressOptions
+    folder: Path, exported: Exported, distilled: Distilled, options: CompressJob
 ) -> GoldenVectors:
     spec = distilled.teacher.input
-    if options.keep_images:
+    if options.bundle.keep_images:
         logits = module_logits(distilled.module, normalise(distilled.held_out, spec))
         pixels = golden_vectors.clearest(distilled.held_out, logits)
     else:
@@ -407,7 +404,7 @@ def _golden(
         spec=spec,
         software=options.target.software,
         parts=options.export.embed,
-        made_of="synthetic images" if options.keep_images else "noise",
+        made_of="synthetic images" if options.bundle.keep_images else "noise",
     )
 
 
@@ -480,12 +477,12 @@ def _benchmark(
     exported: Exported,
     vectors: GoldenVectors,
     folder: Path,
-    options: CompressOptions,
+    options: CompressJob,
     display: Display,
 ) -> tuple[tuple[Measurements, ...], str | None]:
     """Figures of this machine or of the board; and why not, where the board gave none: hours of work are not lost for it."""
     device = options.bench_device
-    if not options.bench:
+    if not options.bundle.bench:
         return (), None
     if device is None:
         display.say("bench    ONNX Runtime on this machine, one thread, in processes of its own")
@@ -514,7 +511,7 @@ def _benchmark(
 
 
 def _apply_budget(
-    report: Report, manifest: Manifest, folder: Path, options: CompressOptions, display: Display
+    report: Report, manifest: Manifest, folder: Path, options: CompressJob, display: Display
 ) -> Report:
     """The report with the verdicts of the budget, where there is one."""
     if not options.budget.limits:
@@ -564,12 +561,3 @@ def _on_the_board(outcome: Outcome) -> tuple[str, ...]:
         "python3 firstboot/agent.pyz firstboot --bundle . --state ../engine   "
         f"(on the board, in a copy of the bundle: makes {made} of {model}, and checks it)",
     )
-
-
-def target_named(spec: str) -> Target:
-    return load_target(spec)
-
-
-def command_line() -> tuple[str, ...]:
-    """The command as it was typed, paths cut to their last part: bundles travel, home folders do not."""
-    return ("edgekd", *(argument.rsplit("/", 1)[-1] for argument in sys.argv[1:]))

@@ -19,6 +19,7 @@ STAGES = ("distill", "export", "bench", "targets")
 LAYERS = (
     {"edgekd.__main__"},
     {"edgekd.cli", "edgekd.schemas"},
+    {"edgekd.api"},
     {"edgekd.pipeline"},
     {"edgekd.search"},
     {"edgekd.workflows"},
@@ -30,7 +31,7 @@ LAYERS = (
     {"edgekd.targets"},
     {"edgekd.progress", "edgekd.templating"},
     {"edgekd.records"},
-    {"edgekd.files", "edgekd.interrupts"},
+    {"edgekd.files", "edgekd.interrupts", "edgekd.options"},
     {"edgekd.errors"},
 )
 
@@ -71,6 +72,20 @@ def test_modules_import_only_to_their_right(name, path):
             continue
         same = group_of(imported) == group_of(name)
         assert same or level_of(imported) > level_of(name), f"{name} imports {imported}"
+
+
+def test_only_the_command_line_calls_what_import_edgekd_offers():
+    for name, path in modules():
+        tree = ast.parse(path.read_text())
+        used = {
+            node.attr
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute)
+            and isinstance(node.value, ast.Name)
+            and node.value.id == "edgekd"
+        }
+        if group_of(name) != "edgekd.cli":
+            assert used <= {"__version__"}, f"{name} uses {used}"
 
 
 def test_stages_do_not_import_one_another():

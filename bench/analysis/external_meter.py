@@ -53,6 +53,9 @@ _NAMES: Final = {
 _UNIT: Final = re.compile(r"[(\[]\s*([a-zµ]+)\s*[)\]]|[_ ]([a-zµ]{1,2})$")
 
 
+SKIPPED: Final = "-"  # the name of a column that is not read
+
+
 @record
 class Meter:
     """What is known of a meter. Bounds by its datasheet; a shunt's tolerance is a gain."""
@@ -71,6 +74,9 @@ class Meter:
 class LogColumns:
     """Names of columns and units, where the header does not say them."""
 
+    header: tuple[str, ...] | None = (
+        None  # of a log that has none: a name with its unit for each column; "-" for none
+    )
     time: str | None = None
     time_unit: str | None = None
     power: str | None = None
@@ -99,7 +105,7 @@ class Alignment:
 
 
 def read_log(path: Path, columns: LogColumns | None = None) -> MeterLog:
-    """A CSV with a header, separated by commas, semicolons or tabs.
+    """A CSV separated by commas, semicolons or tabs, with a header unless `columns.header` stands in for it.
 
     Args:
         path: the file.
@@ -118,16 +124,22 @@ def read_log(path: Path, columns: LogColumns | None = None) -> MeterLog:
     except UnicodeDecodeError as error:
         raise InputFileError(f"{path}: not a text file.") from error
     lines = [line for line in lines if line.strip() and not line.startswith("#")]
-    if len(lines) < 3:
-        raise InputFileError(f"{path}: a header and at least two readings are needed.")
+    if len(lines) < (3 if said.header is None else 2):
+        needed = "a header and at least two readings" if said.header is None else "two readings"
+        raise InputFileError(f"{path}: {needed} are needed.")
     separator = max(";\t,", key=lines[0].count)
-    header = [name.strip().strip('"') for name in next(csv.reader(lines[:1], delimiter=separator))]
+    first = [name.strip().strip('"') for name in next(csv.reader(lines[:1], delimiter=separator))]
+    header, readings = (
+        (first, lines[1:])
+        if said.header is None
+        else (_given_header(said.header, first, path), lines)
+    )
     wanted = _find_columns(header, said, path)
     places = [header.index(name) for name, _ in wanted.values()]
     try:
         rows = [
             [float(row[place]) for place in places]
-            for row in csv.reader(lines[1:], delimiter=separator)
+            for row in csv.reader(readings, delimiter=separator)
         ]
     except (ValueError, IndexError) as error:
         raise InputFileError(
@@ -150,6 +162,11 @@ def read_log(path: Path, columns: LogColumns | None = None) -> MeterLog:
 
 def _find_columns(header: list[str], said: LogColumns, path: Path) -> dict[str, tuple[str, float]]:
     """By quantity: its column, and what to multiply it with for seconds, watts, amperes, volts."""
+    if said.header is None and said.time is None and not any(map(_is_name, header)):
+        raise InputFileError(
+            f"{path}: no header, its first line holds numbers. Name all columns in their order, with units: "
+            "--columns time_s,voltage_v,current_a"
+        )
     kinds = {
         "time": (said.time, said.time_unit, SECONDS),
         "power": (said.power, said.power_unit, WATTS),
@@ -179,6 +196,35 @@ def _find_columns(header: list[str], said: LogColumns, path: Path) -> dict[str, 
         f"{path}: neither a power nor a current with a voltage among {', '.join(header)}. "
         "Name the columns, or the voltage of the supply."
     )
+
+
+def _given_header(names: tuple[str, ...], first: list[str], path: Path) -> list[str]:
+    """The names of all columns, for a log without a header.
+
+    Raises:
+        InputFileError: the log has other columns, or a header.
+    """
+    if len(names) != len(first):
+        raise InputFileError(
+            f"{path}: --columns names {len(names)} columns, and the first line has {len(first)}: {', '.join(first)}. Name "
+            "each, and write - for those that hold neither time nor power, voltage or current."
+        )
+    if not any(
+        _is_name(value) for value, name in zip(first, names, strict=True) if name != SKIPPED
+    ):
+        return list(names)
+    raise InputFileError(
+        f"{path}: its first line holds no numbers: {', '.join(first)}. If it is a header, leave out --columns."
+    )
+
+
+def _is_name(text: str) -> bool:
+    """Whether a cell holds no number."""
+    try:
+        float(text)
+    except ValueError:
+        return True
+    return False
 
 
 def _factor(name: str, unit: str | None, units: Mapping[str, float], path: Path) -> float:

@@ -22,22 +22,21 @@ from benchmarks.distill.pairs import MNIST, accuracy
 from benchmarks.machine import processor
 from benchmarks.rows import append_row
 from edgekd.distill.models import architectures
-from edgekd.distill.recipes.schedule import RunBudget
-from edgekd.distill.teachers.metadata import TeacherOptions
 from edgekd.distill.teachers.state_dict import read_weights
+from edgekd.options import SEARCH_MINUTES, DataOptions, RunOptions, SearchOptions, TrainingOptions
 from edgekd.progress import PlainDisplay
 from edgekd.records import Student, from_json
 from edgekd.search.search import (
     FILE,
     IMAGES,
-    SearchOptions,
+    SearchJob,
     read_search,
     search,
 )
 from edgekd.search.successive_halving import distill_quietly
 from edgekd.targets.catalogue import load_target
 from edgekd.workflows.gate import read_budget
-from edgekd.workflows.run_setup import DistilOptions
+from edgekd.workflows.run_setup import DistillJob
 
 RESULTS = Path(__file__).parents[1] / "results" / "search.csv"
 PICTURE = Path(__file__).parents[2] / "docs" / "images" / "search.png"
@@ -53,7 +52,7 @@ def main() -> None:
     )
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
     parser.add_argument("--cache", type=Path, default=Path("out") / "benchmarks" / "search")
-    parser.add_argument("--minutes", type=float, default=20.0)
+    parser.add_argument("--minutes", type=float, default=SEARCH_MINUTES)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", action="append", help=f"default: {', '.join(LIMITS)}")
@@ -61,18 +60,19 @@ def main() -> None:
     asked = parser.parse_args()
     asked.cache.mkdir(parents=True, exist_ok=True)
     out = asked.cache / "found"
-    options = DistilOptions(
-        teacher=TEACHER, said=TeacherOptions(), student="auto", recipe="pool", budget=None,
-        seed=asked.seed, device="cpu", threads=asked.threads, out=out, force=False, restart=False,
-        command=(),
-    )  # fmt: skip
+    options = DistillJob(
+        teacher=TEACHER,
+        training=TrainingOptions(recipe=SearchOptions.recipe),
+        run=RunOptions(seed=asked.seed, device="cpu", threads=asked.threads),
+        out=out,
+    )
     target = load_target("x86")
     took = asked.cache / "seconds.json"
     if not out.exists():
         begin = time.monotonic()
         limits = tuple(asked.limit or LIMITS)
         search(
-            SearchOptions(
+            SearchJob(
                 distil=options,
                 target=target,
                 budget=read_budget(file=None, limits=limits, target=None),
@@ -94,10 +94,9 @@ def main() -> None:
             distill_quietly(
                 replace(
                     options,
-                    student=each.name,
-                    images=out / IMAGES,
+                    training=replace(options.training, student=each.name, steps=steps),
+                    data=DataOptions(images=out / IMAGES),
                     out=folder,
-                    budget=RunBudget(steps=steps),
                 )
             )
         row = {

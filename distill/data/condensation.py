@@ -26,6 +26,7 @@ from torch.nn import functional
 
 from edgekd.distill.data.siamese_augmentation import siamese
 from edgekd.errors import InputFileError, UsageError
+from edgekd.options import CONDENSE_STEPS
 from edgekd.records import HistoryPoint, InputSpec
 
 Method: TypeAlias = Literal["dm", "dsa", "herding", "random"]
@@ -34,9 +35,8 @@ Labels: TypeAlias = npt.NDArray[np.int64]  # (N,)
 Show: TypeAlias = Callable[[HistoryPoint, float], None]  # a point, and progress 0..1
 
 METHODS: Final[tuple[Method, ...]] = ("dm", "dsa", "herding", "random")
-# Of pixels for dm and dsa, of the network whose features herding looks at. The papers take 20,000
-# (dm) and 10,000 (dsa, ten images a class); these are what a CPU does in minutes.
-STEPS: Final[dict[Method, int]] = {"dm": 1000, "dsa": 100, "herding": 200, "random": 0}
+# Of pixels for dm and dsa, of the network whose features herding looks at.
+STEPS: Final[dict[Method, int]] = {method: CONDENSE_STEPS[method] for method in METHODS}
 
 # (width of the network, real images of a class for each step, of all for herding). The papers': 128
 # and 256.

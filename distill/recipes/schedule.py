@@ -6,9 +6,8 @@ from typing import Annotated
 from pydantic import Field
 
 from edgekd.errors import UsageError
+from edgekd.options import DISTILL_MINUTES
 from edgekd.records import record
-
-DEFAULT_MINUTES = 15.0
 
 
 @record
@@ -38,7 +37,7 @@ def run_budget(
     Args:
         steps: of the student.
         minutes: of the clock.
-        default: whether neither means `DEFAULT_MINUTES`; None otherwise.
+        default: whether neither means `options.DISTILL_MINUTES`; None otherwise.
 
     Raises:
         UsageError: both are given, or one is not positive.
@@ -52,7 +51,7 @@ def run_budget(
     if minutes is not None and not (0 < minutes < math.inf):
         raise UsageError(f"--minutes {minutes:g}: more than 0.")
     if steps is None and minutes is None:
-        return RunBudget(minutes=DEFAULT_MINUTES) if default else None
+        return RunBudget(minutes=DISTILL_MINUTES) if default else None
     return RunBudget(steps=steps, minutes=minutes)
 
 

@@ -1,4 +1,4 @@
-"""`edgekd bundle ...`: parses, calls one function, prints. Nothing heavy is imported until a command needs it."""
+"""`edgekd bundle ...`."""
 
 import os
 import sys
@@ -7,35 +7,34 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgekd.cli.options import OUTPUT, Force, Json
+
 if TYPE_CHECKING:
     from edgekd.bundle.bundle import VerifiedBundle
     from edgekd.bundle.signing import PublicKey
 
-app = typer.Typer(help="What `compress` wrote: check, sign, pack, compare.", no_args_is_help=True)
+app = typer.Typer(
+    help="Verify, sign, pack and compare bundles of `compress`.", no_args_is_help=True
+)
 
-_OUTPUT = "Output"
 _SIGNATURE = "Signature"
 _REGISTRY = "Registry"
 
 Bundle = Annotated[
-    Path, typer.Argument(metavar="BUNDLE", help="A bundle's folder, .tar or .tar.zst.")
+    Path, typer.Argument(metavar="BUNDLE", help="Bundle: a folder, .tar or .tar.zst.")
 ]
 BundleFolder = Annotated[
-    Path, typer.Argument(metavar="BUNDLE", help="The folder that `compress` wrote.")
+    Path, typer.Argument(metavar="BUNDLE", help="Folder that `compress` wrote.")
 ]
-Archive = Annotated[Path, typer.Argument(metavar="ARCHIVE", help="A .tar or .tar.zst of `pack`.")]
-Force = Annotated[
-    bool, typer.Option("--force", help="Replace an output that exists.", rich_help_panel=_OUTPUT)
-]
-Json = Annotated[
-    bool, typer.Option("--json", help="Print the record on stdout.", rich_help_panel=_OUTPUT)
+Archive = Annotated[
+    Path, typer.Argument(metavar="ARCHIVE", help="Archive of `bundle pack`: .tar or .tar.zst.")
 ]
 Keys = Annotated[
     list[Path] | None,
     typer.Option(
         "--key",
         metavar="FILE",
-        help="Public key (PEM) that must have signed it; repeatable: any of them.",
+        help="Public key (PEM) that must have signed the bundle; repeatable, any of them suffices.",
         rich_help_panel=_SIGNATURE,
     ),
 ]
@@ -44,16 +43,23 @@ SignatureFile = Annotated[
     typer.Option(
         "--signature",
         metavar="FILE",
-        help="Where the signature is (default: beside an archive, in a folder).",
+        help="Signature file (default: next to an archive, inside a folder).",
         rich_help_panel=_SIGNATURE,
     ),
 ]
 Reference = Annotated[
-    str, typer.Argument(metavar="REF", help="HOST/NAME:TAG, or HOST/NAME@sha256:DIGEST.")
+    str,
+    typer.Argument(
+        metavar="REF", help="Image reference: HOST/NAME:TAG or HOST/NAME@sha256:DIGEST."
+    ),
 ]
 PlainHttp = Annotated[
     bool,
-    typer.Option("--plain-http", help="Without TLS, as on loopback.", rich_help_panel=_REGISTRY),
+    typer.Option(
+        "--plain-http",
+        help="Connect without TLS, for example to a registry on this machine.",
+        rich_help_panel=_REGISTRY,
+    ),
 ]
 
 
@@ -61,28 +67,28 @@ PlainHttp = Annotated[
 def bundle_verify(
     path: Bundle, keys: Keys = None, signature: SignatureFile = None, as_json: Json = False
 ) -> None:
-    """Check signature (with --key), sums and manifest, in this order."""
-    from edgekd.bundle import bundle
+    """Verify the signature (with --key), the checksums and the manifest, in this order."""
+    import edgekd
+    from edgekd.cli.output import print_record
 
-    found = bundle.verify_bundle(
-        path, trusted=_load_trusted_keys(keys, signature), signature=signature
-    )
+    found = edgekd.verify_bundle(path, keys=keys or (), signature=signature)
     if as_json:
-        _print_record(found.manifest, "manifest")
+        print_record(found.manifest, "manifest")
         return
     print(_verdict(found))
 
 
 @app.command("inspect")
 def bundle_inspect(path: Bundle, as_json: Json = False) -> None:
-    """What a bundle says of itself; a folder is not checked, an archive is."""
+    """Show what a bundle states about itself; an archive is verified first, a folder is not."""
     from edgekd.bundle import bundle
+    from edgekd.cli.output import print_record
     from edgekd.report.bundle_summary import description
 
     whole = None if path.is_dir() else bundle.verify_bundle(path)
     manifest = bundle.read_manifest(path) if whole is None else whole.manifest
     if as_json:
-        _print_record(manifest, "manifest")
+        print_record(manifest, "manifest")
         return
     print(description(manifest, bundle.read_report(path) if whole is None else whole.report))
 
@@ -95,7 +101,7 @@ def bundle_report(
     ] = None,
     force: Force = False,
 ) -> None:
-    """Write report.html anew; the images over time are known only to the run."""
+    """Write report.html again, without the images over time, which only the run knows."""
     from edgekd.report import bundle_page
 
     print(bundle_page.write_page(folder, out=out, force=force))
@@ -109,13 +115,13 @@ def bundle_pack(
         typer.Option(
             "--out",
             "-o",
-            help="A .tar or .tar.zst (default: BUNDLE.tar).",
-            rich_help_panel=_OUTPUT,
+            help="Archive to write, .tar or .tar.zst (default: BUNDLE.tar).",
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
     force: Force = False,
 ) -> None:
-    """Write a bundle as one file: the same bytes for the same bundle, wherever and whenever."""
+    """Pack a bundle into one file; the same bundle always gives the same bytes."""
     from edgekd.bundle import archive, bundle
 
     whole = folder if folder.name not in {"", ".."} else folder.resolve()
@@ -128,13 +134,13 @@ def bundle_pack(
 def bundle_unpack(
     path: Archive,
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder to write.", rich_help_panel=_OUTPUT)
+        Path, typer.Option("--out", "-o", help="Folder to write.", rich_help_panel=OUTPUT)
     ],
     keys: Keys = None,
     signature: SignatureFile = None,
     force: Force = False,
 ) -> None:
-    """Check an archive and write its files into a folder, all or none."""
+    """Verify an archive and unpack it into a folder, all files or none."""
     from edgekd.bundle import bundle
 
     found = bundle.unpack(
@@ -150,7 +156,7 @@ def bundle_sign(
         str,
         typer.Option(
             metavar="KEY",
-            help="Private Ed25519 key: a PEM file, or a PKCS#11 URI with module-path.",
+            help="Private Ed25519 key: a PEM file, or a PKCS#11 URI with a module-path.",
             rich_help_panel=_SIGNATURE,
         ),
     ],
@@ -159,20 +165,20 @@ def bundle_sign(
         typer.Option(
             "--out",
             "-o",
-            help="File for the signature (default: beside an archive, in a folder).",
-            rich_help_panel=_OUTPUT,
+            help="Signature file to write (default: next to an archive, inside a folder).",
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
     public: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Write the public key there too, as PEM for `verify --key`.",
-            rich_help_panel=_OUTPUT,
+            help="File to write the public key to, as PEM for `bundle verify --key`.",
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
 ) -> None:
-    """Check a bundle and sign it: an archive's bytes, or a folder's SHA256SUMS."""
+    """Verify a bundle and sign it: the bytes of an archive, or the SHA256SUMS of a folder."""
     from edgekd.bundle import bundle, signing
     from edgekd.files import write_atomically
 
@@ -185,23 +191,26 @@ def bundle_sign(
 
 @app.command("diff")
 def bundle_diff(
-    before: Annotated[Path, typer.Argument(metavar="A", help="A bundle: folder or archive.")],
-    after: Annotated[Path, typer.Argument(metavar="B", help="Another one.")],
+    before: Annotated[
+        Path, typer.Argument(metavar="A", help="Bundle to compare: a folder or archive.")
+    ],
+    after: Annotated[Path, typer.Argument(metavar="B", help="Bundle to compare it with.")],
     as_json: Json = False,
 ) -> None:
-    """What changed from one bundle to another; both are checked first."""
+    """Show what changed between two bundles; both are verified first."""
     from edgekd.bundle import bundle, diff
+    from edgekd.cli.output import print_record
 
     found = diff.difference(bundle.verify_bundle(before), bundle.verify_bundle(after))
     if as_json:
-        _print_record(found, "bundle-diff")
+        print_record(found, "bundle-diff")
         return
     print(diff.format_diff(found))
 
 
 @app.command("push")
 def bundle_push(path: Archive, reference: Reference, plain_http: PlainHttp = False) -> None:
-    """Send an archive, with the signature beside it, to an OCI registry."""
+    """Push an archive, with the signature next to it, to an OCI registry."""
     from edgekd.bundle import bundle, oci_registry
 
     bundle.require_archive(path)
@@ -216,14 +225,14 @@ def bundle_pull(
     out: Annotated[
         Path,
         typer.Option(
-            "--out", "-o", help="File to write, .tar or .tar.zst.", rich_help_panel=_OUTPUT
+            "--out", "-o", help="Archive to write, .tar or .tar.zst.", rich_help_panel=OUTPUT
         ),
     ],
     keys: Keys = None,
     plain_http: PlainHttp = False,
     force: Force = False,
 ) -> None:
-    """Fetch an archive from an OCI registry; it is there only if it verifies."""
+    """Pull an archive from an OCI registry; it is kept only if it verifies."""
     from edgekd.bundle import bundle, oci_registry
 
     bundle.require_archive(out)
@@ -261,9 +270,3 @@ def _ask(what: str) -> str | None:
     import getpass
 
     return getpass.getpass(f"{what}: ")
-
-
-def _print_record(value: object, schema: str) -> None:
-    from edgekd.records import to_json
-
-    sys.stdout.write(to_json(value, schema=schema))

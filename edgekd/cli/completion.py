@@ -10,6 +10,7 @@ from typing import Final
 import typer
 
 from edgekd.errors import EdgekdError
+from edgekd.options import CONDENSE_STEPS
 
 # By command, as it is typed; lines of at most 76 characters, so that 80 columns do not fold them.
 EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
@@ -116,8 +117,8 @@ STUDENTS: Final[tuple[str, ...]] = (
     *(f"mobilenetv2-{factor}" for factor in ("0.25", "0.5", "0.75", "1.0")),
 )
 
-# `edgekd.distill.data.labelled.condensation.METHODS`, likewise.
-METHODS: Final[tuple[str, ...]] = ("dm", "dsa", "herding", "random")
+# The verb that a group of commands takes where none is typed: `edgekd export STUDENT`.
+DEFAULT_VERB: Final = "(default)"
 
 
 def add_examples(app: typer.Typer, *, above: str = "") -> None:
@@ -125,16 +126,21 @@ def add_examples(app: typer.Typer, *, above: str = "") -> None:
     app.info.epilog = _epilog(_FIRST if not above else _below(above))
     for command in app.registered_commands:
         name = command.name or getattr(command.callback, "__name__", "").replace("_", "-")
-        command.epilog = _epilog(EXAMPLES.get(f"{above} {name}".strip(), ()))
+        if name == DEFAULT_VERB:
+            # Its help is that of the whole group, so it names the other verbs.
+            command.epilog = _epilog(EXAMPLES[above], also=_below(above))
+        else:
+            command.epilog = _epilog(EXAMPLES.get(f"{above} {name}".strip(), ()))
     for group in app.registered_groups:
         if group.typer_instance is not None:
             add_examples(group.typer_instance, above=f"{above} {group.name}".strip())
 
 
-def _epilog(lines: Iterable[str]) -> str | None:
-    found = list(lines)
+def _epilog(lines: Iterable[str], *, also: Iterable[str] = ()) -> str | None:
+    found, verbs = list(lines), list(also)
     # The library joins lines that no blank line parts.
-    return "\n\n".join(["Examples:", *found]) if found else None
+    shown = ["Examples:", *found] if found else []
+    return "\n\n".join([*shown, *(["Other verbs:", *verbs] if verbs else [])]) or None
 
 
 def _below(group: str) -> list[str]:
@@ -183,7 +189,14 @@ def devices(incomplete: str) -> list[str]:
 
 def methods(incomplete: str) -> list[str]:
     """How a data set is condensed."""
-    return _starting(incomplete, METHODS)
+    return _starting(incomplete, CONDENSE_STEPS)
+
+
+def sensors(incomplete: str) -> list[str]:
+    """Power sensors, and what stands for a choice among them."""
+    from edgekd.bench.sensor_names import AUTO, NONE, SENSORS
+
+    return _starting(incomplete, (AUTO, *SENSORS, NONE))
 
 
 def embeddable(incomplete: str) -> list[str]:

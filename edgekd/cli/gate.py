@@ -1,4 +1,4 @@
-"""Commands about budgets: `edgekd gate`, `edgekd config show`. Thin, as `cli` is; nothing heavy is imported."""
+"""`edgekd gate` and `edgekd config`."""
 
 import sys
 from pathlib import Path
@@ -6,109 +6,74 @@ from typing import Annotated
 
 import typer
 
+from edgekd import options as defaults
 from edgekd.cli import completion
+from edgekd.cli.option_groups import BudgetGroup
+from edgekd.cli.options import BUDGET, OUTPUT, BudgetFile, Json, JUnit, Limits, option_groups
 
-BUDGET = "The budget"
-_OUTPUT = "Output"
+config_app = typer.Typer(help="Show the settings in effect.", no_args_is_help=True)
 
-BudgetFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--budget",
-        help="A project file with a [budget] (default: edgekd.toml of this folder, where there is one).",
-        rich_help_panel=BUDGET,
-    ),
-]
-Limits = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--limit",
-        metavar="KEY=VALUE",
-        help="As in the file: latency-p50-ms=5. Wins over files. Repeatable.",
-        rich_help_panel=BUDGET,
-    ),
-]
 BudgetTarget = Annotated[
     str | None,
     typer.Option(
         "--target",
         "-t",
-        help="Whose figures count; wins over the file's.",
+        help="Board whose measurements count; overrides the file's.",
         autocompletion=completion.targets,
         rich_help_panel=BUDGET,
     ),
 ]
-AllowEstimates = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--allow-estimates",
-        metavar="KEYS",
-        help="Budget keys that pass without a figure of the board, marked: latency-p50-ms,energy-mj.",
-        rich_help_panel=BUDGET,
-    ),
-]
-JUnit = Annotated[
-    Path | None,
-    typer.Option("--junit", help="JUnit XML to write, one case a gate.", rich_help_panel=_OUTPUT),
-]
-AsJson = Annotated[
-    bool, typer.Option("--json", help="Print the record on stdout.", rich_help_panel=_OUTPUT)
-]
-
-config_app = typer.Typer(help="What is set, and where.", no_args_is_help=True)
 
 
+@option_groups
 def gate(
     reports: Annotated[
         list[Path],
         typer.Argument(
             metavar="REPORT...",
-            help="A bundle (folder or archive) or its report.json, and what `bench --out` or `bench estimate --json` wrote.",
+            help="Bundles (folders or archives) or their report.json, and files of `bench --out` or `bench estimate --json`.",
         ),
     ],
-    budget: BudgetFile = None,
-    limit: Limits = None,
+    budget: BudgetGroup,
     target: BudgetTarget = None,
-    allow_estimates: AllowEstimates = None,
     key: Annotated[
         list[Path] | None,
         typer.Option(
             metavar="FILE",
-            help="Public key (PEM) that must have signed the bundle; repeatable: any of them.",
+            help="Public key (PEM) that must have signed the bundle; repeatable, any of them suffices.",
             rich_help_panel=BUDGET,
         ),
     ] = None,
     junit: JUnit = None,
     summary: Annotated[
         Path | None,
-        typer.Option(help="File to add a table in Markdown to.", rich_help_panel=_OUTPUT),
+        typer.Option(help="Markdown file to append a table to.", rich_help_panel=OUTPUT),
     ] = None,
     github: Annotated[
         bool,
         typer.Option(
-            "--github", help="Print annotations for GitHub Actions.", rich_help_panel=_OUTPUT
+            "--github", help="Print annotations for GitHub Actions.", rich_help_panel=OUTPUT
         ),
     ] = False,
-    as_json: AsJson = False,
+    as_json: Json = False,
 ) -> None:
-    """Hold figures against a budget: exit code 0, 4 or 5."""
+    """Check reports against a budget: exit code 0, 4 or 5."""
+    import edgekd
+    from edgekd.cli.output import print_record
     from edgekd.gate import reporters
     from edgekd.gate.gates import require_passed
-    from edgekd.records import to_json
-    from edgekd.workflows import gate as budgeting
+    from edgekd.workflows.gate import SCHEMA
 
-    found = budgeting.judge_reports(
+    found = edgekd.gate(
         reports,
-        file=budget,
-        limits=tuple(limit or ()),
+        budget=budget.options(),
         target=target,
-        allowed=tuple(allow_estimates or ()),
         keys=key or (),
         junit=junit,
+        summary=summary,
     )
-    budgeting.write_judgement(found, junit=junit, summary=summary)
     if as_json:
-        sys.stdout.write(to_json(found, schema=budgeting.SCHEMA))
+        print_record(found, SCHEMA)
     else:
         sys.stdout.write(reporters.format_judgement(found))
     if github:
@@ -118,18 +83,18 @@ def gate(
 
 
 @config_app.command("show")
-def config_show(
-    budget: BudgetFile = None,
+def show(
+    budget: BudgetFile = defaults.BudgetOptions.file,
     limit: Limits = None,
     target: BudgetTarget = None,
-    as_json: AsJson = False,
+    as_json: Json = False,
 ) -> None:
-    """The budget that files and options make together, and where each value comes from."""
-    from edgekd.records import to_json
-    from edgekd.workflows import gate as budgeting
+    """Show the budget that files and options make together, with the source of each value."""
+    from edgekd.cli.output import print_record
+    from edgekd.workflows import gate as workflow
 
-    found = budgeting.read_budget(file=budget, limits=tuple(limit or ()), target=target)
+    found = workflow.read_budget(file=budget, limits=tuple(limit or ()), target=target)
     if as_json:
-        sys.stdout.write(to_json(found, schema="budget"))
+        print_record(found, "budget")
         return
-    sys.stdout.write(budgeting.format_budget(found))
+    sys.stdout.write(workflow.format_budget(found))

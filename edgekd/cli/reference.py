@@ -1,4 +1,4 @@
-"""Write the options of every command into its page: `python -m edgekd.reference docs/commands`.
+"""Write the options of every command into its page: `python -m edgekd.cli.reference docs/commands`.
 
 What stands between a pair of markers is replaced, the rest of a page is written by hand:
 
@@ -35,7 +35,8 @@ def _leaves(command: Any, words: str) -> Iterator[tuple[str, Any]]:  # noqa: ANN
     if not inner:
         yield words, command
     for name, below in inner.items():
-        yield from _leaves(below, f"{words} {name}".strip())
+        verb = "" if name == completion.DEFAULT_VERB else name
+        yield from _leaves(below, f"{words} {verb}".strip())
 
 
 def update_page(text: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from edgekd.bench.sensor_names import NOT_OF_THE_MACHINE
 from edgekd.doctor.findings import (
     GIB,
     CommandState,
@@ -135,8 +136,7 @@ def judge_commands(
             limits.append("without TensorRT here, it measures ONNX Runtime on the CPU")
             if shutil.which("ssh") is None:
                 limits.append("no boards over ssh (--device): install OpenSSH's client")
-            # A graphics card does not run these models, and a meter on some wire is taken only if asked for.
-            if not any(sensor.scope for sensor in energy if sensor.name not in {"NVML", "INA226"}):
+            if not any(sensor.scope for sensor in energy if sensor.name not in NOT_OF_THE_MACHINE):
                 limits.append("energy is not measured: no sensor that this user can read")
         states.append(
             CommandState(

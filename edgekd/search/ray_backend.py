@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from edgekd.errors import DeviceError, EdgekdError, MissingToolError
-from edgekd.workflows.run_setup import DistilOptions
+from edgekd.workflows.run_setup import DistillJob
 
 
 class Ray:
@@ -35,7 +35,7 @@ class Ray:
             raise DeviceError(f"no Ray cluster at {address}: {error}") from error
 
     def map(
-        self, function: Callable[[DistilOptions], None], options: Sequence[DistilOptions]
+        self, function: Callable[[DistillJob], None], options: Sequence[DistillJob]
     ) -> Iterator[int]:
         """All at once, as far as there are processors; numbers of runs as they end.
 

@@ -14,7 +14,6 @@ from typing import Any, Final
 from edgekd import __version__
 from edgekd.bench.transport.fleet import Device
 from edgekd.distill.data.synthetic_set import ImageSet
-from edgekd.distill.recipes.schedule import RunBudget
 from edgekd.distill.training.checkpoint import RunFolder
 from edgekd.errors import (
     CollapseError,
@@ -31,6 +30,7 @@ from edgekd.files import (
 )
 from edgekd.gate.budget_file import NAMES
 from edgekd.interrupts import caught
+from edgekd.options import SEARCH_MINUTES, SearchOptions, SynthesisOptions
 from edgekd.progress import Display, SilentDisplay, duration
 from edgekd.records import (
     Architecture,
@@ -67,29 +67,29 @@ from edgekd.search.summary import (
     row,
 )
 from edgekd.workflows.distill import plan
-from edgekd.workflows.run_setup import DistilOptions, image_set, teacher_said
-from edgekd.workflows.synthesize import SynthesisOptions, synthesize
+from edgekd.workflows.run_setup import DistillJob, image_set, teacher_said
+from edgekd.workflows.synthesize import SynthesisJob, synthesize
 
 SCHEMA: Final = "search"
 FILE: Final = "search.json"
 STUDENT: Final = "student"
 IMAGES: Final = "images"
 STATE: Final = "state.json"
-COUNT: Final = 2560  # images of the shared set
 LEAST_STEPS, MOST_STEPS = 90, 20_000  # of a run in the last rung
+PROBE_STEPS: Final = 100  # of a run whose speed is forecast
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchOptions:
-    """What `edgekd search` is told."""
+class SearchJob:
+    """What `edgekd search` is asked to do."""
 
-    distil: DistilOptions  # of every run; its budget is not looked at
+    distil: DistillJob  # of every run; its budget is not looked at
     target: Target
     budget: Budget
-    names: tuple[str, ...]
+    names: tuple[str, ...] = SearchOptions.candidates
     minutes: float | None  # in all; None: `steps` says it
     steps: int | None  # of a run in the last rung
-    count: int = COUNT
+    count: int = SearchOptions.count
     device: Device | None = None
     allowed: frozenset[Metric] = frozenset()
     pool: Pool = field(default_factory=LocalExecutor)
@@ -119,7 +119,18 @@ class _State:
     candidates: tuple[Candidate, ...]
 
 
-def search(options: SearchOptions, display: Display) -> Search:
+def search_minutes(minutes: float | None, steps: int | None) -> float | None:
+    """Minutes of a search; None where steps say how long it is.
+
+    Raises:
+        UsageError: both are given.
+    """
+    if minutes is not None and steps is not None:
+        raise UsageError("give either --minutes or --steps, not both.")
+    return SEARCH_MINUTES if minutes is None and steps is None else minutes
+
+
+def search(options: SearchJob, display: Display) -> Search:
     """Find the student, and write it with the record of the search.
 
     Raises:
@@ -130,13 +141,13 @@ def search(options: SearchOptions, display: Display) -> Search:
     """
     begin = time.monotonic()
     distil, out = options.distil, options.distil.out
-    check_writable(out, force=distil.force)
+    check_writable(out, force=distil.run.force)
     _require_judgeable(options)
-    teacher = teacher_said(distil.teacher, distil.said, seed=distil.seed, display=display).info
+    teacher = teacher_said(distil.teacher, distil.said, seed=distil.run.seed, display=display).info
     wanted = list_candidates(options.names, teacher)
-    brought = None if distil.images is None else image_set(distil.images, teacher)
+    brought = None if distil.data.images is None else image_set(distil.data.images, teacher)
     folder = out.with_name(f"{out.name}.search")
-    if distil.restart:
+    if distil.run.restart:
         shutil.rmtree(folder, ignore_errors=True)
     identity = _identity(options, teacher, wanted, brought)
     with caught(), RunFolder.open(folder, identity, restart=False):
@@ -149,7 +160,7 @@ def search(options: SearchOptions, display: Display) -> Search:
     return result
 
 
-def _require_judgeable(options: SearchOptions) -> None:
+def _require_judgeable(options: SearchJob) -> None:
     """Raise where the budget limits what a search cannot hold anything against.
 
     Raises:
@@ -170,7 +181,7 @@ def _require_judgeable(options: SearchOptions) -> None:
 
 
 def _identity(
-    options: SearchOptions,
+    options: SearchJob,
     teacher: TeacherInfo,
     wanted: Sequence[Architecture],
     brought: ImageSet | None,
@@ -189,14 +200,14 @@ def _identity(
         "board": None if options.device is None else options.device.url,
         "minutes": options.minutes,
         "steps": options.steps,
-        "seed": distil.seed,
-        "recipe": distil.recipe,
+        "seed": distil.run.seed,
+        "recipe": distil.training.recipe,
         "images": options.count if brought is None else brought.record.digest,
     }
 
 
 def _search(
-    options: SearchOptions,
+    options: SearchJob,
     teacher: TeacherInfo,
     wanted: Sequence[Architecture],
     brought: ImageSet | None,
@@ -206,7 +217,7 @@ def _search(
 ) -> Search:
     """From images to what is written."""
     out = options.distil.out
-    images = options.distil.images or _images(options, folder, display)
+    images = options.distil.data.images or _images(options, folder, display)
     found = brought or image_set(images, teacher)
     state = _read_state(folder / STATE)
     if state is None:
@@ -229,7 +240,9 @@ def _search(
         display.say(f"         {row(each)}")
     if not kept:
         raise OverBudgetError(nearest(candidates))
-    distil = replace(options.distil, images=images.absolute(), command=())
+    distil = replace(
+        options.distil, data=replace(options.distil.data, images=images.absolute()), command=()
+    )
     distil = replace(distil, teacher=distil.teacher.absolute())  # for workers that stand elsewhere
     if state.steps is None:
         left_s = None
@@ -260,34 +273,29 @@ def _search(
     )
     from edgekd.search.plot import picture  # matplotlib
 
-    with new_folder(out, force=options.distil.force) as temporary:
+    with new_folder(out, force=options.distil.run.force) as temporary:
         shutil.copytree(folder / chosen.folder, temporary / STUDENT)
-        if options.distil.images is None:
+        if options.distil.data.images is None:
             shutil.copytree(images, temporary / IMAGES)
         (temporary / FILE).write_text(to_json(result, schema=SCHEMA), encoding="utf-8")
         (temporary / "search.png").write_bytes(picture(result))
     return result
 
 
-def _images(options: SearchOptions, folder: Path, display: Display) -> Path:
+def _images(options: SearchJob, folder: Path, display: Display) -> Path:
     """The set that all candidates share, made now unless it stands."""
     images = folder / IMAGES
     if not images.is_dir():
         distil = options.distil
         display.say(f"images   {options.count:,}, which all candidates share")
         synthesize(
-            SynthesisOptions(
+            SynthesisJob(
                 teacher=distil.teacher,
                 said=distil.said,
                 count=options.count,
-                recipe=distil.recipe,
-                seed=distil.seed,
-                device=distil.device,
-                threads=distil.threads,
                 out=images,
-                extend=False,
-                force=False,
-                restart=False,
+                synthesis=SynthesisOptions(recipe=distil.training.recipe),
+                run=replace(distil.run, force=False, restart=False),
             ),
             SilentDisplay(),
         )
@@ -300,14 +308,18 @@ def _read_state(path: Path) -> _State | None:
     return from_json(_State, read_text(path), origin=str(path))
 
 
-def _steps(kept: Sequence[Candidate], options: DistilOptions, left_s: float | None) -> int:
+def _steps(kept: Sequence[Candidate], options: DistillJob, left_s: float | None) -> int:
     """Of a run in the last rung, so that all runs fit into the time that is left."""
     assert left_s is not None  # either minutes or steps
     ordered = sorted(kept, key=lambda each: each.macs)
     probed = {ordered[0].name, ordered[len(ordered) // 2].name, ordered[-1].name}
     step_s = [
         plan(
-            replace(options, student=name, budget=RunBudget(steps=100)), SilentDisplay()
+            replace(
+                options,
+                training=replace(options.training, student=name, steps=PROBE_STEPS, minutes=None),
+            ),
+            SilentDisplay(),
         ).student_step_s
         for name in sorted(probed)
     ]
@@ -325,10 +337,10 @@ def _steps(kept: Sequence[Candidate], options: DistilOptions, left_s: float | No
 
 def _runs(
     kept: Sequence[Candidate],
-    distil: DistilOptions,
+    distil: DistillJob,
     folder: Path,
     steps: int,
-    options: SearchOptions,
+    options: SearchJob,
     display: Display,
 ) -> list[Run]:
     shape = ", then ".join(

@@ -11,13 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Protocol
 
-from edgekd.distill.recipes.schedule import RunBudget
 from edgekd.errors import CollapseError
 from edgekd.files import read_text, write_atomically
 from edgekd.progress import SilentDisplay
 from edgekd.records import Student, from_json, record
 from edgekd.workflows.distill import distil
-from edgekd.workflows.run_setup import DistilOptions
+from edgekd.workflows.run_setup import DistillJob
 
 FACTOR: Final = 3
 
@@ -60,7 +59,7 @@ class Pool(Protocol):
     """Where runs are made: here, one after the other, or on the machines of a cluster."""
 
     def map(
-        self, function: Callable[[DistilOptions], None], options: Sequence[DistilOptions]
+        self, function: Callable[[DistillJob], None], options: Sequence[DistillJob]
     ) -> Iterator[int]:
         """Run all; the numbers of those that are done, as they are done."""
 
@@ -69,7 +68,7 @@ class LocalExecutor:
     """One after the other: a run takes all processors."""
 
     def map(
-        self, function: Callable[[DistilOptions], None], options: Sequence[DistilOptions]
+        self, function: Callable[[DistillJob], None], options: Sequence[DistillJob]
     ) -> Iterator[int]:
         """In their order."""
         for number, each in enumerate(options):
@@ -79,7 +78,7 @@ class LocalExecutor:
 
 def successive_halving(
     names: Sequence[str],
-    options: DistilOptions,
+    options: DistillJob,
     folder: Path,
     *,
     steps: int,
@@ -101,11 +100,16 @@ def successive_halving(
         left = left[: rung.candidates]
         folders = [folder / f"rung-{number}" / _file_name(name) for name in left]
         missing = [
-            replace(options, student=name, out=out, budget=RunBudget(steps=rung.steps), force=True)
+            replace(
+                options,
+                out=out,
+                training=replace(options.training, student=name, steps=rung.steps, minutes=None),
+                run=replace(options.run, force=True),
+            )
             for name, out in zip(left, folders, strict=True)
             if not ((out / "student.json").is_file() or _note(out).is_file())
         ]
-        waiting = {each.student for each in missing}
+        waiting = {each.training.student for each in missing}
         done = [
             _run(name, number, rung.steps, out, folder)
             for name, out in zip(left, folders, strict=True)
@@ -114,7 +118,7 @@ def successive_halving(
         for each in done:
             told(each)
         for finished in pool.map(distill_quietly, missing):
-            name, out = missing[finished].student, missing[finished].out
+            name, out = missing[finished].training.student, missing[finished].out
             done.append(_run(name, number, rung.steps, out, folder))
             told(done[-1])
         done.sort(key=lambda run: (-run.agreement, left.index(run.name)))
@@ -122,7 +126,7 @@ def successive_halving(
         yield done
 
 
-def distill_quietly(options: DistilOptions) -> None:
+def distill_quietly(options: DistillJob) -> None:
     """One run, without a word; picklable, for other machines. One that collapses leaves a note instead of a student."""
     options.out.parent.mkdir(parents=True, exist_ok=True)
     try:

@@ -11,7 +11,7 @@ from typing import Final, Literal
 from pydantic import ValidationError
 
 from edgekd.bench import offline_kit, runner
-from edgekd.bench.config import BenchConfig
+from edgekd.bench.config import WARMUP_LIMIT, BenchConfig
 from edgekd.bench.engine_builder import EngineOptions, build_on
 from edgekd.bench.protocol.requests import Runtime
 from edgekd.bench.protocol.responses import ProbeResponse
@@ -24,6 +24,7 @@ from edgekd.bundle import bundle, golden_vectors
 from edgekd.errors import EdgekdError, InputFileError, UsageError
 from edgekd.export.model_metadata import inputs_of, precision_of
 from edgekd.files import new_folder
+from edgekd.options import BenchOptions
 from edgekd.progress import Display
 from edgekd.records import (
     MachineState,
@@ -39,12 +40,13 @@ from edgekd.targets.catalogue import load_target
 from edgekd.workflows.calibration_data import existing
 
 ENGINE: Final = ".engine"
-# Options whose names say their unit otherwise than the fields of `BenchConfig`.
-_OPTIONS: Final = {
-    "warmup_min_s": "warmup-seconds",
-    "energy_window_s": "energy-seconds",
-    "energy_idle_s": "energy-idle-seconds",
+# Options whose names state their unit differently from the fields of `BenchConfig`.
+_FIELDS: Final = {
+    "warmup_seconds": "warmup_min_s",
+    "energy_seconds": "energy_window_s",
+    "energy_idle_seconds": "energy_idle_s",
 }
+_OPTIONS: Final = {field: option for option, field in _FIELDS.items()}
 STRONG_SINCE: Final = (10, 12)  # of TensorRT
 
 
@@ -390,18 +392,21 @@ def take_in(result: Path, folder: Path) -> Measured:
     )
 
 
-def config_of(**values: object) -> BenchConfig:
-    """A configuration of options.
+def bench_config(options: BenchOptions) -> BenchConfig:
+    """The configuration of a measurement.
 
     Raises:
-        UsageError: one makes no sense.
+        UsageError: an option makes no sense.
     """
+    given = {_FIELDS.get(name, name): value for name, value in vars(options).items()}
+    # Until timings stabilise, and no longer than this.
+    given["warmup_max_s"] = max(1.0, WARMUP_LIMIT * options.warmup_seconds)
     try:
-        return BenchConfig(**values)  # type: ignore[arg-type]  # it is checked there
+        return BenchConfig(**given)
     except ValidationError as error:
         first = error.errors()[0]
         field = str(first["loc"][0])
-        name = _OPTIONS.get(field, field.replace("_", "-"))
+        name = _OPTIONS.get(field, field).replace("_", "-")
         raise UsageError(f"--{name}: {first['msg']}.") from error
 
 

@@ -4,7 +4,7 @@ The one command that reads training data: whoever has it runs this, and hands on
 """
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
@@ -26,6 +26,7 @@ from edgekd.distill.data.image_files import FoundImages, read_images
 from edgekd.errors import InputFileError, UsageError
 from edgekd.files import check_writable_file, write_atomically
 from edgekd.interrupts import caught
+from edgekd.options import CondenseOptions, RunOptions
 from edgekd.progress import Display, duration
 from edgekd.records import (
     CondensedSet,
@@ -39,24 +40,17 @@ SHOWING: Final = "a condensed set is made of images of the data and shows what t
 
 
 @dataclass(frozen=True, kw_only=True)
-class CondenseOptions:
-    """What `edgekd condense` is told."""
+class CondenseJob:
+    """What `edgekd condense` is asked to do."""
 
     data: Path
     per_class: int
-    method: str
-    input: tuple[int, int, int] | None  # (channels, height, width)
-    steps: int | None
-    seed: int
-    flip: bool | None
-    device: str
-    threads: int | None
-    strict: bool
     out: Path
-    force: bool
+    settings: CondenseOptions = field(default_factory=CondenseOptions)
+    run: RunOptions = field(default_factory=RunOptions)
 
 
-def condense(options: CondenseOptions, display: Display) -> CondensedSet:
+def condense(options: CondenseJob, display: Display) -> CondensedSet:
     """Make a set and write it as one file.
 
     Raises:
@@ -64,14 +58,14 @@ def condense(options: CondenseOptions, display: Display) -> CondensedSet:
         InputFileError: the data cannot be used.
         OutputError: the file is there, or cannot be written.
     """
-    method = next((name for name in METHODS if name == options.method), None)
+    method = next((name for name in METHODS if name == options.settings.method), None)
     if method is None:
-        raise UsageError(f"--method {options.method}: choose from {', '.join(METHODS)}.")
+        raise UsageError(f"--method {options.settings.method}: choose from {', '.join(METHODS)}.")
     if options.out.suffix != ".npz":
         raise UsageError(f"--out {options.out}: the file is to end in .npz.")
-    check_writable_file(options.out, force=options.force)
-    compute = choose_compute(options.device, threads=options.threads)
-    found = read_images(options.data, shape=options.input, strict=options.strict)
+    check_writable_file(options.out, force=options.run.force)
+    compute = choose_compute(options.run.device, threads=options.run.threads)
+    found = read_images(options.data, shape=options.settings.input, strict=options.settings.strict)
     if found.warning is not None:
         display.warn(found.warning)
     labels, classes = _classes(found, options.data)
@@ -80,10 +74,10 @@ def condense(options: CondenseOptions, display: Display) -> CondensedSet:
         method=method,
         classes=classes,
         per_class=options.per_class,
-        steps=STEPS[method] if options.steps is None else options.steps,
-        seed=options.seed,
+        steps=STEPS[method] if options.settings.steps is None else options.settings.steps,
+        seed=options.run.seed,
         # As for a teacher: colour images are of things that have no left and right.
-        flip=spec.channels == 3 if options.flip is None else options.flip,
+        flip=spec.channels == 3 if options.settings.flip is None else options.settings.flip,
     )
     display.warn(SHOWING)
     display.say(
@@ -139,7 +133,7 @@ def _intention(plan: Plan) -> str:
 
 
 def _record(
-    options: CondenseOptions, plan: Plan, spec: InputSpec, found: FoundImages, made: Condensed
+    options: CondenseJob, plan: Plan, spec: InputSpec, found: FoundImages, made: Condensed
 ) -> CondensedSet:
     return CondensedSet(
         file=options.out.name,

@@ -43,7 +43,7 @@ from edgekd.records import (
 )
 from edgekd.workflows.evaluate import module_logits
 from edgekd.workflows.run_setup import (
-    DistilOptions,
+    DistillJob,
     RunSetup,
     plan_run,
     prepare_run,
@@ -102,14 +102,14 @@ class Distilled:
 # --- distill --------------------------------------------------------------------------------------
 
 
-def plan(options: DistilOptions, display: Display, *, evaluation: Path | None = None) -> Plan:
+def plan(options: DistillJob, display: Display) -> Plan:
     """What a run would do and cost; nothing is written."""
-    setup = prepare_run(options, display, evaluation=evaluation)
+    setup = prepare_run(options, display)
     expected = plan_run(setup, setup.chosen.recipe, display)
     return Plan(
         recipe=setup.chosen.recipe.name,
         because=setup.chosen.reason,
-        faithful=options.faithful,
+        faithful=options.training.faithful,
         student=setup.student.architecture,
         steps=expected.steps,
         images=expected.images,
@@ -122,19 +122,17 @@ def plan(options: DistilOptions, display: Display, *, evaluation: Path | None = 
     )
 
 
-def distil(
-    options: DistilOptions, display: Display, *, evaluation: Path | None = None
-) -> Student | None:
+def distil(options: DistillJob, display: Display) -> Student | None:
     """Teacher to student folder: weights, record, images for calibration.
 
     Of several processes the first one writes it; the others return None.
     """
-    setup = prepare_run(options, display, evaluation=evaluation)
+    setup = prepare_run(options, display)
     with caught() as interrupts, run_folder(setup) as folder:
         distilled = run_distillation(setup, folder, interrupts, display)
         if distilled is None:
             return None
-        with new_folder(options.out, force=options.force) as temporary:
+        with new_folder(options.out, force=options.run.force) as temporary:
             student = write_student(distilled, temporary)
             synthetic = synthetic_set(distilled, temporary)
             (temporary / "synthetic.json").write_text(to_json(synthetic, schema="synthetic-set"))
@@ -157,16 +155,18 @@ def run_folder(setup: RunSetup) -> Any:  # noqa: ANN401
         "student": str(setup.student.architecture),
         "recipe": asdict(setup.chosen.recipe),
         "budget": asdict(setup.budget),
-        "seed": options.seed,
+        "seed": options.run.seed,
         "precision": setup.compute.precision,
-        "compiled": options.compiles,
+        "compiled": options.training.compile,
         "images": setup.ahead.record.digest if setup.ahead is not None else None,
         "real": setup.real.digest if setup.real is not None else None,
-        "embeddings": digest_of(options.embeddings) if options.embeddings is not None else None,
+        "embeddings": digest_of(options.data.embeddings)
+        if options.data.embeddings is not None
+        else None,
         "ranks": setup.compute.world_size if setup.compute.world_size > 1 else None,
     }
     path = options.out.with_name(f"{options.out.name}.run")
-    return RunFolder.open(path, identity, restart=options.restart, group=setup.compute.group)
+    return RunFolder.open(path, identity, restart=options.run.restart, group=setup.compute.group)
 
 
 def run_distillation(

@@ -57,7 +57,7 @@ from edgekd.workflows.export_options import (
     FP32_FILE,
     INT8_FILE,
     PLAIN,
-    ExportOptions,
+    ExportPlan,
     fp16_of,
     require_possible,
     without_int8,
@@ -98,7 +98,7 @@ def export(
     force: bool,
     display: Display,
     images: Path | None = None,
-    options: ExportOptions = PLAIN,
+    options: ExportPlan = PLAIN,
 ) -> Exported:
     """Student folder (or bundle with images) to ONNX files for a target.
 
@@ -158,7 +158,7 @@ def export_teacher(
     force: bool,
     display: Display,
     images: Path | None,
-    options: ExportOptions = PLAIN,
+    options: ExportPlan = PLAIN,
 ) -> Exported:
     """The teacher itself to ONNX files for a target, calibrated on images that were inverted out of it.
 
@@ -202,7 +202,7 @@ def export_teacher(
 
 
 def _tuner(
-    teacher: Teacher, brought: CalibrationSource, options: ExportOptions, display: Display
+    teacher: Teacher, brought: CalibrationSource, options: ExportPlan, display: Display
 ) -> Callable[[FakeQuantised], None]:
     assert brought.learned is not None  # of a teacher there is a set
     return tuner(
@@ -222,7 +222,7 @@ def _write_models(
     target: Target,
     out: Path,
     force: bool,
-    options: ExportOptions,
+    options: ExportPlan,
     display: Display,
     tune: Callable[[FakeQuantised], None] | None = None,
 ) -> Exported:
@@ -308,7 +308,7 @@ def export_network(
     calibration: npt.NDArray[np.float32],
     held_out: npt.NDArray[np.float32],
     display: Display,
-    options: ExportOptions = PLAIN,
+    options: ExportPlan = PLAIN,
     teacher: npt.NDArray[np.float32] | None = None,
     outside: Mapping[str, float] | None = None,
     tune: Callable[[FakeQuantised], None] | None = None,
@@ -391,7 +391,7 @@ def embed_parts(
     *,
     spec: InputSpec,
     target: Target,
-    options: ExportOptions,
+    options: ExportPlan,
     held_out: Pixels,
 ) -> Exported:
     """The same files with preprocessing and head inside, where that was asked; compared on some images."""

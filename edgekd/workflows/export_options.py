@@ -1,6 +1,5 @@
 """What is asked of exported files beyond what the target decides, and whether the target has it."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -9,6 +8,7 @@ from edgekd.errors import IncompatibleError, UsageError
 from edgekd.export.convert import FloatShare
 from edgekd.export.pre_post_processing import Part, parse_parts
 from edgekd.export.sensitivity import BY
+from edgekd.options import ExportOptions
 from edgekd.records import Target
 
 FP32_FILE: Final = "model-fp32.onnx"
@@ -17,38 +17,46 @@ INT8_FILE: Final = "model-int8.onnx"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportOptions:
-    """What is asked of the files beyond what the target decides."""
+class ExportPlan:
+    """What is asked of the files beyond what the target decides, checked."""
 
     embed: tuple[Part, ...] = ()
     keeping: FloatShare | None = None  # layers of an INT8 network may stay in floating point
-    tune: int = 0  # steps
+    tune: int = ExportOptions.tune  # steps
     engine: EngineOptions | None = None  # build engines on this machine
-    dynamic_batch: bool = False  # N stays open
+    dynamic_batch: bool = ExportOptions.dynamic_batch  # N stays open
 
 
-PLAIN: Final = ExportOptions()  # the files that the target decides, and nothing else
+PLAIN: Final = ExportPlan()  # the files that the target decides, and nothing else
 
 
-def parse_export_options(
-    embed: Sequence[str], *, keep: float, keep_by: str, tune: int = 0
-) -> ExportOptions:
-    """From what was typed.
+def plan_export(options: ExportOptions, *, engine: EngineOptions | None = None) -> ExportPlan:
+    """Check what was asked for.
+
+    Args:
+        options: as they were given.
+        engine: how engines are built on this machine; None: none are.
 
     Raises:
-        UsageError: an unknown part or kind, or no share.
+        UsageError: an unknown part or kind, or no fraction.
     """
-    if keep_by not in BY:
-        raise UsageError(f"--keep-by {keep_by}: choose from {', '.join(BY)}.")
+    keep, by = options.keep_fp16, options.keep_by
+    if by not in BY:
+        raise UsageError(f"--keep-by {by}: choose from {', '.join(BY)}.")
     if not 0 <= keep <= 1:
         raise UsageError(f"--keep-fp16 {keep:g}: a share is between 0 and 1.")
-    if tune and keep:
+    if options.tune and keep:
         raise UsageError("--tune learns all layers in INT8: leave out --keep-fp16.")
-    keeping = FloatShare(share=keep, by=keep_by) if keep else None
-    return ExportOptions(embed=parse_parts(tuple(embed)), keeping=keeping, tune=tune)
+    return ExportPlan(
+        embed=parse_parts(tuple(options.embed)),
+        keeping=FloatShare(share=keep, by=by) if keep else None,
+        tune=options.tune,
+        engine=engine,
+        dynamic_batch=options.dynamic_batch,
+    )
 
 
-def require_possible(options: ExportOptions, target: Target) -> None:
+def require_possible(options: ExportPlan, target: Target) -> None:
     """Refuse what is asked of an INT8 file that this target does not get, before hours are spent.
 
     Raises:

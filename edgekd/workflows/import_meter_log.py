@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from edgekd.bench.analysis import external_meter
 from edgekd.bench.analysis.external_meter import Alignment, LogColumns, Meter
 from edgekd.errors import InputFileError, UsageError
+from edgekd.options import MeterOptions
 from edgekd.records import (
     Energy,
     Measured,
@@ -77,28 +78,25 @@ def _trace(one: Measurements) -> PowerTrace:
     return trace
 
 
-def meter_of(
-    *,
-    name: str,
-    scope: str,
-    offset_watts: float | None,
-    gains: tuple[float, ...],
-    step_watts: float,
-) -> Meter:
-    """A meter of options.
+def describe_meter(options: MeterOptions, *, scope: str) -> Meter:
+    """A meter with the bounds that its energies get their intervals from.
 
     Raises:
         UsageError: one makes no sense.
     """
     try:
         return Meter(
-            name=name, scope=scope, offset_w=offset_watts or 0.0, gains=gains, step_w=step_watts
+            name=options.name,
+            scope=scope,
+            offset_w=options.offset_watts or 0.0,
+            gains=options.gains,
+            step_w=options.step_watts,
         )
     except ValidationError as error:
         first = error.errors()[0]
-        options = {"offset_w": "offset-watts", "gains": "gain", "step_w": "step-watts"}
+        names = {"offset_w": "offset-watts", "gains": "gain", "step_w": "step-watts"}
         field = str(first["loc"][0])
-        raise UsageError(f"--{options.get(field, field)}: {first['msg']}.") from error
+        raise UsageError(f"--{names.get(field, field)}: {first['msg']}.") from error
 
 
 def format_alignment(placed: Alignment) -> str:

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +16,7 @@ from edgekd.distill.data.labelled import load_labelled, normalise
 from edgekd.distill.data.real_images import RealImages, read_condensed, read_samples
 from edgekd.distill.models import architectures
 from edgekd.distill.recipes.config import Recipe, for_ranks
-from edgekd.distill.recipes.schedule import RunBudget
+from edgekd.distill.recipes.schedule import RunBudget, run_budget
 from edgekd.distill.recipes.selection import SelectedRecipe, select_recipe
 from edgekd.distill.teachers.loader import Teacher, load_teacher, refuse_constant
 from edgekd.distill.teachers.metadata import TeacherOptions
@@ -30,45 +30,43 @@ from edgekd.distill.training.cost_forecast import (
 from edgekd.distill.training.distiller import Distillation, ProgressImages
 from edgekd.errors import InputFileError, UsageError
 from edgekd.files import check_writable
+from edgekd.options import DataOptions, RunOptions, TrainingOptions
 from edgekd.progress import Display
 from edgekd.records import Architecture, TeacherInfo
+
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 
 WATCHED: Final = 1000  # labelled images that are looked at along the way
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistilOptions:
-    """What `edgekd distill` and the first half of `edgekd compress` are told."""
+class DistillJob:
+    """What `edgekd distill` and the first half of `edgekd compress` are asked to do."""
 
     teacher: Path
-    said: TeacherOptions
-    student: str
-    recipe: str
-    budget: RunBudget | None  # None: the paper's own length
-    seed: int
-    device: str
-    threads: int | None
+    said: TeacherOptions = field(default_factory=TeacherOptions)
     out: Path
-    force: bool
-    restart: bool
-    command: tuple[str, ...]
-    images: Path | None = None  # a set that was made ahead
-    condensed: Path | None = None
-    condensed_number: int = 0  # which of several sets in a file
-    condensed_statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None
-    samples: Path | None = None
-    strict: bool = False
-    embeddings: Path | None = None  # of the classes, for a noisy layer
-    faithful: bool = False
-    batch: int | None = None
-    compiles: bool = False
+    training: TrainingOptions = field(default_factory=TrainingOptions)
+    data: DataOptions = field(default_factory=DataOptions)
+    run: RunOptions = field(default_factory=RunOptions)
+    command: tuple[str, ...] = ()  # as it was typed, for the report
+
+    @property
+    def budget(self) -> RunBudget | None:
+        """Steps or minutes; None: the paper's own length.
+
+        Raises:
+            UsageError: both are given, or one is not positive.
+        """
+        training = self.training
+        return run_budget(training.steps, training.minutes, default=not training.faithful)
 
 
-def place_of(options: DistilOptions) -> Compute:
+def place_of(options: DistillJob) -> Compute:
     """Where to compute, and whether the output can be written there: the first process writes it."""
-    compute = choose_compute(options.device, threads=options.threads, several=True)
+    compute = choose_compute(options.run.device, threads=options.run.threads, several=True)
     if compute.is_main:
-        check_writable(options.out, force=options.force)
+        check_writable(options.out, force=options.run.force)
     return compute
 
 
@@ -114,7 +112,7 @@ def recipe_for(name: str, teacher: Teacher) -> Recipe:
 class RunSetup:
     """What a run is made of, settled and checked. Not a record."""
 
-    options: DistilOptions
+    options: DistillJob
     teacher: Teacher
     compute: Compute
     chosen: SelectedRecipe
@@ -128,27 +126,26 @@ class RunSetup:
     def fresh(self, recipe: Recipe, *, compute: Compute | None = None) -> Distillation:
         """A run from the start; elsewhere, where a place is given."""
         found = self.ahead
-        origin = str(self.options.images)
+        origin = str(self.options.data.images)
         return Distillation(
             self.teacher,
             self.student.architecture,
             recipe,
             budget=self.budget,
-            seed=self.options.seed,
+            seed=self.options.run.seed,
             compute=compute or self.compute,
             ahead=synthetic_set.split_held_out(found, origin=origin) if found is not None else None,
             real=self.real,
             embeddings=self.embeddings,
             watched=self.watched,
-            compiles=self.options.compiles,
+            compiles=self.options.training.compile,
         )
 
 
 def prepare_run(
-    options: DistilOptions,
+    options: DistillJob,
     display: Display,
     *,
-    evaluation: Path | None = None,
     too_costly: Callable[[Teacher], Callable[[Architecture], bool]] | None = None,
 ) -> RunSetup:
     """Load and check all that a run is given, before hours are spent.
@@ -156,31 +153,32 @@ def prepare_run(
     Args:
         options: of the run.
         display: what happens is said there.
-        evaluation: labelled images to look at along the way.
         too_costly: of a teacher, what tells whether a student costs its board too much; None: nothing is known.
 
     Raises:
         EdgekdError: what is wrong with it.
     """
+    budget = options.budget
+    statistics = condensed_statistics(options.data)
     compute = place_of(options)
-    teacher = teacher_said(options.teacher, options.said, seed=options.seed, display=display)
+    teacher = teacher_said(options.teacher, options.said, seed=options.run.seed, display=display)
     info = teacher.info
-    if options.condensed is not None and options.samples is not None:
+    if options.data.condensed is not None and options.data.samples is not None:
         raise UsageError("--condensed and --samples are two kinds of one thing: give one of them.")
-    real = _real(options, info)
+    real = _real(options.data, info, statistics)
     chosen = select_recipe(
-        options.recipe,
+        options.training.recipe,
         teacher,
         real=real,
-        faithful=options.faithful,
-        batch=options.batch,
-        budget=options.budget,
+        faithful=options.training.faithful,
+        batch=options.training.batch,
+        budget=budget,
     )
-    if options.images is not None and chosen.recipe.source.kind == "noise":
+    if options.data.images is not None and chosen.recipe.source.kind == "noise":
         raise UsageError(
             f"recipe {chosen.recipe.name} learns from nothing but noise: leave out --images."
         )
-    ahead = image_set(options.images, info) if options.images is not None else None
+    ahead = image_set(options.data.images, info) if options.data.images is not None else None
     for note in chosen.notes:
         display.warn(note) if note.startswith("weaker") else display.say(f"         {note}")
     size = architectures.Size(parameters=info.parameters, macs=info.macs)
@@ -189,40 +187,54 @@ def prepare_run(
         teacher=teacher,
         compute=compute,
         chosen=chosen,
-        budget=options.budget or RunBudget(steps=chosen.steps),
+        budget=budget or RunBudget(steps=chosen.steps),
         student=architectures.choose_student(
-            options.student,
+            options.training.student,
             teacher=info.architecture,
             size=size,
             **(
                 {}
-                if too_costly is None or options.student != "auto"
+                if too_costly is None or options.training.student != "auto"
                 else {"too_costly": too_costly(teacher)}
             ),
         ),
         ahead=ahead,
         real=real,
-        embeddings=_embeddings(options.embeddings, chosen.recipe, info),
-        watched=_select_watched(evaluation, info),
+        embeddings=_embeddings(options.data.embeddings, chosen.recipe, info),
+        watched=_select_watched(options.data.evaluation, info),
     )
 
 
-def _real(options: DistilOptions, info: TeacherInfo) -> RealImages | None:
-    if options.condensed is not None:
+def condensed_statistics(data: DataOptions) -> Statistics | None:
+    """Mean and standard deviation that condensed images were normalised with, where they are given.
+
+    Raises:
+        UsageError: only one of them is.
+    """
+    mean, std = data.condensed_mean, data.condensed_std
+    if mean is None and std is None:
+        return None
+    if mean is None or std is None:
+        raise UsageError("--condensed-mean and --condensed-std belong together: give both.")
+    return mean, std
+
+
+def _real(data: DataOptions, info: TeacherInfo, statistics: Statistics | None) -> RealImages | None:
+    if data.condensed is not None:
         return read_condensed(
-            options.condensed,
+            data.condensed,
             spec=info.input,
             classes=info.classes,
-            number=options.condensed_number,
-            statistics=options.condensed_statistics,
+            number=data.condensed_number,
+            statistics=statistics,
         )
-    if options.samples is not None:
+    if data.samples is not None:
         return read_samples(
-            options.samples,
+            data.samples,
             spec=info.input,
             classes=info.classes,
             class_names=info.class_names,
-            strict=options.strict,
+            strict=data.strict,
         )
     return None
 
@@ -289,7 +301,7 @@ def plan_run(setup: RunSetup, recipe: Recipe, display: Display) -> Forecast:
     share = for_ranks(recipe, compute.world_size)
     expected = forecast(by_itself, share, pixels=info.input.height * info.input.width)
     expected = replace(expected, images=expected.images * compute.world_size)
-    settings = "the paper's settings" if setup.options.faithful else setup.chosen.reason
+    settings = "the paper's settings" if setup.options.training.faithful else setup.chosen.reason
     several = f", {compute.world_size} processes" if compute.world_size > 1 else ""
     display.say(
         f"distil   recipe {recipe.name} ({settings}) on {compute.device.type} in {compute.precision}{several}: {expected}"

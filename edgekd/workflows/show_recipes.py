@@ -34,6 +34,18 @@ class RecipeDescription:
     needs: tuple[str, ...]
 
 
+@record
+class RecipeSummary:
+    """A recipe in short, as `recipes list --json` prints it."""
+
+    name: str
+    paper: str
+    source: str  # kind of what makes its images
+    memory: str  # kind of what keeps them
+    needs: tuple[str, ...]
+    faithful: bool  # whether there are the paper's own settings
+
+
 def show_recipe(name: str, *, faithful: bool) -> RecipeDescription:
     """A recipe by name.
 
@@ -74,19 +86,19 @@ def needs(recipe: Recipe) -> tuple[str, ...]:
     return tuple(found)
 
 
-def list_recipes() -> list[dict[str, Any]]:
+def list_recipes() -> tuple[RecipeSummary, ...]:
     """All recipes in short."""
-    return [
-        {
-            "name": name,
-            "paper": recipe.about.paper,
-            "source": recipe.source.kind,
-            "memory": recipe.memory.kind,
-            "needs": list(needs(recipe)),
-            "faithful": name in FAITHFUL,
-        }
+    return tuple(
+        RecipeSummary(
+            name=name,
+            paper=recipe.about.paper,
+            source=recipe.source.kind,
+            memory=recipe.memory.kind,
+            needs=needs(recipe),
+            faithful=name in FAITHFUL,
+        )
         for name, recipe in RECIPES.items()
-    ]
+    )
 
 
 def format_recipe_table() -> str:

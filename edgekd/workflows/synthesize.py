@@ -1,6 +1,6 @@
 """`edgekd synthesize`: images ahead of any student, kept as a set that runs share and that can grow."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +23,7 @@ from edgekd.distill.training.cost_forecast import available_bytes, format_durati
 from edgekd.errors import UsageError
 from edgekd.files import check_writable, digest_of, new_folder
 from edgekd.interrupts import Interrupts, caught
+from edgekd.options import RunOptions, SynthesisOptions
 from edgekd.progress import Display
 from edgekd.records import SyntheticSet, TeacherInfo, to_json
 from edgekd.report import image_strips
@@ -38,35 +39,30 @@ Pixels = npt.NDArray[np.uint8]  # (N, H, W, C)
 
 
 @dataclass(frozen=True, kw_only=True)
-class SynthesisOptions:
-    """What `edgekd synthesize` is told."""
+class SynthesisJob:
+    """What `edgekd synthesize` is asked to do."""
 
     teacher: Path
-    said: TeacherOptions
+    said: TeacherOptions = field(default_factory=TeacherOptions)
     count: int
-    recipe: str
-    seed: int
-    device: str
-    threads: int | None
     out: Path
-    extend: bool
-    force: bool
-    restart: bool
+    synthesis: SynthesisOptions = field(default_factory=SynthesisOptions)
+    run: RunOptions = field(default_factory=RunOptions)
 
 
-def synthesize(options: SynthesisOptions, display: Display) -> SyntheticSet:
+def synthesize(options: SynthesisJob, display: Display) -> SyntheticSet:
     """Make the images, or those that are missing, and write the set.
 
     Raises:
         UsageError: the set has as many already.
         InputFileError: a set to extend is of another teacher, or is none.
     """
-    check_writable(options.out, force=options.force or options.extend)
+    check_writable(options.out, force=options.run.force or options.synthesis.extend)
     display.warn(REVEALING.replace("the bundle holds", "a set holds").partition(" --no-images")[0])
-    compute = choose_compute(options.device, threads=options.threads)
-    teacher = teacher_said(options.teacher, options.said, seed=options.seed, display=display)
+    compute = choose_compute(options.run.device, threads=options.run.threads)
+    teacher = teacher_said(options.teacher, options.said, seed=options.run.seed, display=display)
     info = teacher.info
-    found = image_set(options.out, info) if options.extend else None
+    found = image_set(options.out, info) if options.synthesis.extend else None
     there = _there(found, info)
     if sum(there) >= options.count:
         raise UsageError(
@@ -79,14 +75,14 @@ def synthesize(options: SynthesisOptions, display: Display) -> SyntheticSet:
         "input": asdict(info.input),
         "recipe": asdict(run.recipe),
         "count": options.count,
-        "seed": options.seed,
+        "seed": options.run.seed,
         "precision": compute.precision,
         "extends": found.record.digest if found is not None else None,
     }
     path = options.out.with_name(f"{options.out.name}.run")
     with (
         caught() as interrupts,
-        RunFolder.open(path, identity, restart=options.restart) as folder,
+        RunFolder.open(path, identity, restart=options.run.restart) as folder,
     ):
         if folder.load(run):
             display.say(f"images   goes on from {run.progress:.0%}")
@@ -107,15 +103,15 @@ def _there(found: ImageSet | None, info: TeacherInfo) -> tuple[int, ...]:
 
 
 def _fresh(
-    options: SynthesisOptions, teacher: Teacher, compute: Compute, there: tuple[int, ...]
+    options: SynthesisJob, teacher: Teacher, compute: Compute, there: tuple[int, ...]
 ) -> Synthesis:
     return Synthesis(
         teacher,
-        recipe_for(options.recipe, teacher),
+        recipe_for(options.synthesis.recipe, teacher),
         count=options.count,
         there=there,
         # What is added must not be what is there.
-        seed=options.seed + sum(there),
+        seed=options.run.seed + sum(there),
         compute=compute,
     )
 
@@ -160,7 +156,7 @@ def _run(run: Synthesis, folder: RunFolder, interrupts: Interrupts, display: Dis
 
 
 def _write_set(
-    options: SynthesisOptions,
+    options: SynthesisJob,
     run: Synthesis,
     teacher: Teacher,
     found: ImageSet | None,
@@ -176,7 +172,7 @@ def _write_set(
         classes = np.concatenate([found.classes, classes])
         grown = (*(found.record.grown or (found.record.count,)), len(images))
     info = teacher.info
-    with new_folder(options.out, force=options.force or options.extend) as folder:
+    with new_folder(options.out, force=options.run.force or options.synthesis.extend) as folder:
         np.save(folder / IMAGES, images)
         np.save(folder / CLASSES, classes)
         record = SyntheticSet(
@@ -185,7 +181,7 @@ def _write_set(
             count=len(images),
             input=info.input,
             teacher_digest=info.state_digest,
-            seed=options.seed,
+            seed=options.run.seed,
             coverage=coverage_of(teacher, images, classes),
             classes_file=CLASSES,
             classes_digest=digest_of(folder / CLASSES),
@@ -218,7 +214,7 @@ def _preview(path: Path, images: Pixels, classes: npt.NDArray[np.int64], info: T
     path.write_bytes(image_strips.sheet(kept, info.input, side=PREVIEW_SIDE))
 
 
-def _closing(options: SynthesisOptions, record: SyntheticSet, display: Display) -> None:
+def _closing(options: SynthesisJob, record: SyntheticSet, display: Display) -> None:
     counts = record.coverage.class_histogram
     display.say(
         f"set      {options.out}: {record.count:,} images, {min(counts):,} to {max(counts):,} a class, mean confidence "

@@ -13,9 +13,10 @@ from PIL import Image
 from edgekd.distill.data.condensed_files import STATISTICS
 from edgekd.distill.data.real_images import correlation, read_condensed, read_samples
 from edgekd.errors import InputFileError, UsageError
+from edgekd.options import CondenseOptions, RunOptions
 from edgekd.progress import PlainDisplay
 from edgekd.records import InputSpec
-from edgekd.workflows.condense import CondenseOptions, condense
+from edgekd.workflows.condense import CondenseJob, condense
 from tests.distill.teachers.untrusted import Call
 
 CLASSES = 3
@@ -73,19 +74,12 @@ def own(tmp_path):
     """A set that the command made, of three classes."""
     images = (smooth(18) * 255).byte().permute(0, 2, 3, 1).numpy()
     np.savez(tmp_path / "data.npz", images=images, labels=labels_of(18).numpy())
-    options = CondenseOptions(
+    options = CondenseJob(
         data=tmp_path / "data.npz",
         per_class=2,
-        method="random",
-        input=None,
-        steps=None,
-        seed=0,
-        flip=None,
-        device="cpu",
-        threads=1,
-        strict=False,
+        settings=CondenseOptions(method="random", steps=None),
+        run=RunOptions(device="cpu", threads=1),
         out=tmp_path / "c.npz",
-        force=False,
     )
     condense(options, PlainDisplay())
     return tmp_path / "c.npz"

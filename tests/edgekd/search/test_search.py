@@ -13,6 +13,7 @@ from edgekd.distill.teachers.loader import load_teacher
 from edgekd.distill.teachers.metadata import TeacherOptions
 from edgekd.errors import DeviceError, UsageError
 from edgekd.files import digest_of
+from edgekd.options import DataOptions, RunOptions, TrainingOptions
 from edgekd.records import (
     Architecture,
     Budget,
@@ -144,13 +145,15 @@ class Counted(LocalExecutor):
 def options_of(digits, out, pool):
     from edgekd.targets.catalogue import load_target
     from edgekd.workflows.gate import read_budget
-    from edgekd.workflows.run_setup import DistilOptions
+    from edgekd.workflows.run_setup import DistillJob
 
-    return searching.SearchOptions(
-        distil=DistilOptions(
-            teacher=TEACHER, said=TeacherOptions(), student="auto", recipe="pool", budget=None,
-            seed=0, device="cpu", threads=1, out=out, force=False, restart=False, command=(),
-            images=digits,
+    return searching.SearchJob(
+        distil=DistillJob(
+            teacher=TEACHER,
+            training=TrainingOptions(recipe="pool"),
+            data=DataOptions(images=digits),
+            run=RunOptions(device="cpu", threads=1),
+            out=out,
         ),
         target=load_target("jetson"),
         budget=read_budget(file=None, limits=("size-kib=120",), target=None),
@@ -158,7 +161,7 @@ def options_of(digits, out, pool):
         minutes=None,
         steps=9,
         pool=pool,
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.slow

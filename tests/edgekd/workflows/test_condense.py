@@ -13,9 +13,10 @@ from edgekd.cli import completion
 from edgekd.distill.data import condensation
 from edgekd.distill.data.image_files import read_images
 from edgekd.errors import InputFileError, InterruptedRunError
+from edgekd.options import CondenseOptions, RunOptions
 from edgekd.progress import PlainDisplay
 from edgekd.schemas import schema_text
-from edgekd.workflows.condense import CondenseOptions, condense
+from edgekd.workflows.condense import CondenseJob, condense
 
 SIDE = 12
 QUICK = ("--device", "cpu", "--threads", 1)
@@ -249,19 +250,12 @@ class Impatient(PlainDisplay):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_it_and_leaves_nothing(tmp_path, archive, number, code):
-    options = CondenseOptions(
+    options = CondenseJob(
         data=archive,
         per_class=1,
-        method="dm",
-        input=None,
-        steps=5,
-        seed=0,
-        flip=None,
-        device="cpu",
-        threads=1,
-        strict=False,
+        settings=CondenseOptions(method="dm", steps=5),
+        run=RunOptions(device="cpu", threads=1),
         out=tmp_path / "c.npz",
-        force=False,
     )
     with pytest.raises(InterruptedRunError, match="starts anew") as caught:
         condense(options, Impatient(number))

@@ -1,0 +1,1 @@
+"""The Python API. Import its names from `edgekd`: modules of this package may move."""

@@ -1,0 +1,52 @@
+"""`edgekd recipes ...`."""
+
+from typing import Annotated
+
+import typer
+
+from edgekd.cli import completion
+from edgekd.cli.options import Json
+
+app = typer.Typer(
+    help="List the recipes by which images are synthesized and learned from.",
+    no_args_is_help=True,
+)
+
+
+@app.command("list")
+def list_all(as_json: Json = False) -> None:
+    """List the recipes, one per line."""
+    from dataclasses import asdict
+
+    import edgekd
+    from edgekd.cli.output import print_json
+    from edgekd.workflows import show_recipes
+
+    if as_json:
+        print_json([asdict(each) for each in edgekd.list_recipes()])
+        return
+    print(show_recipes.format_recipe_table())
+
+
+@app.command("show")
+def show(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="RECIPE", autocompletion=completion.book, help="Name of the recipe."
+        ),
+    ],
+    faithful: Annotated[
+        bool, typer.Option("--faithful", help="Show the paper's own settings.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Show which paper a recipe follows, how sure that is, and its settings."""
+    from edgekd.cli.output import print_record
+    from edgekd.workflows import show_recipes
+
+    found = show_recipes.show_recipe(name, faithful=faithful)
+    if as_json:
+        print_record(found, "recipe")
+        return
+    print(show_recipes.format_recipe(found))

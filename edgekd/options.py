@@ -1,0 +1,300 @@
+"""What a user can ask for, with every default.
+
+The command line, the Python API and the workflows all take these records, so a default is stated here and nowhere else.
+Only the standard library is imported: `edgekd --help` reads this module.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+# Budgets that apply where neither minutes nor steps are given. They cannot be defaults of a field: a default there could
+# not be told from minutes that were asked for, and those must not be combined with steps.
+DISTILL_MINUTES: Final = 15.0
+SEARCH_MINUTES: Final = 20.0
+# Training steps of each method of `condense`, where none are given. The papers take 20,000 (dm) and 10,000 (dsa, ten images
+# per class); these are what a CPU does in minutes.
+CONDENSE_STEPS: Final = {"dm": 1000, "dsa": 100, "herding": 200, "random": 0}
+# What is written where no output is named; suffixes follow the teacher's name.
+CONDENSED_FILE: Final = "condensed.npz"
+STUDENT_SUFFIX: Final = "-student"
+IMAGES_SUFFIX: Final = "-images"
+SEARCH_SUFFIX: Final = "-search"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How and where a run computes.
+
+    Attributes:
+        seed: Random seed, 0 or more.
+        device: `auto`, `cpu` or `cuda`.
+        threads: CPU threads; None takes OMP_NUM_THREADS, or all cores.
+        force: Whether an existing output is replaced.
+        restart: Whether an unfinished run is discarded instead of continued.
+    """
+
+    seed: int = 0
+    device: str = "auto"
+    threads: int | None = None
+    force: bool = False
+    restart: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions:
+    """Which student is trained, how, and for how long.
+
+    Attributes:
+        student: Architecture of the student; `auto` chooses one.
+        recipe: Name of a recipe; `auto` chooses one.
+        minutes: Time budget in minutes. With neither minutes nor steps, `DISTILL_MINUTES` applies.
+        steps: Budget in training steps of the student; reproducible.
+        faithful: Whether the paper's own settings and length are used.
+        batch: Images per batch; None takes the recipe's.
+        compile: Whether the student's training step is compiled.
+    """
+
+    student: str = "auto"
+    recipe: str = "auto"
+    minutes: float | None = None
+    steps: int | None = None
+    faithful: bool = False
+    batch: int | None = None
+    compile: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """Images that a run is given, beside those that it synthesizes.
+
+    Attributes:
+        images: Image set of `synthesize` to learn from; no further images are made then.
+        condensed: Condensed set: a file of `condense`, or a .pt of DC, DSA, DM or MTT.
+        condensed_number: Index of the set in a file that holds several.
+        condensed_mean: Mean per channel that the condensed images were normalised with, of 0..1 pixels.
+        condensed_std: Standard deviation per channel that they were normalised with, of 0..1 pixels.
+        samples: Folder, .npz or idx file with a few real images.
+        strict: Whether unreadable files raise an error instead of being skipped.
+        embeddings: .npy file with one vector per class, for recipe `nayer`.
+        evaluation: Labelled images that are reported on and never influence the run.
+    """
+
+    images: Path | None = None
+    condensed: Path | None = None
+    condensed_number: int = 0
+    condensed_mean: tuple[float, ...] | None = None
+    condensed_std: tuple[float, ...] | None = None
+    samples: Path | None = None
+    strict: bool = False
+    embeddings: Path | None = None
+    evaluation: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SynthesisOptions:
+    """How an image set is made.
+
+    Attributes:
+        recipe: Name of the recipe that the images are made with.
+        extend: Whether images are added to a set that exists.
+    """
+
+    recipe: str = "pool"
+    extend: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class CondenseOptions:
+    """How labelled images are condensed.
+
+    Attributes:
+        method: `dm`, `dsa`, `herding` or `random`.
+        steps: Training steps; None takes the method's own number.
+        input: Channels, height and width; None takes those of the first image.
+        flip: Whether a mirrored image keeps its class; None means yes for colour images.
+        strict: Whether unreadable files raise an error instead of being skipped.
+    """
+
+    method: str = "dm"
+    steps: int | None = None
+    input: tuple[int, int, int] | None = None
+    flip: bool | None = None
+    strict: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetOptions:
+    """What a model may cost on its board.
+
+    Attributes:
+        file: Project file with a `[budget]` table; None takes `edgekd.toml` of the working folder, where there is one.
+        limits: Limits as they are written on the command line: `latency-p50-ms=5`. They override the file.
+        allow_estimates: Limits that pass on an estimate, by the same names.
+    """
+
+    file: Path | None = None
+    limits: tuple[str, ...] = ()
+    allow_estimates: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions:
+    """How a search goes about it.
+
+    Attributes:
+        candidates: Architectures to try; none tries a selection of the built-in ones.
+        minutes: Time budget of the whole search. With neither minutes nor steps, `SEARCH_MINUTES` applies.
+        steps: Training steps of each run in the last rung.
+        count: Images in the set that all candidates share.
+        recipe: Name of the recipe that the images are made with and learned from.
+        images: Image set of `synthesize` to share instead.
+        ray: Address of a Ray cluster; `local` starts one on this machine.
+    """
+
+    candidates: tuple[str, ...] = ()
+    minutes: float | None = None
+    steps: int | None = None
+    count: int = 2560
+    recipe: str = "pool"
+    images: Path | None = None
+    ray: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """What is asked of exported files beyond what the target decides.
+
+    Attributes:
+        embed: Parts to put into the graph: `preprocessing`, `bgr`, `softmax`, `top1`.
+        keep_fp16: Fraction (0..1) of the INT8 model that may stay in floating point.
+        keep_by: What `keep_fp16` is a fraction of: `macs` or `size`.
+        tune: Fine-tuning steps of the INT8 model; 0 only calibrates.
+        dynamic_batch: Whether the batch dimension stays open.
+    """
+
+    embed: tuple[str, ...] = ()
+    keep_fp16: float = 0.0
+    keep_by: str = "macs"
+    tune: int = 0
+    dynamic_batch: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildOptions:
+    """How TensorRT engines are built on this machine.
+
+    Attributes:
+        dla: DLA core to build for, in FP16; None builds for the GPU.
+        workspace_mb: Builder workspace in MiB; None takes a sixteenth of the memory.
+        timing_cache: Timing cache to start from; None takes that of the last build.
+    """
+
+    dla: int | None = None
+    workspace_mb: int | None = None
+    timing_cache: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BundleOptions:
+    """What a bundle contains and must reach.
+
+    Attributes:
+        min_agreement: Minimum agreement with the teacher on held-out synthetic images (0..1).
+        keep_images: Whether the synthesized images are kept in the bundle.
+        bench: Whether the models are measured at the end.
+        bench_device: Board to measure on, `ssh://USER@HOST`; None measures on this machine.
+        junit: JUnit XML file to write, one test case per gate.
+    """
+
+    min_agreement: float = 0.90
+    keep_images: bool = True
+    bench: bool = True
+    bench_device: str | None = None
+    junit: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions:
+    """How long, how often and with what a model is measured.
+
+    Attributes:
+        runtime: `auto`, `onnxruntime`, `tensorrt` or `trtexec`.
+        engine_precision: Precision of an engine that is built from an FP32 file: `fp16` or `fp32`.
+        allow_emulated: Whether results of an emulated processor are accepted.
+        processes: Measuring processes per model.
+        seconds: Timed seconds per process.
+        max_runs: Maximum number of timed calls per process.
+        warmup_seconds: Minimum warm-up; it continues until timings stabilise, at most ten times as long.
+        fps: Fixed rate at which latency is measured as well; None measures back to back only.
+        threads: CPU threads per process.
+        batch: Batch size, where the model leaves it open.
+        inputs: .npy or .npz file with inputs; None takes random values.
+        energy_seconds: Length of an energy window in seconds.
+        energy_windows: Number of energy windows.
+        energy_idle_seconds: Idle seconds before and after the energy windows.
+        energy_sensor: Power sensor by name; `auto` takes the first that works, `none` leaves it to an external meter.
+        note: Free text that is stored with the results.
+    """
+
+    runtime: str = "auto"
+    engine_precision: str = "fp16"
+    allow_emulated: bool = False
+    processes: int = 3
+    seconds: float = 2.0
+    max_runs: int = 2_000
+    warmup_seconds: float = 0.5
+    fps: float | None = None
+    threads: int = 1
+    batch: int = 1
+    inputs: Path | None = None
+    energy_seconds: float = 2.0
+    energy_windows: int = 3
+    energy_idle_seconds: float = 2.0
+    energy_sensor: str = "auto"
+    note: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConnectionOptions:
+    """How boards are reached.
+
+    Attributes:
+        fleet: TOML file with boards by name.
+        ssh_config: OpenSSH configuration file to use instead of the user's.
+        python: Python on the board that has the runtime; None takes `python3`.
+    """
+
+    fleet: Path | None = None
+    ssh_config: Path | None = None
+    python: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EstimateOptions:
+    """What a latency is estimated for.
+
+    Attributes:
+        target: The board.
+        precision: Precision that the engine would run in: `fp16`, `fp32` or `int8`.
+    """
+
+    target: str = "jetson"
+    precision: str = "fp16"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeterOptions:
+    """What is known of an external power meter.
+
+    Attributes:
+        name: Name of the meter.
+        offset_watts: Maximum zero offset in watts, from its datasheet.
+        gains: Maximum relative gain errors (0.001 is 0.1 %), one per independent factor.
+        step_watts: Resolution of its converter in watts.
+    """
+
+    name: str = "external meter"
+    offset_watts: float | None = None
+    gains: tuple[float, ...] = ()
+    step_watts: float = 0.0
