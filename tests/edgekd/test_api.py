@@ -57,7 +57,9 @@ def test_every_record_of_options_is_exported():
 
     defined = {name for name, value in vars(options).items() if is_dataclass(value)}
     # Of `bench meter` alone, which is no function of the API.
-    assert defined - {"MeterOptions"} == {n for n, home in HOMES.items() if home == "edgekd.options"}
+    assert defined - {"MeterOptions"} == {
+        n for n, home in HOMES.items() if home == "edgekd.options"
+    }
 
 
 def test_every_public_function_of_the_api_is_exported():
@@ -206,10 +208,15 @@ def test_events_are_shown_as_they_were_reported_and_a_loop_ends_also_by_an_error
 
     display = EventDisplay(on_event)
     display.say("first")
-    with pytest.raises(ZeroDivisionError), display.running() as show:
-        show(POINT, 0.25, 9.0)
-        display.warn("inside")
-        raise ZeroDivisionError
+
+    def fail_after_one_round():
+        with display.running() as show:
+            show(POINT, 0.25, 9.0)
+            display.warn("inside")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_after_one_round()
     display.say("last")
     assert shown.lines == ["first", "begin", (POINT, 0.25, 9.0), "warning: inside", "end", "last"]
     assert [each.kind for each in events] == [
