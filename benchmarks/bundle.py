@@ -23,7 +23,7 @@ from typing import Final
 from benchmarks.machine import processor
 from benchmarks.rows import append_row
 from edgekd import __version__
-from edgekd.bundle import bundle
+from edgekd.bundle import layout, sealing
 
 RESULTS: Final = Path(__file__).parent / "results" / "bundle.csv"
 SIZE: Final = 100_000_000
@@ -104,7 +104,7 @@ def main() -> None:
 
 def grown(source: Path, folder: Path) -> Path:
     """A bundle like another one whose FP32 model has 100 MB that do not compress."""
-    manifest, report = bundle.read_manifest(source), bundle.read_report(source)
+    manifest, report = layout.read_manifest(source), layout.read_report(source)
     folder.mkdir()
     for listed in manifest.files:
         (folder / listed.path).write_bytes((source / listed.path).read_bytes())
@@ -112,13 +112,13 @@ def grown(source: Path, folder: Path) -> Path:
     with (folder / fp32.path).open("wb") as stream:
         for _ in range(100):
             stream.write(os.urandom(SIZE // 100))
-    files = tuple(bundle.entry(folder, each.path, each.role) for each in manifest.files)
+    files = tuple(layout.entry(folder, each.path, each.role) for each in manifest.files)
     digest = next(each.sha256 for each in files if each.path == fp32.path)
     models = (
         replace(fp32, digest=digest, size_bytes=SIZE),
         *(replace(model, made_from=digest) for model in manifest.models[1:]),
     )
-    bundle.seal(folder, replace(manifest, files=files, models=models), report, pages={})
+    sealing.seal(folder, replace(manifest, files=files, models=models), report, pages={})
     return folder
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from edgekd.api.pipelines import CompressOptions, compress, search
     from edgekd.api.teachers import LoadedTeacher, TeacherFile, load_teacher
     from edgekd.api.training import condense, distill, plan_distillation, synthesize
-    from edgekd.bundle.bundle import VerifiedBundle
+    from edgekd.bundle.verification import VerifiedBundle
     from edgekd.distill.teachers.metadata import TeacherOptions
     from edgekd.gate.gates import Judgement
     from edgekd.options import (

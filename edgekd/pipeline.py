@@ -13,11 +13,12 @@ from edgekd import __version__
 from edgekd.bench.format import brief, place
 from edgekd.bench.transport.fleet import Device
 from edgekd.bundle import (
-    bundle,
     firmware_files,
     golden_vectors,
+    layout,
     model_card,
     sbom,
+    sealing,
 )
 from edgekd.distill.data.labelled import LabelledImages, load_labelled, normalise
 from edgekd.distill.teachers.loader import Teacher
@@ -307,15 +308,15 @@ def _fill_bundle(
     )
     report = _apply_budget(report, manifest, folder, options, display)
     timeline = _timeline(distilled.run) if options.bundle.keep_images else None
-    sealed = bundle.seal(
+    sealed = sealing.seal(
         folder,
         manifest,
         report,
         pages={
-            bundle.PAGE: lambda sealed: bundle_page.html(folder, sealed, report, timeline=timeline),
-            bundle.CARD: lambda sealed: model_card.model_card(sealed, report),
-            bundle.LICENCES: model_card.licences,
-            bundle.BILL: lambda sealed: sbom.bill(sealed, report, sbom.versions()),
+            layout.PAGE: lambda sealed: bundle_page.html(folder, sealed, report, timeline=timeline),
+            layout.CARD: lambda sealed: model_card.model_card(sealed, report),
+            layout.LICENCES: model_card.licences,
+            layout.BILL: lambda sealed: sbom.bill(sealed, report, sbom.versions()),
             **firmware_files.pages(folder),
         },
     )
@@ -375,7 +376,7 @@ _ROLES: Final[dict[str, Any]] = {
 def _list_files(folder: Path) -> Iterator[FileEntry]:
     names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     for name in sorted(names):
-        yield bundle.entry(folder, name, _ROLES[name])
+        yield layout.entry(folder, name, _ROLES[name])
 
 
 def _target_info(target: Target) -> TargetInfo:
@@ -544,7 +545,7 @@ def _closing(outcome: Outcome, display: Display) -> None:
     )
     display.say(
         f"next     edgekd bundle inspect {outcome.bundle}   (all results and warnings)\n"
-        f"         {outcome.bundle}/{bundle.PAGE}   (the same with pictures, for a browser)"
+        f"         {outcome.bundle}/{layout.PAGE}   (the same with pictures, for a browser)"
     )
     for line in _on_the_board(outcome):
         display.say(f"         {line}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from edgekd.options import BudgetOptions
 
 if TYPE_CHECKING:
-    from edgekd.bundle.bundle import VerifiedBundle
+    from edgekd.bundle.verification import VerifiedBundle
     from edgekd.gate.gates import Judgement
 
 
@@ -77,13 +77,12 @@ def verify_bundle(
         InputFileError: It is not a bundle, or a key cannot be read.
         IntegrityError: A checksum or the signature does not hold.
     """
-    from edgekd.bundle import bundle as bundles
-    from edgekd.bundle import signing
+    from edgekd.bundle import signing, verification
     from edgekd.errors import UsageError
 
     if signature is not None and not keys:
         raise UsageError("--signature says where it is, --key whose it must be: add --key.")
-    return bundles.verify_bundle(
+    return verification.verify_bundle(
         Path(bundle),
         trusted=tuple(signing.public_key(Path(key)) for key in keys),
         signature=None if signature is None else Path(signature),

@@ -24,7 +24,7 @@ HOMES: Final = {
     "distill": "edgekd.api.training",
     "plan_distillation": "edgekd.api.training",
     "synthesize": "edgekd.api.training",
-    "VerifiedBundle": "edgekd.bundle.bundle",
+    "VerifiedBundle": "edgekd.bundle.verification",
     "TeacherOptions": "edgekd.distill.teachers.metadata",
     "Judgement": "edgekd.gate.gates",
     "BenchOptions": "edgekd.options",

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from edgekd.bench.analysis.statistics import median
 from edgekd.bench.format import format_bytes
 from edgekd.bundle import sbom
-from edgekd.bundle.bundle import BILL, VerifiedBundle
+from edgekd.bundle.layout import BILL
+from edgekd.bundle.verification import VerifiedBundle
 from edgekd.records import (
     Digest,
     Figure,

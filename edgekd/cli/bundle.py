@@ -10,8 +10,8 @@ import typer
 from edgekd.cli.options import OUTPUT, Force, Json
 
 if TYPE_CHECKING:
-    from edgekd.bundle.bundle import VerifiedBundle
     from edgekd.bundle.signing import PublicKey
+    from edgekd.bundle.verification import VerifiedBundle
 
 app = typer.Typer(
     help="Verify, sign, pack and compare bundles of `compress`.", no_args_is_help=True
@@ -81,16 +81,16 @@ def bundle_verify(
 @app.command("inspect")
 def bundle_inspect(path: Bundle, as_json: Json = False) -> None:
     """Show what a bundle states about itself; an archive is verified first, a folder is not."""
-    from edgekd.bundle import bundle
+    from edgekd.bundle import layout, verification
     from edgekd.cli.output import print_record
     from edgekd.report.bundle_summary import description
 
-    whole = None if path.is_dir() else bundle.verify_bundle(path)
-    manifest = bundle.read_manifest(path) if whole is None else whole.manifest
+    whole = None if path.is_dir() else verification.verify_bundle(path)
+    manifest = layout.read_manifest(path) if whole is None else whole.manifest
     if as_json:
         print_record(manifest, "manifest")
         return
-    print(description(manifest, bundle.read_report(path) if whole is None else whole.report))
+    print(description(manifest, layout.read_report(path) if whole is None else whole.report))
 
 
 @app.command("report")
@@ -122,11 +122,11 @@ def bundle_pack(
     force: Force = False,
 ) -> None:
     """Pack a bundle into one file; the same bundle always gives the same bytes."""
-    from edgekd.bundle import archive, bundle
+    from edgekd.bundle import archive, packing
 
     whole = folder if folder.name not in {"", ".."} else folder.resolve()
     target = out or whole.with_name(whole.name + archive.TAR)
-    manifest = bundle.pack(folder, target, date=archive.date_of(os.environ), force=force)
+    manifest = packing.pack(folder, target, date=archive.date_of(os.environ), force=force)
     print(f"{target}: {target.stat().st_size:,} bytes, content {manifest.content_digest}")
 
 
@@ -141,9 +141,9 @@ def bundle_unpack(
     force: Force = False,
 ) -> None:
     """Verify an archive and unpack it into a folder, all files or none."""
-    from edgekd.bundle import bundle
+    from edgekd.bundle import packing
 
-    found = bundle.unpack(
+    found = packing.unpack(
         path, out, trusted=_load_trusted_keys(keys, signature), signature=signature, force=force
     )
     print(_verdict(found))
@@ -179,11 +179,11 @@ def bundle_sign(
     ] = None,
 ) -> None:
     """Verify a bundle and sign it: the bytes of an archive, or the SHA256SUMS of a folder."""
-    from edgekd.bundle import bundle, signing
+    from edgekd.bundle import packing, signing
     from edgekd.files import write_atomically
 
     with signing.signer(key, ask=_ask) as signer:
-        written = bundle.sign(path, signer, out=out)
+        written = packing.sign(path, signer, out=out)
         if public is not None:
             write_atomically(public, signing.public_pem(signer.public))
     print(f"{written}: signed with key {signer.public.id}")
@@ -198,10 +198,10 @@ def bundle_diff(
     as_json: Json = False,
 ) -> None:
     """Show what changed between two bundles; both are verified first."""
-    from edgekd.bundle import bundle, diff
+    from edgekd.bundle import diff, verification
     from edgekd.cli.output import print_record
 
-    found = diff.difference(bundle.verify_bundle(before), bundle.verify_bundle(after))
+    found = diff.difference(verification.verify_bundle(before), verification.verify_bundle(after))
     if as_json:
         print_record(found, "bundle-diff")
         return
@@ -211,10 +211,10 @@ def bundle_diff(
 @app.command("push")
 def bundle_push(path: Archive, reference: Reference, plain_http: PlainHttp = False) -> None:
     """Push an archive, with the signature next to it, to an OCI registry."""
-    from edgekd.bundle import bundle, oci_registry
+    from edgekd.bundle import oci_registry, verification
 
-    bundle.require_archive(path)
-    bundle.verify_bundle(path)
+    verification.require_archive(path)
+    verification.verify_bundle(path)
     digest = oci_registry.push(path, reference, plain_http=plain_http)
     print(f"{reference.partition('@')[0]}@{digest}")
 
@@ -233,13 +233,13 @@ def bundle_pull(
     force: Force = False,
 ) -> None:
     """Pull an archive from an OCI registry; it is kept only if it verifies."""
-    from edgekd.bundle import bundle, oci_registry
+    from edgekd.bundle import oci_registry, packing, verification
 
-    bundle.require_archive(out)
+    verification.require_archive(out)
     trusted = _load_trusted_keys(keys, None)
-    with bundle.receive_archive(out, trusted=trusted, force=force) as place:
+    with packing.receive_archive(out, trusted=trusted, force=force) as place:
         oci_registry.pull(reference, place, plain_http=plain_http)
-    print(_verdict(bundle.verify_bundle(out, trusted=trusted)))
+    print(_verdict(verification.verify_bundle(out, trusted=trusted)))
 
 
 def _load_trusted_keys(paths: list[Path] | None, signature: Path | None) -> "tuple[PublicKey, ...]":

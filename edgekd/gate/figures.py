@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from edgekd.bench.analysis import statistics
-from edgekd.bundle import archive, bundle
+from edgekd.bundle import archive, layout, verification
 from edgekd.bundle.signing import PublicKey
 from edgekd.errors import InputFileError, UsageError
 from edgekd.files import read_text
@@ -82,12 +82,12 @@ def read_reports(paths: Sequence[Path], *, trusted: Sequence[PublicKey] = ()) ->
     estimates: list[ModelEstimate] = []
     origins: list[tuple[str, Path]] = []  # digests of what was measured apart
     for path in paths:
-        beside = path.name == bundle.REPORT and (path.parent / bundle.MANIFEST).is_file()
+        beside = path.name == layout.REPORT and (path.parent / layout.MANIFEST).is_file()
         if path.is_dir() or beside or archive.is_archive(path):
             folder = path.parent if beside else path
             if manifest is not None:
                 raise UsageError(f"{path}: a second bundle. Judge each by itself.")
-            whole = bundle.verify_bundle(folder, trusted=trusted)
+            whole = verification.verify_bundle(folder, trusted=trusted)
             manifest, report = whole.manifest, whole.report
             measurements += report.measurements
             continue
@@ -103,7 +103,7 @@ def read_reports(paths: Sequence[Path], *, trusted: Sequence[PublicKey] = ()) ->
                 origins.append((estimate.subject_digest, path))
             case other:
                 raise InputFileError(
-                    f"{path}: a file of schema {other!r}. A bundle, its {bundle.REPORT}, or what `edgekd bench --out` "
+                    f"{path}: a file of schema {other!r}. A bundle, its {layout.REPORT}, or what `edgekd bench --out` "
                     "wrote is judged."
                 )
     if manifest is not None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from edgekd.bench.analysis import statistics
-from edgekd.bundle import bundle
+from edgekd.bundle import layout, sealing
 from edgekd.distill.training import stability
 from edgekd.errors import OutputError
 from edgekd.files import write_atomically
@@ -125,15 +125,15 @@ def write_page(folder: Path, *, out: Path | None = None, force: bool = False) ->
         InputFileError: no bundle.
         OutputError: the file exists, or cannot be written.
     """
-    text = html(folder, bundle.read_manifest(folder), bundle.read_report(folder))
-    path = out or folder / bundle.PAGE
+    text = html(folder, layout.read_manifest(folder), layout.read_report(folder))
+    path = out or folder / layout.PAGE
     if (path.exists() or path.is_symlink()) and not force:
         raise OutputError(
             f"{path} exists; the page that a run wrote has images over time, which cannot be made "
             "again. Choose another --out, or replace it with --force."
         )
     if out is None:
-        bundle.put_page(folder, text)
+        sealing.put_page(folder, text)
     else:
         write_atomically(out, text)
     return path

@@ -20,7 +20,7 @@ from edgekd.bench.transport.agent_access import Access, LocalAccess
 from edgekd.bench.transport.fleet import Device
 from edgekd.bench.transport.ssh import SshAccess
 from edgekd.bench.transport.ssh_address import read_address
-from edgekd.bundle import bundle, golden_vectors
+from edgekd.bundle import golden_vectors, layout
 from edgekd.errors import EdgekdError, InputFileError, UsageError
 from edgekd.export.model_metadata import inputs_of, precision_of
 from edgekd.files import new_folder
@@ -93,7 +93,7 @@ def collect_models(paths: Sequence[Path]) -> tuple[RequestedModel, ...]:
 
 def _of(path: Path) -> Iterator[RequestedModel]:
     if path.is_dir():
-        manifest = bundle.read_manifest(path)
+        manifest = layout.read_manifest(path)
         vectors = {name: path / file for name, file in manifest.golden.vectors.items()}
         for model in manifest.models:
             yield RequestedModel(path / model.path, model.precision, model, vectors)

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from edgekd.bundle import bundle
+from edgekd.bundle import layout
 from edgekd.distill.data import synthetic_set
 from edgekd.distill.data.labelled import normalise
 from edgekd.distill.teachers.loader import Teacher
@@ -125,8 +125,8 @@ def _read_calibration_record(source: Path) -> SyntheticSet | None:
     if (source / "synthetic.json").is_file():
         path = source / "synthetic.json"
         return from_json(SyntheticSet, read_text(path), origin=str(path), schema="synthetic-set")
-    if (source / bundle.MANIFEST).is_file():
-        return bundle.read_manifest(source).calibration
+    if (source / layout.MANIFEST).is_file():
+        return layout.read_manifest(source).calibration
     return None
 
 

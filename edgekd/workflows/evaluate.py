@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import nn
 
 from edgekd.bench.analysis.statistics import share_interval
-from edgekd.bundle import bundle
+from edgekd.bundle import layout, verification
 from edgekd.distill.data.labelled import LabelledImages, load_labelled
 from edgekd.distill.models import architectures
 from edgekd.distill.teachers.loader import load_teacher
@@ -151,7 +151,7 @@ def _subjects(path: Path, said: TeacherOptions) -> list[_Subject]:
         subject = _Subject(str(path), None, None)
         subject.onnx = path
         return [subject]
-    if (path / bundle.MANIFEST).is_file():
+    if (path / layout.MANIFEST).is_file():
         return _of_bundle(path)
     if path.is_dir():
         return [_of_student(path)]
@@ -163,7 +163,7 @@ def _subjects(path: Path, said: TeacherOptions) -> list[_Subject]:
 
 def _of_bundle(path: Path) -> list[_Subject]:
     """The student and its models, after the bundle's sums were checked."""
-    manifest = bundle.verify_bundle(path).manifest
+    manifest = verification.verify_bundle(path).manifest
     subjects = [_of_student(path)]
     for model in manifest.models:
         subject = _Subject(str(path / model.path), manifest.input, manifest.classes)

@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
-from edgekd.bundle import bundle, model_card, sbom
+from edgekd.bundle import layout, model_card, sbom, sealing
 from edgekd.files import digest_of
 from edgekd.records import (
     Architecture,
@@ -66,15 +66,15 @@ def write_bundle(
     report = report_of(manifest, accuracy)
     sealed = manifest if change is None else change(manifest)
     versions = {"edgekd": "0.1.0", "torch": "2.0"} if tools is None else tools
-    bundle.seal(
+    sealing.seal(
         folder,
         sealed,
         report,
         pages={
-            bundle.PAGE: lambda _: "<p>a page</p>",
-            bundle.CARD: lambda made: model_card.model_card(made, report),
-            bundle.LICENCES: model_card.licences,
-            bundle.BILL: lambda made: sbom.bill(made, report, versions),
+            layout.PAGE: lambda _: "<p>a page</p>",
+            layout.CARD: lambda made: model_card.model_card(made, report),
+            layout.LICENCES: model_card.licences,
+            layout.BILL: lambda made: sbom.bill(made, report, versions),
         },
     )
     return folder
@@ -112,7 +112,7 @@ def manifest_of(folder, teacher="teacher.pt"):
         quality_gates=(GateResult(name="agreement", passed=True, value=0.95, limit=0.9,
                                   unit="share", reason="95 % the same"),),
         warnings=("a warning",),
-        files=tuple(bundle.entry(folder, name, role) for name, role in sorted(ROLES.items())),
+        files=tuple(layout.entry(folder, name, role) for name, role in sorted(ROLES.items())),
         content_digest="0" * 64,
     )  # fmt: skip
 
@@ -164,9 +164,9 @@ def reseal(folder):
     names = sorted(
         path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
     )
-    kept = [name for name in names if name not in {bundle.SUMS, bundle.SIGNATURE}]
+    kept = [name for name in names if name not in {layout.SUMS, layout.SIGNATURE}]
     text = "".join(f"{digest_of(folder / name)}  {name}\n" for name in kept)
-    (folder / bundle.SUMS).write_text(text)
+    (folder / layout.SUMS).write_text(text)
 
 
 def key_pair(folder, name="release", seed=1):

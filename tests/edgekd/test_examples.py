@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edgekd.bundle import bundle
+from edgekd.bundle import packing, verification
 from tests.edgekd.conftest import REPOSITORY
 
 EXAMPLES = REPOSITORY / "examples"
@@ -36,7 +36,7 @@ def run(*words, code: int | None = 0, **changes):
 @pytest.fixture(scope="module")
 def archive(made, tmp_path_factory):
     path = tmp_path_factory.mktemp("packed") / "model.tar"
-    bundle.pack(made[0], path, date=315532800, force=False)
+    packing.pack(made[0], path, date=315532800, force=False)
     return path
 
 
@@ -199,7 +199,7 @@ def test_swupdate_installs_an_update_with_the_bundle_inside(made, archive, keys,
     shutil.rmtree(place)
     place.mkdir()
     install(update, "own", 0)
-    bundle.verify_bundle(place)
+    verification.verify_bundle(place)
     assert files_of(place) == files_of(made[0])
     starts_from(place, tmp_path)
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(
-    include=["edgekd.bundle.archive", "edgekd.bundle.bundle", "edgekd.records"]
+    include=["edgekd.bundle.archive", "edgekd.bundle.verification", "edgekd.records"]
 ):
-    from edgekd.bundle import archive, bundle
+    from edgekd.bundle import archive, verification
     from edgekd.errors import EdgekdError
     from edgekd.records import from_json
     from edgekd.records.manifest import Manifest
@@ -20,7 +20,7 @@ with atheris.instrument_imports(
 def archive_of(data: bytes, folder: Path) -> None:
     path = folder / "atheris.tar"
     path.write_bytes(data)
-    bundle.verify_bundle(path)
+    verification.verify_bundle(path)
 
 
 def manifest_of(data: bytes, _: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from edgekd.bundle import archive, bundle
+from edgekd.bundle import archive, packing, verification
 from edgekd.bundle.archive import BLOCK, ArchiveLimits, zstd
 from edgekd.errors import IntegrityError, OutputError, UsageError
 from tests.edgekd.bundles import reseal, write_bundle
@@ -29,7 +29,7 @@ def whole(tmp_path_factory):
 @pytest.fixture(scope="module")
 def packed(whole):
     out = whole.with_name("b.tar")
-    bundle.pack(whole, out, date=DATE, force=False)
+    packing.pack(whole, out, date=DATE, force=False)
     return out
 
 
@@ -66,10 +66,10 @@ def test_two_packs_in_two_folders_at_two_times_are_the_same_bytes(whole, packed,
         copy.write_bytes(path.read_bytes())
         copy.chmod(0o600)
         os.utime(copy, (10**9 + number, 10**9 + number))
-    bundle.pack(other, tmp_path / "x.tar", date=DATE, force=False)
+    packing.pack(other, tmp_path / "x.tar", date=DATE, force=False)
     assert (tmp_path / "x.tar").read_bytes() == packed.read_bytes()
     for name in ("one.tar.zst", "two.tar.zst"):
-        bundle.pack(other if name < "p" else whole, tmp_path / name, date=DATE, force=False)
+        packing.pack(other if name < "p" else whole, tmp_path / name, date=DATE, force=False)
     assert (tmp_path / "one.tar.zst").read_bytes() == (tmp_path / "two.tar.zst").read_bytes()
 
 
@@ -148,7 +148,7 @@ def test_any_flipped_byte_of_an_archive_is_found_and_located(packed, tmp_path):
     for place in places(len(data)):
         spoilt.write_bytes(data[:place] + bytes([data[place] ^ 1 << place % 8]) + data[place + 1 :])
         with pytest.raises(IntegrityError) as caught:
-            bundle.verify_bundle(spoilt)
+            verification.verify_bundle(spoilt)
         assert located(str(caught.value), place), (place, str(caught.value))
 
 
@@ -165,7 +165,7 @@ def located(message, place):
 
 def test_any_flipped_byte_of_a_compressed_archive_is_found(whole, tmp_path):
     out = tmp_path / "z.tar.zst"
-    bundle.pack(whole, out, date=DATE, force=False)
+    packing.pack(whole, out, date=DATE, force=False)
     data, inside = out.read_bytes(), contents(out)
     spoilt = tmp_path / "s.tar.zst"
     unfound = 0
@@ -183,7 +183,7 @@ def test_any_flipped_byte_of_a_compressed_archive_is_found(whole, tmp_path):
 
 def problem_of(path):
     try:
-        bundle.verify_bundle(path)
+        verification.verify_bundle(path)
     except IntegrityError as error:
         return str(error)
     return None
@@ -195,11 +195,11 @@ def test_archives_that_are_cut_or_longer_are_refused(packed, tmp_path):
     for size in (0, 1, BLOCK - 1, BLOCK, 3 * BLOCK + 7, len(data) - BLOCK, len(data) - 1):
         spoilt.write_bytes(data[:size])
         with pytest.raises(IntegrityError, match="cut short"):
-            bundle.verify_bundle(spoilt)
+            verification.verify_bundle(spoilt)
     for more in (b"\0", bytes(archive.RECORD), data):
         spoilt.write_bytes(data + more)
         with pytest.raises(IntegrityError, match="after its end"):
-            bundle.verify_bundle(spoilt)
+            verification.verify_bundle(spoilt)
 
 
 # --- archives of others ---------------------------------------------------------------------------
@@ -261,7 +261,7 @@ def by_canonical(path, members):
 def test_other_formats_of_tar_are_refused(tmp_path, form):
     path = by_tarfile(tmp_path / "p.tar", [(info("n" * 150), b"")], form=form)
     with pytest.raises(IntegrityError, match=r"pax|GNU|not what edgekd writes|no name"):
-        bundle.verify_bundle(path)
+        verification.verify_bundle(path)
 
 
 def test_other_owners_modes_and_dates_are_refused(tmp_path):
@@ -273,11 +273,11 @@ def test_other_owners_modes_and_dates_are_refused(tmp_path):
         data = made.tobuf(tarfile.USTAR_FORMAT, "utf-8")
         (tmp_path / "o.tar").write_bytes(data + bytes(archive.RECORD - BLOCK))
         with pytest.raises(IntegrityError, match="not what edgekd writes"):
-            bundle.verify_bundle(tmp_path / "o.tar")
+            verification.verify_bundle(tmp_path / "o.tar")
     first, second = archive.header(b"a", 0, DATE), archive.header(b"b", 0, DATE + 1)
     (tmp_path / "o.tar").write_bytes(first + second + bytes(archive.RECORD - 2 * BLOCK))
     with pytest.raises(IntegrityError, match="another date"):
-        bundle.verify_bundle(tmp_path / "o.tar")
+        verification.verify_bundle(tmp_path / "o.tar")
 
 
 def test_extra_missing_and_changed_files_in_an_archive_are_named(whole, tmp_path):
@@ -291,11 +291,11 @@ def test_extra_missing_and_changed_files_in_an_archive_are_named(whole, tmp_path
             folder, [path.name for path in folder.iterdir()], sink, date=DATE, compressed=False
         )
     with pytest.raises(IntegrityError) as caught:
-        bundle.verify_bundle(out)
+        verification.verify_bundle(out)
     for said in ("zzz-extra (bytes", "golden-inputs.bin: missing", "model-int8.onnx (bytes"):
         assert said in str(caught.value)
     with pytest.raises(IntegrityError):
-        bundle.pack(folder, tmp_path / "again.tar", date=DATE, force=False)
+        packing.pack(folder, tmp_path / "again.tar", date=DATE, force=False)
     assert not (tmp_path / "again.tar").exists()
 
 
@@ -305,12 +305,12 @@ def test_links_in_a_folder_are_not_packed(whole, tmp_path):
     inside.rename(tmp_path / "outside")
     inside.symlink_to(tmp_path / "outside")
     with pytest.raises(IntegrityError, match=r"student\.safetensors"):
-        bundle.pack(folder, tmp_path / "b.tar", date=DATE, force=False)
+        packing.pack(folder, tmp_path / "b.tar", date=DATE, force=False)
     inside.unlink()
     (tmp_path / "outside").rename(inside)
     (folder / "linked").symlink_to(tmp_path)
     with pytest.raises(IntegrityError, match="linked"):
-        bundle.verify_bundle(folder)
+        verification.verify_bundle(folder)
 
 
 def test_limits_are_kept(packed, whole, tmp_path):
@@ -319,7 +319,7 @@ def test_limits_are_kept(packed, whole, tmp_path):
     with pytest.raises(IntegrityError, match="more than the 4096 bytes"):
         contents(packed, limits=ArchiveLimits(bytes=4096))
     out = tmp_path / "z.tar.zst"
-    bundle.pack(whole, out, date=DATE, force=False)
+    packing.pack(whole, out, date=DATE, force=False)
     with pytest.raises(IntegrityError, match="more than the 4096 bytes"):
         contents(out, limits=ArchiveLimits(bytes=4096))
     with pytest.raises(IntegrityError, match="unpacks to more than"):
@@ -328,20 +328,20 @@ def test_limits_are_kept(packed, whole, tmp_path):
 
 def test_a_compressed_archive_is_one_frame(whole, tmp_path):
     out = tmp_path / "z.tar.zst"
-    bundle.pack(whole, out, date=DATE, force=False)
+    packing.pack(whole, out, date=DATE, force=False)
     data = out.read_bytes()
     skippable = b"\x50\x2a\x4d\x18" + (4).to_bytes(4, "little") + b"hide"
     for more in (skippable, zstd.compress(b""), b"\0"):
         out.write_bytes(data + more)
         with pytest.raises(IntegrityError, match="after its end"):
-            bundle.verify_bundle(out)
+            verification.verify_bundle(out)
     out.write_bytes(skippable + data)
     with pytest.raises(IntegrityError, match="byte"):
-        bundle.verify_bundle(out)
+        verification.verify_bundle(out)
     for size in range(0, len(data), 41):
         out.write_bytes(data[:size])
         with pytest.raises(IntegrityError, match=r"byte"):
-            bundle.verify_bundle(out)
+            verification.verify_bundle(out)
     encoder = zstd.ZstdCompressor(
         options={
             zstd.CompressionParameter.window_log: 27,
@@ -350,7 +350,7 @@ def test_a_compressed_archive_is_one_frame(whole, tmp_path):
     )
     out.write_bytes(encoder.compress(bytes(2**20), mode=encoder.FLUSH_BLOCK) + encoder.flush())
     with pytest.raises(IntegrityError, match=r"no zstd"):
-        bundle.verify_bundle(out)
+        verification.verify_bundle(out)
 
 
 # --- packing and unpacking ------------------------------------------------------------------------
@@ -376,7 +376,7 @@ def test_an_archive_that_does_not_hold_leaves_no_folder(packed, tmp_path):
     data[-archive.RECORD] ^= 1
     (tmp_path / "s.tar").write_bytes(data)
     with pytest.raises(IntegrityError):
-        bundle.unpack(tmp_path / "s.tar", tmp_path / "u", trusted=(), signature=None, force=False)
+        packing.unpack(tmp_path / "s.tar", tmp_path / "u", trusted=(), signature=None, force=False)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["s.tar"]
 
 
@@ -408,6 +408,6 @@ def test_names_that_an_archive_does_not_hold_are_said_when_packing(whole, tmp_pa
     (folder / ("n" * 101)).write_bytes(b"")
     reseal(folder)
     with pytest.raises(Exception, match="longer than 100 bytes") as caught:
-        bundle.pack(folder, tmp_path / "b.tar", date=DATE, force=False)
+        packing.pack(folder, tmp_path / "b.tar", date=DATE, force=False)
     assert caught.value.exit_code == 2  # type: ignore[attr-defined]
     assert not Path(tmp_path / "b.tar").exists()

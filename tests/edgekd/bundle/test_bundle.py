@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from edgekd.bundle import bundle
+from edgekd.bundle import verification
 from edgekd.errors import InputFileError, IntegrityError
 from tests.edgekd.bundles import bill_faults, renamed_student, reseal, sha, write_bundle
 from tests.edgekd.conftest import TEACHER, edgekd_process
@@ -48,7 +48,7 @@ def test_a_changed_file_with_its_sum_changed_too_is_found(copy):
     ]
     (copy / "SHA256SUMS").write_text("\n".join(lines) + "\n")
     with pytest.raises(IntegrityError, match="not the file that the manifest names"):
-        bundle.verify_bundle(copy)
+        verification.verify_bundle(copy)
 
 
 def test_a_manifest_whose_digest_does_not_hold_is_found(copy):
@@ -57,7 +57,7 @@ def test_a_manifest_whose_digest_does_not_hold_is_found(copy):
     (copy / "manifest.json").write_text(json.dumps(manifest))
     reseal(copy)
     with pytest.raises(IntegrityError, match="content digest"):
-        bundle.verify_bundle(copy)
+        verification.verify_bundle(copy)
 
 
 def test_missing_added_and_linked_files_are_found(copy):
@@ -65,7 +65,7 @@ def test_missing_added_and_linked_files_are_found(copy):
     (copy / "extra").write_text("")
     (copy / "link").symlink_to("manifest.json")
     with pytest.raises(IntegrityError) as caught:
-        bundle.verify_bundle(copy)
+        verification.verify_bundle(copy)
     assert all(name in str(caught.value) for name in ("golden-inputs.bin", "extra", "link"))
 
 
@@ -76,7 +76,7 @@ def test_paths_that_lead_out_are_refused(copy, path):
     (copy / "manifest.json").write_text(json.dumps(manifest))
     reseal(copy)
     with pytest.raises(InputFileError, match="path"):
-        bundle.verify_bundle(copy)
+        verification.verify_bundle(copy)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_a_chain_of_digests_that_is_broken_is_found(tmp_path):
     ):
         folder = write_bundle(tmp_path / said, change=change)
         with pytest.raises(IntegrityError, match=said):
-            bundle.verify_bundle(folder)
+            verification.verify_bundle(folder)
 
 
 def test_sums_in_another_form_are_found(tmp_path):
@@ -140,12 +140,12 @@ def test_sums_in_another_form_are_found(tmp_path):
     ):
         (folder / "SHA256SUMS").write_text(spoilt)
         with pytest.raises(IntegrityError, match="SHA256SUMS"):
-            bundle.verify_bundle(folder)
+            verification.verify_bundle(folder)
 
 
 def test_what_compress_made_holds_a_card_a_bill_and_notes_on_licences(made):
     folder = made[0]
-    manifest = bundle.verify_bundle(folder).manifest
+    manifest = verification.verify_bundle(folder).manifest
     card = (folder / "MODEL_CARD.md").read_text()
     for model in manifest.models:
         assert model.digest in card
@@ -165,7 +165,7 @@ def test_a_bundle_of_all_precisions_with_embedded_parts_and_tuning_holds(tmp_pat
     )
     _, err = process.communicate(timeout=280)
     assert process.returncode in {0, 4}, err  # so few steps may miss a gate
-    manifest = bundle.verify_bundle(tmp_path / "b").manifest
+    manifest = verification.verify_bundle(tmp_path / "b").manifest
     assert [model.precision for model in manifest.models] == ["fp32", "fp16", "int8"]
     assert bill_faults((tmp_path / "b" / "bom.cdx.json").read_text()) is None
 

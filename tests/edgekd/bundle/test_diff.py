@@ -2,12 +2,12 @@
 
 import json
 
-from edgekd.bundle import archive, bundle, diff
+from edgekd.bundle import archive, diff, packing, verification
 from tests.edgekd.bundles import write_bundle
 
 
 def changes_of(before, after):
-    found = diff.difference(bundle.verify_bundle(before), bundle.verify_bundle(after))
+    found = diff.difference(verification.verify_bundle(before), verification.verify_bundle(after))
     return {
         (change.section, change.what): (change.before, change.after) for change in found.changes
     }
@@ -15,7 +15,7 @@ def changes_of(before, after):
 
 def test_a_bundle_differs_in_nothing_from_its_archive(tmp_path, edgekd):
     folder = write_bundle(tmp_path / "b")
-    bundle.pack(folder, tmp_path / "b.tar", date=archive.DEFAULT_DATE, force=False)
+    packing.pack(folder, tmp_path / "b.tar", date=archive.DEFAULT_DATE, force=False)
     assert changes_of(folder, tmp_path / "b.tar") == {}
     code, out, _ = edgekd("bundle", "diff", folder, tmp_path / "b.tar")
     assert code == 0

@@ -14,7 +14,7 @@ import onnxruntime
 import pytest
 
 from edgekd.bench.transport.agent_zipapp import agent_archive
-from edgekd.bundle import bundle, firmware_files
+from edgekd.bundle import firmware_files, layout
 from tests.edgekd.conftest import REPOSITORY, TEACHER
 
 EXAMPLE = REPOSITORY / "examples" / "cmake"
@@ -43,7 +43,7 @@ def need(*programs):
 
 @pytest.fixture(scope="module")
 def manifest(made):
-    return bundle.read_manifest(made[0])
+    return layout.read_manifest(made[0])
 
 
 # --- what is in the bundle ------------------------------------------------------------------------
@@ -61,7 +61,7 @@ def test_the_agent_of_the_bundle_makes_its_model_ready(made, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     record = json.loads((tmp_path / "state" / "current" / "record.json").read_text())
-    assert record["bundle"] == bundle.read_manifest(made[0]).content_digest
+    assert record["bundle"] == layout.read_manifest(made[0]).content_digest
     assert record["precision"] == "int8"
 
 

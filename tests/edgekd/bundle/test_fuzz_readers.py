@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from edgekd.bundle import archive, bundle, signing
+from edgekd.bundle import archive, layout, packing, signing, verification
 from edgekd.errors import EdgekdError, IntegrityError
 from edgekd.records import from_json
 from edgekd.records.manifest import Manifest, Report
@@ -23,7 +23,7 @@ def place(tmp_path_factory):
     place = tmp_path_factory.mktemp("fuzz")
     folder = write_bundle(place / "b")
     for name in ("b.tar", "b.tar.zst"):
-        bundle.pack(folder, place / name, date=archive.DEFAULT_DATE, force=False)
+        packing.pack(folder, place / name, date=archive.DEFAULT_DATE, force=False)
     key_pair(place)
     return place
 
@@ -55,7 +55,7 @@ def test_archives_that_were_changed_anyhow(place, name, data):
     if changed == whole:
         return
     try:
-        bundle.verify_bundle(path)
+        verification.verify_bundle(path)
     except IntegrityError:
         return
     # Bits of zstd that say nothing of what is inside; a plain archive has none.
@@ -68,7 +68,7 @@ def test_bytes_that_are_no_archive(place, data):
     for name in ("x.tar", "x.tar.zst"):
         (place / name).write_bytes(data)
         with pytest.raises(IntegrityError):
-            bundle.verify_bundle(place / name)
+            verification.verify_bundle(place / name)
 
 
 json_values = st.recursive(
@@ -128,7 +128,7 @@ def test_bundles_whose_manifest_holds_anything_under_sums_that_hold(place, data)
         (folder / "manifest.json").write_text(json.dumps(changed))
         reseal(folder)
         try:
-            found = bundle.verify_bundle(folder)
+            found = verification.verify_bundle(folder)
         except EdgekdError:
             return
         # Another way to write the same values: 1.0 for 1.
@@ -159,7 +159,7 @@ def test_values_that_json_can_say_and_records_cannot_hold(place, key, value):
         (folder / "manifest.json").write_text(changed)
         reseal(folder)
         with pytest.raises(EdgekdError):
-            bundle.verify_bundle(folder)
+            verification.verify_bundle(folder)
     finally:
         (folder / "manifest.json").write_text(kept)
         reseal(folder)
@@ -172,12 +172,12 @@ def test_anything_as_a_record_a_signature_or_sums(place, data):
         from_json(Manifest, data, origin="x", schema="manifest")
     keys = [signing.public_key(place / "release.pub")]
     assert signing.fault(data, kind="archive", digest="0" * 64, trusted=keys) is not None
-    sums = place / "b" / bundle.SUMS
+    sums = place / "b" / layout.SUMS
     kept = sums.read_bytes()
     try:
         sums.write_bytes(data)
         with pytest.raises(IntegrityError):
-            bundle.verify_bundle(place / "b")
+            verification.verify_bundle(place / "b")
     finally:
         sums.write_bytes(kept)
 

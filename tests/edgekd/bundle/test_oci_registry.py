@@ -12,9 +12,10 @@ import pytest
 
 from edgekd.bundle import (
     archive,
-    bundle,
     oci_registry,
+    packing,
     signing,
+    verification,
 )
 from edgekd.errors import RegistryError
 from tests.edgekd.bundles import key_pair, write_bundle
@@ -61,9 +62,9 @@ def place(tmp_path):
     private, _ = key_pair(tmp_path)
     key_pair(tmp_path, "other", seed=2)
     for name in ("b.tar", "b.tar.zst"):
-        bundle.pack(folder, tmp_path / name, date=archive.DEFAULT_DATE, force=False)
+        packing.pack(folder, tmp_path / name, date=archive.DEFAULT_DATE, force=False)
     with signing.signer(str(private), ask=lambda _: None) as signer:
-        bundle.sign(tmp_path / "b.tar", signer)
+        packing.sign(tmp_path / "b.tar", signer)
     return tmp_path
 
 
@@ -80,7 +81,7 @@ def test_what_is_pulled_is_what_was_pushed(host, place, edgekd):
         assert code == 0, err
         assert "signed with" in out
         assert target.read_bytes() == (place / "b.tar").read_bytes()
-        assert bundle.signature_of(target).read_bytes() == (place / "b.tar.sig").read_bytes()
+        assert verification.signature_of(target).read_bytes() == (place / "b.tar.sig").read_bytes()
 
 
 def test_the_manifest_is_that_of_an_artefact(host, place):
@@ -137,7 +138,7 @@ def test_a_registry_that_gives_other_bytes_is_found_out(host, place, edgekd):
     reference = f"{host[0]}/models/spoilt:1"
     # Its own blobs: those that others have are shared.
     folder = write_bundle(place / "own", teacher="own.pt")
-    bundle.pack(folder, place / "own.tar", date=archive.DEFAULT_DATE, force=False)
+    packing.pack(folder, place / "own.tar", date=archive.DEFAULT_DATE, force=False)
     code, out, _ = edgekd("bundle", "push", place / "own.tar", reference, "--plain-http")
     assert code == 0
     digest = hashlib.sha256((place / "own.tar").read_bytes()).hexdigest()

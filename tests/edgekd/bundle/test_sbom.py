@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from edgekd.bundle import bundle, model_card, sbom
+from edgekd.bundle import layout, model_card, sbom
 from edgekd.records import DataUsed
 from edgekd.templating import render
 from tests.edgekd.bundles import bill_faults, manifest_of, report_of, sha, write_bundle
@@ -17,7 +17,7 @@ HOSTILE = "a|b\n# <script>alert(1)</script> [x](http://example.invalid) `c` *d* 
 @pytest.fixture
 def records(tmp_path):
     folder = write_bundle(tmp_path / "b")
-    return bundle.read_manifest(folder), bundle.read_report(folder)
+    return layout.read_manifest(folder), layout.read_report(folder)
 
 
 def test_the_bill_is_valid_and_would_be_refused_if_it_were_not(records):
@@ -81,7 +81,7 @@ def test_versions_of_a_bill_that_is_none_of_ours_are_none(text):
 
 def test_names_cannot_write_markdown_or_html_into_the_card(tmp_path):
     folder = write_bundle(tmp_path / "b")
-    manifest = replace(bundle.read_manifest(folder), warnings=(HOSTILE,))
+    manifest = replace(layout.read_manifest(folder), warnings=(HOSTILE,))
     manifest = replace(manifest, teacher=replace(manifest.teacher, file=HOSTILE))
     for text in (
         model_card.model_card(manifest, report_of(manifest, 0.5)),
@@ -98,7 +98,7 @@ def test_names_cannot_write_markdown_or_html_into_the_card(tmp_path):
 
 def test_the_card_tells_the_whole_chain(tmp_path):
     folder = write_bundle(tmp_path / "b")
-    manifest, report = manifest_of(folder), bundle.read_report(folder)
+    manifest, report = manifest_of(folder), layout.read_report(folder)
     links = model_card.chain(manifest, report)
     assert [link.what for link in links] == [
         "teacher, file",
@@ -109,7 +109,7 @@ def test_the_card_tells_the_whole_chain(tmp_path):
     ]
     known = {link.digest for link in links}
     assert all(link.made_from in known for link in links if link.made_from)
-    card = (folder / bundle.CARD).read_text()
+    card = (folder / layout.CARD).read_text()
     assert all(link.digest in card for link in links)
     assert "90.00%" in card
 

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from edgekd.bundle import archive, bundle, signing
+from edgekd.bundle import archive, layout, packing, signing, verification
 from edgekd.errors import InputFileError, IntegrityError, UsageError
 from edgekd.files import digest_of
 from tests.edgekd.bundles import key_pair, reseal, write_bundle
@@ -30,10 +30,10 @@ def released(tmp_path_factory):
     private, _ = key_pair(place)
     key_pair(place, "other", seed=2)
     for name in ("b.tar", "b.tar.zst"):
-        bundle.pack(folder, place / name, date=archive.DEFAULT_DATE, force=False)
+        packing.pack(folder, place / name, date=archive.DEFAULT_DATE, force=False)
     with signing.signer(str(private), ask=nobody) as signer:
         for name in ("b", "b.tar", "b.tar.zst"):
-            bundle.sign(place / name, signer)
+            packing.sign(place / name, signer)
     return place
 
 
@@ -78,7 +78,7 @@ def test_any_flipped_byte_of_a_signed_archive_is_found_and_located(released, tmp
             flipped = bytes([data[place] ^ 1 << place % 8])
             spoilt.write_bytes(data[:place] + flipped + data[place + 1 :])
             with pytest.raises(IntegrityError) as caught:
-                bundle.verify_bundle(spoilt, trusted=keys, signature=released / f"{name}.sig")
+                verification.verify_bundle(spoilt, trusted=keys, signature=released / f"{name}.sig")
             assert "is of something else" in str(caught.value)
             if name == "b.tar":
                 assert "byte" in str(caught.value).partition("\n")[2]
@@ -103,15 +103,15 @@ def test_any_flipped_byte_of_any_file_of_a_signed_folder_is_found_and_located(co
             flipped = bytes([data[place] ^ 1 << place % 8])
             path.write_bytes(data[:place] + flipped + data[place + 1 :])
             with pytest.raises(IntegrityError) as caught:
-                bundle.verify_bundle(folder, trusted=keys)
+                verification.verify_bundle(folder, trusted=keys)
             assert name in str(caught.value)
-            if name == bundle.SUMS:
+            if name == layout.SUMS:
                 assert "line" in str(caught.value).partition("\n")[2]
         code, _, err = edgekd("bundle", "verify", folder, "--key", copy / "release.pub")
         assert code == IntegrityError.exit_code
         assert name in err
         path.write_bytes(data)
-    bundle.verify_bundle(folder, trusted=keys)
+    verification.verify_bundle(folder, trusted=keys)
 
 
 def test_any_flipped_bit_of_a_signature_is_found(copy):
@@ -127,7 +127,7 @@ def test_any_flipped_bit_of_a_signature_is_found(copy):
     for spoilt in (b"", data[:-1], data + b"\n", data * 2):
         path.write_bytes(spoilt)
         with pytest.raises(IntegrityError, match=r"b\.tar\.sig"):
-            bundle.verify_bundle(copy / "b.tar", trusted=keys)
+            verification.verify_bundle(copy / "b.tar", trusted=keys)
 
 
 # --- another key, another bundle ------------------------------------------------------------------
@@ -143,9 +143,9 @@ def test_another_key_is_refused(released, edgekd, name):
 
 def test_a_signature_over_another_bundle_is_refused(copy, edgekd):
     other = write_bundle(copy / "o", teacher="another.pt")
-    bundle.pack(other, copy / "o.tar", date=archive.DEFAULT_DATE, force=False)
+    packing.pack(other, copy / "o.tar", date=archive.DEFAULT_DATE, force=False)
     shutil.copy(copy / "b.tar.sig", copy / "o.tar.sig")
-    shutil.copy(copy / "b" / bundle.SIGNATURE, other / bundle.SIGNATURE)
+    shutil.copy(copy / "b" / layout.SIGNATURE, other / layout.SIGNATURE)
     for name in ("o", "o.tar"):
         code, _, err = edgekd("bundle", "verify", copy / name, "--key", copy / "release.pub")
         assert code == IntegrityError.exit_code
@@ -164,7 +164,7 @@ def test_a_signature_of_another_kind_is_refused(copy):
 
 
 def test_no_signature_is_none_that_holds(copy, edgekd):
-    for path in (copy / "b" / bundle.SIGNATURE, copy / "b.tar.sig"):
+    for path in (copy / "b" / layout.SIGNATURE, copy / "b.tar.sig"):
         path.unlink()
     for name in ("b", "b.tar"):
         code, _, err = edgekd("bundle", "verify", copy / name, "--key", copy / "release.pub")
@@ -177,7 +177,7 @@ def test_sums_that_a_forger_made_new_do_not_help(copy):
     (folder / "model-fp32.onnx").write_bytes(b"another model")
     reseal(folder)
     with pytest.raises(IntegrityError, match=r"SHA256SUMS\.sig is of something else"):
-        bundle.verify_bundle(folder, trusted=trusted(copy))
+        verification.verify_bundle(folder, trusted=trusted(copy))
 
 
 # --- before anything else -------------------------------------------------------------------------
@@ -189,12 +189,12 @@ def test_nothing_is_parsed_before_the_signature_holds(copy):
     (folder / "manifest.json").write_text('{"schema": "manifest", "schema_version": 99}')
     reseal(folder)
     with pytest.raises(InputFileError, match="format 99"):
-        bundle.verify_bundle(folder)
+        verification.verify_bundle(folder)
     with pytest.raises(IntegrityError, match="is of something else"):
-        bundle.verify_bundle(folder, trusted=trusted(copy))
+        verification.verify_bundle(folder, trusted=trusted(copy))
     (copy / "b.tar").write_bytes(b"no archive at all")
     with pytest.raises(IntegrityError, match="is of something else"):
-        bundle.verify_bundle(copy / "b.tar", trusted=trusted(copy))
+        verification.verify_bundle(copy / "b.tar", trusted=trusted(copy))
 
 
 def test_nothing_is_unpacked_before_the_signature_holds(copy, edgekd):
@@ -216,13 +216,13 @@ def test_a_page_is_not_written_into_a_signed_folder(copy, edgekd):
     code, _, err = edgekd("bundle", "report", copy / "b", "--force")
     assert code == 2
     assert "is signed" in err
-    bundle.verify_bundle(copy / "b", trusted=trusted(copy))
+    verification.verify_bundle(copy / "b", trusted=trusted(copy))
 
 
 def test_a_signature_travels_in_the_archive_of_a_signed_folder(copy):
-    bundle.pack(copy / "b", copy / "s.tar", date=archive.DEFAULT_DATE, force=False)
-    bundle.unpack(copy / "s.tar", copy / "u", trusted=(), signature=None, force=False)
-    assert bundle.verify_bundle(copy / "u", trusted=trusted(copy)).signed_by is not None
+    packing.pack(copy / "b", copy / "s.tar", date=archive.DEFAULT_DATE, force=False)
+    packing.unpack(copy / "s.tar", copy / "u", trusted=(), signature=None, force=False)
+    assert verification.verify_bundle(copy / "u", trusted=trusted(copy)).signed_by is not None
 
 
 # --- keys -----------------------------------------------------------------------------------------
@@ -293,8 +293,8 @@ def test_a_key_with_a_passphrase_is_asked_for_it(copy):
     path = copy / "secret.pem"
     path.write_bytes(pem_of(Ed25519PrivateKey.generate(), b"open sesame"))
     with signing.signer(str(path), ask=lambda _: "open sesame") as signer:
-        bundle.sign(copy / "b.tar", signer)
-    bundle.verify_bundle(copy / "b.tar", trusted=(signer.public,))
+        packing.sign(copy / "b.tar", signer)
+    verification.verify_bundle(copy / "b.tar", trusted=(signer.public,))
     with (
         pytest.raises(InputFileError, match="passphrase is wrong"),
         signing.signer(str(path), ask=lambda _: "no"),

@@ -16,7 +16,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from edgekd.bundle import bundle
+from edgekd.bundle import layout, verification
 from edgekd.errors import OutputError
 from edgekd.records import (
     Architecture,
@@ -545,7 +545,7 @@ def test_the_page_of_a_run_is_summed_and_has_images_over_time(made):
     assert "Not measured: the report of this bundle holds no figures" not in seen.text
     assert len(text) < 600_000
     assert "1,000 labelled images of test-1000.npz" in seen.text
-    assert bundle.read_report(folder).layer_precision[-1].tensor == "logits"
+    assert layout.read_report(folder).layer_precision[-1].tensor == "logits"
 
 
 def test_a_page_is_made_anew_and_the_bundle_still_holds(made, edgekd, tmp_path):
@@ -557,7 +557,7 @@ def test_a_page_is_made_anew_and_the_bundle_still_holds(made, edgekd, tmp_path):
     assert (code, out) == (0, f"{tmp_path}/page.html\n")
     code, _, _ = edgekd("bundle", "report", copy, "--force")
     assert code == 0
-    bundle.verify_bundle(copy)
+    verification.verify_bundle(copy)
     assert (copy / "report.html").read_bytes() == (tmp_path / "page.html").read_bytes()
     assert "made from a finished bundle" in (copy / "report.html").read_text()
 
@@ -567,9 +567,9 @@ def test_a_bundle_of_before_there_were_pages_verifies_and_gets_one(made, edgekd,
     (copy / "report.html").unlink()
     sums = (copy / "SHA256SUMS").read_text().splitlines(keepends=True)
     (copy / "SHA256SUMS").write_text("".join(line for line in sums if "report.html" not in line))
-    bundle.verify_bundle(copy)
+    verification.verify_bundle(copy)
     assert edgekd("bundle", "report", copy)[0] == 0
-    bundle.verify_bundle(copy)
+    verification.verify_bundle(copy)
 
 
 # --- in a browser -----------------------------------------------------------------------------
