@@ -5,7 +5,7 @@ import functools
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -139,7 +139,7 @@ def distil(options: DistillJob, display: Display) -> Student | None:
     return student
 
 
-def run_folder(setup: RunSetup) -> Any:  # noqa: ANN401
+def run_folder(setup: RunSetup) -> contextlib.AbstractContextManager[RunFolder]:
     """The folder of the unfinished run beside the output, for what decides the result."""
     options, info = setup.options, setup.teacher.info
     identity = {
