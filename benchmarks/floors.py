@@ -33,6 +33,7 @@ from benchmarks.machine import processor
 from benchmarks.rows import append_row, read_rows
 from edgekd.distill.compute.device import Compute
 from edgekd.distill.data import augment
+from edgekd.distill.data.given_data import GivenData
 from edgekd.distill.data.real_images import RealImages
 from edgekd.distill.models import architectures, networks
 from edgekd.distill.recipes.catalogue import RECIPES
@@ -117,7 +118,7 @@ def short_run(name: str, seed: int, *, compute: Compute) -> float:
         budget=RunBudget(steps=STEPS),
         seed=seed,
         compute=compute,
-        real=few,
+        given=GivenData(real=few),
     )
     for _ in run.events():
         pass

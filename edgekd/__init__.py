@@ -40,7 +40,6 @@ if TYPE_CHECKING:
         SynthesisOptions,
         TrainingOptions,
     )
-    from edgekd.pipeline import Outcome
     from edgekd.records import (
         Architecture,
         Board,
@@ -62,7 +61,8 @@ if TYPE_CHECKING:
     from edgekd.search.search import Search
     from edgekd.workflows.check_model import GraphCheck
     from edgekd.workflows.evaluate import Comparison
-    from edgekd.workflows.export import Exported
+    from edgekd.workflows.fill_bundle import Outcome
+    from edgekd.workflows.model_files import Exported
     from edgekd.workflows.show_recipes import RecipeSummary
 
 __version__ = "0.1.0"

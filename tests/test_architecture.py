@@ -87,6 +87,18 @@ def test_only_the_command_line_calls_what_import_edgekd_offers():
             assert used <= {"__version__"}, f"{name} uses {used}"
 
 
+MOST_ARGUMENTS = 10
+
+
+def test_no_function_takes_more_arguments_than_a_reader_can_hold():
+    for name, path in modules():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                given = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+                named = [each for each in given if each.arg not in {"self", "cls"}]
+                assert len(named) <= MOST_ARGUMENTS, f"{name}.{node.name}"
+
+
 def test_stages_do_not_import_one_another():
     stages = {"edgekd.distill", "edgekd.export", "edgekd.bench"}
     assert stages in LAYERS

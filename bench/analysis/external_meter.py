@@ -202,8 +202,14 @@ def _given_header(names: tuple[str, ...], first: list[str], path: Path) -> list[
     """The names of all columns, for a log without a header.
 
     Raises:
-        InputFileError: the log has other columns, or a header.
+        InputFileError: a name is not known, or the log has other columns, or a header.
     """
+    for name in names:
+        if name != SKIPPED and not any(re.search(form, name.lower()) for form in _NAMES.values()):
+            raise InputFileError(
+                f"--columns: {name!r} is neither a time, power, voltage nor current with a unit, as time_s or power_mw; "
+                f"write {SKIPPED} for a column to skip."
+            )
     if len(names) != len(first):
         raise InputFileError(
             f"{path}: --columns names {len(names)} columns, and the first line has {len(first)}: {', '.join(first)}. Name "

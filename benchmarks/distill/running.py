@@ -13,6 +13,7 @@ import torch
 from benchmarks.distill.pairs import PAIRS, TOY_IMAGES, accuracy, rank_correlation, teacher_of
 from benchmarks.machine import processor
 from edgekd.distill.compute.device import Compute
+from edgekd.distill.data.given_data import GivenData
 from edgekd.distill.data.real_images import RealImages
 from edgekd.distill.recipes.config import Recipe, for_batch
 from edgekd.distill.recipes.schedule import RunBudget
@@ -91,7 +92,7 @@ def run(
         budget=budget,
         seed=row.seed,
         compute=compute,
-        real=found,
+        given=GivenData(real=found),
         watched=ProgressImages(images=images[:WATCHED], labels=labels[:WATCHED]),
     )
     for event in engine.events():

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from edgekd.distill.compute.device import Compute
+from edgekd.distill.data.given_data import GivenData
 from edgekd.distill.data.real_images import RealImages
 from edgekd.distill.data.siamese_augmentation import siamese
-from edgekd.distill.data.synthetic_set import SplitSet
 from edgekd.distill.recipes.config import LossWeights, Recipe
 from edgekd.distill.synthesis.adversarial import FlowingSource, Noise, UnconditionalGenerator
 from edgekd.distill.synthesis.collapse_detection import CollapseMonitor, Verdict, class_entropy
@@ -56,9 +56,7 @@ class Synthesizer:
         seed: int,
         compute: Compute,
         first: torch.Generator,
-        ahead: SplitSet | None,
-        real: RealImages | None,
-        embeddings: Tensor | None,
+        given: GivenData,
         say: Callable[[str], None],
     ) -> None:
         """Set up; nothing is computed yet.
@@ -71,16 +69,15 @@ class Synthesizer:
             seed: of the pool's own draws.
             compute: where to compute.
             first: on the CPU, for the first weights.
-            ahead: images that were made before; none are made then.
-            real: condensed or few real images to come close to, normalised.
-            embeddings: (K, E) of the classes, for a noisy layer.
+            given: images and class vectors that are not made here; real images are normalised and labelled.
             say: takes a warning.
         """
         self.teacher = teacher
         self.recipe = recipe
         self.compute = compute
-        self.ahead = ahead
-        self.embeddings = embeddings
+        self.ahead = ahead = given.ahead
+        self.embeddings = given.embeddings
+        real = given.real
         self.say = say
         self.seed = seed
         self.group = group = compute.group

@@ -26,8 +26,7 @@ from edgekd.distill import losses as objectives
 from edgekd.distill.compute.compiled_forward import Pass, compile_forward
 from edgekd.distill.compute.device import Compute
 from edgekd.distill.compute.distributed import SINGLE_PROCESS
-from edgekd.distill.data.real_images import RealImages
-from edgekd.distill.data.synthetic_set import SplitSet
+from edgekd.distill.data.given_data import NOTHING, GivenData
 from edgekd.distill.models import architectures, networks
 from edgekd.distill.models.batch_norm import batch_norms, reestimate
 from edgekd.distill.recipes.config import Learning, Recipe, for_ranks
@@ -76,9 +75,7 @@ class Distillation:
         budget: RunBudget,
         seed: int,
         compute: Compute,
-        ahead: SplitSet | None = None,
-        real: RealImages | None = None,
-        embeddings: Tensor | None = None,
+        given: GivenData = NOTHING,
         watched: ProgressImages | None = None,
         compiles: bool = False,
         clock: Callable[[], float] = time.monotonic,
@@ -93,9 +90,7 @@ class Distillation:
             budget: what may be spent.
             seed: of every draw.
             compute: where to compute.
-            ahead: images that were made before; none are made then.
-            real: condensed or few real images, to learn from and to come close to.
-            embeddings: (K, E) of the classes, for a recipe with a noisy layer.
+            given: images and class vectors that the run does not make itself.
             watched: looked at along the way, for the history alone.
             compiles: whether the passes of the student's steps are compiled; not, where they cannot be.
             clock: seconds, never stepping back.
@@ -105,7 +100,7 @@ class Distillation:
         """
         self.teacher = teacher
         self.recipe = recipe = for_ranks(recipe, compute.world_size)
-        self.ahead = ahead
+        self.ahead = given.ahead
         self.budget = budget
         self.seed = seed
         self.compute = compute
@@ -124,6 +119,7 @@ class Distillation:
         self.student.to(device, memory_format=compute.memory_format)  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.student).eval().requires_grad_(False)
         self.optimizer = _optimizer(self.student, recipe.learning)
+        real = given.real
         if real is not None:
             real = label_images(real, self.teacher_module, compute)
         self.warnings: list[str] = []
@@ -136,9 +132,7 @@ class Distillation:
             seed=seed,
             compute=compute,
             first=first,
-            ahead=ahead,
-            real=real,
-            embeddings=embeddings,
+            given=replace(given, real=real),
             say=self._warn,
         )
         self.student_batches = StudentBatches(

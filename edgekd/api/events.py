@@ -15,7 +15,7 @@ class Event:
 
     Attributes:
         kind: `message` and `warning` carry a text. `begin` and `end` enclose a loop, and `progress` is one round of it.
-        text: The text; empty for `begin` and `end`.
+        text: What a person would read.
         progress: Share of the loop that is done (0..1), for `progress`.
         remaining_s: Estimated seconds until the loop ends, for `progress`; None if unknown.
         point: Step, losses and agreement after the round, for `progress`.
@@ -64,11 +64,11 @@ class EventDisplay:
                 )
             )
 
-        self._on_event(Event(kind="begin"))
+        self._on_event(Event(kind="begin", text="started"))
         try:
             yield show
         finally:
-            self._on_event(Event(kind="end"))
+            self._on_event(Event(kind="end", text="ended"))
 
 
 def display_to(on_event: OnEvent | None) -> Display:

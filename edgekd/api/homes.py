@@ -40,7 +40,7 @@ HOMES: Final = {
     "SearchOptions": "edgekd.options",
     "SynthesisOptions": "edgekd.options",
     "TrainingOptions": "edgekd.options",
-    "Outcome": "edgekd.pipeline",
+    "Outcome": "edgekd.workflows.fill_bundle",
     "Architecture": "edgekd.records",
     "Board": "edgekd.records",
     "CondensedSet": "edgekd.records",
@@ -61,6 +61,6 @@ HOMES: Final = {
     "Search": "edgekd.search.search",
     "GraphCheck": "edgekd.workflows.check_model",
     "Comparison": "edgekd.workflows.evaluate",
-    "Exported": "edgekd.workflows.export",
+    "Exported": "edgekd.workflows.model_files",
     "RecipeSummary": "edgekd.workflows.show_recipes",
 }

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from edgekd.records import Measured, ModelEstimate
     from edgekd.workflows.check_model import GraphCheck
     from edgekd.workflows.evaluate import Comparison
-    from edgekd.workflows.export import Exported
+    from edgekd.workflows.model_files import Exported
 
 
 def export(

@@ -20,9 +20,9 @@ from edgekd.options import (
 )
 
 if TYPE_CHECKING:
-    from edgekd.pipeline import Outcome
     from edgekd.records import Budget, Target
     from edgekd.search.search import Search
+    from edgekd.workflows.fill_bundle import Outcome
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,13 +92,14 @@ def compress(
     from edgekd.gate.gates import parse_allowed_metrics
     from edgekd.workflows import gate as budgets
     from edgekd.workflows.export_options import plan_export
+    from edgekd.workflows.fill_bundle import CompressJob
 
     settings = options or CompressOptions()
     source, board = teacher_file(teacher), find_target(target)
     training = training_options(
         settings.training, student=student, recipe=recipe, steps=steps, minutes=minutes
     )
-    job = pipeline.CompressJob(
+    job = CompressJob(
         distil=distill_job(
             teacher,
             out if out is not None else pipeline.default_out(source.path, board),

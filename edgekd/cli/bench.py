@@ -260,7 +260,7 @@ def _write_kit(
     target: str | None,
 ) -> None:
     from edgekd.api.targets import find_target
-    from edgekd.workflows import benchmark
+    from edgekd.workflows import benchmark, measure_offline
 
     given = {
         "--device": hosts.device,
@@ -275,7 +275,7 @@ def _write_kit(
     for name, value in given.items():
         if value is not None:
             raise UsageError(f"{name} means nothing with --offline-kit, which measures nothing.")
-    benchmark.write_offline_kit(
+    measure_offline.write_offline_kit(
         models,
         folder,
         config=benchmark.bench_config(how.options()),
@@ -299,10 +299,10 @@ def import_kit(
     as_json: Json = False,
 ) -> None:
     """Import what an offline kit measured on its board."""
-    from edgekd.workflows import benchmark, benchmark_output
+    from edgekd.workflows import benchmark_output, measure_offline
 
     benchmark_output.check_outputs(out, force=force)
-    found = benchmark.take_in(result, kit or result.parent)
+    found = measure_offline.take_in(result, kit or result.parent)
     meter.print_measured(found, out=out, as_json=as_json)
 
 

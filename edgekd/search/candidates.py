@@ -36,7 +36,7 @@ from edgekd.targets.board_detection import is_board
 from edgekd.workflows.benchmark import RequestedModel, bench_models
 from edgekd.workflows.distill import Pixels
 from edgekd.workflows.estimate_latency import estimate, precision_run
-from edgekd.workflows.export import Exported, Network, export_network
+from edgekd.workflows.model_files import Exported, Network, export_network
 
 COSTS: Final[tuple[Metric, ...]] = ("latency-p50", "latency-p99", "energy", "peak-memory", "size")
 SHOWN: Final[tuple[Metric, ...]] = ("latency-p50", "energy", "size")  # the axes of the front

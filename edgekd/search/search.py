@@ -44,7 +44,6 @@ from edgekd.records import (
 )
 from edgekd.search.candidates import (
     COSTS,
-    SHOWN,
     Candidate,
     CostMeasurement,
     is_here,
@@ -63,6 +62,7 @@ from edgekd.search.successive_halving import (
 from edgekd.search.summary import (
     choose,
     explain_choice,
+    front,
     nearest,
     row,
 )
@@ -267,7 +267,7 @@ def _search(
         images_digest=found.record.digest,
         candidates=candidates,
         runs=tuple(runs),
-        front=_front(runs, kept),
+        front=front(runs, kept),
         chosen=chosen.name,
         reason=explain_choice(choice, candidates, options.budget),
     )
@@ -361,30 +361,6 @@ def _runs(
     ):
         runs += done
     return runs
-
-
-def _front(runs: Sequence[Run], kept: Sequence[Candidate]) -> tuple[str, ...]:
-    """Names that no other beats in agreement and in every known cost; agreement is of each one's last run."""
-    agreement = {run.name: run.agreement for run in runs if run.lost is None}  # later rungs win
-    points = {
-        each.name: (-agreement[each.name], *_costs_of(each, kept))
-        for each in kept
-        if each.name in agreement
-    }
-    return tuple(
-        name
-        for name, point in points.items()
-        if not any(_beats(other, point) for other in points.values())
-    )
-
-
-def _costs_of(candidate: Candidate, kept: Sequence[Candidate]) -> list[float]:
-    known = [metric for metric in SHOWN if all(metric in each.costs for each in kept)]
-    return [candidate.costs[metric].value for metric in known] or [float(candidate.macs)]
-
-
-def _beats(one: Sequence[float], other: Sequence[float]) -> bool:
-    return all(a <= b for a, b in zip(one, other, strict=True)) and tuple(one) != tuple(other)
 
 
 def require_agreement(found: Search, out: Path) -> None:

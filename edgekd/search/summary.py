@@ -115,3 +115,27 @@ def _ratios(candidate: Candidate) -> str:
         f"{key} {ratio - 1:.1%} over" if ratio < 2 else f"{key} {ratio:.1f} times the limit"
         for key, ratio in sorted(candidate.over.items())
     )
+
+
+def front(runs: Sequence[Run], kept: Sequence[Candidate]) -> tuple[str, ...]:
+    """Names that no other beats in agreement and in every known cost; agreement is of each one's last run."""
+    agreement = {run.name: run.agreement for run in runs if run.lost is None}  # later rungs win
+    points = {
+        each.name: (-agreement[each.name], *_costs_of(each, kept))
+        for each in kept
+        if each.name in agreement
+    }
+    return tuple(
+        name
+        for name, point in points.items()
+        if not any(_beats(other, point) for other in points.values())
+    )
+
+
+def _costs_of(candidate: Candidate, kept: Sequence[Candidate]) -> list[float]:
+    known = [metric for metric in SHOWN if all(metric in each.costs for each in kept)]
+    return [candidate.costs[metric].value for metric in known] or [float(candidate.macs)]
+
+
+def _beats(one: Sequence[float], other: Sequence[float]) -> bool:
+    return all(a <= b for a, b in zip(one, other, strict=True)) and tuple(one) != tuple(other)

@@ -3,33 +3,28 @@
 import contextlib
 import functools
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors.torch import save as safetensors_bytes
-from torch import Tensor, nn
+from torch import nn
 
 from edgekd import __version__
-from edgekd.distill.compute.device import Compute
 from edgekd.distill.compute.distributed import ProcessGroup
 from edgekd.distill.data.labelled import normalise
 from edgekd.distill.data.real_images import RealImages
 from edgekd.distill.models import architectures
 from edgekd.distill.models.batch_norm import watch_batch_norm, watch_reach
 from edgekd.distill.recipes.config import Recipe, for_batch
-from edgekd.distill.synthesis.synthetic_batch import channel_statistics
 from edgekd.distill.teachers.loader import Teacher
 from edgekd.distill.training import stability
 from edgekd.distill.training.checkpoint import Resumable, RunFolder
 from edgekd.distill.training.distiller import Distillation
-from edgekd.distill.training.int8_finetuning import FinetuneConfig, ParameterGroups, tune
 from edgekd.errors import InterruptedRunError, TerminatedRunError, UsageError
-from edgekd.export.fake_quant import FakeQuantised
 from edgekd.files import digest_of, new_folder
 from edgekd.interrupts import Interrupts, caught
 from edgekd.progress import Display, duration
@@ -144,7 +139,7 @@ def distil(options: DistillJob, display: Display) -> Student | None:
     return student
 
 
-def run_folder(setup: RunSetup) -> Any:  # noqa: ANN401
+def run_folder(setup: RunSetup) -> contextlib.AbstractContextManager[RunFolder]:
     """The folder of the unfinished run beside the output, for what decides the result."""
     options, info = setup.options, setup.teacher.info
     identity = {
@@ -332,64 +327,6 @@ def write_student(distilled: Distilled, folder: Path) -> Student:
     # The log holds seconds, which no two runs share; the report has it.
     (folder / "student.json").write_text(to_json(replace(student, history=()), schema="student"))
     return student
-
-
-def tuner_of(distilled: Distilled, steps: int, display: Display) -> Callable[[FakeQuantised], None]:
-    """What tunes the wrapped student: against its teacher, on the images of its memory."""
-    run = distilled.run
-    images = run.pool.images[: min(run.pool.made, run.pool.capacity)].flatten(0, 1)
-    return tuner(
-        run.teacher,
-        images,
-        FinetuneConfig(steps=steps),
-        compute=run.compute,
-        seed=run.seed,
-        display=display,
-    )
-
-
-def tuner(
-    teacher: Teacher,
-    images: Tensor,
-    plan: FinetuneConfig,
-    *,
-    compute: Compute,
-    seed: int,
-    display: Display,
-) -> Callable[[FakeQuantised], None]:
-    """What tunes a wrapped network against a teacher.
-
-    Args:
-        teacher: on the device of `compute`.
-        images: bytes (N, C, H, W) to learn from.
-        plan: how.
-        compute: where to compute.
-        seed: of all draws.
-        display: what happens is said there.
-    """
-    mean, std = channel_statistics(teacher.info.input, device=compute.device)
-
-    def finetune(wrapped: FakeQuantised) -> None:
-        display.say(
-            f"tune     INT8 against the teacher: {plan.steps:,} steps, {len(images):,} images"
-        )
-        module = wrapped.to(compute.device)
-        weights, scales = module.learnable_parameters()
-        tune(
-            module,
-            teacher.module,
-            images,
-            plan,
-            learned=ParameterGroups(weights=weights, scales=scales),
-            normalised=lambda shown: (shown - mean) / std,
-            flip=teacher.flip,
-            compute=compute,
-            generator=torch.Generator(compute.device).manual_seed(seed),
-            told=lambda *_: None,
-        )
-        wrapped.cpu()  # where files are made
-
-    return finetune
 
 
 def synthetic_set(distilled: Distilled, folder: Path) -> SyntheticSet:

@@ -12,6 +12,7 @@ import torch
 from edgekd.distill.compute.device import Compute, choose_compute
 from edgekd.distill.compute.distributed import SINGLE_PROCESS
 from edgekd.distill.data import synthetic_set
+from edgekd.distill.data.given_data import GivenData
 from edgekd.distill.data.labelled import load_labelled, normalise
 from edgekd.distill.data.real_images import RealImages, read_condensed, read_samples
 from edgekd.distill.models import architectures
@@ -134,9 +135,13 @@ class RunSetup:
             budget=self.budget,
             seed=self.options.run.seed,
             compute=compute or self.compute,
-            ahead=synthetic_set.split_held_out(found, origin=origin) if found is not None else None,
-            real=self.real,
-            embeddings=self.embeddings,
+            given=GivenData(
+                ahead=synthetic_set.split_held_out(found, origin=origin)
+                if found is not None
+                else None,
+                real=self.real,
+                embeddings=self.embeddings,
+            ),
             watched=self.watched,
             compiles=self.options.training.compile,
         )

@@ -1,5 +1,6 @@
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -15,7 +16,10 @@ from edgekd.bench.agent import (
 )
 from edgekd.bench.agent.errors import RefusedError
 from edgekd.bench.agent.sensor import Place
+from edgekd.bench.config import BenchConfig
+from edgekd.bench.sensor_names import AUTO, NONE, NOT_OF_THE_MACHINE, SENSORS
 
+REPOSITORY = Path(__file__).parents[3]
 EVERY = [(name, driver) for name, board in JETSONS.items() for driver in board.drivers]
 
 
@@ -252,3 +256,29 @@ def test_the_clock_is_the_one_that_all_processes_share():
     before = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
     now = power.monotonic_ns()
     assert before <= now <= time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+
+
+# --- names in other places ------------------------------------------------------------------------
+
+
+def test_the_names_of_sensors_elsewhere_are_those_that_are_found():
+    assert tuple(sensor_discovery.FINDERS) == SENSORS
+    assert sensor_discovery.NONE == NONE
+    assert set(sensor_discovery.ONLY_IF_ASKED) <= NOT_OF_THE_MACHINE <= set(SENSORS)
+
+
+@pytest.mark.parametrize("name", [AUTO, *SENSORS, NONE])
+def test_a_sensor_can_be_asked_for_by_name(name):
+    assert BenchConfig(energy_sensor=name).energy_sensor == name
+
+
+def test_another_name_is_refused_with_those_that_there_are():
+    with pytest.raises(ValueError, match=f"choose from auto, none, {', '.join(SENSORS)}"):
+        BenchConfig(energy_sensor="voltcraft")
+
+
+def test_every_sensor_has_its_row_in_the_document():
+    text = (REPOSITORY / "docs" / "measuring.md").read_text()
+    table = text.partition("| sensor | found by |")[2].partition("\n\n")[0]
+    first = [row.split("|")[1] for row in table.splitlines() if row.startswith("| ")]
+    assert [name for name in SENSORS if not any(name in cell for cell in first)] == []

@@ -157,3 +157,42 @@ def test_what_is_not_there_or_no_text_is_refused(tmp_path):
 def test_a_column_that_is_not_there_is_named(tmp_path):
     with pytest.raises(InputFileError, match="no column 'P'; there are time"):
         read_log(write(tmp_path, "time (s),power (W)\n0,2\n1,2\n"), LogColumns(power="P"))
+
+
+# --- logs without a header ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("names", "text"),
+    [
+        ("time_s,power_w", "0,2\n1,4\n2,6\n"),
+        ("time_s,voltage_v,current_a", "0.000, 5.000, 0.4\n1,5,0.8\n2,5,1.2\n"),
+        ("-,time_ms,-,current_ma,voltage_v", "x;0;on;400;5\nx;1000;on;800;5\nx;2000;;1200;5\n"),
+    ],
+)
+def test_a_log_without_a_header_is_read_by_the_names_that_are_given(tmp_path, names, text):
+    log = read_log(write(tmp_path, text), LogColumns(header=tuple(names.split(","))))
+    assert log.seconds.tolist() == pytest.approx([0, 1, 2])
+    assert log.watts.tolist() == pytest.approx([2, 4, 6])
+
+
+@pytest.mark.parametrize(
+    ("names", "text", "reason"),
+    [
+        ("time_s", "0,2\n1,4\n", "--columns names 1 columns, and the first line has 2: 0, 2"),
+        ("time_s,power_w", "time (s),power (W)\n0,2\n1,4\n", "If it is a header, leave out"),
+        ("time_s,colour", "0,2\n1,4\n", "'colour' is neither a time, power"),
+        ("time_s,power", "0,2\n1,4\n", "the unit of 'power' is not known"),
+        ("time_s,time_ms", "0,2\n1,4\n", "time may be time_s or time_ms"),
+        ("-,power_w", "0,2\n1,4\n", "no column of times"),
+        ("time_s,power_w", "0,2\n", "two readings are needed"),
+    ],
+)
+def test_names_that_do_not_fit_the_log_are_refused(tmp_path, names, text, reason):
+    with pytest.raises(InputFileError, match=reason):
+        read_log(write(tmp_path, text), LogColumns(header=tuple(names.split(","))))
+
+
+def test_a_log_without_a_header_says_how_its_columns_are_named(tmp_path):
+    with pytest.raises(InputFileError, match=r"no header, .* --columns time_s,voltage_v,current_a"):
+        read_log(write(tmp_path, "0.000,5.020,0.4062\n1,5,0.4\n2,5,0.4\n"))

@@ -14,6 +14,7 @@ import torch
 from edgekd.distill import losses
 from edgekd.distill.compute.device import Compute
 from edgekd.distill.compute.distributed import init_process_group
+from edgekd.distill.data.given_data import GivenData
 from edgekd.distill.data.synthetic_set import SplitSet
 from edgekd.distill.models.batch_norm import watch_batch_norm
 from edgekd.distill.recipes.catalogue import RECIPES
@@ -65,7 +66,7 @@ def run_of(teacher, recipe, compute, *, steps, ahead=None):
         budget=RunBudget(steps=steps),
         seed=0,
         compute=compute,
-        ahead=ahead,
+        given=GivenData(ahead=ahead),
     )
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from edgekd.distill.compute.device import Compute
+from edgekd.distill.data.given_data import GivenData
 from edgekd.distill.data.real_images import RealImages
 from edgekd.distill.models.architectures import build
 from edgekd.distill.recipes.catalogue import FAITHFUL, RECIPES
@@ -89,7 +90,7 @@ def make(teachers, compute):
             real = real_images()
         return Distillation(
             loaded, architecture("lenet5-half"), settled, budget=RunBudget(steps=steps),
-            seed=seed, compute=compute, real=real,
+            seed=seed, compute=compute, given=GivenData(real=real),
         )  # fmt: skip
 
     return maker
@@ -297,7 +298,7 @@ def test_a_papers_settings_are_built_for_a_teacher_of_its_size(name, teachers):
     real = real_images() if held.source.weights.alignment else None
     run = Distillation(
         teacher, architecture("lenet5-half"), held, budget=RunBudget(steps=found.steps), seed=0,
-        compute=compute, real=real,
+        compute=compute, given=GivenData(real=real),
     )  # fmt: skip
     assert run.step == 0
     assert run.progress == 0

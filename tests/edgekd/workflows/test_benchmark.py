@@ -476,6 +476,24 @@ def test_a_meter_of_unknown_bounds_has_no_interval_and_says_so(waiting, edgekd):
     assert "meter-bounds" in [doubt["code"] for doubt in one["doubts"]]
 
 
+def test_a_log_without_a_header_is_taken_with_names_for_its_columns(waiting, edgekd, tmp_path):
+    log = tmp_path / "printed.csv"
+    log.write_text((waiting / "log.csv").read_text().partition("\n")[2])
+    given = (waiting / "waiting.json", log, "--scope", "wall", "--json")
+    code, _, err = edgekd("bench", "meter", *given)
+    assert (code, "--columns time_s,voltage_v,current_a" in err) == (2, True)
+    code, out, err = edgekd("bench", "meter", *given, "--columns", "time_s, power_w")
+    assert code == 0, err
+    headed = edgekd(
+        "bench", "meter", waiting / "waiting.json", waiting / "log.csv", "--scope", "wall", "--json"
+    )[1]
+    assert json.loads(out) == json.loads(headed)
+    code, _, err = edgekd(
+        "bench", "meter", *given, "--columns", "time_s,power_w", "--power-column", "x"
+    )
+    assert (code, "leave out --power-column" in err) == (2, True)
+
+
 def test_columns_that_the_header_does_not_say_are_given(waiting, edgekd, tmp_path):
     lines = (waiting / "log.csv").read_text().splitlines()[1:]
     rows = [

@@ -257,7 +257,7 @@ def test_a_signal_ends_it_and_leaves_nothing(tmp_path, archive, number, code):
         run=RunOptions(device="cpu", threads=1),
         out=tmp_path / "c.npz",
     )
-    with pytest.raises(InterruptedRunError, match="starts anew") as caught:
+    with pytest.raises(InterruptedRunError, match="starts again") as caught:
         condense(options, Impatient(number))
     assert caught.value.exit_code == code
     assert [path.name for path in tmp_path.iterdir()] == ["data.npz"]

@@ -1,0 +1,21 @@
+"""What a distillation is given beside the teacher, where there is any of it."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from torch import Tensor
+
+from edgekd.distill.data.real_images import RealImages
+from edgekd.distill.data.synthetic_set import SplitSet
+
+
+@dataclass(frozen=True, kw_only=True)
+class GivenData:
+    """Images and class vectors that a run does not make itself. Not a record."""
+
+    ahead: SplitSet | None = None  # images that were made before; none are made then
+    real: RealImages | None = None  # condensed or few, to learn from and to come close to
+    embeddings: Tensor | None = None  # (K, E) of the classes, for a noisy layer
+
+
+NOTHING: Final = GivenData()

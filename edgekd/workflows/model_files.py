@@ -1,0 +1,189 @@
+"""The ONNX files of one network for a target, in every precision that it runs."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from torch import nn
+
+from edgekd.distill.data.labelled import normalise
+from edgekd.export import convert
+from edgekd.export.convert import TUNED, FinetuneSource
+from edgekd.export.fake_quant import FakeQuantised
+from edgekd.gate import gates as gate
+from edgekd.progress import Display
+from edgekd.records import (
+    Engine,
+    GateResult,
+    InputSpec,
+    OnnxModel,
+    Target,
+    record,
+)
+from edgekd.records.manifest import GoldenVectors
+from edgekd.workflows.distill import Pixels
+from edgekd.workflows.export_options import (
+    FP16_FILE,
+    FP32_FILE,
+    INT8_FILE,
+    PLAIN,
+    ExportPlan,
+    fp16_of,
+    without_int8,
+)
+
+COMPARED: Final = 32  # images, of a file with everything inside and the plain one
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """What is exported. Not a record."""
+
+    module: nn.Module  # in evaluation mode, on the CPU
+    spec: InputSpec
+    digest: str  # of its weights
+
+
+@record
+class Exported:
+    """What `edgekd export --json` prints, and `models.json`."""
+
+    models: tuple[OnnxModel, ...]
+    without: dict[str, str]
+    golden: GoldenVectors | None = None
+    engines: tuple[Engine, ...] = ()
+
+
+def gates(exported: Exported) -> tuple[GateResult, ...]:
+    """Verdicts on the files."""
+    return tuple(
+        verdict
+        for model in exported.models
+        for verdict in (gate.parity(model), *gate.coverage(model))
+    )
+
+
+def export_network(
+    network: Network,
+    *,
+    target: Target,
+    folder: Path,
+    calibration: npt.NDArray[np.float32],
+    held_out: npt.NDArray[np.float32],
+    display: Display,
+    options: ExportPlan = PLAIN,
+    teacher: npt.NDArray[np.float32] | None = None,
+    outside: Mapping[str, float] | None = None,
+    tune: Callable[[FakeQuantised], None] | None = None,
+) -> Exported:
+    """Every precision that the target runs.
+
+    Args:
+        network: a student, or a teacher.
+        target: what the files must be legal for.
+        folder: to write into.
+        calibration: normalised images (N, C, H, W).
+        held_out: others (M, C, H, W).
+        display: what happens is said there.
+        options: what else is asked of the files.
+        teacher: its logits (M, K) on `held_out`, where it is at hand.
+        outside: of its batch-norms, what the calibration images do not reach.
+        tune: learns what an INT8 file is made of, in `options.tune` steps.
+    """
+    fp32 = convert.export_fp32(
+        network.module,
+        spec=network.spec,
+        target=target,
+        out=folder / FP32_FILE,
+        images=held_out,
+        made_from=network.digest,
+        dynamic_batch=options.dynamic_batch,
+    )
+    display.say(
+        f"         {fp32.path}: opset {fp32.opset}, {fp32.size_bytes / 1024:,.0f} KiB, max logit difference from "
+        f"PyTorch {fp32.parity.max_abs_error:.1e}"
+    )
+    models = [fp32]
+    if target.software.typing == "strong":
+        fp16 = convert.export_fp16(
+            folder / FP32_FILE,
+            target=target,
+            out=folder / FP16_FILE,
+            images=held_out,
+        )
+        display.say(
+            f"         {fp16.path}: {fp16.size_bytes / 1024:,.0f} KiB, equal to FP32 within "
+            f"{fp16.parity.max_abs_error:.1e} of a logit"
+        )
+        models.append(fp16)
+    left = models[-1].fp32_nodes
+    if left:
+        display.warn(f"FP16 cannot hold {len(left)} nodes, which stay FP32: {', '.join(left[:4])}")
+    if not target.software.int8:
+        reason = without_int8(target)
+        display.warn(f"no INT8 model: {reason}. {fp16_of(target)}")
+        return Exported(models=tuple(models), without={"int8": reason})
+    int8 = convert.export_int8(
+        folder / FP32_FILE,
+        target=target,
+        out=folder / INT8_FILE,
+        calibration=calibration,
+        held_out=held_out,
+        teacher=teacher,
+        outside=outside,
+        keeping=options.keeping,
+        tuning=FinetuneSource(module=network.module, tune=tune, steps=options.tune)
+        if tune
+        else None,
+    )
+    assert int8.calibration is not None
+    display.say(
+        f"         {int8.path}: ranges by {int8.calibration.method} over {int8.calibration.images} synthetic images, "
+        f"top-1 matches FP32 on {int8.parity.top1_agreement:.1%} of {int8.parity.images} held-out images"
+    )
+    if tune and int8.calibration.method != TUNED:
+        display.warn("the fine-tuned weights agree less with the teacher; they were dropped")
+    if int8.calibration.kept:
+        display.say(f"         kept in floating point: {', '.join(int8.calibration.kept)}")
+    return Exported(models=(*models, int8), without={})
+
+
+def embed_parts(
+    exported: Exported,
+    folder: Path,
+    *,
+    spec: InputSpec,
+    target: Target,
+    options: ExportPlan,
+    held_out: Pixels,
+) -> Exported:
+    """The same files with preprocessing and head inside, where that was asked; compared on some images."""
+    if not options.embed:
+        return exported
+    pixels = held_out[:COMPARED]
+    models = [
+        convert.embed(
+            folder / model.path,
+            model,
+            parts=options.embed,
+            spec=spec,
+            target=target,
+            pixels=pixels,
+            images=normalise(pixels, spec),
+        )
+        for model in exported.models
+    ]
+    # The plain FP32 file that the others were made from is no more.
+    fp32 = models[0]
+    others = [replace(model, made_from=fp32.digest) for model in models[1:]]
+    return replace(exported, models=(fp32, *others))
+
+
+def software_text(target: Target) -> str:
+    parts = [target.software.name]
+    if target.software.tensorrt:
+        parts.append(f"TensorRT {target.software.tensorrt}")
+    return f"{', '.join(parts)}, opset {target.software.opset}"
