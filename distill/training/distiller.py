@@ -22,7 +22,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgekd.distill import losses as objectives
 from edgekd.distill.compute.compiled_forward import Pass, compile_forward
 from edgekd.distill.compute.device import Compute
 from edgekd.distill.compute.distributed import SINGLE_PROCESS
@@ -30,7 +29,8 @@ from edgekd.distill.data.real_images import RealImages
 from edgekd.distill.data.synthetic_set import SplitSet
 from edgekd.distill.models import architectures, networks
 from edgekd.distill.models.batch_norm import batch_norms, reestimate
-from edgekd.distill.recipes.config import Learning, Recipe, for_ranks
+from edgekd.distill.recipes.adaptation import for_ranks
+from edgekd.distill.recipes.config import Learning, Recipe
 from edgekd.distill.recipes.schedule import RunBudget, ema_decay, learning_rate
 from edgekd.distill.synthesis.image_pool import ImagePool, to_float
 from edgekd.distill.synthesis.synthesizer import Synthesizer
@@ -88,7 +88,7 @@ class Distillation:
         Args:
             teacher: loaded; it is copied to the device and never changed.
             student: what to train.
-            recipe: as it is used for this teacher (see `recipes.for_teacher`). Its batches are those of
+            recipe: as it is used for this teacher (see `select_recipe`). Its batches are those of
                 all ranks together.
             budget: what may be spent.
             seed: of every draw.
@@ -390,7 +390,7 @@ class Distillation:
             with torch.no_grad():
                 targets = asked(images)
             answers = self.answers(images)
-        return self._kd(answers, targets)
+        return self.recipe.learning.loss(answers, targets)
 
     def _retaining(self, teacher: nn.Module, new: Tensor, remembered: Tensor) -> Tensor:
         """Loss on new images plus that on remembered ones after a step on the new (LRA).
@@ -413,21 +413,11 @@ class Distillation:
             with torch.no_grad():
                 targets = teacher(remembered)
             answers = torch.func.functional_call(self.student, moved, (remembered,))
-        return acquired + self._kd(answers, targets)
-
-    def _kd(self, answers: Tensor, targets: Tensor) -> Tensor:
-        learning = self.recipe.learning
-        if learning.loss == "logit_distance":
-            return objectives.logit_distance(answers, targets)
-        if learning.loss == "standardized":
-            return objectives.soft_targets_standardized(
-                answers, targets, temperature=learning.temperature
-            )
-        return objectives.soft_targets(answers, targets, temperature=learning.temperature)
+        return acquired + self.recipe.learning.loss(answers, targets)
 
     def _average(self, advance: float) -> None:
         self.updates += 1
-        decay = ema_decay(advance, span=self.recipe.learning.ema_span, updates=self.updates)
+        decay = ema_decay(advance, updates=self.updates)
         networks.follow(self.average, self.student, decay=decay)
 
     def _restore_student(self, average: dict[str, Tensor]) -> None:

@@ -21,7 +21,8 @@ from edgekd.distill.data.labelled import normalise
 from edgekd.distill.data.real_images import RealImages
 from edgekd.distill.models import architectures
 from edgekd.distill.models.batch_norm import watch_batch_norm, watch_reach
-from edgekd.distill.recipes.config import Recipe, for_batch
+from edgekd.distill.recipes.adaptation import for_batch
+from edgekd.distill.recipes.config import Recipe
 from edgekd.distill.synthesis.synthetic_batch import channel_statistics
 from edgekd.distill.teachers.loader import Teacher
 from edgekd.distill.training import stability

@@ -15,7 +15,8 @@ from edgekd.distill.data import synthetic_set
 from edgekd.distill.data.labelled import load_labelled, normalise
 from edgekd.distill.data.real_images import RealImages, read_condensed, read_samples
 from edgekd.distill.models import architectures
-from edgekd.distill.recipes.config import Recipe, for_ranks
+from edgekd.distill.recipes.adaptation import for_ranks
+from edgekd.distill.recipes.config import Recipe
 from edgekd.distill.recipes.schedule import RunBudget, run_budget
 from edgekd.distill.recipes.selection import SelectedRecipe, select_recipe
 from edgekd.distill.teachers.loader import Teacher, load_teacher, refuse_constant
