@@ -118,7 +118,7 @@ def test_a_recipe_runs_leaves_the_teacher_and_resumes_bit_for_bit(name, make, tm
     assert whole.step == 8
     assert all(bool(torch.isfinite(part).all()) for part in whole.student.parameters())
     assert all(torch.isfinite(torch.tensor(list(e.point.losses.values()))).all() for e in events)
-    whole.teacher.unchanged()
+    whole.teacher.verify_unchanged()
     assert state_digest(whole.teacher_module.state_dict()) == whole.teacher.info.state_digest
     broken, second = make(tiny(RECIPES[name])), make(tiny(RECIPES[name]))
     with RunFolder.open(tmp_path / "run", {}, restart=False) as folder:
@@ -137,7 +137,7 @@ def test_a_recipe_runs_on_a_teacher_without_batch_norm(name, make):
     events, _ = finished(run)
     assert all(bool(torch.isfinite(part).all()) for part in run.student.parameters())
     assert not any("bn" in event.point.losses for event in events)
-    run.teacher.unchanged()
+    run.teacher.verify_unchanged()
 
 
 @pytest.mark.parametrize("eviction", ["reservoir", "balanced"])

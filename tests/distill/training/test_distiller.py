@@ -81,7 +81,7 @@ def test_the_same_seed_gives_the_same_student_and_another_does_not(make):
 def test_the_teacher_is_unchanged(make):
     run = make()
     finished(run)
-    run.teacher.unchanged()
+    run.teacher.verify_unchanged()
     assert state_digest(run.teacher_module.state_dict()) == run.teacher.info.state_digest
 
 

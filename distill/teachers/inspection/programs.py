@@ -8,10 +8,12 @@ from edgekd.distill.models.parameter_names import Shape
 from edgekd.distill.teachers import architecture_recognition
 from edgekd.distill.teachers.architecture_recognition import PublishedPreprocessing
 from edgekd.distill.teachers.checkpoint_contents import WeightSet
-from edgekd.distill.teachers.inspection import (
-    Clarifications,
-    Inspection,
+from edgekd.distill.teachers.inspection.clarifications import Clarifications
+from edgekd.distill.teachers.inspection.kinds import (
+    Known,
     Network,
+    OnnxFileFound,
+    Pt2File,
     SourcedValue,
 )
 from edgekd.distill.teachers.metadata import Metadata, TeacherOptions, merge_metadata
@@ -23,7 +25,9 @@ if TYPE_CHECKING:  # either is imported when its kind of file comes
     from edgekd.distill.teachers.pt2_loader import ProgramFile
 
 
-def understood(path: Path, format_: Literal["pt2", "onnx"], options: TeacherOptions) -> Inspection:
+def inspect_program(
+    path: Path, format_: Literal["pt2", "onnx"], options: TeacherOptions
+) -> Pt2File | OnnxFileFound:
     """What is known of a program before it is run.
 
     Raises:
@@ -48,19 +52,16 @@ def understood(path: Path, format_: Literal["pt2", "onnx"], options: TeacherOpti
     known = architecture_recognition.settings(like, channels=channels) if like else None
     told = _input(path, said, program.input, known, asked)
     mean, std = asked.normalisation(known, _origin(like))
-    return Inspection(
+    network = Network(
+        source=format_,
+        name=path.stem,
+        because=f"its own graph of {program.nodes:,} operators"
+        + (f"; names and shapes are those of {like[0]}" if like else ""),
+    )
+    found = Known(
         path=path,
         format=format_,
-        form=format_,
         said=said,
-        checkpoint=None,
-        weights=None,
-        network=Network(
-            source=format_,
-            name=path.stem,
-            because=f"its own graph of {program.nodes:,} operators"
-            + (f"; names and shapes are those of {like[0]}" if like else ""),
-        ),
         channels=size[0] if size is not None else None,
         classes=program.classes,
         input=told,
@@ -70,10 +71,12 @@ def understood(path: Path, format_: Literal["pt2", "onnx"], options: TeacherOpti
         macs=None,
         batch_norm_layers=program.batch_norm_layers,
         batch_norm_trained=None,
-        candidates=(),
         questions=tuple(asked.questions),
         notes=(*program.notes, *asked.notes),
     )
+    if format_ == "pt2":
+        return Pt2File(known=found, network=network)
+    return OnnxFileFound(known=found, network=network)
 
 
 def _read(path: Path, format_: Literal["pt2", "onnx"]) -> "ProgramFile | OnnxFile":
@@ -86,19 +89,15 @@ def _read(path: Path, format_: Literal["pt2", "onnx"]) -> "ProgramFile | OnnxFil
     return read_onnx(path)
 
 
-def _inspect_trusted(path: Path, said: Metadata) -> Inspection:
+def _inspect_trusted(path: Path, said: Metadata) -> Pt2File:
     """A `.pt2` that edgekd does not read itself, and that the user says torch may unpickle."""
     asked = Clarifications(said)
     input_ = asked.input(None, channels=None, origin="")
     mean, std = asked.normalisation(None, "")
-    return Inspection(
+    known = Known(
         path=path,
         format="pt2",
-        form="pt2",
         said=said,
-        checkpoint=None,
-        weights=None,
-        network=Network(source="pt2", name=path.stem, because="its own graph, loaded by torch"),
         channels=said.options.input[0] if said.options.input else None,
         classes=None,
         input=input_,
@@ -108,10 +107,11 @@ def _inspect_trusted(path: Path, said: Metadata) -> Inspection:
         macs=None,
         batch_norm_layers=0,
         batch_norm_trained=None,
-        candidates=(),
         questions=tuple(asked.questions),
         notes=("it is unpickled by torch, as --trust-pickle says", *asked.notes),
     )
+    network = Network(source="pt2", name=path.stem, because="its own graph, loaded by torch")
+    return Pt2File(known=known, network=network)
 
 
 def _like(shapes: Mapping[str, Shape]) -> tuple[str, ...]:
