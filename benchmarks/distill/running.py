@@ -18,7 +18,8 @@ from edgekd.distill.recipes.adaptation import for_batch
 from edgekd.distill.recipes.config import Recipe, adjust
 from edgekd.distill.recipes.schedule import RunBudget
 from edgekd.distill.recipes.selection import select_recipe
-from edgekd.distill.training.distiller import Distillation, ProgressImages
+from edgekd.distill.training.distiller import Distillation
+from edgekd.distill.training.progress_figures import ProgressImages
 from edgekd.records import HistoryPoint
 
 TOY_BATCH = 16

@@ -1,4 +1,4 @@
-"""The side of a run that makes images and keeps them; the student's side is `engine.py`.
+"""The side of a run that makes images and keeps them; the student's side is `training/distiller.py`.
 
 N images, C channels, H x W pixels, K classes.
 """
@@ -14,10 +14,8 @@ from torch import Tensor, nn
 
 from edgekd.distill.compute.device import Compute
 from edgekd.distill.data.real_images import RealImages
-from edgekd.distill.data.siamese_augmentation import siamese
 from edgekd.distill.data.synthetic_set import SplitSet
 from edgekd.distill.recipes.config import (
-    BankMemory,
     LossWeights,
     NoiseSource,
     NoMemory,
@@ -28,18 +26,16 @@ from edgekd.distill.recipes.config import (
 )
 from edgekd.distill.synthesis.adversarial import FlowingSource
 from edgekd.distill.synthesis.collapse_detection import CollapseMonitor, Verdict, class_entropy
-from edgekd.distill.synthesis.discriminator import Alignment
-from edgekd.distill.synthesis.generative_replay import Replay
+from edgekd.distill.synthesis.discriminator import make_alignment
 from edgekd.distill.synthesis.image_pool import (
-    ImagePool,
     PoolEntry,
     entry_of,
     gather_pool,
-    make_pool,
     to_float,
     to_uint8,
 )
 from edgekd.distill.synthesis.inversion import FittedSource, SourceContext
+from edgekd.distill.synthesis.memories import fill_pool, make_pools, make_replay
 from edgekd.distill.synthesis.pixel_sources import ViewExpansion
 from edgekd.distill.synthesis.sources import make_fitted_source, make_flowing_source
 from edgekd.distill.synthesis.synthesis_loss import SynthesisLoss
@@ -48,7 +44,6 @@ from edgekd.distill.teachers.loader import Teacher
 
 logger = logging.getLogger(__name__)
 
-HELD_OUT_BATCHES: Final = 8
 # Held-out images should look like the teacher's classes, not like what the student finds hard.
 HELD_OUT_STEPS: Final = 4  # times the steps of the recipe
 HELD_OUT_ONE_HOT: Final = 4.0  # times its weight
@@ -100,7 +95,15 @@ class Synthesizer:
         self.moving = torch.Generator(device).manual_seed(group.seed(seed + 3))
         # Classes are drawn for the batch of all ranks, by each of them alike.
         self.common = None if group.is_single else torch.Generator(device).manual_seed(seed + 4)
-        self.alignment = self._alignment(module, real, first=first)
+        self.alignment = make_alignment(
+            module,
+            recipe.losses,
+            real,
+            teacher=teacher,
+            moving=self.moving,
+            first=first,
+            compute=compute,
+        )
         self.criterion = SynthesisLoss(
             teacher=module,
             student=student,
@@ -114,24 +117,11 @@ class Synthesizer:
         )
         self.source = self._source(first)
         self.expansion = self._expansion(real, first)
-        memory, shape = recipe.memory, info.input.shape
-        if ahead is None:
-            self.pool = make_pool(
-                memory.batches,
-                memory.entry,
-                shape,
-                device=device,
-                eviction=memory.eviction
-                if isinstance(memory, PoolMemory | BankMemory)
-                else "oldest",
-                seed=group.seed(seed + 2),
-            )
-            self.held_out = ImagePool(HELD_OUT_BATCHES, memory.entry, shape, device=device)
-        else:
-            # Batches of one image: a set need not be a multiple of any batch.
-            self.pool = ImagePool(len(ahead.images), 1, shape, device=device)
-            self.held_out = ImagePool(len(ahead.held_out), 1, shape, device=device)
-        self.replay = self._replay(first) if ahead is None else None
+        self.pool, self.held_out = make_pools(
+            recipe.memory, ahead, info.input.shape, seed=group.seed(seed + 2), device=device
+        )
+        context = self._context(first)
+        self.replay = make_replay(recipe.memory, context) if ahead is None else None
         self.monitors = CollapseMonitor()
         self.rounds = 0
         self.made = 0  # images
@@ -160,39 +150,6 @@ class Synthesizer:
         if real is None or self.ahead is not None or source is None or not source.expansion:
             return None
         return ViewExpansion(source, self._context(first), real=real, flip=self.teacher.flip)
-
-    def _replay(self, first: torch.Generator) -> Replay | None:
-        memory, compute = self.recipe.memory, self.compute
-        if not isinstance(memory, ReplayMemory):
-            return None
-        return Replay(
-            memory,
-            self.teacher.info.input,
-            device=compute.device,
-            layout=compute.memory_format,
-            generator=first,
-            group=self.group,
-        )
-
-    def _alignment(
-        self, module: nn.Module, real: RealImages | None, *, first: torch.Generator
-    ) -> Alignment | None:
-        losses = self.recipe.losses
-        if real is None or not losses.alignment:
-            return None
-        assert real.labels is not None  # where nobody says, the teacher was asked
-        flip = self.teacher.flip
-        with self.compute.autocast():
-            return Alignment(
-                module,
-                real.images,
-                real.labels,
-                classes=self.teacher.info.classes,
-                conditional=not losses.unconditional_alignment,
-                augment=lambda images: siamese(images, generator=self.moving, flip=flip),
-                generator=first,
-                group=self.group,
-            )
 
     # --- state ---------------------------------------------------------------------------------
 
@@ -432,19 +389,12 @@ class Synthesizer:
             self.source = self._source(torch.Generator().manual_seed(self.seed + number))
         if verdict.action == "restart memory":
             number = self.rounds + self.monitors.memory_restarts
-            self.replay = self._replay(torch.Generator().manual_seed(self.seed + number))
-
-    # --- images made before ------------------------------------------------------------------------
+            first = torch.Generator().manual_seed(self.seed + number)
+            self.replay = make_replay(self.recipe.memory, self._context(first))
 
     def take_ahead(self) -> None:
         """Put the images that were made ahead into the pools."""
         assert self.ahead is not None
-        for images, classes, pool in (
-            (self.ahead.images, self.ahead.classes, self.pool),
-            (self.ahead.held_out, self.ahead.held_out_classes, self.held_out),
-        ):
-            pool.images[:, 0].copy_(images)
-            pool.classes[:, 0].copy_(classes)
-            pool.scores.zero_()  # none is better than another
-            pool.made = len(images)
+        fill_pool(self.pool, self.ahead.images, self.ahead.classes)
+        fill_pool(self.held_out, self.ahead.held_out, self.ahead.held_out_classes)
         self.made = len(self.ahead.images)

@@ -28,7 +28,8 @@ from edgekd.distill.training.cost_forecast import (
     forecast,
     format_duration,
 )
-from edgekd.distill.training.distiller import Distillation, ProgressImages
+from edgekd.distill.training.distiller import Distillation
+from edgekd.distill.training.progress_figures import ProgressImages
 from edgekd.errors import InputFileError, UsageError
 from edgekd.files import check_writable
 from edgekd.options import DataOptions, RunOptions, TrainingOptions
