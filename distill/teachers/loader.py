@@ -9,7 +9,7 @@ import pydantic
 import torch
 from torch import Tensor, nn
 
-from edgekd.distill.models import architectures
+from edgekd.distill.models import student_choice
 from edgekd.distill.models.batch_norm import batch_norms
 from edgekd.distill.teachers.build_module import build_module, silent
 from edgekd.distill.teachers.file_formats import NAMES
@@ -129,11 +129,11 @@ def _input_spec(architecture: Architecture, fed: Preprocessing) -> InputSpec:
         raise UsageError(f"input, mean or std cannot be used: {where}: {first['msg']}.") from error
 
 
-def _size(path: Path, architecture: Architecture, module: nn.Module) -> architectures.Size:
+def _size(path: Path, architecture: Architecture, module: nn.Module) -> student_choice.Size:
     """Parameters and multiply-accumulates; the first pass tells whether the network takes this input."""
     height, width = architecture.height, architecture.width
     try:
-        return architectures.size_of(module, shape=(architecture.channels, height, width))
+        return student_choice.size_of(module, shape=(architecture.channels, height, width))
     except (RuntimeError, AssertionError, ValueError) as error:
         raise UsageError(
             f"{path}: {architecture} cannot take images of {height} x {width} pixels ({error}). "
