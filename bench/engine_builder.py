@@ -232,7 +232,7 @@ def _engine(board: BoardResponse, found: EngineResponse, *, name: str, vectors: 
         tensorrt=board.tensorrt,
         sm=board.sm,
         l4t=board.l4t,
-        signature=found.key.signature,
+        build_key=found.key.signature,
         tool=board.tool,
         parity=_parity(found.parity, vectors),
         size_bytes=found.size_bytes,
@@ -240,7 +240,7 @@ def _engine(board: BoardResponse, found: EngineResponse, *, name: str, vectors: 
         reused=found.reused,
         timing_cache_digest=found.timing_cache_digest,
         tactics_replayed=found.tactics_replayed,
-        unpinned=found.unpinned,
+        not_kept_in_fp32=found.unpinned,
     )
 
 

@@ -47,7 +47,7 @@ def brief(measurements: Measurements) -> str:
         f"(p99 {format_quantity(statistics.percentile(latency, 99), 's')}) per call",
         f"memory {_bytes(memory)}",
         f"energy {_brief_energy(measurements.energy)}",
-        f"{len(measurements.doubts)} doubts",
+        f"{len(measurements.warnings)} doubts",
     ]
     return f"{measurements.subject}: {', '.join(parts)}"
 
@@ -265,7 +265,7 @@ def _setup(setup: MachineState | None) -> Iterator[str]:
 
 
 def _doubts(measurements: Measurements) -> Iterator[str]:
-    for index, doubt in enumerate(measurements.doubts):
+    for index, doubt in enumerate(measurements.warnings):
         title = "" if index else "doubts"
         yield _row(title, f"{doubt.code}: {doubt.message}; {doubt.advice}")
 

@@ -277,7 +277,7 @@ def _measurements(
         taken_on=conditions.machine,
         is_target=is_target,
         conditions=conditions,
-        doubts=(*latency_warnings.doubts_of(runs, conditions, paced, states), *energy_doubted),
+        warnings=(*latency_warnings.doubts_of(runs, conditions, paced, states), *energy_doubted),
         latency=EMULATED if hidden else pool_samples(runs),
         memory=_hidden_memory() if hidden else memory_of(heard.memory),
         energy=energy,

@@ -82,7 +82,7 @@ def row(outcome: dict, options: argparse.Namespace, code: int) -> dict[str, obje
         "teacher_accuracy": f"{results['teacher']['accuracy']:.4f}",
         "student_accuracy": f"{results['student']['accuracy']:.4f}",
         "int8_accuracy": f"{results['int8']['accuracy']:.4f}",
-        "int8_same_as_fp32": f"{report['evaluation']['int8_same_as_fp32']:.4f}",
+        "int8_top1_agreement": f"{report['evaluation']['int8_top1_agreement']:.4f}",
         "agreement_on_test_images": f"{results['student']['agreement_with_teacher']:.4f}",
         "agreement_held_out_synthetic": f"{student['agreement']:.4f}",
         "exit_code": code,

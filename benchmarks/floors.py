@@ -36,8 +36,9 @@ from edgekd.distill.data import augment
 from edgekd.distill.data.given_data import GivenData
 from edgekd.distill.data.real_images import RealImages
 from edgekd.distill.models import architectures, networks
+from edgekd.distill.recipes.adaptation import for_batch
 from edgekd.distill.recipes.catalogue import RECIPES
-from edgekd.distill.recipes.config import Recipe, for_batch
+from edgekd.distill.recipes.config import Recipe, adjust
 from edgekd.distill.recipes.schedule import RunBudget
 from edgekd.distill.recipes.selection import select_recipe
 from edgekd.distill.teachers.loader import Teacher, load_teacher
@@ -89,8 +90,8 @@ def shortened(recipe: Recipe) -> Recipe:
     inner = 60 if small.source.kind == "pixels" else 10  # pixels learn more slowly than weights
     return replace(
         small,
-        source=replace(small.source, steps=min(inner, small.source.steps), width=8, latents=32),
-        memory=replace(small.memory, width=8, latents=32),
+        source=adjust(small.source, steps=min(inner, small.inner_steps), width=8, latents=32),
+        memory=adjust(small.memory, width=8, latents=32),
         learning=replace(small.learning, steps=min(20, small.learning.steps)),
         first_batches=2,
         held_out_every=STEPS,
@@ -101,7 +102,7 @@ def short_run(name: str, seed: int, *, compute: Compute) -> float:
     """Accuracy of the delivered student on the 300 images that nothing has seen."""
     images, labels = digits()
     few = None
-    if RECIPES[name].source.weights.alignment:
+    if RECIPES[name].losses.alignment:
         few = RealImages(
             images=images[:KEPT],
             labels=labels[:KEPT],

@@ -23,8 +23,9 @@ from torch import nn
 
 from edgekd.distill.models import architectures
 from edgekd.distill.teachers import architecture_recognition, fingerprints
-from edgekd.distill.teachers.inspection import Inspection, inspect_teacher
-from edgekd.distill.teachers.loader import load_state
+from edgekd.distill.teachers.build_module import load_state
+from edgekd.distill.teachers.inspection import inspect_teacher
+from edgekd.distill.teachers.inspection.kinds import Inspection
 from edgekd.distill.teachers.metadata import TeacherOptions
 from edgekd.distill.teachers.state_dict import state_of
 from edgekd.records import Architecture
@@ -106,17 +107,16 @@ def chosen(seed: int) -> list[str]:
 def answers_alike(known: Inspection, module: nn.Module, shape: tuple[int, ...]) -> bool:
     """Whether the network that was found, with the file's weights, answers as the saved one."""
     assert known.network is not None
-    assert known.checkpoint is not None
-    assert known.weights is not None
+    assert known.taken is not None
     source, name = known.network.source, known.network.name
     found = Architecture(
         source=source, name=name, channels=3, classes=CLASSES, height=shape[1], width=shape[2]
     )
     other = architectures.build(found)
-    state = state_of(known.checkpoint, known.weights)
+    state = state_of(known.taken.checkpoint, known.taken.weights)
     if known.network.original_names:
-        state = {f"{known.weights.prefix}{part}": value for part, value in state.items()}
-    load_state(known.path, other, state, what=str(found))
+        state = {f"{known.taken.weights.prefix}{part}": value for part, value in state.items()}
+    load_state(known.known.path, other, state, what=str(found))
     images = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
     expected, answer = module.eval()(images), other.eval()(images)
     return bool((expected - answer).abs().max() <= 1e-4 * expected.abs().max())
@@ -126,10 +126,10 @@ def judged(known: Inspection, truth: str, module: nn.Module, shape: tuple[int, .
     if known.network is not None:
         if not answers_alike(known, module, shape):
             return "wrong"
-        return "question" if known.questions else "right"
-    found = architecture_recognition.recognise(known.weights)
+        return "question" if known.known.questions else "right"
+    found = None if known.taken is None else architecture_recognition.recognise(known.taken.weights)
     offered = found.functions if found is not None else ()
-    asked = {value for question in known.questions for value, _ in question.choices}
+    asked = {value for question in known.known.questions for value, _ in question.choices}
     honest = any(truth in each.names and each.names[0] in asked for each in offered)
     return "question" if honest else "wrong"
 
@@ -169,7 +169,7 @@ def main() -> None:
                 verdict = judged(known, truth, module, shape)
             rows.append((truth, wrapping, verdict, str(known.network or ""), f"{seconds:.3f}"))
             if verdict == "wrong":
-                print(f"wrong: {truth} as {wrapping}: {known.network} {known.questions}")
+                print(f"wrong: {truth} as {wrapping}: {known.network} {known.known.questions}")
         print(f"{number + 1:3} {truth}: {', '.join(row[2] for row in rows[-5:])}", flush=True)
     with options.out.open("w", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")

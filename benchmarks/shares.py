@@ -25,7 +25,7 @@ from benchmarks.machine import processor
 from edgekd.distill.compute.device import choose_compute
 from edgekd.distill.recipes.schedule import RunBudget
 from edgekd.distill.recipes.selection import select_recipe
-from edgekd.distill.synthesis.inversion import MetaGenerator
+from edgekd.distill.synthesis.generator_sources import MetaGenerator
 from edgekd.distill.training.distiller import Distillation
 
 ROUNDS = 5
@@ -61,7 +61,7 @@ def main() -> None:
     run.student.train()
     fit_s = timed(lambda: run.synthesizer.invert(generator=run.generator), ROUNDS, run)
     step_s = timed(lambda: run.student_step(), PASSES, run)
-    latents = torch.randn(recipe.source.batch, recipe.source.latents, device=compute.device)
+    latents = torch.randn(recipe.source.batch, source.source.latents, device=compute.device)
     with compute.autocast():
         images = source.network(latents).detach()
     shown = run.synthesizer.criterion.normalise(images)
@@ -91,7 +91,7 @@ def main() -> None:
             answers = run.student(shown)
         answers.float().sum().backward()
 
-    inner, steps = recipe.source.steps, learning.steps
+    inner, steps = recipe.inner_steps, learning.steps
     parts = {
         "generator": inner * timed(generator, PASSES, run),
         "teacher, images": inner * timed(through(run.teacher_module), PASSES, run),

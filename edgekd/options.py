@@ -47,7 +47,7 @@ class TrainingOptions:
 
     Attributes:
         student: Architecture of the student; `auto` chooses one.
-        recipe: Name of a recipe; `auto` chooses one.
+        recipe: Name of a recipe, or path of a TOML file with one; `auto` chooses one.
         minutes: Time budget in minutes. With neither minutes nor steps, `DISTILL_MINUTES` applies.
         steps: Budget in training steps of the student; reproducible.
         faithful: Whether the paper's own settings and length are used.
@@ -96,7 +96,7 @@ class SynthesisOptions:
     """How an image set is made.
 
     Attributes:
-        recipe: Name of the recipe that the images are made with.
+        recipe: Name of the recipe, or path of a TOML file with it, that the images are made with.
         extend: Whether images are added to a set that exists.
     """
 
@@ -147,7 +147,7 @@ class SearchOptions:
         minutes: Time budget of the whole search. With neither minutes nor steps, `SEARCH_MINUTES` applies.
         steps: Training steps of each run in the last rung.
         count: Images in the set that all candidates share.
-        recipe: Name of the recipe that the images are made with and learned from.
+        recipe: Name of the recipe, or path of a TOML file with it, that the images are made with and learned from.
         images: Image set of `synthesize` to share instead.
         ray: Address of a Ray cluster; `local` starts one on this machine.
     """

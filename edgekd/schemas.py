@@ -9,6 +9,7 @@ from edgekd.bundle.diff import BundleDiff
 from edgekd.doctor.findings import Doctor
 from edgekd.gate.gates import Judgement
 from edgekd.records import (
+    SCHEMA_VERSION,
     Budget,
     CondensedSet,
     Measured,
@@ -63,7 +64,9 @@ def main() -> None:
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
     for name in SCHEMAS:
-        (folder / f"{name}-1.schema.json").write_text(schema_text(name), encoding="utf-8")
+        (folder / f"{name}-{SCHEMA_VERSION}.schema.json").write_text(
+            schema_text(name), encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":

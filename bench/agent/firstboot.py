@@ -18,7 +18,8 @@ from edgekd.bench.agent.errors import RefusedError
 from edgekd.bench.agent.generations import CURRENT, PREVIOUS, Generations
 from edgekd.bench.agent.golden_vectors import Found, Vectors, read_vectors
 
-MANIFEST_FORMAT = 1
+# Both say the same of what is read here.
+MANIFEST_FORMATS = (1, 2)
 # Goes up when the same bundle makes something else.
 RECIPE = 1
 SIGNATURE_LETTERS = 16
@@ -151,8 +152,10 @@ def read_bundle(folder: str, wanted_runtime: Optional[str], precision: Optional[
     try:
         with open(path, encoding="utf-8") as stream:
             said = json.load(stream)
-        if said["schema"] != "manifest" or said["schema_version"] != MANIFEST_FORMAT:
-            raise ValueError("not a manifest of format {}".format(MANIFEST_FORMAT))
+        if said["schema"] != "manifest" or said["schema_version"] not in MANIFEST_FORMATS:
+            raise ValueError(
+                "not a manifest of format {}".format(" or ".join(map(str, MANIFEST_FORMATS)))
+            )
         software = said["target"]["software"]
         runs_on, typing = wanted_runtime or software["runtime"], software["typing"] or "weak"
         flagged = runs_on != "onnxruntime" and typing == "weak"  # FP16 is a flag of the builder

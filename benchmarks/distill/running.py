@@ -15,10 +15,12 @@ from benchmarks.machine import processor
 from edgekd.distill.compute.device import Compute
 from edgekd.distill.data.given_data import GivenData
 from edgekd.distill.data.real_images import RealImages
-from edgekd.distill.recipes.config import Recipe, for_batch
+from edgekd.distill.recipes.adaptation import for_batch
+from edgekd.distill.recipes.config import Recipe, adjust
 from edgekd.distill.recipes.schedule import RunBudget
 from edgekd.distill.recipes.selection import select_recipe
-from edgekd.distill.training.distiller import Distillation, ProgressImages
+from edgekd.distill.training.distiller import Distillation
+from edgekd.distill.training.progress_figures import ProgressImages
 from edgekd.records import HistoryPoint
 
 TOY_BATCH = 16
@@ -35,7 +37,7 @@ class Row:
     minutes: float | None = None
     steps: int | None = None
     seed: int = 0
-    changes: dict[str, Any] = field(default_factory=dict)  # "source.weights.alignment": 0.0
+    changes: dict[str, Any] = field(default_factory=dict)  # "losses.alignment": 0.0
     real: str | None = None  # "dm:10" or "real:10": condensed or real images, of each class
 
 
@@ -81,7 +83,7 @@ def run(
         recipe = replace(for_batch(recipe, TOY_BATCH), first_batches=1)
         recipe = replace(
             recipe,
-            source=replace(recipe.source, steps=1),
+            source=adjust(recipe.source, steps=1),
             learning=replace(recipe.learning, steps=4),
         )
     started = time.monotonic()

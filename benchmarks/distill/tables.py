@@ -38,11 +38,11 @@ class Table:
 
 def _ablation(*reals: str, steps: int) -> tuple[Row, ...]:
     """What each part of condensed expansion adds, at equal steps and with paired seeds."""
-    without = {"source.weights.alignment": 0.0, "source.expansion": 0.0}
+    without = {"losses.alignment": 0.0, "source.expansion": 0.0}
     parts: tuple[tuple[str, dict[str, Any]], ...] = (
         ("conditional", {}),
         ("naive mixing", {**without, "learning.real": 0.25}),
-        ("unconditional", {"source.conditional": False}),
+        ("unconditional", {"losses.unconditional_alignment": True}),
     )
     common = Row(
         name="none",  # which set is not looked at makes no difference

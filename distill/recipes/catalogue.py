@@ -1,51 +1,41 @@
-"""All recipes: what each is after, its budgeted form, and the paper's own settings.
-
-The budgeted form is for a CPU or minutes of a GPU. The faithful form has the sizes, rates and
-lengths of the paper or its released code, as far as they are known (`About` says what is not); its
-`steps` are those of the student over the whole run.
-"""
+"""The recipes in their budgeted form, for a CPU or minutes of a GPU; `faithful` has the papers' own settings."""
 
 from dataclasses import replace
 from typing import Final
 
+from edgekd.distill.kd_losses import LogitDistance, SoftTargets
 from edgekd.distill.recipes.config import (
-    AtLeastOne,
+    Adversary,
+    BankMemory,
     Learning,
     LossWeights,
-    Memory,
+    MetaSource,
+    NoiseSource,
+    NoisyLayerSource,
+    NoMemory,
+    PixelSource,
+    PoolMemory,
     Provenance,
     Recipe,
-    Source,
+    ReplayMemory,
+    RestartedSource,
+    UnconditionalSource,
 )
-from edgekd.records import record
 
-
-@record
-class Faithful:
-    """A recipe in its paper's settings."""
-
-    recipe: Recipe
-    steps: AtLeastOne  # of the student, in the whole run
-
-
-_POOL_SOURCE: Final = Source(
-    kind="meta",
-    batch=128,
-    steps=10,
-    weights=LossWeights(one_hot=2.0, batch_norm=1.0, adversarial=1.0),
-    warm_up=0.1,
-)
+_POOL_SOURCE: Final = MetaSource(batch=128, steps=10)
+_POOL_LOSSES: Final = LossWeights(one_hot=2.0, batch_norm=1.0, adversarial=1.0)
+_POOL_ADVERSARY: Final = Adversary(warm_up=0.1)
 _POOL_LEARNING: Final = Learning(
     batch=128,
     steps=60,
     optimizer="sgd",
     rate=0.2,
     weight_decay=5e-4,
-    loss="soft_targets",
+    loss=SoftTargets(temperature=20.0),
     mix=0.5,
     shift=0.125,
 )
-_POOL_MEMORY: Final = Memory(kind="pool", batches=400, entry=128)
+_POOL_MEMORY: Final = PoolMemory(batches=400, entry=128)
 
 _POOL: Final = Recipe(
     name="pool",
@@ -57,6 +47,8 @@ _POOL: Final = Recipe(
         "each batch of images",
     ),
     source=_POOL_SOURCE,
+    losses=_POOL_LOSSES,
+    adversary=_POOL_ADVERSARY,
     memory=_POOL_MEMORY,
     learning=_POOL_LEARNING,
     first_batches=8,
@@ -80,16 +72,16 @@ _PLAIN: Final = Recipe(
         head="batch_norm",
         # One generator for a whole run drifts from what the teacher is sure of (docs/log.md).
         restart_every=0.05,
-        fading=0.5,
-        weights=LossWeights(
-            one_hot=0.5,
-            adversarial=1.0,
-            disagreement=0.1,
-            balance=1.0,
-            total_variation=0.1,
-            patches=0.1,
-        ),
     ),
+    losses=LossWeights(
+        one_hot=0.5,
+        adversarial=1.0,
+        disagreement=0.1,
+        balance=1.0,
+        total_variation=0.1,
+        patches=0.1,
+    ),
+    adversary=replace(_POOL_ADVERSARY, fading=0.5),
     # None is given up before 2,000 batches: later images are no better (docs/log.md).
     memory=replace(_POOL_MEMORY, batches=2000),
     learning=replace(
@@ -99,7 +91,7 @@ _PLAIN: Final = Recipe(
         optimizer="adam",
         rate=3e-3,
         weight_decay=0.0,
-        loss="logit_distance",
+        loss=LogitDistance(),
         structured=0.8,
     ),
     first_batches=8,
@@ -107,23 +99,18 @@ _PLAIN: Final = Recipe(
 
 # What the released code of the AAAI 2022 paper gives its generator; the logarithm is natural and scaled
 # by ln K here: -H/ln K has the gradient of sum p log10 p times ln 10 / ln K, 1 for ten classes.
-_BINICI: Final = LossWeights(one_hot=1.0, balance=5.0, activation=0.1, jensen_shannon=1.0)
-_FLOW: Final = Source(kind="unconditional", batch=128, latents=128, rate=2e-3, weights=_BINICI)
-_FLOW_LEARNING: Final = Learning(
+BINICI: Final = LossWeights(one_hot=1.0, balance=5.0, activation=0.1, jensen_shannon=1.0)
+FLOW: Final = UnconditionalSource(batch=128, latents=128, rate=2e-3)
+FLOW_LEARNING: Final = Learning(
     batch=128,
     steps=10,
     optimizer="adam",
     rate=2e-3,
     weight_decay=0.0,
-    loss="logit_distance",
+    loss=LogitDistance(),
 )
-_FAITHFUL_FLOW: Final = replace(
-    _FLOW, batch=1024, latents=1000, width=64, head="batch_norm", rate=0.02, student_mode="train"
-)
-_FAITHFUL_LEARNING: Final = replace(
-    _FLOW_LEARNING, batch=1152, optimizer="sgd", rate=0.1, weight_decay=5e-4
-)
-_GALLERY: Final = Memory(kind="none", batches=8, entry=128, period=0.02)
+IN_TRAIN_MODE: Final = Adversary(student_in_train_mode=True)
+GALLERY: Final = NoMemory(batches=8, entry=128, period=0.02)
 
 _MEMORY_BANK: Final = Recipe(
     name="memory-bank",
@@ -138,9 +125,10 @@ _MEMORY_BANK: Final = Recipe(
         "statistics, which nobody confirmed; where it has none, four fifths of what the student sees are structured "
         "noise",
     ),
-    source=replace(_FLOW, weights=replace(_BINICI, batch_norm=1.0)),
-    memory=Memory(kind="bank", batches=10, entry=128, period=0.0125, share=1 / 9),
-    learning=_FLOW_LEARNING,
+    source=FLOW,
+    losses=replace(BINICI, batch_norm=1.0),
+    memory=BankMemory(batches=10, entry=128, period=0.0125, share=1 / 9),
+    learning=FLOW_LEARNING,
 )
 _PSEUDO_REPLAY: Final = Recipe(
     name="pseudo-replay",
@@ -150,13 +138,14 @@ _PSEUDO_REPLAY: Final = Recipe(
         confirmed="generator losses, VAE with teacher responses, tuned latents, L1 of logits, batch and step counts "
         "(released code)",
         reconstructed="Jensen-Shannon per sample, as in the paper; the release averages over classes too, which "
-        "leaves it inert for many of them (`jensen_shannon_form`)",
+        "leaves it inert for many of them",
         ours="budgeted: small batches, Adam and a narrow generator, 256 latents; a batch-norm term where the teacher "
         "has statistics; where it has none, four fifths of what the student sees are structured noise",
     ),
-    source=replace(_FLOW, weights=replace(_BINICI, batch_norm=1.0)),
-    memory=Memory(kind="replay", batches=8, entry=128, period=0.02, share=1 / 9, steps=1),
-    learning=_FLOW_LEARNING,
+    source=FLOW,
+    losses=replace(BINICI, batch_norm=1.0),
+    memory=ReplayMemory(batches=8, entry=128, period=0.02, share=1 / 9, steps=1),
+    learning=FLOW_LEARNING,
 )
 _CONDENSED: Final = Recipe(
     name="condensed-expansion",
@@ -170,13 +159,14 @@ _CONDENSED: Final = Recipe(
         ours="on the pool; other bases by name (condensed-cmi, condensed-replay); three in four batches, fewer where there "
         "are fewer than a hundred images, begin as views of the condensed images, and their pixels are fitted",
     ),
-    source=replace(
-        _POOL_SOURCE, weights=replace(_POOL_SOURCE.weights, alignment=1.0), expansion=0.75
-    ),
+    source=replace(_POOL_SOURCE, expansion=0.75),
+    losses=replace(_POOL_LOSSES, alignment=1.0),
+    adversary=_POOL_ADVERSARY,
     memory=_POOL_MEMORY,
     learning=replace(_POOL_LEARNING, real=0.25),
     first_batches=8,
 )
+_CMI_SOURCE: Final = RestartedSource(batch=128, steps=40, rate=5e-3)
 _CMI: Final = Recipe(
     name="cmi",
     about=Provenance(
@@ -187,13 +177,9 @@ _CMI: Final = Recipe(
         ours="contrast of plain penultimate features without a projection head; 40 steps per batch where the paper "
         "has 500",
     ),
-    source=replace(
-        _POOL_SOURCE,
-        kind="restarted",
-        steps=40,
-        rate=5e-3,
-        weights=LossWeights(one_hot=1.0, batch_norm=1.0, adversarial=0.5, contrastive=0.8),
-    ),
+    source=_CMI_SOURCE,
+    losses=LossWeights(one_hot=1.0, batch_norm=1.0, adversarial=0.5, contrastive=0.8),
+    adversary=_POOL_ADVERSARY,
     memory=_POOL_MEMORY,
     learning=replace(_POOL_LEARNING, steps=200),
     first_batches=2,
@@ -209,9 +195,8 @@ _BOOK: Final = (
     replace(
         _CONDENSED,
         name="condensed-cmi",
-        source=replace(
-            _CMI.source, weights=replace(_CMI.source.weights, alignment=1.0), expansion=0.75
-        ),
+        source=replace(_CMI_SOURCE, expansion=0.75),
+        losses=replace(_CMI.losses, alignment=1.0),
         learning=replace(_CMI.learning, real=0.25),
         first_batches=2,
         held_out_every=8,
@@ -223,12 +208,11 @@ _BOOK: Final = (
             _CONDENSED.about,
             ours="on pseudo-replay; its images flow from a generator, so none begin as views of the condensed ones",
         ),
-        source=replace(
-            _PSEUDO_REPLAY.source,
-            weights=replace(_PSEUDO_REPLAY.source.weights, alignment=1.0),
-        ),
+        source=FLOW,
+        losses=replace(_PSEUDO_REPLAY.losses, alignment=1.0),
+        adversary=_PSEUDO_REPLAY.adversary,
         memory=_PSEUDO_REPLAY.memory,
-        learning=replace(_FLOW_LEARNING, real=0.25),
+        learning=replace(FLOW_LEARNING, real=0.25),
         first_batches=1,
     ),
     Recipe(
@@ -239,13 +223,11 @@ _BOOK: Final = (
             reconstructed="written from the formulas",
             ours="budgeted: small batches, a narrow generator",
         ),
-        source=replace(
-            _FLOW,
-            weights=LossWeights(one_hot=0.05, balance=5.0, activation=0.01),
-            student_mode="train",
-        ),
-        memory=_GALLERY,
-        learning=replace(_FLOW_LEARNING, steps=1, loss="soft_targets", temperature=1.0),
+        source=FLOW,
+        losses=LossWeights(one_hot=0.05, balance=5.0, activation=0.01),
+        adversary=IN_TRAIN_MODE,
+        memory=GALLERY,
+        learning=replace(FLOW_LEARNING, steps=1, loss=SoftTargets(temperature=1.0)),
     ),
     Recipe(
         name="dfad",
@@ -256,11 +238,11 @@ _BOOK: Final = (
             reconstructed="written from the formulas",
             ours="budgeted: a narrow generator",
         ),
-        source=replace(
-            _FLOW, rate=1e-3, weights=LossWeights(disagreement=1.0), student_mode="train"
-        ),
-        memory=_GALLERY,
-        learning=replace(_FLOW_LEARNING, steps=5),
+        source=replace(FLOW, rate=1e-3),
+        losses=LossWeights(disagreement=1.0),
+        adversary=IN_TRAIN_MODE,
+        memory=GALLERY,
+        learning=replace(FLOW_LEARNING, steps=5),
     ),
     Recipe(
         name="zskt",
@@ -270,9 +252,11 @@ _BOOK: Final = (
             reconstructed="rates and temperature from a re-implementation; the paper's attention term is not used",
             ours="budgeted: a narrow generator",
         ),
-        source=replace(_FLOW, rate=1e-3, weights=LossWeights(divergence=1.0), student_mode="train"),
-        memory=_GALLERY,
-        learning=replace(_FLOW_LEARNING, steps=5, loss="soft_targets", temperature=20.0),
+        source=replace(FLOW, rate=1e-3),
+        losses=LossWeights(divergence=1.0),
+        adversary=IN_TRAIN_MODE,
+        memory=GALLERY,
+        learning=replace(FLOW_LEARNING, steps=5, loss=SoftTargets(temperature=20.0)),
     ),
     Recipe(
         name="deep-inversion",
@@ -283,22 +267,16 @@ _BOOK: Final = (
             reconstructed="written from the formulas",
             ours="100 steps per batch where the paper has 2,000; the pool and the student's schedule",
         ),
-        source=Source(
-            kind="pixels",
-            batch=128,
-            steps=100,
-            rate=0.05,
-            jitter=2,
-            weights=LossWeights(
-                one_hot=1.0,
-                batch_norm=10.0,
-                first_layer=10.0,
-                jensen_shannon=10.0,
-                total_variation=1e-2,
-                l2=1e-3,
-            ),
-            warm_up=0.1,
+        source=PixelSource(batch=128, steps=100, rate=0.05, jitter=2),
+        losses=LossWeights(
+            one_hot=1.0,
+            batch_norm=10.0,
+            first_bn_multiplier=10.0,
+            jensen_shannon=10.0,
+            total_variation=1e-2,
+            l2=1e-3,
         ),
+        adversary=_POOL_ADVERSARY,
         memory=_POOL_MEMORY,
         learning=replace(_POOL_LEARNING, steps=400),
         first_batches=2,
@@ -317,8 +295,9 @@ _BOOK: Final = (
             _POOL_SOURCE,
             steps=5,
             latents=256,
-            weights=LossWeights(one_hot=0.4, batch_norm=10.0, adversarial=1.33),
         ),
+        losses=LossWeights(one_hot=0.4, batch_norm=10.0, adversarial=1.33),
+        adversary=_POOL_ADVERSARY,
         memory=_POOL_MEMORY,
         learning=replace(_POOL_LEARNING, steps=10, weight_decay=1e-4, mix=0.0),
         first_batches=8,
@@ -333,14 +312,9 @@ _BOOK: Final = (
             reconstructed="written from the formulas",
             ours="one-hot embeddings unless a file is given; 20 steps per batch where the paper has 30",
         ),
-        source=replace(
-            _POOL_SOURCE,
-            kind="noisy_layer",
-            steps=20,
-            rate=4e-3,
-            weights=LossWeights(one_hot=0.5, batch_norm=10.0, adversarial=1.33),
-            restart_every=1 / 30,
-        ),
+        source=NoisyLayerSource(batch=128, steps=20, rate=4e-3, restart_every=1 / 30),
+        losses=LossWeights(one_hot=0.5, batch_norm=10.0, adversarial=1.33),
+        adversary=_POOL_ADVERSARY,
         memory=_POOL_MEMORY,
         learning=replace(_POOL_LEARNING, steps=100),
         first_batches=4,
@@ -355,125 +329,10 @@ _BOOK: Final = (
             reconstructed="written from the paper's idea",
             ours="nothing; the student's batch-norm statistics are those of noise, so expect little of it",
         ),
-        source=Source(kind="noise", batch=128, weights=LossWeights()),
-        memory=_GALLERY,
-        learning=replace(_FLOW_LEARNING, rate=1e-3, loss="soft_targets", temperature=1.0, steps=20),
+        source=NoiseSource(batch=128),
+        memory=GALLERY,
+        learning=replace(FLOW_LEARNING, rate=1e-3, loss=SoftTargets(temperature=1.0), steps=20),
     ),
 )
 
 RECIPES: Final[dict[str, Recipe]] = {recipe.name: recipe for recipe in _BOOK}
-
-
-def _faithful(
-    name: str, steps: int, *, source: Source, memory: Memory, learning: Learning
-) -> Faithful:
-    recipe = replace(RECIPES[name], source=source, memory=memory, learning=learning)
-    return Faithful(recipe=recipe, steps=steps)
-
-
-def _cmi_family(
-    name: str,
-    length: int,
-    changed: Source,
-    *,
-    rate: float = 0.1,
-    made: int = 256,
-    learned: int = 256,
-) -> Faithful:
-    """Images made and learned at once, in an epoch of 400 steps."""
-    base = RECIPES[name]
-    return _faithful(
-        name,
-        length,
-        source=replace(changed, batch=made, latents=256, width=64, expansion=0.0),
-        memory=replace(base.memory, batches=400, entry=made),
-        learning=replace(
-            base.learning,
-            batch=learned,
-            steps=400,
-            rate=rate,
-            weight_decay=1e-4,
-            mix=0.0,
-            real=0.5 if base.learning.real else 0.0,
-        ),
-    )
-
-
-FAITHFUL: Final[dict[str, Faithful]] = {
-    "memory-bank": _faithful(
-        "memory-bank",
-        144_000,
-        source=replace(_FAITHFUL_FLOW, weights=_BINICI),
-        memory=RECIPES["memory-bank"].memory,
-        learning=_FAITHFUL_LEARNING,
-    ),
-    "pseudo-replay": _faithful(
-        "pseudo-replay",
-        144_000,
-        source=replace(_FAITHFUL_FLOW, weights=_BINICI),
-        memory=replace(RECIPES["pseudo-replay"].memory, latents=1000, width=64, steps=4),
-        learning=_FAITHFUL_LEARNING,
-    ),
-    "dafl": _faithful(
-        "dafl",
-        2000 * 120,
-        source=replace(
-            _FAITHFUL_FLOW, weights=LossWeights(one_hot=0.05, balance=5.0, activation=0.01)
-        ),
-        memory=_GALLERY,
-        learning=replace(
-            _FAITHFUL_LEARNING, batch=1024, steps=1, loss="soft_targets", temperature=1.0
-        ),
-    ),
-    "dfad": _faithful(
-        "dfad",
-        500 * 50 * 5,
-        source=replace(RECIPES["dfad"].source, batch=256, latents=256, width=64),
-        memory=_GALLERY,
-        learning=replace(_FAITHFUL_LEARNING, batch=256, steps=5),
-    ),
-    "zskt": _faithful(
-        "zskt",
-        200 * 400 * 5,
-        source=replace(RECIPES["zskt"].source, batch=256, latents=256, width=64),
-        memory=_GALLERY,
-        learning=replace(
-            _FAITHFUL_LEARNING, batch=256, steps=5, loss="soft_targets", temperature=20.0
-        ),
-    ),
-    "deep-inversion": _cmi_family(
-        "deep-inversion", 200 * 400, replace(RECIPES["deep-inversion"].source, steps=2000, rate=0.1)
-    ),
-    "cmi": _cmi_family("cmi", 200 * 400, replace(RECIPES["cmi"].source, steps=500, rate=1e-3)),
-    "condensed-expansion": _cmi_family(
-        "condensed-expansion",
-        220 * 400,
-        replace(RECIPES["condensed-expansion"].source, steps=10, rate=2e-3, warm_up=1 / 11),
-    ),
-    "condensed-cmi": _cmi_family(
-        "condensed-cmi",
-        200 * 400,
-        replace(RECIPES["condensed-cmi"].source, steps=500, rate=1e-3),
-    ),
-    "fast": _cmi_family(
-        "fast",
-        220 * 400,
-        replace(RECIPES["fast"].source, steps=5, rate=3e-3, latent_rate=0.01, warm_up=1 / 11),
-        rate=0.2,
-    ),
-    "nayer": _cmi_family(
-        "nayer",
-        320 * 400,
-        replace(RECIPES["nayer"].source, steps=30, rate=4e-3, warm_up=1 / 16),
-        rate=0.2,
-        made=400,
-        learned=512,
-    ),
-    "noise": _faithful(
-        "noise",
-        200 * 196,
-        source=RECIPES["noise"].source,
-        memory=_GALLERY,
-        learning=replace(RECIPES["noise"].learning, batch=256),
-    ),
-}

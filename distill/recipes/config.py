@@ -1,36 +1,46 @@
-"""Recipes: which parts, with which weights. All of them stand in `recipebook`.
+"""What a recipe is made of: frozen records, one for each kind of a part, with the fields of that kind alone.
 
-Every length is a share of the budget, never a number of steps, so that a short run is the long
-run made short.
+All lengths are shares of the budget, never numbers of steps, so that a short run is the long run
+made short. The recipes that are shipped stand in `catalogue`; users write their own as TOML (`recipe_file`).
 """
 
-import math
-from dataclasses import replace
-from typing import Annotated, Final, Literal
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias, TypeVar
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
-from edgekd.errors import UsageError
+from edgekd.distill.kd_losses import AnyLoss
 from edgekd.records import Share, record
 
-Positive = Annotated[float, Field(gt=0)]
-Weight = Annotated[float, Field(ge=0)]
-AtLeastOne = Annotated[int, Field(ge=1)]
-Count = Annotated[int, Field(ge=0)]
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
-SourceKind = Literal["meta", "restarted", "noisy_layer", "pixels", "unconditional", "noise"]
-MemoryKind = Literal["pool", "bank", "replay", "none"]
-DistillationLoss = Literal["soft_targets", "standardized", "logit_distance"]
+# Sizes have an upper bound: a file of a user that says 10^30 images is refused where it is read, and not by an
+# allocation that fails hours later.
+Size = Annotated[int, Field(ge=1, le=8192)]
+Width = Annotated[int, Field(ge=1, le=1024)]
+Repeats = Annotated[int, Field(ge=1, le=1_000_000)]
+Rate = Annotated[float, Field(gt=0)]
+Weight = Annotated[float, Field(ge=0)]
+# Any part of a recipe.
+T = TypeVar("T", bound="DataclassInstance")
+Head = Literal["sigmoid", "batch_norm"]
+Eviction = Literal["oldest", "reservoir", "balanced"]
+# It is printed, and stands in the files of a run.
+RecipeTitle = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}$")]
 
 
 @record
 class Provenance:
     """What a recipe is after, and how sure we are of it."""
 
-    paper: str
-    confirmed: str  # by the authors' code or paper
-    reconstructed: str  # from formulas, summaries or other people's code
-    ours: str  # added or changed here
+    paper: str = ""
+    # By the authors' code or paper.
+    confirmed: str = ""
+    # From formulas, summaries or other people's code.
+    reconstructed: str = ""
+    # Added or changed here.
+    ours: str = ""
 
 
 @record
@@ -39,19 +49,26 @@ class LossWeights:
 
     one_hot: Weight = 0.0
     batch_norm: Weight = 0.0
-    first_layer: Weight = 1.0  # of the first batch-norm layer within `batch_norm`
-    adversarial: Weight = 0.0  # -KL where student and teacher decide the same
-    disagreement: Weight = 0.0  # -L1 of logits
-    divergence: Weight = 0.0  # -KL, everywhere
+    # Of the first batch-norm layer within `batch_norm`; None: it counts as the others do.
+    first_bn_multiplier: Weight | None = None
+    # -KL where student and teacher decide the same.
+    adversarial: Weight = 0.0
+    # -L1 of logits.
+    disagreement: Weight = 0.0
+    # -KL, everywhere.
+    divergence: Weight = 0.0
     jensen_shannon: Weight = 0.0
-    jensen_shannon_form: Literal["sample", "mean"] = "sample"
     balance: Weight = 0.0
     activation: Weight = 0.0
     contrastive: Weight = 0.0
-    alignment: Weight = 0.0  # features like those of the condensed or real images
+    # Features like those of the condensed or real images.
+    alignment: Weight = 0.0
+    # Whether the discriminator of `alignment` is left without the classes.
+    unconditional_alignment: bool = False
     total_variation: Weight = 0.0
     l2: Weight = 0.0
-    patches: Weight = 0.0  # entropy of patch similarities, of a transformer's attention
+    # Entropy of patch similarities, of a transformer's attention.
+    patches: Weight = 0.0
 
     @property
     def asks_student(self) -> bool:
@@ -60,6 +77,12 @@ class LossWeights:
     @property
     def asks_features(self) -> bool:
         return any((self.activation, self.contrastive))
+
+    @property
+    def asks_anything(self) -> bool:
+        # Of the others each changes what a weight means, and is none.
+        others = {"first_bn_multiplier", "unconditional_alignment"}
+        return any(getattr(self, each.name) for each in fields(self) if each.name not in others)
 
     def against_student(self, factor: float) -> "LossWeights":
         """The same, with this much of the terms that ask the student; 0: made against nobody."""
@@ -73,182 +96,272 @@ class LossWeights:
 
 
 @record
-class Source:
-    """Where images come from, and what they are made by."""
+class Adversary:
+    """How images are made against the student: the terms that ask it, over the run."""
 
-    kind: SourceKind
-    batch: AtLeastOne  # images of one inversion, or of one step of the generator
-    weights: LossWeights
-    steps: AtLeastOne = (
-        1  # of an inversion; a generator that runs beside the student takes one a round
-    )
-    latents: AtLeastOne = 128
-    width: AtLeastOne | None = None  # of the generator; None: from the size of the images
-    head: Literal["sigmoid", "batch_norm"] = "sigmoid"
-    rate: Positive = 2e-3  # Adam
-    latent_rate: Positive = 0.015
-    restart_every: Share = 0.0  # of the budget, between two fresh generators; 0: never
-    momentum: Share = 0.0  # of an average of the generator that makes half of the images (MAD)
-    jitter: Count = 0  # pixels
-    warm_up: Share = 0.0  # of the budget, without the terms that ask the student
-    fading: Share = 0.0  # of the weight of those terms, what is gone when the budget is
-    student_mode: Literal["eval", "train"] = "eval"  # while its answers are asked
-    conditional: bool = True  # whether the discriminator of `alignment` knows the classes
-    # Of batches that are fitted: begun as views of condensed or real images, where there are any.
-    expansion: Share = 0.0
-    expansion_rate: Positive = 0.1  # Adam, of their pixels in the teacher's normalised space
+    # Of the budget, without these terms.
+    warm_up: Share = 0.0
+    # Of the weight of these terms, what is gone when the budget is.
+    fading: Share = 0.0
+    # Whether the student normalises by the batch while it is asked.
+    student_in_train_mode: bool = False
 
-    @property
-    def flows(self) -> bool:
-        """Whether images are made fresh for every student step and not kept."""
-        return self.kind in {"unconditional", "noise"}
+
+# --- where images come from -------------------------------------------------------------------
 
 
 @record
-class Memory:
-    """What is kept of the images that were made."""
+class MetaSource:
+    """A generator that is a good start for the inversion of any batch (Fast-DFKD)."""
 
-    kind: MemoryKind
-    batches: AtLeastOne  # capacity of the pool or bank; what else is kept shows and calibrates
-    entry: AtLeastOne  # images of a batch in it
-    eviction: Literal["oldest", "reservoir", "balanced"] = "oldest"
-    period: Share = 0.0  # of the budget, between two batches kept; 0: every batch that is made
-    share: Share = 0.0  # of a student's batch, beside the fresh images
-    # replay: a VAE that remembers without images
-    latents: AtLeastOne = 256
-    width: AtLeastOne = 32
-    rate: Positive = 5e-4  # Adam
-    latent_rate: Positive = 0.02  # Adam, one step on the latents before they are replayed
-    steps: Count = 0  # of the VAE, in a round
+    kind: Literal["meta"] = "meta"
+    # Images of one inversion.
+    batch: Size
+    # Of an inversion.
+    steps: Repeats
+    # Adam.
+    rate: Rate = 2e-3
+    latent_rate: Rate = 0.015
+    latents: Size = 128
+    # Of the generator; None: from the size of the images.
+    width: Width | None = None
+    head: Head = "sigmoid"
+    # Of the budget, between two fresh generators; 0: never.
+    restart_every: Share = 0.0
+    # Of the batches, those that begin as views of condensed or real images, where there are any.
+    expansion: Share = 0.0
+
+
+@record
+class RestartedSource:
+    """A fresh generator for each batch (CMI)."""
+
+    kind: Literal["restarted"] = "restarted"
+    batch: Size
+    steps: Repeats
+    rate: Rate = 2e-3
+    latent_rate: Rate = 0.015
+    latents: Size = 128
+    width: Width | None = None
+    head: Head = "sigmoid"
+    expansion: Share = 0.0
+
+
+@record
+class NoisyLayerSource:
+    """A generator behind layers that are drawn for each batch (NAYER)."""
+
+    kind: Literal["noisy_layer"] = "noisy_layer"
+    batch: Size
+    steps: Repeats
+    rate: Rate = 2e-3
+    latents: Size = 128
+    width: Width | None = None
+    head: Head = "sigmoid"
+    restart_every: Share = 0.0
+    expansion: Share = 0.0
+
+
+@record
+class PixelSource:
+    """The pixels themselves are fitted (DeepInversion)."""
+
+    kind: Literal["pixels"] = "pixels"
+    batch: Size
+    steps: Repeats
+    rate: Rate = 2e-3
+    # Pixels, by which images are moved before they are judged.
+    jitter: Annotated[int, Field(ge=0, le=64)] = 0
+    expansion: Share = 0.0
+
+
+@record
+class UnconditionalSource:
+    """A generator that learns one step a round beside the student (DAFL, DFAD, ZSKT)."""
+
+    kind: Literal["unconditional"] = "unconditional"
+    # Images of one step of the generator.
+    batch: Size
+    rate: Rate = 2e-3
+    latents: Size = 128
+    width: Width | None = None
+    head: Head = "sigmoid"
+    # Of an average of the generator that makes half of the images (MAD); 0: without one.
+    momentum: Share = 0.0
+
+
+@record
+class NoiseSource:
+    """Normal noise, of which nothing is learned."""
+
+    kind: Literal["noise"] = "noise"
+    batch: Size
+
+
+GeneratorSource: TypeAlias = MetaSource | RestartedSource | NoisyLayerSource
+# Images of these are fitted, and kept in a pool.
+InvertedSource: TypeAlias = MetaSource | RestartedSource | NoisyLayerSource | PixelSource
+# Images of the others are made for every step of the student, and forgotten.
+Source: TypeAlias = Annotated[
+    InvertedSource | UnconditionalSource | NoiseSource, Field(discriminator="kind")
+]
+
+# --- what is kept of them ---------------------------------------------------------------------
+
+
+@record
+class PoolMemory:
+    """All that is made, as long as there is room: what the student learns from."""
+
+    kind: Literal["pool"] = "pool"
+    # Capacity.
+    batches: Repeats
+    # Images of a batch in it.
+    entry: Size
+    eviction: Eviction = "oldest"
+
+
+@record
+class BankMemory:
+    """Past batches of a generator that goes on, of which the student is reminded."""
+
+    kind: Literal["bank"] = "bank"
+    batches: Repeats
+    entry: Size
+    # Of the budget, between two batches kept; 0: one a round.
+    period: Share = 0.0
+    # Of a student's batch, beside the fresh images.
+    share: Share = 0.0
+    eviction: Eviction = "oldest"
+
+
+@record
+class ReplayMemory:
+    """A VAE that remembers without images."""
+
+    kind: Literal["replay"] = "replay"
+    # Batches that are kept only to show and to calibrate.
+    batches: Repeats
+    entry: Size
+    period: Share = 0.0
+    share: Share = 0.0
+    latents: Size = 256
+    width: Width = 32
+    # Of the VAE, in a round.
+    steps: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+
+
+@record
+class NoMemory:
+    """The student is reminded of nothing; a few batches are kept to show and to calibrate."""
+
+    kind: Literal["none"] = "none"
+    batches: Repeats
+    entry: Size
+    period: Share = 0.0
+
+
+Memory: TypeAlias = Annotated[
+    PoolMemory | BankMemory | ReplayMemory | NoMemory, Field(discriminator="kind")
+]
+
+# --- who learns from them ---------------------------------------------------------------------
 
 
 @record
 class Learning:
     """How the student learns."""
 
-    batch: AtLeastOne
-    steps: AtLeastOne  # in a round
+    batch: Size
+    # In a round.
+    steps: Repeats
     optimizer: Literal["sgd", "adam"]
-    rate: Positive  # the peak; cosine to 0 at the end of the budget
+    # The peak; cosine to 0 at the end of the budget.
+    rate: Rate
     weight_decay: Weight
-    loss: DistillationLoss
-    temperature: Positive = 20.0
-    mix: Share = 0.0  # of batches that are convex mixtures of two images
-    ema_span: Positive = 0.01  # of the budget, over which the delivered weights are averaged
-    shift: Share = 0.0  # augmentation: random translation, as a share of the side
-    structured: Share = (
-        0.0  # of a batch from structured noise, evenly over what the teacher sees in it
-    )
+    loss: AnyLoss
+    # Of the batches, those that are convex mixtures of two images.
+    mix: Share = 0.0
+    # Augmentation: random translation, as a share of the side.
+    shift: Share = 0.0
+    # Of a batch from structured noise, evenly over what the teacher sees in it.
+    structured: Share = 0.0
     # The same for images of several channels; None: as for grey ones.
     structured_colour: Share | None = None
-    real: Share = 0.0  # of a batch from condensed or real images, where there are any
-    noise_start: Share = 0.0  # of the budget, on plain noise
-    inner_rate: Weight = 0.0  # of a step on new images before the loss on remembered ones (LRA)
+    # Of a batch from condensed or real images, where there are any.
+    real: Share = 0.0
+    # Of the budget, on plain noise.
+    noise_start: Share = 0.0
+    # Of the learning rate, for a step on new images before the loss on remembered ones (LRA).
+    inner_rate: Weight = 0.0
 
 
 @record
 class Recipe:
-    name: str
-    about: Provenance
+    """Where images come from, by which losses, what is kept of them, and who learns from them."""
+
+    name: RecipeTitle
+    about: Provenance = Provenance()
     source: Source
+    losses: LossWeights = LossWeights()
+    adversary: Adversary = Adversary()
     memory: Memory
     learning: Learning
-    first_batches: AtLeastOne = 1  # images or steps of the generator, before the student's first
-    held_out_every: AtLeastOne = 16  # rounds; a batch that is never learned from
+    # Images or steps of the generator, before the student's first.
+    first_batches: Annotated[int, Field(ge=1, le=10_000)] = 1
+    # Rounds; a batch that is never learned from.
+    held_out_every: Repeats = 16
+
+    def __post_init__(self) -> None:
+        kept = isinstance(self.memory, PoolMemory)
+        if self.flows == kept:
+            takes = "bank, replay or none" if self.flows else "pool"
+            raise ValueError(
+                f'source.kind "{self.source.kind}" takes memory.kind {takes}, not "{self.memory.kind}"'
+            )
+        if not isinstance(self.source, NoiseSource) and not self.losses.asks_anything:
+            raise ValueError(
+                f'source.kind "{self.source.kind}" makes images by losses: give one of them a weight above 0'
+            )
+
+    @property
+    def flows(self) -> bool:
+        """Whether images are made fresh for every student step and not kept."""
+        return isinstance(self.source, UnconditionalSource | NoiseSource)
+
+    @property
+    def reminded(self) -> float:
+        """The share of a student's batch that comes from the memory, beside fresh images."""
+        return self.memory.share if isinstance(self.memory, BankMemory | ReplayMemory) else 0.0
+
+    @property
+    def inner_steps(self) -> int:
+        """Of one inversion; a generator that goes on beside the student takes one a round."""
+        return 1 if self.inverted is None else self.inverted.steps
+
+    @property
+    def inverted(self) -> InvertedSource | None:
+        """The source, where its images are fitted batch by batch and kept."""
+        return None if isinstance(self.source, UnconditionalSource | NoiseSource) else self.source
 
 
-FLOWING_STRUCTURED: Final = 0.8  # of a batch, beside images that flow from no statistics
+def adjust(part: T, **values: object) -> T:
+    """A part with these settings, of those that its kind has: one call for sources of several kinds."""
+    known = {each.name for each in fields(part)}
+    return replace(part, **{name: value for name, value in values.items() if name in known})
 
 
-def for_teacher(recipe: Recipe, *, batch_norm: bool, attention: bool = False) -> Recipe:
-    """The recipe as it is used for a teacher with or without trained batch-norm.
-
-    Without the statistics, class balance, image priors and the L1 disagreement carry the images of
-    a recipe that leans on them; the others have them already. Where such images are never seen again,
-    structured noise holds the student (docs/log.md).
-
-    Args:
-        recipe: of the book.
-        batch_norm: whether there are trained statistics to match.
-        attention: whether the teacher is a transformer, whose patches say something too.
-    """
-    weights = recipe.source.weights
-    if batch_norm or not weights.batch_norm:
-        return recipe
-    weights = replace(
-        weights,
-        batch_norm=0.0,
-        disagreement=max(weights.disagreement, 0.1),
-        balance=max(weights.balance, 1.0),
-        total_variation=max(weights.total_variation, 0.1),
-        patches=0.1 if attention else 0.0,
-        one_hot=min(weights.one_hot, 0.5),
+KINDS_OF_SOURCE: Final[dict[str, type[Any]]] = {
+    each.kind: each
+    for each in (
+        MetaSource,
+        RestartedSource,
+        NoisyLayerSource,
+        PixelSource,
+        UnconditionalSource,
+        NoiseSource,
     )
-    learning = replace(
-        recipe.learning,
-        loss="logit_distance",
-        optimizer="adam",
-        rate=min(recipe.learning.rate, 2e-3),
-        weight_decay=0.0,
-        structured=FLOWING_STRUCTURED if recipe.source.flows else recipe.learning.structured,
-    )
-    # Mean 0 and deviation 1 of each channel: statistics of a layer that every teacher has.
-    source = replace(recipe.source, weights=weights, head="batch_norm")
-    return replace(recipe, source=source, learning=learning)
-
-
-def for_batch(recipe: Recipe, batch: int) -> Recipe:
-    """The recipe with this many images at once, of source, student and memory."""
-    # A batch that was fitted is kept whole; of what flows a part is kept.
-    entry = min(batch, recipe.memory.entry) if recipe.source.flows else batch
-    return replace(
-        recipe,
-        source=replace(recipe.source, batch=batch),
-        learning=replace(recipe.learning, batch=batch),
-        memory=replace(recipe.memory, entry=entry),
-    )
-
-
-def for_ranks(recipe: Recipe, ranks: int) -> Recipe:
-    """One rank's share of a recipe: its batches are those of all ranks together.
-
-    Raises:
-        UsageError: a batch cannot be shared evenly.
-    """
-    batches = {
-        "images of an inversion": recipe.source.batch,
-        "images of a batch in the memory": recipe.memory.entry,
-        "images of a student's step": recipe.learning.batch,
-    }
-    uneven = {name: count for name, count in batches.items() if count % ranks}
-    if uneven:
-        common = math.gcd(*batches.values())
-        fits = [number for number in range(1, common + 1) if common % number == 0]
-        said = ", ".join(f"{count} {name}" for name, count in uneven.items())
-        raise UsageError(
-            f"{ranks} processes cannot share the batches of recipe {recipe.name} evenly ({said}). Start "
-            f"{' or '.join(map(str, fits))}: torchrun --nproc-per-node, times --nnodes."
-        )
-    return replace(
-        recipe,
-        source=replace(recipe.source, batch=recipe.source.batch // ranks),
-        memory=replace(recipe.memory, entry=recipe.memory.entry // ranks),
-        learning=replace(recipe.learning, batch=recipe.learning.batch // ranks),
-    )
-
-
-# The most that images take; on a board's teacher of 224 pixels 111 batches.
-POOL_BYTES: Final = 2 << 30
-
-
-def for_images(recipe: Recipe, shape: tuple[int, int, int]) -> Recipe:
-    """The recipe for images of (channels, height, width): the pool holds what memory can; structured noise by kind.
-
-    A fixed limit and not what is free here: a run that was killed must find the same recipe again.
-    """
-    held = POOL_BYTES // (recipe.memory.entry * math.prod(shape))
-    batches = max(4, min(recipe.memory.batches, held))
-    learning = recipe.learning
-    if shape[0] > 1 and learning.structured_colour is not None:
-        learning = replace(learning, structured=learning.structured_colour)
-    return replace(recipe, memory=replace(recipe.memory, batches=batches), learning=learning)
+}
+KINDS_OF_MEMORY: Final[dict[str, type[Any]]] = {
+    each.kind: each for each in (PoolMemory, BankMemory, ReplayMemory, NoMemory)
+}

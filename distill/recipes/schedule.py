@@ -1,13 +1,16 @@
 """What a run may spend, and what every schedule is derived from: the share that is spent."""
 
 import math
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import Field
 
 from edgekd.errors import UsageError
 from edgekd.options import DISTILL_MINUTES
 from edgekd.records import record
+
+# Of the budget, over which the delivered weights are averaged.
+EMA_SPAN: Final = 0.01
 
 
 @record
@@ -62,9 +65,9 @@ def learning_rate(peak: float, progress: float, *, warm_up: float = 0.02) -> flo
     return peak * 0.5 * (1 + math.cos(math.pi * (progress - warm_up) / (1 - warm_up)))
 
 
-def ema_decay(advance: float, *, span: float, updates: int) -> float:
+def ema_decay(advance: float, *, updates: int) -> float:
     """How much of the average stays when the budget advances by `advance`.
 
-    The average reaches back over `span` of the budget, and less while it is young.
+    The average reaches back over `EMA_SPAN` of the budget, and less while it is young.
     """
-    return min(math.exp(-advance / span), (1 + updates) / (10 + updates))
+    return min(math.exp(-advance / EMA_SPAN), (1 + updates) / (10 + updates))

@@ -1,16 +1,21 @@
 """Which recipe a run uses, in which form, and why."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final
 
 from edgekd.distill.data.real_images import RealImages
-from edgekd.distill.recipes.catalogue import FAITHFUL, RECIPES
-from edgekd.distill.recipes.config import (
-    Recipe,
+from edgekd.distill.recipes.adaptation import (
     for_batch,
     for_images,
     for_teacher,
+    list_changes,
+    without_batch_norm,
 )
+from edgekd.distill.recipes.catalogue import RECIPES
+from edgekd.distill.recipes.config import NoiseSource, Recipe, UnconditionalSource
+from edgekd.distill.recipes.faithful import FAITHFUL
+from edgekd.distill.recipes.recipe_file import is_recipe_file, read_recipe
 from edgekd.distill.recipes.schedule import RunBudget
 from edgekd.distill.teachers.feature_hooks import has_attention, has_features
 from edgekd.distill.teachers.loader import Teacher
@@ -45,7 +50,7 @@ def select_recipe(
     """A recipe as it is used for a teacher and what else was given.
 
     Args:
-        name: of the book, or "auto".
+        name: of one that is shipped, "auto", or the path of a file.
         teacher: loaded.
         real: condensed or few real images.
         faithful: the paper's settings instead of the budgeted ones.
@@ -54,52 +59,85 @@ def select_recipe(
 
     Raises:
         UsageError: no such recipe, or it needs what is not there.
+        InputFileError: the file cannot be read, or holds no recipe.
     """
     reason, short = "as asked", False
     if name == AUTO:
         name, reason = _auto(teacher, real)
         short = name == "plain" and _is_short(budget)
-    if name not in RECIPES:
-        raise UsageError(
-            f"unknown recipe {name!r}. Available: auto, {', '.join(RECIPES)}. See `edgekd recipes list`."
-        )
-    if faithful and name not in FAITHFUL:
-        raise UsageError(
-            f"recipe {name} has no paper's settings of its own. --faithful takes: {', '.join(FAITHFUL)}."
-        )
-    recipe = FAITHFUL[name].recipe if faithful else RECIPES[name]
-    steps = FAITHFUL[name].steps if faithful else None
-    info = teacher.info
+    found, steps = _find(name, faithful=faithful)
+    # Whoever names the settings of a paper, or writes some, means them.
+    as_written = faithful or is_recipe_file(name)
     notes: list[str] = []
-    recipe = _with_real(recipe, real, notes, faithful=faithful)
+    recipe = _with_real(found, real, notes, as_written=as_written)
     if short:
         learning = replace(recipe.learning, structured=SHORT_STRUCTURED)
         recipe = replace(recipe, learning=learning)
         reason += "; in so short a run structured noise teaches more than images from it, and is nearly all it learns from"
-    weights = recipe.source.weights
-    if (weights.asks_features or weights.alignment) and not has_features(
-        teacher.module, classes=info.classes
-    ):
-        raise UsageError(
-            f"recipe {name} reads the teacher's penultimate features, and none were found in this file. Take "
-            "another one (pool, fast, nayer), or give the network with --arch and its weights."
-        )
-    if not faithful:
-        attention = has_attention(teacher.module)
-        recipe = for_teacher(recipe, batch_norm=info.batch_norm_trained, attention=attention)
-    if weights.batch_norm and not info.batch_norm_trained:
-        notes.append(
-            "weaker: the recipe matches batch-norm statistics, and the teacher has none that are trained; "
-            + ("it runs without them" if faithful else "class balance and image priors stand in")
-        )
+    _require_features(recipe, teacher)
+    recipe = _for_teacher(recipe, teacher, notes, faithful=faithful, as_written=as_written)
     if batch is not None:
         recipe = for_batch(recipe, batch)
-    return SelectedRecipe(
-        recipe=for_images(recipe, info.input.shape),
-        reason=reason,
-        notes=tuple(notes),
-        steps=steps,
+    fitted = for_images(recipe, teacher.info.input.shape)
+    if as_written and fitted.memory.batches != recipe.memory.batches:
+        notes.append(
+            f"the memory holds {fitted.memory.batches} batches, not {recipe.memory.batches}"
+        )
+    return SelectedRecipe(recipe=fitted, reason=reason, notes=tuple(notes), steps=steps)
+
+
+def _find(name: str, *, faithful: bool) -> tuple[Recipe, int | None]:
+    """The recipe of a name or in a file, and the steps of its paper."""
+    if is_recipe_file(name):
+        if faithful:
+            raise UsageError(
+                "--faithful takes the settings of a paper, and --recipe FILE those of the file: give one of them."
+            )
+        return read_recipe(Path(name)), None
+    if name not in RECIPES:
+        raise UsageError(
+            f"unknown recipe {name!r}. Available: auto, {', '.join(RECIPES)}. See `edgekd recipes list`."
+        )
+    if not faithful:
+        return RECIPES[name], None
+    if name not in FAITHFUL:
+        raise UsageError(
+            f"recipe {name} has no paper's settings of its own. --faithful takes: {', '.join(FAITHFUL)}."
+        )
+    return FAITHFUL[name].recipe, FAITHFUL[name].steps
+
+
+def _require_features(recipe: Recipe, teacher: Teacher) -> None:
+    losses = recipe.losses
+    if (losses.asks_features or losses.alignment) and not has_features(
+        teacher.module, classes=teacher.info.classes
+    ):
+        raise UsageError(
+            f"recipe {recipe.name} reads the teacher's penultimate features, and none were found in this file. Take "
+            "another one (pool, fast, nayer), or give the network with --arch and its weights."
+        )
+
+
+def _for_teacher(
+    recipe: Recipe, teacher: Teacher, notes: list[str], *, faithful: bool, as_written: bool
+) -> Recipe:
+    """The recipe for a teacher that may have no batch-norm, with a note of each setting that changed."""
+    if teacher.info.batch_norm_trained or not recipe.losses.batch_norm:
+        return recipe
+    found = recipe
+    if not as_written:
+        attention = has_attention(teacher.module)
+        found = for_teacher(recipe, batch_norm=False, attention=attention)
+    elif not faithful:
+        found = without_batch_norm(recipe)
+    notes.append(
+        "weaker: the recipe matches batch-norm statistics, and the teacher has none that are trained; "
+        + ("it runs without them" if as_written else "class balance and image priors stand in")
     )
+    changes = list_changes(recipe, found)
+    if changes:
+        notes.append(f"changed for this teacher: {', '.join(changes)}")
+    return found
 
 
 def _auto(teacher: Teacher, real: RealImages | None) -> tuple[str, str]:
@@ -121,26 +159,29 @@ def _is_short(budget: RunBudget | None) -> bool:
 
 
 def _with_real(
-    recipe: Recipe, real: RealImages | None, notes: list[str], *, faithful: bool
+    recipe: Recipe, real: RealImages | None, notes: list[str], *, as_written: bool
 ) -> Recipe:
     if real is None:
-        if recipe.source.weights.alignment:
+        if recipe.losses.alignment:
             raise UsageError(
                 f"recipe {recipe.name} comes close to real images and has none: give --condensed FILE (see "
                 "`edgekd condense`) or --samples DIR."
             )
         return recipe
-    if recipe.source.kind == "noise":
+    source = recipe.source
+    if isinstance(source, NoiseSource):
         raise UsageError(
             f"recipe {recipe.name} learns from nothing but noise: leave out --condensed and --samples, or take "
             "condensed-expansion."
         )
     notes.extend(real.notes)
     wanted = recipe.learning.real or REAL_SHARE
-    share, expansion = wanted, recipe.source.expansion
-    if not faithful:  # docs/log.md has what each costs
+    share = wanted
+    if not as_written:  # docs/log.md has what each costs
         share = min(share, REAL_PER_IMAGE[real.kind] * len(real.images))
-        expansion = min(expansion, EXPANSION_PER_IMAGE * len(real.images))
+        if not isinstance(source, UnconditionalSource):
+            most = EXPANSION_PER_IMAGE * len(real.images)
+            source = replace(source, expansion=min(source.expansion, most))
     if not recipe.learning.real:
         notes.append(
             f"recipe {recipe.name} knows no real images; {100 * share:.3g}% of what the student sees are of {real.name}"
@@ -150,8 +191,4 @@ def _with_real(
             f"{len(real.images)} images are few: {100 * share:.3g}% of what the student sees are of {real.name}, not "
             f"{wanted:.0%}"
         )
-    return replace(
-        recipe,
-        source=replace(recipe.source, expansion=expansion),
-        learning=replace(recipe.learning, real=share),
-    )
+    return replace(recipe, source=source, learning=replace(recipe.learning, real=share))

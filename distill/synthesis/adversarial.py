@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgekd.distill.compute.distributed import SINGLE_PROCESS, ProcessGroup
 from edgekd.distill.models.batch_norm import batch_norms
 from edgekd.distill.models.networks import follow
-from edgekd.distill.recipes.config import LossWeights, Source
+from edgekd.distill.recipes.config import LossWeights, UnconditionalSource
 from edgekd.distill.synthesis.generators import Generator, draw_weights, width_for
+from edgekd.distill.synthesis.inversion import SourceContext
 from edgekd.distill.synthesis.synthesis_loss import SynthesisLoss, frozen
 from edgekd.distill.synthesis.synthetic_batch import SyntheticBatch, channel_statistics
 from edgekd.records import InputSpec
@@ -54,24 +54,16 @@ class UnconditionalGenerator(FlowingSource):
     With `momentum` half of the images come from an average of its past (MAD, Do et al., NeurIPS 2022).
     """
 
-    def __init__(
-        self,
-        source: Source,
-        spec: InputSpec,
-        *,
-        device: torch.device,
-        layout: torch.memory_format,
-        generator: torch.Generator,
-        group: ProcessGroup = SINGLE_PROCESS,
-    ) -> None:
+    def __init__(self, source: UnconditionalSource, context: SourceContext) -> None:
         self.settings = source
-        self.group = group
-        self.device = device
+        self.group = context.group
+        self.device = context.device
+        spec = context.spec
         network = Generator(
             spec, latents=source.latents, width=source.width or width_for(spec), head=source.head
         )
-        draw_weights(network, generator=generator)
-        self.network = network.to(device, memory_format=layout)  # type: ignore[call-overload]
+        draw_weights(network, generator=context.generator)
+        self.network = network.to(context.device, memory_format=context.layout)  # type: ignore[call-overload]
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=source.rate)
         self.average = copy.deepcopy(self.network).eval() if source.momentum else None
 
@@ -80,7 +72,7 @@ class UnconditionalGenerator(FlowingSource):
     ) -> SyntheticBatch | None:
         self.network.train()
         latents = self._latents(self.settings.batch, generator=generator)
-        with frozen(criterion.student, mode=self.settings.student_mode):
+        with frozen(criterion.student, train=criterion.student_in_train_mode):
             with criterion.autocast():
                 images = self.network(latents)
             judged = criterion.criterion(images, None, weights, generator=generator)

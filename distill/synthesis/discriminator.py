@@ -14,8 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from edgekd.distill.compute.device import Compute
 from edgekd.distill.compute.distributed import SINGLE_PROCESS, ProcessGroup
+from edgekd.distill.data.real_images import RealImages
+from edgekd.distill.data.siamese_augmentation import siamese
+from edgekd.distill.recipes.config import LossWeights
 from edgekd.distill.teachers.feature_hooks import watch_features
+from edgekd.distill.teachers.loader import Teacher
 from edgekd.errors import UsageError
 
 WIDTH: Final = 256
@@ -223,3 +228,40 @@ class Alignment:
         """Over the synthetic images of which there are real ones to be compared with."""
         known = (self.counts[classes] > 0).float()
         return (values * known).sum() / known.sum().clamp_min(1)
+
+
+def make_alignment(
+    module: nn.Module,
+    losses: LossWeights,
+    real: RealImages | None,
+    *,
+    teacher: Teacher,
+    moving: torch.Generator,
+    first: torch.Generator,
+    compute: Compute,
+) -> Alignment | None:
+    """What draws images to real ones, where a recipe asks for it and there are some.
+
+    Args:
+        module: the teacher on the device.
+        losses: the recipe's.
+        real: condensed or few real images, normalised and labelled.
+        teacher: only its description is used.
+        moving: moves real and synthetic images before their features are compared.
+        first: on the CPU, for the first weights.
+        compute: where to compute.
+    """
+    if real is None or not losses.alignment:
+        return None
+    assert real.labels is not None  # where nobody says, the teacher was asked
+    with compute.autocast():
+        return Alignment(
+            module,
+            real.images,
+            real.labels,
+            classes=teacher.info.classes,
+            conditional=not losses.unconditional_alignment,
+            augment=lambda images: siamese(images, generator=moving, flip=teacher.flip),
+            generator=first,
+            group=compute.group,
+        )

@@ -12,11 +12,14 @@ from torch.nn import functional
 
 from edgekd.distill import losses
 from edgekd.distill.compute.distributed import SINGLE_PROCESS, ProcessGroup
-from edgekd.distill.recipes.config import Memory
+from edgekd.distill.recipes.config import ReplayMemory
 from edgekd.distill.synthesis.generators import Encoder, Generator, draw_weights
 from edgekd.distill.synthesis.synthesis_loss import SynthesisLoss
 from edgekd.records import InputSpec
 
+# Adam, of the VAE, and one step on latents before they are replayed.
+RATE: Final = 5e-4
+LATENT_RATE: Final = 0.02
 DIVERGENCE: Final = 1e-5  # weight of the latents' divergence from N(0, I)
 ONE_HOT: Final = 1.0  # of the tuning of latents
 BALANCE: Final = 5.0  # of 1 - H / ln K; the release has 5 times -H in logarithms to base 10
@@ -27,7 +30,7 @@ class Replay:
 
     def __init__(
         self,
-        memory: Memory,
+        memory: ReplayMemory,
         spec: InputSpec,
         *,
         device: torch.device,
@@ -44,7 +47,7 @@ class Replay:
             draw_weights(network, generator=generator)
             network.to(device, memory_format=layout)  # type: ignore[call-overload]
         self.optimizer = torch.optim.Adam(
-            [*self.encoder.parameters(), *self.decoder.parameters()], lr=memory.rate
+            [*self.encoder.parameters(), *self.decoder.parameters()], lr=RATE
         )
         self.steps = 0
 
@@ -110,7 +113,7 @@ class Replay:
         self.decoder.eval()
         shape = (count, self.settings.latents)
         latents = torch.randn(shape, generator=generator, device=self.device).requires_grad_()
-        tuning = torch.optim.Adam([latents], lr=self.settings.latent_rate)
+        tuning = torch.optim.Adam([latents], lr=LATENT_RATE)
         with criterion.autocast():
             logits = criterion.teacher(criterion.normalise(self.decoder(latents))).float()
         loss = (

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from edgekd.distill.compute.distributed import ProcessGroup
+from edgekd.distill.recipes.config import Eviction
 from edgekd.distill.synthesis.synthetic_batch import SyntheticBatch
-
-Eviction = Literal["oldest", "reservoir", "balanced"]
 
 
 def to_uint8(images: Tensor) -> Tensor:  # 0..1 -> 0..255
@@ -40,11 +39,25 @@ class ImagePool:
     to eight bits and augmentation can change its answer.
     """
 
-    append_only = True  # a batch that is there is never changed, only overwritten
-
     def __init__(
-        self, capacity: int, batch: int, shape: tuple[int, int, int], *, device: torch.device
+        self,
+        capacity: int,
+        batch: int,
+        shape: tuple[int, int, int],
+        *,
+        device: torch.device,
+        eviction: "RandomEviction | None" = None,
     ) -> None:
+        """An empty pool.
+
+        Args:
+            capacity: in batches.
+            batch: images of one.
+            shape: of an image, (C, H, W).
+            device: where it lies.
+            eviction: which single images a full pool gives up; None: the oldest batch, whole.
+        """
+        self.eviction = eviction
         self.capacity = capacity
         self.batch = batch
         self.images = torch.zeros(capacity, batch, *shape, dtype=torch.uint8, device=device)
@@ -61,8 +74,27 @@ class ImagePool:
         """Of the images, when all are there."""
         return self.images.numel()
 
+    @property
+    def append_only(self) -> bool:
+        """Whether a batch that is there is never changed, only overwritten."""
+        return self.eviction is None
+
     def add(self, entry: PoolEntry) -> None:
-        self.put(self.made, entry)
+        if self.eviction is None or self.made < self.capacity:
+            self.put(self.made, entry)
+        else:
+            self._replace_images(entry, self.eviction.choose(self, entry))
+
+    def _replace_images(self, entry: PoolEntry, places: list[tuple[int, int]]) -> None:
+        """Put single images, by (number in the batch, place in the pool), where others were."""
+        # Of two for one place the later one stays, as if they had come one by one.
+        last = {place: number for number, place in places}
+        device = self.images.device
+        slots = torch.tensor(list(last), dtype=torch.int64, device=device)
+        taken = torch.tensor(list(last.values()), dtype=torch.int64, device=entry.images.device)
+        self.images.view(-1, *self.images.shape[2:])[slots] = entry.images[taken].to(device)
+        self.classes.view(-1)[slots] = entry.classes[taken].to(device)
+        self.made += 1
 
     def put(self, number: int, entry: PoolEntry) -> None:
         """Add a batch as the `number`-th, where nothing is chosen."""
@@ -86,10 +118,14 @@ class ImagePool:
 
     def state_dict(self) -> dict[str, Any]:
         """All but the images."""
-        return {"made": self.made}
+        if self.eviction is None:
+            return {"made": self.made}
+        return {"made": self.made, "drawing": self.eviction.drawing.get_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.made = state["made"]
+        if self.eviction is not None:
+            self.eviction.drawing.set_state(state["drawing"].cpu())
 
     def sample(
         self, count: int, *, generator: torch.Generator
@@ -115,72 +151,42 @@ class ImagePool:
         return [self.images[slot] for slot in order.tolist()]
 
 
-class SelectivePool(ImagePool):
-    """A pool that, once full, takes and gives up single images.
+class RandomEviction:
+    """Which images a full pool gives up for new ones, one by one.
 
     "reservoir": every image ever made is in it with the same probability (Vitter 1985, algorithm R).
     "balanced": a new image takes the place of one of the class that has the most.
     """
 
-    append_only = False
-
-    def __init__(
-        self,
-        capacity: int,
-        batch: int,
-        shape: tuple[int, int, int],
-        *,
-        device: torch.device,
-        eviction: Literal["reservoir", "balanced"],
-        seed: int,
-    ) -> None:
-        super().__init__(capacity, batch, shape, device=device)
-        self.eviction = eviction
+    def __init__(self, kind: Literal["reservoir", "balanced"], *, seed: int) -> None:
+        self.kind = kind
         self.drawing = torch.Generator().manual_seed(seed)
 
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "drawing": self.drawing.get_state()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        super().load_state_dict(state)
-        self.drawing.set_state(state["drawing"].cpu())
-
-    def add(self, entry: PoolEntry) -> None:
-        if self.made < self.capacity:
-            super().add(entry)
-            return
-        places = self._reservoir() if self.eviction == "reservoir" else self._evict_balanced(entry)
-        # Of two for one place the later one stays, as if they had come one by one.
-        last = {compute: number for number, compute in places}
-        slots = torch.tensor(list(last), dtype=torch.int64, device=self.images.device)
-        taken = torch.tensor(list(last.values()), dtype=torch.int64, device=entry.images.device)
-        self.images.view(-1, *self.images.shape[2:])[slots] = entry.images[taken].to(
-            self.images.device
-        )
-        self.classes.view(-1)[slots] = entry.classes[taken].to(self.classes.device)
-        self.made += 1
-
-    def _reservoir(self) -> list[tuple[int, int]]:
+    def choose(self, pool: ImagePool, entry: PoolEntry) -> list[tuple[int, int]]:
         """(number in the batch, place in the pool) of those that are taken."""
-        first = self.made * self.batch
+        if self.kind == "reservoir":
+            return self._choose_by_reservoir(pool)
+        return self._choose_by_class(pool, entry)
+
+    def _choose_by_reservoir(self, pool: ImagePool) -> list[tuple[int, int]]:
+        first = pool.made * pool.batch
         drawn = [
             int(torch.randint(first + number + 1, (), generator=self.drawing))
-            for number in range(self.batch)
+            for number in range(pool.batch)
         ]
-        return [(number, compute) for number, compute in enumerate(drawn) if compute < len(self)]
+        return [(number, place) for number, place in enumerate(drawn) if place < len(pool)]
 
-    def _evict_balanced(self, entry: PoolEntry) -> list[tuple[int, int]]:
-        there = self.classes.flatten().tolist()
+    def _choose_by_class(self, pool: ImagePool, entry: PoolEntry) -> list[tuple[int, int]]:
         by_class: dict[int, list[int]] = {}
-        for compute, decided in enumerate(there):
-            by_class.setdefault(decided, []).append(compute)
+        for place, decided in enumerate(pool.classes.flatten().tolist()):
+            by_class.setdefault(decided, []).append(place)
         chosen = []
         for number, decided in enumerate(entry.classes.tolist()):
             most = max(by_class, key=lambda each: len(by_class[each]))
             places = by_class[most]
-            compute = places.pop(int(torch.randint(len(places), (), generator=self.drawing)))
-            by_class.setdefault(decided, []).append(compute)
-            chosen.append((number, compute))
+            place = places.pop(int(torch.randint(len(places), (), generator=self.drawing)))
+            by_class.setdefault(decided, []).append(place)
+            chosen.append((number, place))
         return chosen
 
 
@@ -194,9 +200,8 @@ def make_pool(
     seed: int,
 ) -> ImagePool:
     """A pool that gives up images in the way that a recipe says."""
-    if eviction == "oldest":
-        return ImagePool(capacity, batch, shape, device=device)
-    return SelectivePool(capacity, batch, shape, device=device, eviction=eviction, seed=seed)
+    chosen = None if eviction == "oldest" else RandomEviction(eviction, seed=seed)
+    return ImagePool(capacity, batch, shape, device=device, eviction=chosen)
 
 
 def gather_pool(pool: ImagePool, group: ProcessGroup) -> ImagePool:

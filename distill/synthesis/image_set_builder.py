@@ -24,7 +24,8 @@ from edgekd.distill.synthesis.image_pool import (
     to_float,
     to_uint8,
 )
-from edgekd.distill.synthesis.inversion import KINDS, FittedSource
+from edgekd.distill.synthesis.inversion import FittedSource, SourceContext
+from edgekd.distill.synthesis.sources import make_fitted_source
 from edgekd.distill.synthesis.synthesis_loss import SynthesisLoss
 from edgekd.distill.synthesis.synthetic_batch import draw_balanced_classes
 from edgekd.distill.teachers.loader import Teacher
@@ -51,7 +52,7 @@ class SelectedImages:
 
 def _keeps(recipe: Recipe) -> bool:
     """Whether it makes images to keep, of nothing but the teacher."""
-    return recipe.source.kind in KINDS and not recipe.source.weights.alignment
+    return not recipe.flows and not recipe.losses.alignment
 
 
 class Synthesis:
@@ -86,14 +87,21 @@ class Synthesis:
             UsageError: the recipe keeps no images.
         """
         self.teacher = teacher
-        if recipe.source.kind not in KINDS:
+        source = recipe.inverted
+        if source is None:
             raise UsageError(
                 f"recipe {recipe.name} makes no images to keep. `synthesize` takes: "
                 f"{', '.join(name for name, each in RECIPES.items() if _keeps(each))}."
             )
-        weights = recipe.source.weights.against_student(0.0)
+        weights = recipe.losses.against_student(0.0)
         weights = replace(weights, one_hot=ONE_HOT * weights.one_hot, alignment=0.0)
-        self.recipe = replace(recipe, source=replace(recipe.source, weights=weights))
+        if not weights.asks_anything:
+            raise UsageError(
+                f"recipe {recipe.name} makes images by what asks the student alone, and `synthesize` has none. "
+                "Give one of its other losses a weight above 0."
+            )
+        self.recipe = replace(recipe, losses=weights)
+        self.settings = source
         self.compute = compute
         self.clock = clock
         self.count = count - sum(there)
@@ -123,14 +131,14 @@ class Synthesis:
         self.warnings: list[str] = []
 
     def _source(self, seed: int) -> FittedSource:
-        return KINDS[self.recipe.source.kind](
-            self.recipe.source,
-            self.teacher.info.input,
+        context = SourceContext(
+            spec=self.teacher.info.input,
             classes=self.teacher.info.classes,
             device=self.compute.device,
             layout=self.compute.memory_format,
             generator=torch.Generator().manual_seed(seed),
         )
+        return make_fitted_source(self.settings, context)
 
     # --- state, for checkpoints -------------------------------------------------------------------
 
@@ -198,7 +206,7 @@ class Synthesis:
             )
 
     def _batch(self) -> dict[str, float]:
-        recipe, settings = self.recipe, self.recipe.source
+        recipe, settings = self.recipe, self.settings
         # What is made while the generator learns to start is thrown away.
         longer = STEPS if self.pool.made >= recipe.first_batches else 1
         while True:
@@ -206,7 +214,7 @@ class Synthesis:
             made = self.source.invert(
                 self.criterion,
                 draw_balanced_classes(settings.batch, len(self.wanted), generator=self.generator),
-                weights=settings.weights,
+                weights=recipe.losses,
                 steps=settings.steps * longer,
                 learn=True,
                 generator=self.generator,

@@ -60,6 +60,8 @@ class SynthesisLoss:
     autocast: Autocast
     device: torch.device
     alignment: Alignment | None = None
+    # Whether the student normalises by the batch while it is asked.
+    student_in_train_mode: bool = False
     group: ProcessGroup = SINGLE_PROCESS
     bank: list[Tensor] = field(
         default_factory=list
@@ -96,9 +98,8 @@ class SynthesisLoss:
         if weights.one_hot:
             parts["one_hot"] = weights.one_hot * losses.one_hot(logits, wanted)
         if weights.batch_norm and statistics.seen:
-            parts["bn"] = weights.batch_norm * statistics.distance(
-                first=weights.first_layer, group=self.group
-            )
+            first = 1.0 if weights.first_bn_multiplier is None else weights.first_bn_multiplier
+            parts["bn"] = weights.batch_norm * statistics.distance(first=first, group=self.group)
         if weights.balance:
             parts["balance"] = weights.balance * losses.class_balance(logits, group=self.group)
         if weights.total_variation:
@@ -159,7 +160,7 @@ class SynthesisLoss:
         if weights.divergence:
             parts.append(weights.divergence * losses.kl_disagreement(answers, logits))
         if weights.jensen_shannon:
-            apart = losses.jensen_shannon(answers, logits, form=weights.jensen_shannon_form)
+            apart = losses.jensen_shannon(answers, logits)
             parts.append(weights.jensen_shannon * apart)
         return torch.stack(parts).sum()
 
@@ -185,10 +186,10 @@ class SynthesisLoss:
 
 
 @contextmanager
-def frozen(student: nn.Module, *, mode: str) -> Iterator[None]:
+def frozen(student: nn.Module, *, train: bool) -> Iterator[None]:
     """Gradients go through the student to the images, not into it; its mode is put back."""
     was_training = student.training
-    student.train(mode == "train").requires_grad_(False)
+    student.train(train).requires_grad_(False)
     try:
         yield
     finally:

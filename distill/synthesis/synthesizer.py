@@ -1,4 +1,4 @@
-"""The side of a run that makes images and keeps them; the student's side is `engine.py`.
+"""The side of a run that makes images and keeps them; the student's side is `training/distiller.py`.
 
 N images, C channels, H x W pixels, K classes.
 """
@@ -15,29 +15,35 @@ from torch import Tensor, nn
 from edgekd.distill.compute.device import Compute
 from edgekd.distill.data.given_data import GivenData
 from edgekd.distill.data.real_images import RealImages
-from edgekd.distill.data.siamese_augmentation import siamese
-from edgekd.distill.recipes.config import LossWeights, Recipe
-from edgekd.distill.synthesis.adversarial import FlowingSource, Noise, UnconditionalGenerator
+from edgekd.distill.recipes.config import (
+    LossWeights,
+    NoiseSource,
+    NoMemory,
+    PoolMemory,
+    Recipe,
+    ReplayMemory,
+    UnconditionalSource,
+)
+from edgekd.distill.synthesis.adversarial import FlowingSource
 from edgekd.distill.synthesis.collapse_detection import CollapseMonitor, Verdict, class_entropy
-from edgekd.distill.synthesis.discriminator import Alignment
-from edgekd.distill.synthesis.generative_replay import Replay
+from edgekd.distill.synthesis.discriminator import make_alignment
 from edgekd.distill.synthesis.image_pool import (
-    ImagePool,
     PoolEntry,
     entry_of,
     gather_pool,
-    make_pool,
     to_float,
     to_uint8,
 )
-from edgekd.distill.synthesis.inversion import KINDS, FittedSource, ViewExpansion
+from edgekd.distill.synthesis.inversion import FittedSource, SourceContext
+from edgekd.distill.synthesis.memories import fill_pool, make_pools, make_replay
+from edgekd.distill.synthesis.pixel_sources import ViewExpansion
+from edgekd.distill.synthesis.sources import make_fitted_source, make_flowing_source
 from edgekd.distill.synthesis.synthesis_loss import SynthesisLoss
 from edgekd.distill.synthesis.synthetic_batch import SyntheticBatch, draw_balanced_classes
 from edgekd.distill.teachers.loader import Teacher
 
 logger = logging.getLogger(__name__)
 
-HELD_OUT_BATCHES: Final = 8
 # Held-out images should look like the teacher's classes, not like what the student finds hard.
 HELD_OUT_STEPS: Final = 4  # times the steps of the recipe
 HELD_OUT_ONE_HOT: Final = 4.0  # times its weight
@@ -86,7 +92,15 @@ class Synthesizer:
         self.moving = torch.Generator(device).manual_seed(group.seed(seed + 3))
         # Classes are drawn for the batch of all ranks, by each of them alike.
         self.common = None if group.is_single else torch.Generator(device).manual_seed(seed + 4)
-        self.alignment = self._alignment(module, real, first=first)
+        self.alignment = make_alignment(
+            module,
+            recipe.losses,
+            real,
+            teacher=teacher,
+            moving=self.moving,
+            first=first,
+            compute=compute,
+        )
         self.criterion = SynthesisLoss(
             teacher=module,
             student=student,
@@ -95,98 +109,44 @@ class Synthesizer:
             autocast=compute.autocast,
             device=device,
             alignment=self.alignment,
+            student_in_train_mode=recipe.adversary.student_in_train_mode,
             group=group,
         )
         self.source = self._source(first)
         self.expansion = self._expansion(real, first)
-        memory, shape = recipe.memory, info.input.shape
-        if ahead is None:
-            self.pool = make_pool(
-                memory.batches,
-                memory.entry,
-                shape,
-                device=device,
-                eviction=memory.eviction,
-                seed=group.seed(seed + 2),
-            )
-            self.held_out = ImagePool(HELD_OUT_BATCHES, memory.entry, shape, device=device)
-        else:
-            # Batches of one image: a set need not be a multiple of any batch.
-            self.pool = ImagePool(len(ahead.images), 1, shape, device=device)
-            self.held_out = ImagePool(len(ahead.held_out), 1, shape, device=device)
-        self.replay = self._replay(first) if memory.kind == "replay" and ahead is None else None
+        self.pool, self.held_out = make_pools(
+            recipe.memory, ahead, info.input.shape, seed=group.seed(seed + 2), device=device
+        )
+        context = self._context(first)
+        self.replay = make_replay(recipe.memory, context) if ahead is None else None
         self.monitors = CollapseMonitor()
         self.rounds = 0
         self.made = 0  # images
         self.kept_at = -1.0  # progress, when a batch was last put into the memory
         self.progress = 0.0
 
-    def _source(self, first: torch.Generator) -> FittedSource | FlowingSource:
-        source, spec = self.recipe.source, self.teacher.info.input
-        where: dict[str, Any] = {
-            "device": self.compute.device,
-            "layout": self.compute.memory_format,
-        }
-        if source.kind == "noise":
-            return Noise(spec, device=self.compute.device)
-        if source.kind == "unconditional":
-            return UnconditionalGenerator(source, spec, generator=first, group=self.group, **where)
-        classes = self.teacher.info.classes
-        return KINDS[source.kind](
-            source,
-            spec,
-            classes=classes,
+    def _context(self, first: torch.Generator) -> SourceContext:
+        return SourceContext(
+            spec=self.teacher.info.input,
+            classes=self.teacher.info.classes,
+            device=self.compute.device,
+            layout=self.compute.memory_format,
             generator=first,
             embeddings=self.embeddings,
             group=self.group,
-            **where,
         )
+
+    def _source(self, first: torch.Generator) -> FittedSource | FlowingSource:
+        source, context = self.recipe.source, self._context(first)
+        if isinstance(source, UnconditionalSource | NoiseSource):
+            return make_flowing_source(source, context)
+        return make_fitted_source(source, context)
 
     def _expansion(self, real: RealImages | None, first: torch.Generator) -> ViewExpansion | None:
-        source = self.recipe.source
-        if real is None or self.ahead is not None or source.flows or not source.expansion:
+        source = self.recipe.inverted
+        if real is None or self.ahead is not None or source is None or not source.expansion:
             return None
-        return ViewExpansion(
-            source,
-            self.teacher.info.input,
-            real=real,
-            flip=self.teacher.flip,
-            classes=self.teacher.info.classes,
-            generator=first,
-            device=self.compute.device,
-            layout=self.compute.memory_format,
-        )
-
-    def _replay(self, first: torch.Generator) -> Replay:
-        compute, spec = self.compute, self.teacher.info.input
-        return Replay(
-            self.recipe.memory,
-            spec,
-            device=compute.device,
-            layout=compute.memory_format,
-            generator=first,
-            group=self.group,
-        )
-
-    def _alignment(
-        self, module: nn.Module, real: RealImages | None, *, first: torch.Generator
-    ) -> Alignment | None:
-        source = self.recipe.source
-        if real is None or not source.weights.alignment:
-            return None
-        assert real.labels is not None  # where nobody says, the teacher was asked
-        flip = self.teacher.flip
-        with self.compute.autocast():
-            return Alignment(
-                module,
-                real.images,
-                real.labels,
-                classes=self.teacher.info.classes,
-                conditional=source.conditional,
-                augment=lambda images: siamese(images, generator=self.moving, flip=flip),
-                generator=first,
-                group=self.group,
-            )
+        return ViewExpansion(source, self._context(first), real=real, flip=self.teacher.flip)
 
     # --- state ---------------------------------------------------------------------------------
 
@@ -259,7 +219,8 @@ class Synthesizer:
         """Of what the student is reminded of: stored images, or the network that replays them."""
         if self.replay is not None:
             return self.replay.nbytes
-        return self.pool.nbytes if self.recipe.memory.kind in {"pool", "bank"} else 0
+        # Of what is kept beside a generator that goes on, the student is shown nothing.
+        return 0 if isinstance(self.recipe.memory, NoMemory) else self.pool.nbytes
 
     # --- a round -------------------------------------------------------------------------------
 
@@ -281,9 +242,10 @@ class Synthesizer:
         return losses
 
     def _weights(self) -> LossWeights:
-        source = self.recipe.source
-        young = self.progress < source.warm_up
-        return source.weights.against_student(0.0 if young else 1 - source.fading * self.progress)
+        adversary = self.recipe.adversary
+        young = self.progress < adversary.warm_up
+        factor = 0.0 if young else 1 - adversary.fading * self.progress
+        return self.recipe.losses.against_student(factor)
 
     def _fit(self, source: FittedSource, *, generator: torch.Generator) -> dict[str, float]:
         wanted = self.recipe.first_batches if self.pool.made == 0 else 1
@@ -308,7 +270,8 @@ class Synthesizer:
     def invert(self, *, generator: torch.Generator, held_out: bool = False) -> SyntheticBatch:
         """One batch of images against the student as it is, or for the held-out set."""
         assert isinstance(self.source, FittedSource)
-        settings = self.recipe.source
+        settings = self.recipe.inverted
+        assert settings is not None  # else the source flows
         weights = self._weights()
         if held_out:
             weights = weights.against_student(0.0)
@@ -352,16 +315,18 @@ class Synthesizer:
 
     def _periods(self, progress: float) -> float:
         """Periods of the memory that are over: a count, so that rounding does not add up."""
-        period = self.recipe.memory.period
+        memory = self.recipe.memory
+        period = 0.0 if isinstance(memory, PoolMemory) else memory.period
         return math.floor(progress / period + 1e-9) if period else progress
 
     def _remember(self, *, generator: torch.Generator) -> None:
         """Teach the replay what the generator makes now."""
-        for _ in range(self.recipe.memory.steps):
-            if self.replay is None:
-                return
+        memory = self.recipe.memory
+        if self.replay is None or not isinstance(memory, ReplayMemory):
+            return
+        for _ in range(memory.steps):
             # Half of what is new in a student's batch (PRE-DFKD: 512 of 1,024).
-            learning, memory = self.recipe.learning, self.recipe.memory
+            learning = self.recipe.learning
             count = round((1 - memory.share) * learning.batch) // 2
             novel = self.fresh(max(2, count), generator=generator)
             loss = self.replay.learn(self.criterion, novel, generator=generator)
@@ -421,19 +386,12 @@ class Synthesizer:
             self.source = self._source(torch.Generator().manual_seed(self.seed + number))
         if verdict.action == "restart memory":
             number = self.rounds + self.monitors.memory_restarts
-            self.replay = self._replay(torch.Generator().manual_seed(self.seed + number))
-
-    # --- images made before ------------------------------------------------------------------------
+            first = torch.Generator().manual_seed(self.seed + number)
+            self.replay = make_replay(self.recipe.memory, self._context(first))
 
     def take_ahead(self) -> None:
         """Put the images that were made ahead into the pools."""
         assert self.ahead is not None
-        for images, classes, pool in (
-            (self.ahead.images, self.ahead.classes, self.pool),
-            (self.ahead.held_out, self.ahead.held_out_classes, self.held_out),
-        ):
-            pool.images[:, 0].copy_(images)
-            pool.classes[:, 0].copy_(classes)
-            pool.scores.zero_()  # none is better than another
-            pool.made = len(images)
+        fill_pool(self.pool, self.ahead.images, self.ahead.classes)
+        fill_pool(self.held_out, self.ahead.held_out, self.ahead.held_out_classes)
         self.made = len(self.ahead.images)

@@ -10,7 +10,7 @@ from typing import Final
 
 import torch
 
-from edgekd.distill.recipes.config import Recipe
+from edgekd.distill.recipes.config import Recipe, adjust
 from edgekd.distill.synthesis.image_pool import entry_of
 from edgekd.distill.training.distiller import Distillation
 
@@ -126,18 +126,18 @@ def forecast(fresh: Callable[[Recipe], Distillation], recipe: Recipe, *, pixels:
 
 def _images_made(recipe: Recipe, steps: int, batches: float) -> int:
     """Images of a whole run: a source that flows makes those of every step of the student."""
-    if recipe.source.flows:
-        return round(steps * recipe.learning.batch * (1 - recipe.memory.share))
+    if recipe.flows:
+        return round(steps * recipe.learning.batch * (1 - recipe.reminded))
     return round(batches) * recipe.source.batch
 
 
 def _work(recipe: Recipe) -> int:
-    return recipe.source.batch * recipe.source.steps
+    return recipe.source.batch * recipe.inner_steps
 
 
 def _images(scratch: Distillation) -> None:
     """What a round makes of images, once."""
-    if scratch.ahead is None and not scratch.recipe.source.flows:
+    if scratch.ahead is None and not scratch.recipe.flows:
         made = scratch.synthesizer.invert(generator=scratch.generator)
         scratch.pool.add(entry_of(made))
     else:
@@ -148,7 +148,7 @@ def _with_batch(recipe: Recipe, batch: int, steps: int) -> Recipe:
     """The recipe with batches that are a part of its own."""
     return replace(
         recipe,
-        source=replace(recipe.source, batch=batch, steps=steps),
+        source=adjust(recipe.source, batch=batch, steps=steps),
         learning=replace(recipe.learning, batch=max(4, min(batch, recipe.learning.batch))),
         memory=replace(recipe.memory, entry=min(recipe.memory.entry, batch), batches=1),
     )
@@ -160,7 +160,7 @@ def _shorten(recipe: Recipe, pixels: int) -> Recipe:
     student = recipe.learning.batch * TIMED_STUDENT_STEPS * pixels
     if max(inversion, student) <= WHOLE_WORK:
         return recipe
-    steps = min(recipe.source.steps, TIMED_INNER_STEPS)
+    steps = min(recipe.inner_steps, TIMED_INNER_STEPS)
     largest = max(recipe.source.batch * steps, recipe.learning.batch * TIMED_STUDENT_STEPS)
     share = min(1.0, WHOLE_WORK / 4 / (largest * pixels))
     return _with_batch(recipe, max(4, round(recipe.source.batch * share)), steps)
@@ -168,7 +168,7 @@ def _shorten(recipe: Recipe, pixels: int) -> Recipe:
 
 def _of_half(fresh: Callable[[Recipe], Distillation], timed: Recipe) -> int:
     """The most that was held after half of the part of a batch; libraries have come in by then."""
-    scratch = fresh(_with_batch(timed, timed.source.batch // 2, timed.source.steps))
+    scratch = fresh(_with_batch(timed, timed.source.batch // 2, timed.inner_steps))
     _images(scratch)
     scratch.student.train()
     scratch.student_step()

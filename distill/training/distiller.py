@@ -11,56 +11,47 @@ N images, C channels, H x W pixels, K classes.
 """
 
 import copy
-import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from edgekd.distill import losses as objectives
-from edgekd.distill.compute.compiled_forward import Pass, compile_forward
+from edgekd.distill.compute.compiled_forward import Pass
 from edgekd.distill.compute.device import Compute
 from edgekd.distill.compute.distributed import SINGLE_PROCESS
 from edgekd.distill.data.given_data import NOTHING, GivenData
-from edgekd.distill.models import architectures, networks
-from edgekd.distill.models.batch_norm import batch_norms, reestimate
-from edgekd.distill.recipes.config import Learning, Recipe, for_ranks
+from edgekd.distill.models import networks
+from edgekd.distill.recipes.adaptation import for_ranks
+from edgekd.distill.recipes.config import Recipe
 from edgekd.distill.recipes.schedule import RunBudget, ema_decay, learning_rate
-from edgekd.distill.synthesis.image_pool import ImagePool, to_float
+from edgekd.distill.synthesis.image_pool import ImagePool
 from edgekd.distill.synthesis.synthesizer import Synthesizer
 from edgekd.distill.teachers.loader import Teacher
 from edgekd.distill.training.checkpoint import OWN
+from edgekd.distill.training.delivery import choose_batches, deliver_student
+from edgekd.distill.training.optimization import (
+    all_finite,
+    average_statistics,
+    compile_passes,
+    make_optimizer,
+    make_student,
+    retention_loss,
+)
+from edgekd.distill.training.progress_figures import (
+    AgreementMeter,
+    ProgressImages,
+    RoundEnd,
+    measure_accuracy,
+)
 from edgekd.distill.training.snapshots import Snapshots
 from edgekd.distill.training.student_batches import StudentBatches, label_images
 from edgekd.records import Architecture, HistoryPoint
 
-logger = logging.getLogger(__name__)
-
 AGREEMENT_EVERY = 0.02  # of the budget
-REESTIMATION_BATCHES = 64
-AT_ONCE = 256  # images, in one pass that measures
-
-
-@dataclass(frozen=True, kw_only=True)
-class RoundEnd:
-    """The end of a round."""
-
-    point: HistoryPoint
-    progress: float
-    warnings: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProgressImages:
-    """Labelled images that are looked at while a run goes on. They select nothing."""
-
-    images: Tensor  # (N, C, H, W) normalised
-    labels: Tensor  # (N,)
 
 
 class Distillation:
@@ -85,7 +76,7 @@ class Distillation:
         Args:
             teacher: loaded; it is copied to the device and never changed.
             student: what to train.
-            recipe: as it is used for this teacher (see `recipes.for_teacher`). Its batches are those of
+            recipe: as it is used for this teacher (see `select_recipe`). Its batches are those of
                 all ranks together.
             budget: what may be spent.
             seed: of every draw.
@@ -112,13 +103,9 @@ class Distillation:
         self.teacher_module = copy.deepcopy(teacher.module).to(
             device, memory_format=compute.memory_format
         )  # type: ignore[call-overload]
-        with torch.random.fork_rng(devices=[]):  # what a library draws beside weights of layers
-            torch.manual_seed(seed)  # noqa: TID251  # libraries take no generator
-            self.student = architectures.build(student)
-        networks.initialise(self.student, generator=first)
-        self.student.to(device, memory_format=compute.memory_format)  # type: ignore[call-overload]
+        self.student = make_student(student, seed=seed, generator=first, compute=compute)
         self.average = copy.deepcopy(self.student).eval().requires_grad_(False)
-        self.optimizer = _optimizer(self.student, recipe.learning)
+        self.optimizer = make_optimizer(self.student, recipe.learning)
         real = given.real
         if real is not None:
             real = label_images(real, self.teacher_module, compute)
@@ -151,7 +138,9 @@ class Distillation:
         self.rate_factor = 1.0
         self.measured_at = 0.0
         self.history: list[HistoryPoint] = []
-        self.decided: tuple[int, Tensor] | None = None  # the teacher's, of held-out images
+        self.meter = AgreementMeter(
+            self.student_batches.final_teacher, self.student_batches.normalise
+        )
         self.compiles = compiles
         self.answers: Pass = self.student
         self.targets: Pass = self.teacher_module
@@ -235,7 +224,7 @@ class Distillation:
         """
         said = len(self.warnings)
         if self.compiles:
-            self._compile()
+            self._compile_passes()
         self.prepare()
         while self.progress < 1.0:
             started = self.clock()
@@ -261,21 +250,12 @@ class Distillation:
         seed = self.compute.group.seed(self.seed + 4)
         self.student_batches.prepare(seed=seed, steps=self.budget.steps)
 
-    def _compile(self) -> None:
+    def _compile_passes(self) -> None:
         """Compile the passes of a step; the time that it takes is not the budget's."""
         shape = (self.recipe.learning.batch, *self.teacher.info.input.shape)
-        example = torch.zeros(shape, device=self.device).to(
-            memory_format=self.compute.memory_format
+        self.answers, self.targets = compile_passes(
+            self.student, self.teacher_module, shape, compute=self.compute, say=self._warn
         )
-        buffers = {name: each.clone() for name, each in self.student.named_buffers()}
-        self.answers = compile_forward(
-            self.student.train(), example, compute=self.compute, say=self._warn
-        )
-        self.student.load_state_dict(buffers, strict=False)  # the trial moved its statistics
-        with torch.no_grad():
-            self.targets = compile_forward(
-                self.teacher_module, example, compute=self.compute, say=self._warn
-            )
 
     def _event(self, losses: dict[str, float], said: int) -> RoundEnd:
         progress = self.progress
@@ -287,8 +267,8 @@ class Distillation:
                 "raw_agreement": self.agreement(self.student),
             }
             if self.watched is not None:
-                found["accuracy"] = self.accuracy(self.average)
-                found["raw_accuracy"] = self.accuracy(self.student)
+                found["accuracy"] = measure_accuracy(self.average, self.watched, self.compute)
+                found["raw_accuracy"] = measure_accuracy(self.student, self.watched, self.compute)
             self.measured_at = progress
         point = HistoryPoint(
             step=self.step,
@@ -323,40 +303,25 @@ class Distillation:
             if self.budget.minutes is not None and progress >= 1.0:
                 steps = done + 1
                 break
-        self._share_statistics()
+        if not self.compute.group.is_single:
+            # Once a round: a student in evaluation mode is asked only after this.
+            learning = (self.student, self.average, *self.synthesizer.networks())
+            average_statistics(learning, self.compute.group)
         mean = float(self.compute.group.all_reduce_mean(total)) / steps
         # The last step can break the weights after a loss that was still finite.
-        finite = self.compute.group.all_reduce_and(
-            math.isfinite(mean) and _all_finite(self.average)
-        )
+        finite = self.compute.group.all_reduce_and(math.isfinite(mean) and all_finite(self.average))
         verdict = self.synthesizer.monitors.student(finite=finite)
         if verdict.action == "restore student":
             self._restore_student(kept)
         self.synthesizer.act(verdict)
         return {"kd": mean}
 
-    @torch.no_grad()
-    def _share_statistics(self) -> None:
-        """Running statistics of each rank's batches to those of all.
-
-        Once a round: a student in evaluation mode is asked only after this.
-        """
-        if self.compute.group.is_single:
-            return
-        found: list[Tensor] = []
-        for network in (self.student, self.average, *self.synthesizer.networks()):
-            for layer in batch_norms(network).values():
-                assert layer.running_mean is not None
-                assert layer.running_var is not None
-                found += [layer.running_mean, layer.running_var]
-        self.compute.group.average(found)
-
     def gather(self) -> None:
         """Part with the other ranks: rank 0 has all images then, and goes on alone."""
         self.synthesizer.gather()
         self.compute.group.destroy()
         self.compute = replace(self.compute, group=SINGLE_PROCESS)
-        self.decided = None  # there are more held-out images now
+        self.meter.forget()  # there are more held-out images now
 
     def _progress_now(self, started: float) -> float:
         spent = self.elapsed_s + self.clock() - started
@@ -384,44 +349,22 @@ class Distillation:
             with torch.no_grad():
                 targets = asked(images)
             answers = self.answers(images)
-        return self._kd(answers, targets)
+        return self.recipe.learning.loss(answers, targets)
 
     def _retaining(self, teacher: nn.Module, new: Tensor, remembered: Tensor) -> Tensor:
-        """Loss on new images plus that on remembered ones after a step on the new (LRA).
-
-        Patel et al., CVPR 2023 ("Learning to Retain while Acquiring"), eq. 5: the gradient goes through
-        the inner step, so that a step which would forget is avoided before it is made.
-        """
-        acquired = self._loss(teacher, new)
-        names, parameters = zip(*self.student.named_parameters(), strict=True)
-        gradients = self.compute.group.all_reduce_means(
-            torch.autograd.grad(acquired, parameters, create_graph=True)
-        )
+        """Loss on new images plus that on remembered ones after a step on the new (LRA)."""
+        with self.compute.autocast(), torch.no_grad():
+            targets = teacher(remembered)
         # The inner rate is a share of the outer one, which the schedule sets.
         rate = self.recipe.learning.inner_rate * self.optimizer.param_groups[0]["lr"]
-        moved = {
-            name: part - rate * slope
-            for name, part, slope in zip(names, parameters, gradients, strict=True)
-        }
-        with self.compute.autocast():
-            with torch.no_grad():
-                targets = teacher(remembered)
-            answers = torch.func.functional_call(self.student, moved, (remembered,))
-        return acquired + self._kd(answers, targets)
-
-    def _kd(self, answers: Tensor, targets: Tensor) -> Tensor:
-        learning = self.recipe.learning
-        if learning.loss == "logit_distance":
-            return objectives.logit_distance(answers, targets)
-        if learning.loss == "standardized":
-            return objectives.soft_targets_standardized(
-                answers, targets, temperature=learning.temperature
-            )
-        return objectives.soft_targets(answers, targets, temperature=learning.temperature)
+        return retention_loss(
+            self.student, self._loss(teacher, new), (remembered, targets),
+            loss=self.recipe.learning.loss, rate=rate, compute=self.compute,
+        )  # fmt: skip
 
     def _average(self, advance: float) -> None:
         self.updates += 1
-        decay = ema_decay(advance, span=self.recipe.learning.ema_span, updates=self.updates)
+        decay = ema_decay(advance, updates=self.updates)
         networks.follow(self.average, self.student, decay=decay)
 
     def _restore_student(self, average: dict[str, Tensor]) -> None:
@@ -429,95 +372,22 @@ class Distillation:
         self.rate_factor /= 2
         self.average.load_state_dict(average)
         self.student.load_state_dict(average)
-        self.optimizer = _optimizer(self.student, self.recipe.learning)
+        self.optimizer = make_optimizer(self.student, self.recipe.learning)
 
     # --- what comes out -------------------------------------------------------------------------
 
-    @torch.no_grad()
     def agreement(self, student: nn.Module) -> float:
         """Share of the held-out synthetic images on which student and teacher decide the same."""
-        images = self._gather_held_out()
-        if self.decided is None or self.decided[0] != self.held_out.made:
-            # Of images that stay the same the teacher need not be asked again.
-            self.decided = (
-                self.held_out.made,
-                self._decisions(self.student_batches.final_teacher(), images),
-            )
-        with _evaluating(student):
-            same = self._decisions(student, images) == self.decided[1]
-        return float(self.compute.group.all_reduce_mean(same.double().mean().cpu()))
-
-    def _gather_held_out(self) -> Tensor:  # -> (N, C, H, W) uint8
-        kept = min(self.held_out.made, self.held_out.capacity)
-        return self.held_out.images[:kept].flatten(0, 1)
-
-    def _decisions(self, network: nn.Module, images: Tensor) -> Tensor:  # (N, C, H, W) -> (N,)
-        decided = []
-        for part in torch.split(images, AT_ONCE):
-            with self.compute.autocast():
-                decided.append(network(self.student_batches.normalise(to_float(part))).argmax(1))
-        return torch.cat(decided)
-
-    @torch.no_grad()
-    def accuracy(self, student: nn.Module) -> float:
-        """Share of the watched images that a student decides as their labels say."""
-        assert self.watched is not None
-        right = 0
-        with _evaluating(student):
-            for images, labels in zip(
-                torch.split(self.watched.images, AT_ONCE),
-                torch.split(self.watched.labels, AT_ONCE),
-                strict=True,
-            ):
-                with self.compute.autocast():
-                    decided = student(images.to(self.device)).argmax(1)
-                right += int((decided == labels.to(self.device)).sum())
-        return right / len(self.watched.labels)
+        return self.meter.measure(student, self.held_out, self.compute)
 
     def deliver(self) -> nn.Module:
         """The averaged student with batch-norm statistics of the best images; on the CPU, evaluation mode."""
         self._draw_gallery()  # where a finished run was taken up again
-        student = copy.deepcopy(self.average)
-        if self.ahead is None:
-            batches = self.pool.best_batches(min(REESTIMATION_BATCHES, max(1, self.pool.made // 2)))
-        else:
-            size = min(self.recipe.source.batch, len(self.pool))
-            whole = self.pool.images[: len(self.pool) // size * size, 0]
-            batches = list(torch.split(whole, size)[:REESTIMATION_BATCHES])
+        batch = None if self.ahead is None else self.recipe.source.batch
         with self.compute.autocast():
-            # As in training: the weights have never met the bare images, and statistics of
-            # those cost 1 to 8 points (docs/log.md).
-            reestimate(student, map(self.student_batches.as_learned, batches))
-        # Plain strides: the exporter would otherwise write the layout of this machine.
-        return student.eval().cpu().to(memory_format=torch.contiguous_format)
+            return deliver_student(
+                self.average, choose_batches(self.pool, batch), self.student_batches.as_learned
+            )
 
 
 _COUNTERS = ("step", "updates", "elapsed_s", "images_s", "rate_factor", "measured_at")
-
-
-@contextmanager
-def _evaluating(student: nn.Module) -> Iterator[None]:
-    was_training = student.training
-    student.eval()
-    try:
-        yield
-    finally:
-        student.train(was_training)
-
-
-def _all_finite(module: nn.Module) -> bool:
-    return all(bool(torch.isfinite(part).all()) for part in module.state_dict().values())
-
-
-def _optimizer(student: nn.Module, learning: Learning) -> torch.optim.Optimizer:
-    if learning.optimizer == "adam":
-        return torch.optim.Adam(
-            student.parameters(), lr=learning.rate, weight_decay=learning.weight_decay
-        )
-    return torch.optim.SGD(
-        student.parameters(),
-        lr=learning.rate,
-        momentum=0.9,
-        nesterov=True,
-        weight_decay=learning.weight_decay,
-    )

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from edgekd.distill.compute.device import Compute
 from edgekd.distill.data import augment
 from edgekd.distill.losses import soft_targets
-from edgekd.distill.recipes.config import AtLeastOne
+from edgekd.distill.recipes.config import Repeats
 from edgekd.errors import QualityError
 from edgekd.records import record
 
@@ -27,8 +27,8 @@ from edgekd.records import record
 class FinetuneConfig:
     """How a wrapped student is tuned."""
 
-    steps: AtLeastOne = 400
-    batch: AtLeastOne = 128
+    steps: Repeats = 400
+    batch: Repeats = 128
     rate: Annotated[float, Field(gt=0)] = 2e-4  # of weights and biases, Adam; to 0 along a cosine
     scale_rate: Annotated[float, Field(gt=0)] = 2e-3  # of logarithms of scales
     temperature: Annotated[float, Field(gt=0)] = 4.0

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from edgekd.distill.compute.device import Compute
 from edgekd.distill.data import augment
 from edgekd.distill.data.real_images import RealImages
-from edgekd.distill.recipes.config import Recipe
+from edgekd.distill.recipes.config import NoiseSource, Recipe
 from edgekd.distill.synthesis.adversarial import Noise, batch_statistics_teacher
 from edgekd.distill.synthesis.image_pool import to_float
 from edgekd.distill.synthesis.structured_noise import StructuredNoise
@@ -53,7 +53,8 @@ class StudentBatches:
         self.real = real
         self.compute = compute
         self.generator = generator
-        noisy = recipe.source.kind == "noise" or recipe.learning.noise_start > 0
+        self.only_noise = isinstance(recipe.source, NoiseSource)
+        noisy = self.only_noise or recipe.learning.noise_start > 0
         self.noise = Noise(synthesizer.teacher.info.input, device=compute.device) if noisy else None
         self.noise_teacher = batch_statistics_teacher(teacher) if noisy else None
         self.gallery: StructuredNoise | None = None
@@ -88,7 +89,7 @@ class StudentBatches:
 
     def final_teacher(self) -> nn.Module:
         """The teacher whose answers count in the end: to a recipe of noise, one that normalises by it."""
-        if self.recipe.source.kind == "noise":
+        if self.only_noise:
             assert self.noise_teacher is not None
             return self.noise_teacher
         return self.teacher
@@ -98,9 +99,7 @@ class StudentBatches:
         recipe, draw = self.recipe, self.generator
         learning = recipe.learning
         count = learning.batch
-        if self.noise is not None and (
-            recipe.source.kind == "noise" or progress < learning.noise_start
-        ):
+        if self.noise is not None and (self.only_noise or progress < learning.noise_start):
             assert self.noise_teacher is not None
             images = self.normalise(self.noise.fresh(count, generator=draw))
             return self.noise_teacher, images, images[:0]
@@ -115,8 +114,8 @@ class StudentBatches:
             drawn = self.gallery.sample(round(learning.structured * count), generator=draw)
             shown.append(self.augment(drawn))
             count -= len(drawn)
-        if recipe.source.flows and self.synthesizer.ahead is None:
-            old = round(recipe.memory.share * count)
+        if recipe.flows and self.synthesizer.ahead is None:
+            old = round(recipe.reminded * count)
             if old and len(self.synthesizer.pool):
                 remembered = self.augment(self.synthesizer.draw_remembered(old, generator=draw))
             count -= len(remembered)
@@ -189,7 +188,7 @@ class StudentBatches:
 
     def _synthesize(self, count: int) -> Tensor:
         """New images (count, C, H, W), moved and normalised."""
-        if self.recipe.source.flows and self.synthesizer.ahead is None:
+        if self.recipe.flows and self.synthesizer.ahead is None:
             return self.augment(self.synthesizer.fresh(count, generator=self.generator))
         return self.augment(self.synthesizer.pool.sample(count, generator=self.generator))
 

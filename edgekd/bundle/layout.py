@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from pydantic import TypeAdapter
 
@@ -25,6 +25,8 @@ LICENCES: Final = "LICENSES.md"
 SIGNATURE: Final = SUMS + signing.SUFFIX  # of a folder; the one file that has no sum
 LARGEST_TEXT: Final = 32 * 2**20  # bytes of a manifest or list of sums that is read at all
 TEXTS: Final = (SUMS, MANIFEST, REPORT, BILL)
+# What stands in the manifest's file and is not content.
+_NOT_CONTENT: Final = frozenset({"schema", "schema_version", "content_digest"})
 
 
 def content_digest(manifest: Manifest) -> str:
@@ -32,8 +34,12 @@ def content_digest(manifest: Manifest) -> str:
 
     Measurements and report are not in it: they differ from run to run.
     """
-    plain = TypeAdapter(Manifest).dump_python(manifest, mode="json")
-    del plain["content_digest"]
+    return digest_of_content(TypeAdapter(Manifest).dump_python(manifest, mode="json"))
+
+
+def digest_of_content(plain: dict[str, Any]) -> str:
+    """The same of a manifest's file, parsed: of one in an older format, which was sealed before it was migrated."""
+    plain = {key: item for key, item in plain.items() if key not in _NOT_CONTENT}
     text = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 

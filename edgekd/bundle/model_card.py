@@ -91,7 +91,7 @@ def model_card(manifest: Manifest, report: Report) -> str:
         doubts=[
             f"{found.subject}: {doubt.message}"
             for found in report.measurements
-            for doubt in found.doubts
+            for doubt in found.warnings
         ],
     )
 

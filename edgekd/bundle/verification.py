@@ -1,6 +1,7 @@
 """Whether a bundle is what was made: signature, sums, manifest, in that order."""
 
 import hashlib
+import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from edgekd.bundle.layout import (
     SIGNATURE,
     SUMS,
     TEXTS,
-    content_digest,
+    digest_of_content,
     list_names,
     sums_text,
 )
@@ -318,7 +319,7 @@ def check_contents(path: Path, seen: BundleContents) -> Manifest:
             problems.append(f"{listed.path}: in the manifest, not in the bundle")
         elif seen.sums[listed.path] != Checksum(sha256=listed.sha256, size=listed.size_bytes):
             problems.append(f"{listed.path}: not the file that the manifest names")
-    if content_digest(manifest) != manifest.content_digest:
+    if digest_of_content(json.loads(seen.texts[MANIFEST])) != manifest.content_digest:
         problems.append(f"{MANIFEST}: its content digest does not hold")
     problems += _broken_chain(manifest)
     if problems:

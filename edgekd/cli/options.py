@@ -149,7 +149,7 @@ Limits = Annotated[
 RecipeName = Annotated[
     str,
     typer.Option(
-        help="Recipe by which images are synthesized and learned from (see `edgekd recipes list`).",
+        help="Recipe by which images are synthesized and learned from: a name (see `edgekd recipes list`) or a TOML file (see `edgekd recipes show --toml`).",
         autocompletion=completion.recipes,
         rich_help_panel=RUN,
     ),

@@ -6,6 +6,7 @@ import typer
 
 from edgekd.cli import completion
 from edgekd.cli.options import Json
+from edgekd.errors import UsageError
 
 app = typer.Typer(
     help="List the recipes by which images are synthesized and learned from.",
@@ -40,12 +41,21 @@ def show(
         bool, typer.Option("--faithful", help="Show the paper's own settings.")
     ] = False,
     as_json: Json = False,
+    as_toml: Annotated[
+        bool, typer.Option("--toml", help="Print the recipe as a file that --recipe takes.")
+    ] = False,
 ) -> None:
     """Show which paper a recipe follows, how sure that is, and its settings."""
     from edgekd.cli.output import print_record
+    from edgekd.distill.recipes.recipe_file import format_toml
     from edgekd.workflows import show_recipes
 
+    if as_json and as_toml:
+        raise UsageError("--json and --toml are two forms of the same record: give one of them.")
     found = show_recipes.show_recipe(name, faithful=faithful)
+    if as_toml:
+        print(format_toml(found.recipe), end="")
+        return
     if as_json:
         print_record(found, "recipe")
         return

@@ -31,7 +31,6 @@ from edgekd.targets.board_schema import suggestion
 # In the worst layer: 0.5 to 3 % for images that INT8 is well calibrated on, 9 % and more for others (docs/log.md).
 MOST_OUTSIDE: Final = 0.08
 _QUALITY: Final = ("agreement", "accuracy")
-_BUDGET: Final = "budget "  # before the metric, in the name of a gate
 
 
 @record
@@ -48,6 +47,7 @@ def agreement(value: float, *, least: float, images: int) -> GateResult:
     """The student's agreement with the teacher on held-out synthetic images."""
     return GateResult(
         name="agreement",
+        kind="quality",
         passed=value >= least,
         value=value,
         limit=least,
@@ -61,6 +61,7 @@ def parity(model: OnnxModel) -> GateResult:
     found = model.parity
     return GateResult(
         name=f"parity {model.precision}",
+        kind="quality",
         passed=found.passed,
         value=found.top1_agreement,
         limit=found.top1_tolerance,
@@ -78,6 +79,7 @@ def coverage(model: OnnxModel) -> tuple[GateResult, ...]:
     return (
         GateResult(
             name=f"calibration {model.precision}",
+            kind="quality",
             passed=outside[worst] <= MOST_OUTSIDE,
             value=1 - outside[worst],
             limit=1 - MOST_OUTSIDE,
@@ -180,9 +182,9 @@ def require_passed(
         lines = ", ".join(result.name for result in failed)
     kind: type[EdgekdError] = OverBudgetError
     advice = "A smaller --student, or another limit, helps; what is not measured wants --device or --bench-device."
-    if any(is_quality(result) for result in failed):
+    if any(result.kind == "quality" for result in failed):
         kind = QualityError
-        limit = "the budget" if of_budget(failed) else "--min-agreement"
+        limit = "the budget" if select_budget(failed) else "--min-agreement"
         advice = f"More --minutes or a larger --student helps; {limit} sets the limit."
     what = "quality gate failed" if kind is QualityError else "over budget"
     kept = f"{bundle} is kept and marked 'quality: failed'. " if bundle else ""
@@ -193,15 +195,9 @@ def require_passed(
     raise kind(f"{what}: {lines}. {advice}" if listed else f"{what}:\n  {lines}\n{kept}{advice}")
 
 
-def of_budget(results: Sequence[GateResult]) -> tuple[GateResult, ...]:
-    """Those of a budget, of a report's gates."""
-    return tuple(result for result in results if result.name.startswith(_BUDGET))
-
-
-def is_quality(result: GateResult) -> bool:
-    """Whether a gate is about what a model decides, rather than what it costs."""
-    name = result.name.removeprefix(_BUDGET)
-    return name in _QUALITY or name.startswith(("parity", "calibration"))
+def select_budget(results: Sequence[GateResult]) -> tuple[GateResult, ...]:
+    """Those of a report's gates that are verdicts on limits of a budget, on agreement too."""
+    return tuple(result for result in results if result.metric is not None)
 
 
 def format_result(result: GateResult) -> str:
@@ -259,7 +255,9 @@ def _verdict(
     if limit is None:
         passed, reason = False, f"{reason}; {problem}"
     return GateResult(
-        name=f"{_BUDGET}{metric}",
+        name=f"budget {metric}",
+        kind="quality" if metric in _QUALITY else "budget",
+        metric=metric,
         passed=passed,
         value=found.value,
         limit=limit,

@@ -111,7 +111,7 @@ def _is_unchecked(result: GateResult) -> bool:
 def _kind(result: GateResult) -> str:
     if result.value is None:
         return "unmeasured"
-    return "quality" if gates.is_quality(result) else "over-budget"
+    return "quality" if result.kind == "quality" else "over-budget"
 
 
 def _cell(value: str) -> str:

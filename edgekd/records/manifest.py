@@ -112,7 +112,7 @@ class Evaluation:
     data_digest: Digest
     images: Count
     results: tuple[Accuracy, ...]
-    int8_same_as_fp32: Share | None
+    int8_top1_agreement: Share | None
 
 
 @record

@@ -16,7 +16,7 @@ from edgekd.bundle import layout, sealing
 from edgekd.distill.training import stability
 from edgekd.errors import OutputError
 from edgekd.files import write_atomically
-from edgekd.gate.gates import of_budget
+from edgekd.gate.gates import select_budget
 from edgekd.gate.reporters import verdict
 from edgekd.records import HistoryPoint, LayerPrecision
 from edgekd.records.manifest import Manifest, Report
@@ -83,7 +83,7 @@ def html(
         timeline: of the run; a bundle's files do not hold it.
     """
     classes, no_classes = class_rows(folder, manifest)
-    budget = of_budget(report.gates)
+    budget = select_budget(report.gates)
     return render(
         "report.html",
         manifest=manifest,

@@ -2,7 +2,7 @@
 
 from edgekd.bench.format import report as bench_text
 from edgekd.distill.training import stability
-from edgekd.gate.gates import of_budget
+from edgekd.gate.gates import select_budget
 from edgekd.gate.reporters import verdict
 from edgekd.records import printable
 from edgekd.records.manifest import Manifest, Report
@@ -25,7 +25,7 @@ def description(manifest: Manifest, report: Report) -> str:
         f"           {'passed' if gate.passed else 'FAILED'}: {gate.reason}"
         for gate in manifest.quality_gates
     ]
-    budget = of_budget(report.gates)
+    budget = select_budget(report.gates)
     if budget:
         passed = all(result.passed for result in budget)
         lines.append(f"budget     {'passed' if passed else 'failed'}")

@@ -66,7 +66,7 @@ class MeasurementView:
     energy: Value
     energy_scope: str
     conditions: tuple[tuple[str, str], ...]
-    doubts: tuple[MeasurementWarning, ...]
+    warnings: tuple[MeasurementWarning, ...]
     charts: tuple[Chart, ...]
 
 
@@ -102,7 +102,7 @@ def view_of(found: Measurements, name: str) -> MeasurementView:
         if isinstance(found.energy, Energy)
         else "",
         conditions=_conditions(found.conditions),
-        doubts=found.doubts,
+        warnings=found.warnings,
         charts=tuple(_charts(found, name)),
     )
 

@@ -16,7 +16,7 @@ import torch
 from edgekd.bench.config import BenchConfig
 from edgekd.bench.transport.fleet import Device
 from edgekd.distill.data.labelled import normalise
-from edgekd.distill.models import architectures
+from edgekd.distill.models import architectures, student_choice
 from edgekd.errors import IncompatibleError, InputFileError, UsageError
 from edgekd.gate.budget_file import NAMES
 from edgekd.gate.figures import figure, taken_there
@@ -172,9 +172,9 @@ def limit_of(metric: Metric, budget: Budget) -> float | None:
     return limit.value
 
 
-def _size(architecture: Architecture, teacher: TeacherInfo) -> architectures.Size:
+def _size(architecture: Architecture, teacher: TeacherInfo) -> student_choice.Size:
     with torch.random.fork_rng(devices=[]):
-        return architectures.size_of(architectures.build(architecture), shape=teacher.input.shape)
+        return student_choice.size_of(architectures.build(architecture), shape=teacher.input.shape)
 
 
 def _export(

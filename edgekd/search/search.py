@@ -14,6 +14,7 @@ from typing import Any, Final
 from edgekd import __version__
 from edgekd.bench.transport.fleet import Device
 from edgekd.distill.data.synthetic_set import ImageSet
+from edgekd.distill.recipes.recipe_file import identify_recipe
 from edgekd.distill.training.checkpoint import RunFolder
 from edgekd.errors import (
     CollapseError,
@@ -201,7 +202,7 @@ def _identity(
         "minutes": options.minutes,
         "steps": options.steps,
         "seed": distil.run.seed,
-        "recipe": distil.training.recipe,
+        "recipe": identify_recipe(distil.training.recipe),
         "images": options.count if brought is None else brought.record.digest,
     }
 

@@ -181,7 +181,7 @@ def _row(found: Measurements) -> list[object]:
         _level(memory.peak_rss),
         _level(energy.gross) if isinstance(energy, Energy) else "",
         energy.scope if isinstance(energy, Energy) else "",
-        " ".join(doubt.code for doubt in found.doubts),
+        " ".join(doubt.code for doubt in found.warnings),
     ]
 
 
@@ -203,7 +203,7 @@ def _table(measurements: Sequence[Measurements]) -> Iterator[str]:
                 _format_figure(latency, "s", percent=99),
                 _format_figure(memory, "B"),
                 _format_figure(gross, "J"),
-                str(len(each.doubts)),
+                str(len(each.warnings)),
             )
         )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]

@@ -78,8 +78,8 @@ def build_all(
             f"{'as it was' if built.reused else f'built in {built.build_s:.1f} s'}; top-1 matches the golden vectors on "
             f"{built.parity.top1_agreement:.1%} of {built.parity.images}"
         )
-        if built.unpinned:
-            display.warn(f"could not be kept in FP32: {', '.join(built.unpinned)}")
+        if built.not_kept_in_fp32:
+            display.warn(f"could not be kept in FP32: {', '.join(built.not_kept_in_fp32)}")
         engines.append(built)
     return tuple(engines)
 

@@ -11,7 +11,13 @@ from pydantic import Field
 
 from edgekd.distill.teachers import checkpoint_contents
 from edgekd.distill.teachers.file_formats import NAMES
-from edgekd.distill.teachers.inspection import Inspection, SourcedValue, inspect_teacher
+from edgekd.distill.teachers.inspection import inspect_teacher
+from edgekd.distill.teachers.inspection.kinds import (
+    Inspection,
+    OnnxFileFound,
+    Pt2File,
+    SourcedValue,
+)
 from edgekd.distill.teachers.metadata import (
     METADATA_VERSION,
     TeacherOptions,
@@ -75,23 +81,24 @@ def describe_teacher(path: Path, options: TeacherOptions) -> tuple[Description, 
         InputFileError: it cannot be read, is refused, or is no classifier of images.
         UsageError: an option names what is not there.
     """
-    known = inspect_teacher(path, options)
-    tensors = known.weights.tensors if known.weights is not None else {}
-    if known.checkpoint is not None and known.weights is not None:
-        checkpoint_contents.check_weights(known.checkpoint, known.weights)
+    found = inspect_teacher(path, options)
+    known, taken, network = found.known, found.taken, found.network
+    tensors = taken.weights.tensors if taken is not None else {}
+    if taken is not None:
+        checkpoint_contents.check_weights(taken.checkpoint, taken.weights)
     kinds = {tensor.dtype for tensor in tensors.values() if isinstance(tensor, TensorRef)}
     description = Description(
         file=path.name,
         file_digest=digest_of(path),
         size_bytes=path.stat().st_size,
         format=NAMES[known.format],
-        weights_key=known.weights.key if known.weights is not None else None,
-        other_weights=known.others,
+        weights_key=taken.weights.key if taken is not None else None,
+        other_weights=taken.others if taken is not None else (),
         tensors=len(tensors),
         types=tuple(sorted(kinds)),
-        network=str(known.network) if known.network is not None else None,
-        same_as=known.network.same_as if known.network is not None else (),
-        network_from=known.network.because if known.network is not None else None,
+        network=str(network) if network is not None else None,
+        same_as=network.same_as if network is not None else (),
+        network_from=network.because if network is not None else None,
         parameters=known.parameters,
         macs=known.macs,
         channels=known.channels,
@@ -107,7 +114,7 @@ def describe_teacher(path: Path, options: TeacherOptions) -> tuple[Description, 
         ),
         notes=known.notes,
     )
-    return description, known
+    return description, found
 
 
 def _setting(told: SourcedValue | None) -> StatedValue | None:
@@ -191,10 +198,11 @@ def write_toml(known: Inspection, found: Description, *, force: bool) -> str:
     Raises:
         UsageError: it cannot be written there.
     """
-    beside = toml_beside(known.path)
+    path = known.known.path
+    beside = toml_beside(path)
     if beside is not None and not force:
         return f"kept {beside}, which is read with the teacher (--force rewrites it)"
-    out = beside or toml_path(known.path)
+    out = beside or toml_path(path)
     with translate_os_errors(out):
         write_atomically(out, toml(known, found))
     todo = " with lines to fill in" if found.questions else ""
@@ -203,12 +211,12 @@ def write_toml(known: Inspection, found: Description, *, force: bool) -> str:
 
 def toml(known: Inspection, found: Description) -> str:
     """The text of the TOML file."""
-    said = known.said.options
+    said = known.known.said.options
     lines = [
         f"# {found.file}, sha256 {found.file_digest}",
         f"schema_version = {METADATA_VERSION}",
     ]
-    if known.form in {"pt2", "onnx"}:
+    if isinstance(known, Pt2File | OnnxFileFound):
         lines.append(f"# the network is in the file: {found.network_from}")
     elif found.network is not None:
         same = f"  # the same function: {', '.join(found.same_as)}" if found.same_as else ""

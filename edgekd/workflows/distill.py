@@ -17,9 +17,10 @@ from edgekd import __version__
 from edgekd.distill.compute.distributed import ProcessGroup
 from edgekd.distill.data.labelled import normalise
 from edgekd.distill.data.real_images import RealImages
-from edgekd.distill.models import architectures
+from edgekd.distill.models import architectures, student_choice
 from edgekd.distill.models.batch_norm import watch_batch_norm, watch_reach
-from edgekd.distill.recipes.config import Recipe, for_batch
+from edgekd.distill.recipes.adaptation import for_batch
+from edgekd.distill.recipes.config import Recipe
 from edgekd.distill.teachers.loader import Teacher
 from edgekd.distill.training import stability
 from edgekd.distill.training.checkpoint import Resumable, RunFolder
@@ -70,8 +71,8 @@ class Distilled:
     """A delivered student with the images that later stages calibrate and check on. Not a record."""
 
     module: nn.Module  # evaluation mode, CPU
-    choice: architectures.StudentVariant
-    size: architectures.Size
+    choice: student_choice.StudentVariant
+    size: student_choice.Size
     agreement: float
     run: Distillation
     calibration: Pixels
@@ -230,7 +231,7 @@ def _deliver(setup: RunSetup, run: Distillation, display: Display) -> Distilled:
     return Distilled(
         module=delivered.cpu(),
         choice=setup.student,
-        size=architectures.size_of(architectures.build(setup.student.architecture), shape=shape),
+        size=student_choice.size_of(architectures.build(setup.student.architecture), shape=shape),
         agreement=agreed,
         run=run,
         calibration=pixels_of(calibration[:CALIBRATION_IMAGES]),

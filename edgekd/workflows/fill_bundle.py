@@ -324,7 +324,7 @@ def _evaluate(
         data_digest=data.digest,
         images=len(data.labels),
         results=results,
-        int8_same_as_fp32=same,
+        int8_top1_agreement=same,
     )
 
 

@@ -54,7 +54,7 @@ def attach_meter_energy(
     )
     energy = analysis.energy if bound else replace(analysis.energy, uncertainty=None)
     doubts = [*external_meter.doubts_of_log(analysis, meter), *([] if bound else [UNBOUND])]
-    changed = replace(one, energy=energy, doubts=(*one.doubts, *doubts))
+    changed = replace(one, energy=energy, warnings=(*one.warnings, *doubts))
     return Measured(measurements=(changed,)), placed
 
 

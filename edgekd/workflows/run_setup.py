@@ -15,8 +15,9 @@ from edgekd.distill.data import synthetic_set
 from edgekd.distill.data.given_data import GivenData
 from edgekd.distill.data.labelled import load_labelled, normalise
 from edgekd.distill.data.real_images import RealImages, read_condensed, read_samples
-from edgekd.distill.models import architectures
-from edgekd.distill.recipes.config import Recipe, for_ranks
+from edgekd.distill.models import architectures, student_choice
+from edgekd.distill.recipes.adaptation import for_ranks
+from edgekd.distill.recipes.config import Recipe
 from edgekd.distill.recipes.schedule import RunBudget, run_budget
 from edgekd.distill.recipes.selection import SelectedRecipe, select_recipe
 from edgekd.distill.teachers.loader import Teacher, load_teacher, refuse_constant
@@ -28,7 +29,8 @@ from edgekd.distill.training.cost_forecast import (
     forecast,
     format_duration,
 )
-from edgekd.distill.training.distiller import Distillation, ProgressImages
+from edgekd.distill.training.distiller import Distillation
+from edgekd.distill.training.progress_figures import ProgressImages
 from edgekd.errors import InputFileError, UsageError
 from edgekd.files import check_writable
 from edgekd.options import DataOptions, RunOptions, TrainingOptions
@@ -118,7 +120,7 @@ class RunSetup:
     compute: Compute
     chosen: SelectedRecipe
     budget: RunBudget
-    student: architectures.StudentVariant
+    student: student_choice.StudentVariant
     ahead: synthetic_set.ImageSet | None
     real: RealImages | None
     embeddings: torch.Tensor | None
@@ -186,14 +188,14 @@ def prepare_run(
     ahead = image_set(options.data.images, info) if options.data.images is not None else None
     for note in chosen.notes:
         display.warn(note) if note.startswith("weaker") else display.say(f"         {note}")
-    size = architectures.Size(parameters=info.parameters, macs=info.macs)
+    size = student_choice.Size(parameters=info.parameters, macs=info.macs)
     return RunSetup(
         options=options,
         teacher=teacher,
         compute=compute,
         chosen=chosen,
         budget=budget or RunBudget(steps=chosen.steps),
-        student=architectures.choose_student(
+        student=student_choice.choose_student(
             options.training.student,
             teacher=info.architecture,
             size=size,
@@ -297,7 +299,7 @@ def plan_run(setup: RunSetup, recipe: Recipe, display: Display) -> Forecast:
     """Say what a run would do and cost; nothing is written."""
     compute, info = setup.compute, setup.teacher.info
     architecture = setup.student.architecture
-    size = architectures.size_of(architectures.build(architecture), shape=info.input.shape)
+    size = student_choice.size_of(architectures.build(architecture), shape=info.input.shape)
     display.say(
         f"student  {architecture}: {size.parameters:,} parameters, {size.macs / 1e6:,.1f} M MACs ({setup.student.reason})"
     )

@@ -1,10 +1,13 @@
 """`edgekd recipes`: the book of recipes, for people and for scripts. Brings no framework."""
 
 from dataclasses import asdict, fields
+from pathlib import Path
 from typing import Any, Final
 
-from edgekd.distill.recipes.catalogue import FAITHFUL, RECIPES
+from edgekd.distill.recipes.catalogue import RECIPES
 from edgekd.distill.recipes.config import Recipe
+from edgekd.distill.recipes.faithful import FAITHFUL
+from edgekd.distill.recipes.recipe_file import is_recipe_file, read_recipe
 from edgekd.errors import UsageError
 from edgekd.records import record
 
@@ -47,16 +50,22 @@ class RecipeSummary:
 
 
 def show_recipe(name: str, *, faithful: bool) -> RecipeDescription:
-    """A recipe by name.
+    """A recipe by name, or in a file.
 
     Raises:
         UsageError: there is none, or it has no paper's settings of its own.
+        InputFileError: the file cannot be read, or holds no recipe.
     """
     if name == "auto":
         raise UsageError(
             "auto is no recipe but a choice: condensed-expansion where there are condensed or real images, else pool "
             "where the teacher has trained batch-norm, else plain. Name one of them."
         )
+    if is_recipe_file(name):
+        if faithful:
+            raise UsageError(f"{name}: a file has no paper's settings of its own.")
+        found = read_recipe(Path(name))
+        return RecipeDescription(recipe=found, faithful=False, steps=None, needs=needs(found))
     if name not in RECIPES:
         raise UsageError(f"unknown recipe {name!r}. Available: {', '.join(RECIPES)}.")
     if not faithful:
@@ -67,15 +76,15 @@ def show_recipe(name: str, *, faithful: bool) -> RecipeDescription:
         raise UsageError(
             f"recipe {name} has no paper's settings of its own. --faithful takes: {', '.join(FAITHFUL)}."
         )
-    found = FAITHFUL[name]
+    paper = FAITHFUL[name]
     return RecipeDescription(
-        recipe=found.recipe, faithful=True, steps=found.steps, needs=needs(found.recipe)
+        recipe=paper.recipe, faithful=True, steps=paper.steps, needs=needs(paper.recipe)
     )
 
 
 def needs(recipe: Recipe) -> tuple[str, ...]:
     """What a recipe leans on beside the teacher's answers."""
-    weights = recipe.source.weights
+    weights = recipe.losses
     found = []
     if weights.alignment:
         found.append("condensed or real images")
@@ -132,15 +141,26 @@ def format_recipe(found: RecipeDescription) -> str:
     if found.steps is not None:
         lines.append(_wrap_entry("steps", f"{found.steps:,} of the student"))
     settings = asdict(recipe)
-    weights = settings["source"].pop("weights")
-    settings["losses"] = weights
-    parts = ("source", "losses", "memory", "learning")
-    lines.extend(_wrap_entry(part, _format_settings(settings[part])) for part in parts)
+    # The loss stands on the student's line, by its kind and with its own settings.
+    settings["learning"] |= {
+        "loss": settings["learning"]["loss"].pop("kind"),
+        **settings["learning"]["loss"],
+    }
+    parts = ("source", "losses", "adversary", "memory", "learning")
+    lines.extend(
+        _wrap_entry(part, _format_settings(settings[part]))
+        for part in parts
+        if any(settings[part].values())
+    )
     return "\n".join(lines)
 
 
 def _format_settings(settings: dict[str, Any]) -> str:
-    shown = [f"{key} {_number(value)}" for key, value in settings.items() if value not in (0, None)]
+    shown = [
+        key if value is True else f"{key} {_number(value)}"
+        for key, value in settings.items()
+        if value not in (0, None)
+    ]
     return ", ".join(shown)
 
 

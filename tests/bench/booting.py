@@ -58,7 +58,7 @@ def save_bundle(
     ]
     manifest = {
         "schema": "manifest",
-        "schema_version": 1,
+        "schema_version": 2,
         "content_digest": hashlib.sha256(json.dumps(files).encode()).hexdigest(),
         "target": {"software": {"runtime": runtime, "typing": "weak"}},
         "models": [

@@ -57,7 +57,7 @@ MEASURED = Measurements(
     taken_on="Board X",
     is_target=True,
     conditions=CONDITIONS,
-    doubts=(MeasurementWarning(code="load", message="busy", advice="end it"),),
+    warnings=(MeasurementWarning(code="load", message="busy", advice="end it"),),
     latency=Samples(values=LATENCY_S, unit="s"),
     memory=MEMORY,
     energy=Energy(

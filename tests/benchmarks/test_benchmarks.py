@@ -100,9 +100,9 @@ def test_the_first_seed_of_all_rows_comes_before_the_second_of_any():
 
 def test_a_change_is_made_where_its_path_says_and_nowhere_else():
     recipe = RECIPES["pool"]
-    found = changed(recipe, {"source.weights.one_hot": 7.0})
-    weights = replace(recipe.source.weights, one_hot=7.0)
-    assert found == replace(recipe, source=replace(recipe.source, weights=weights))
+    found = changed(recipe, {"losses.one_hot": 7.0})
+    weights = replace(recipe.losses, one_hot=7.0)
+    assert found == replace(recipe, losses=weights)
     with pytest.raises(AssertionError, match="no nothing"):
         changed(recipe, {"source.nothing": 1})
 

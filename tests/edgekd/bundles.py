@@ -109,7 +109,7 @@ def manifest_of(folder, teacher="teacher.pt"):
         golden=GoldenVectors(inputs="golden-inputs.bin", outputs={"fp32": "golden-fp32.bin"}, vectors={},
                              count=1, made_of="noise", tolerance=1e-4),
         data_used=DataUsed(kind="none", statement="none"), quality="passed",
-        quality_gates=(GateResult(name="agreement", passed=True, value=0.95, limit=0.9,
+        quality_gates=(GateResult(name="agreement", kind="quality", passed=True, value=0.95, limit=0.9,
                                   unit="share", reason="95 % the same"),),
         warnings=("a warning",),
         files=tuple(layout.entry(folder, name, role) for name, role in sorted(ROLES.items())),
@@ -136,7 +136,7 @@ def report_of(manifest, accuracy):
     )  # fmt: skip
     measured = Measurements(
         subject="model-fp32.onnx", subject_digest=manifest.models[0].digest, precision="fp32",
-        taken_on="a test machine", is_target=False, doubts=(), memory=memory,
+        taken_on="a test machine", is_target=False, warnings=(), memory=memory,
         conditions=Conditions(
             machine="a test machine", os="Linux", runtime="onnxruntime 1", provider="CPU",
             threads=1, batch=1, warmup_s=0.5, warmup_runs=10, processes=3, governor=None,
@@ -146,7 +146,7 @@ def report_of(manifest, accuracy):
         energy=Energy(gross=NOT_MEASURED, scope="none", sensor="none"),
     )  # fmt: skip
     evaluation = Evaluation(
-        data="test.npz", data_digest=sha("data"), images=1000, int8_same_as_fp32=1.0,
+        data="test.npz", data_digest=sha("data"), images=1000, int8_top1_agreement=1.0,
         results=tuple(
             Accuracy(model=name, accuracy=accuracy, agreement_with_teacher=accuracy)
             for name in ("teacher", "student", "fp32", "int8")

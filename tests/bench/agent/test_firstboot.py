@@ -147,6 +147,18 @@ def test_a_bundle_that_is_not_what_was_made_is_refused_and_nothing_changes(
     assert not status(state)["ok"]
 
 
+@pytest.mark.parametrize(("version", "is_read"), [(1, True), (2, True), (3, False), (None, False)])
+def test_manifests_of_formats_1_and_2_are_read(bundles, state, version, is_read):
+    path = bundles[0] / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": version}))
+    if is_read:
+        start(bundles[0], state)
+        assert current_is_whole(state) == digest(bundles[0])
+    else:
+        with pytest.raises(RefusedError, match="not a manifest of format 1 or 2"):
+            start(bundles[0], state)
+
+
 def test_a_precision_without_a_model_is_refused(bundles, state):
     with pytest.raises(RefusedError, match="no int8 model"):
         start(bundles[0], state, "--precision", "int8")

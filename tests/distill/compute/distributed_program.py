@@ -16,8 +16,10 @@ from edgekd.distill.compute.device import Compute
 from edgekd.distill.compute.distributed import init_process_group
 from edgekd.distill.data.given_data import GivenData
 from edgekd.distill.data.synthetic_set import SplitSet
+from edgekd.distill.kd_losses import SoftTargets
 from edgekd.distill.models.batch_norm import watch_batch_norm
 from edgekd.distill.recipes.catalogue import RECIPES
+from edgekd.distill.recipes.config import adjust
 from edgekd.distill.recipes.schedule import RunBudget
 from edgekd.distill.teachers.loader import load_teacher
 from edgekd.distill.teachers.metadata import TeacherOptions
@@ -46,10 +48,10 @@ def sized(name, *, inner):
     recipe = RECIPES["memory-bank" if name == "retaining" else name]
     return replace(
         recipe,
-        source=replace(
-            recipe.source, batch=BATCH, steps=min(recipe.source.steps, inner), latents=32, width=8
+        source=adjust(
+            recipe.source, batch=BATCH, steps=min(recipe.inner_steps, inner), latents=32, width=8
         ),
-        memory=replace(recipe.memory, batches=40, entry=BATCH, latents=16, width=8),
+        memory=adjust(recipe.memory, batches=40, entry=BATCH, latents=16, width=8),
         learning=replace(
             recipe.learning, batch=BATCH, steps=2, inner_rate=0.5 if name == "retaining" else 0.0
         ),
@@ -85,7 +87,7 @@ def of_digits(teacher, compute):
     learning = replace(
         recipe.learning, batch=64, steps=20, optimizer="adam", rate=1e-2, weight_decay=0.0, mix=0.0
     )
-    recipe = replace(recipe, learning=replace(learning, temperature=4.0, ema_span=0.05))
+    recipe = replace(recipe, learning=replace(learning, loss=SoftTargets(temperature=4.0)))
     return run_of(teacher, recipe, compute, steps=LEARNED_STEPS, ahead=ahead)
 
 

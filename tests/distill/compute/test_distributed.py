@@ -14,8 +14,8 @@ import torch
 
 from edgekd.cli.app import app, run
 from edgekd.distill.compute.distributed import SINGLE_PROCESS
+from edgekd.distill.recipes.adaptation import for_ranks
 from edgekd.distill.recipes.catalogue import RECIPES
-from edgekd.distill.recipes.config import for_ranks
 from edgekd.errors import UsageError
 
 HERE = Path(__file__).parent

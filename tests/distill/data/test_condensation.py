@@ -7,15 +7,15 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from edgekd.distill.data import condensation, siamese_augmentation
+from edgekd.distill.data import condensation, condensation_losses, siamese_augmentation
 from edgekd.distill.data.condensation import (
     METHODS,
     Plan,
     condense_images,
-    convnet,
     input_of,
     select_by_herding,
 )
+from edgekd.distill.data.condensation_losses import convnet
 from edgekd.errors import InputFileError, UsageError
 from edgekd.records import HistoryPoint
 
@@ -220,8 +220,8 @@ def distance_to_the_data(found, measure):
 @pytest.mark.parametrize(
     ("method", "measure", "steps"),
     [
-        ("dm", condensation.distribution_distance, 60),
-        ("dsa", condensation.gradient_distance, 80),
+        ("dm", condensation_losses.distribution_distance, 60),
+        ("dsa", condensation_losses.gradient_distance, 80),
     ],
 )
 def test_learning_comes_nearer_by_its_own_measure_than_its_start(method, measure, steps):
@@ -235,14 +235,17 @@ def test_learning_comes_nearer_by_its_own_measure_than_its_start(method, measure
 def test_matching_a_batch_with_itself_costs_nothing():
     images = torch.randn(4, 1, 8, 8, generator=drawn())
     weights = convnet((1, 8, 8), classes=3, width=4, generator=drawn(), device=CPU)
-    for measure in (condensation.distribution_distance, condensation.gradient_distance):
+    for measure in (
+        condensation_losses.distribution_distance,
+        condensation_losses.gradient_distance,
+    ):
         assert float(measure(weights, images, images, 1).detach()) == pytest.approx(0, abs=1e-4)
 
 
 @pytest.mark.parametrize("side", [8, 28, 32, 64, 96])
 def test_the_network_fits_images_of_any_size(side):
     weights = convnet((3, side, side), classes=5, width=4, generator=drawn(), device=CPU)
-    assert condensation.logits_of(weights, some_images(2, side)).shape == (2, 5)
+    assert condensation_losses.logits_of(weights, some_images(2, side)).shape == (2, 5)
 
 
 def test_the_input_is_that_of_the_data():

@@ -10,16 +10,21 @@ from torch import nn
 from edgekd.distill.compute.device import Compute
 from edgekd.distill.data.given_data import GivenData
 from edgekd.distill.data.real_images import RealImages
+from edgekd.distill.kd_losses import LogitDistance
 from edgekd.distill.models.architectures import build
-from edgekd.distill.recipes.catalogue import FAITHFUL, RECIPES
-from edgekd.distill.recipes.config import (
+from edgekd.distill.recipes.adaptation import (
     POOL_BYTES,
     for_batch,
     for_images,
     for_teacher,
+    list_changes,
 )
+from edgekd.distill.recipes.catalogue import RECIPES
+from edgekd.distill.recipes.config import BankMemory, ReplayMemory, UnconditionalSource, adjust
+from edgekd.distill.recipes.faithful import FAITHFUL
 from edgekd.distill.recipes.schedule import RunBudget
 from edgekd.distill.recipes.selection import REAL_SHARE, select_recipe
+from edgekd.distill.synthesis import generative_replay
 from edgekd.distill.teachers.loader import load_teacher
 from edgekd.distill.teachers.metadata import TeacherOptions
 from edgekd.distill.teachers.state_dict import state_digest
@@ -38,11 +43,10 @@ def drawn(seed=0):
 
 def tiny(recipe, *, learning=None, **changed):
     """A recipe with everything small; its shares stay."""
-    steps = min(recipe.source.steps, 2)
-    source = replace(recipe.source, batch=8, steps=steps, latents=8, width=4)
-    memory = replace(
-        recipe.memory, batches=3, entry=8, latents=4, width=4, steps=min(recipe.memory.steps, 1)
-    )
+    steps = min(recipe.inner_steps, 2)
+    source = adjust(recipe.source, batch=8, steps=steps, latents=8, width=4)
+    steps = int(isinstance(recipe.memory, ReplayMemory) and recipe.memory.steps > 0)
+    memory = adjust(recipe.memory, batches=3, entry=8, latents=4, width=4, steps=steps)
     learnt = replace(recipe.learning, **{"batch": 8, "steps": 2} | (learning or {}))
     small = replace(recipe, source=source, memory=memory, learning=learnt)
     return replace(small, **{"first_batches": 2, "held_out_every": 2} | changed)
@@ -86,7 +90,7 @@ def make(teachers, compute):
     def maker(recipe, *, teacher="resnet8-w4", steps=8, seed=0, real=None):
         loaded = teachers[teacher]
         settled = for_teacher(recipe, batch_norm=loaded.info.batch_norm_trained)
-        if real is None and recipe.source.weights.alignment:
+        if real is None and recipe.losses.alignment:
             real = real_images()
         return Distillation(
             loaded, architecture("lenet5-half"), settled, budget=RunBudget(steps=steps),
@@ -94,6 +98,10 @@ def make(teachers, compute):
         )  # fmt: skip
 
     return maker
+
+
+def expansion_of(recipe):
+    return 0.0 if recipe.inverted is None else recipe.inverted.expansion
 
 
 def finished(run):
@@ -111,7 +119,7 @@ def test_a_recipe_runs_leaves_the_teacher_and_resumes_bit_for_bit(name, make, tm
     assert whole.step == 8
     assert all(bool(torch.isfinite(part).all()) for part in whole.student.parameters())
     assert all(torch.isfinite(torch.tensor(list(e.point.losses.values()))).all() for e in events)
-    whole.teacher.unchanged()
+    whole.teacher.verify_unchanged()
     assert state_digest(whole.teacher_module.state_dict()) == whole.teacher.info.state_digest
     broken, second = make(tiny(RECIPES[name])), make(tiny(RECIPES[name]))
     with RunFolder.open(tmp_path / "run", {}, restart=False) as folder:
@@ -130,7 +138,7 @@ def test_a_recipe_runs_on_a_teacher_without_batch_norm(name, make):
     events, _ = finished(run)
     assert all(bool(torch.isfinite(part).all()) for part in run.student.parameters())
     assert not any("bn" in event.point.losses for event in events)
-    run.teacher.unchanged()
+    run.teacher.verify_unchanged()
 
 
 @pytest.mark.parametrize("eviction", ["reservoir", "balanced"])
@@ -149,9 +157,9 @@ def test_pools_that_give_up_single_images_resume_bit_for_bit(eviction, make, tmp
 @pytest.mark.parametrize("name", ["pool", "memory-bank", "dfad", "pseudo-replay"])
 def test_images_that_are_never_finite_end_in_a_collapse(name, make):
     recipe = tiny(RECIPES[name])
-    weights = replace(recipe.source.weights, total_variation=float("inf"))
+    losses = replace(recipe.losses, total_variation=float("inf"))
     with pytest.raises(CollapseError, match="started afresh"):
-        finished(make(replace(recipe, source=replace(recipe.source, weights=weights))))
+        finished(make(replace(recipe, losses=losses)))
 
 
 def test_the_discriminator_that_recipes_with_real_images_have_is_theirs_alone(make):
@@ -163,7 +171,7 @@ def test_batches_begin_as_real_images_in_the_share_that_the_recipe_says(make):
     """An expansion has no weights to learn, so the generator is as it was; what is held out is the generator's."""
     for share, same in ((1.0, True), (0.0, False)):
         recipe = tiny(RECIPES["condensed-expansion"])
-        run = make(replace(recipe, source=replace(recipe.source, expansion=share)))
+        run = make(replace(recipe, source=adjust(recipe.source, expansion=share)))
         before = state_digest(run.synthesizer.source.network.state_dict())
         finished(run)
         after = state_digest(run.synthesizer.source.network.state_dict())
@@ -212,7 +220,7 @@ def test_a_bank_takes_as_many_batches_in_a_long_run_as_in_a_short_one(make, peri
     pushed = []
     for steps in (40, 80, 120):
         recipe = tiny(RECIPES["noise"], held_out_every=1000)  # it costs nothing to make
-        memory = replace(recipe.memory, kind="bank", period=period)
+        memory = BankMemory(batches=3, entry=8, period=period)
         run = make(replace(recipe, memory=memory), steps=steps)
         synthesizer = run.synthesizer
         for step in range(steps):
@@ -231,13 +239,13 @@ def test_warm_up_and_restart_are_shares_too(make):
         run.synthesizer.progress = 0.11
         assert run.synthesizer._weights().asks_student
     source = make(tiny(RECIPES["nayer"])).synthesizer.source
-    assert source.settings.restart_every == pytest.approx(10 / 300)
+    assert source.source.restart_every == pytest.approx(10 / 300)
 
 
 def test_what_is_made_against_the_student_fades_over_the_run(make):
     recipe = tiny(RECIPES["pool"])
-    run = make(replace(recipe, source=replace(recipe.source, fading=0.8)))
-    whole = recipe.source.weights
+    run = make(replace(recipe, adversary=replace(recipe.adversary, fading=0.8)))
+    whole = recipe.losses
     for progress, factor in ((0.05, 0.0), (0.5, 0.6), (1.0, 0.2)):
         run.synthesizer.progress = progress
         found = run.synthesizer._weights()
@@ -249,17 +257,18 @@ def test_for_teacher_takes_away_what_needs_statistics_and_nothing_else():
     for name, recipe in RECIPES.items():
         assert for_teacher(recipe, batch_norm=True) == recipe
         found = for_teacher(recipe, batch_norm=False)
-        assert found.source.weights.batch_norm == 0
-        if not recipe.source.weights.batch_norm:
+        assert found.losses.batch_norm == 0
+        if not recipe.losses.batch_norm:
             assert found == recipe, name
             continue
-        weights = found.source.weights
+        weights = found.losses
         assert min(weights.disagreement, weights.balance, weights.total_variation) > 0
         assert weights.patches == 0
-        assert for_teacher(recipe, batch_norm=False, attention=True).source.weights.patches > 0
-        assert (found.learning.loss, found.learning.optimizer) == ("logit_distance", "adam")
+        assert for_teacher(recipe, batch_norm=False, attention=True).losses.patches > 0
+        assert found.learning.loss == LogitDistance()
+        assert found.learning.optimizer == "adam"
         assert found.learning.rate <= 2e-3
-        assert not recipe.source.flows or found.learning.structured == 0.8
+        assert not recipe.flows or found.learning.structured == 0.8
 
 
 def test_for_batch_sets_source_student_and_memory():
@@ -272,7 +281,7 @@ def test_batches_of_a_source_that_fits_are_those_of_the_memory():
     """They are kept whole: also where more images at once are asked for than the recipe has."""
     for recipe in (*RECIPES.values(), *(each.recipe for each in FAITHFUL.values())):
         for used in (recipe, for_batch(recipe, 16), for_batch(recipe, 1000)):
-            assert used.source.flows or used.memory.entry == used.source.batch, recipe.name
+            assert used.flows or used.memory.entry == used.source.batch, recipe.name
 
 
 def test_for_images_bounds_what_the_pool_takes():
@@ -295,7 +304,7 @@ def test_a_papers_settings_are_built_for_a_teacher_of_its_size(name, teachers):
     teacher = teachers["resnet8-w4"]
     compute = Compute(device=CPU, precision="fp32", autocast=nullcontext, backward=lambda _: None)
     held = replace(found.recipe, memory=replace(found.recipe.memory, batches=1))
-    real = real_images() if held.source.weights.alignment else None
+    real = real_images() if held.losses.alignment else None
     run = Distillation(
         teacher, architecture("lenet5-half"), held, budget=RunBudget(steps=found.steps), seed=0,
         compute=compute, given=GivenData(real=real),
@@ -307,18 +316,20 @@ def test_a_papers_settings_are_built_for_a_teacher_of_its_size(name, teachers):
 def test_pseudo_replay_has_the_numbers_of_its_release():
     found = FAITHFUL["pseudo-replay"]
     source, memory, learning = found.recipe.source, found.recipe.memory, found.recipe.learning
+    assert isinstance(source, UnconditionalSource)
+    assert isinstance(memory, ReplayMemory)
     assert found.steps == 400 * 36 * 10
     assert (source.batch, source.latents, source.rate) == (1024, 1000, 0.02)
-    weights = source.weights
+    weights = found.recipe.losses
     assert (weights.one_hot, weights.balance, weights.activation) == (1, 5, 0.1)
     assert (weights.jensen_shannon, weights.batch_norm) == (1, 0)
-    assert (source.head, source.student_mode) == ("batch_norm", "train")
+    assert (source.head, found.recipe.adversary.student_in_train_mode) == ("batch_norm", True)
     assert (learning.steps, learning.rate, learning.weight_decay) == (10, 0.1, 5e-4)
-    assert (learning.optimizer, learning.loss) == ("sgd", "logit_distance")
+    assert (learning.optimizer, learning.loss.kind) == ("sgd", "logit_distance")
     assert round(memory.share * learning.batch) == 128
     assert learning.batch - 128 == 1024
-    assert (memory.steps, memory.latents, memory.latent_rate) == (4, 1000, 0.02)
-    assert memory.rate == pytest.approx(0.02 / 40)
+    assert (memory.steps, memory.latents, generative_replay.LATENT_RATE) == (4, 1000, 0.02)
+    assert pytest.approx(0.02 / 40) == generative_replay.RATE
 
 
 def test_the_replay_is_taught_half_of_what_is_new_and_a_quarter_of_its_own(make):
@@ -338,10 +349,11 @@ def test_the_replay_is_taught_half_of_what_is_new_and_a_quarter_of_its_own(make)
 def test_the_memory_bank_has_the_numbers_of_its_reimplementation():
     found = FAITHFUL["memory-bank"]
     memory = found.recipe.memory
+    assert isinstance(memory, BankMemory)
     assert (memory.kind, memory.batches, memory.entry) == ("bank", 10, 128)
     assert memory.period == pytest.approx(5 / 400)
     assert found.steps == 400 * 36 * 10
-    assert found.recipe.source.weights.batch_norm == 0  # nobody confirmed it
+    assert found.recipe.losses.batch_norm == 0  # nobody confirmed it
 
 
 @pytest.mark.parametrize(
@@ -349,7 +361,7 @@ def test_the_memory_bank_has_the_numbers_of_its_reimplementation():
     [
         ("dafl", 2000 * 120, {"batch": 1024, "rate": 0.02, "latents": 1000}, {"rate": 0.1}),
         ("dfad", 500 * 50 * 5, {"batch": 256, "rate": 1e-3, "latents": 256},
-         {"rate": 0.1, "weight_decay": 5e-4, "steps": 5, "kd": "logit_distance"}),
+         {"rate": 0.1, "weight_decay": 5e-4, "steps": 5, "loss": LogitDistance()}),
         ("zskt", 200 * 400 * 5, {"rate": 1e-3}, {"rate": 0.1, "temperature": 20, "steps": 5}),
         ("deep-inversion", 200 * 400, {"batch": 256, "steps": 2000, "jitter": 2}, {}),
         ("cmi", 200 * 400, {"rate": 1e-3, "steps": 500}, {"rate": 0.1, "temperature": 20}),
@@ -363,8 +375,12 @@ def test_the_memory_bank_has_the_numbers_of_its_reimplementation():
 def test_published_numbers(name, steps, source, learning):
     found = FAITHFUL[name]
     assert found.steps == steps
-    for settings, expected in ((found.recipe.source, source), (found.recipe.learning, learning)):
-        assert {key: getattr(settings, key) for key in expected} == pytest.approx(expected)
+    flat = vars(found.recipe.learning) | vars(found.recipe.learning.loss)
+    flat |= {"loss": found.recipe.learning.loss}
+    for settings, expected in ((vars(found.recipe.source), source), (flat, learning)):
+        for key, value in expected.items():
+            wanted = value if key in {"loss", "optimizer"} else pytest.approx(value)
+            assert settings[key] == wanted, key
 
 
 @pytest.mark.parametrize(
@@ -380,19 +396,15 @@ def test_published_numbers(name, steps, source, learning):
     ],
 )
 def test_published_losses_and_no_others(name, weights):
-    found = vars(FAITHFUL[name].recipe.source.weights)
-    numbers = {
-        key: value
-        for key, value in found.items()
-        if value and key not in {"first_layer", "jensen_shannon_form"}
-    }
+    found = vars(FAITHFUL[name].recipe.losses)
+    numbers = {key: value for key, value in found.items() if value}
     assert numbers == pytest.approx(weights)
 
 
 def test_what_leans_on_real_images_aligns_with_them():
     for recipe in (*RECIPES.values(), *(each.recipe for each in FAITHFUL.values())):
         asks = recipe.name.startswith("condensed")
-        assert bool(recipe.source.weights.alignment) == bool(recipe.learning.real) == asks
+        assert bool(recipe.losses.alignment) == bool(recipe.learning.real) == asks
 
 
 # --- the choice ------------------------------------------------------------------------------------
@@ -410,7 +422,7 @@ def test_auto_takes_what_needs_no_statistics_where_there_are_none(teachers):
     found = select_recipe("auto", teachers["lenet5"], real=None)
     assert found.recipe == RECIPES["plain"]
     assert "no trained batch-norm" in found.reason
-    assert found.recipe.source.weights.batch_norm == 0
+    assert found.recipe.losses.batch_norm == 0
 
 
 @pytest.mark.parametrize(
@@ -446,8 +458,29 @@ def test_structured_noise_may_be_for_grey_images_alone():
 
 def test_the_pool_without_statistics_says_that_it_is_weaker(teachers):
     found = select_recipe("pool", teachers["lenet5"], real=None)
-    assert found.recipe.source.weights.batch_norm == 0
+    assert found.recipe.losses.batch_norm == 0
     assert any(note.startswith("weaker") for note in found.notes)
+
+
+def test_every_setting_that_a_teacher_without_statistics_changes_is_in_a_note(teachers):
+    found = select_recipe("pool", teachers["lenet5"], real=None)
+    (changed,) = (note for note in found.notes if note.startswith("changed for this teacher: "))
+    said = changed.partition(": ")[2].split(", ")
+    assert set(said) == {
+        "source.head sigmoid -> batch_norm",
+        "losses.one_hot 2 -> 0.5",
+        "losses.batch_norm 1 -> 0",
+        "losses.disagreement 0 -> 0.1",
+        "losses.balance 0 -> 1",
+        "losses.total_variation 0 -> 0.1",
+        "learning.loss.kind soft_targets -> logit_distance",
+        "learning.loss.temperature 20 -> none",
+        "learning.optimizer sgd -> adam",
+        "learning.rate 0.2 -> 0.002",
+        "learning.weight_decay 0.0005 -> 0",
+    }
+    assert not select_recipe("pool", teachers["resnet8-w4"], real=None).notes
+    assert list_changes(RECIPES["pool"], RECIPES["pool"]) == ()
 
 
 @pytest.mark.parametrize("kind", ["condensed", "samples"])
@@ -488,12 +521,12 @@ def test_auto_does_without_features_where_there_are_none(teachers):
 def test_few_images_are_a_small_share_of_what_is_seen_and_begun_with(teachers):
     few = select_recipe("auto", teachers["resnet8-w4"], real=real_images(count=10))
     assert few.recipe.learning.real == pytest.approx(0.025)
-    assert few.recipe.source.expansion == pytest.approx(0.075)
+    assert expansion_of(few.recipe) == pytest.approx(0.075)
     assert any("10 images are few: 2.5% of what" in note for note in few.notes)
     enough = select_recipe("auto", teachers["resnet8-w4"], real=real_images(count=100))
     whole = RECIPES["condensed-expansion"]
     assert enough.recipe.learning.real == whole.learning.real
-    assert enough.recipe.source.expansion == whole.source.expansion
+    assert expansion_of(enough.recipe) == expansion_of(whole)
     assert not any("few" in note for note in enough.notes)
 
 
@@ -503,7 +536,7 @@ def test_samples_are_a_tenth_of_what_condensed_images_are(teachers):
         "auto", teachers["resnet8-w4"], real=real_images(kind="samples", count=100)
     )
     assert found.recipe.learning.real == pytest.approx(0.025)
-    assert found.recipe.source.expansion == RECIPES["condensed-expansion"].source.expansion
+    assert expansion_of(found.recipe) == expansion_of(RECIPES["condensed-expansion"])
 
 
 def test_the_papers_settings_are_kept_however_few_there_are(teachers):
@@ -511,7 +544,7 @@ def test_the_papers_settings_are_kept_however_few_there_are(teachers):
         "condensed-expansion", teachers["resnet8-w4"], real=real_images(count=10), faithful=True
     )
     assert found.recipe.learning.real == 0.5
-    assert found.recipe.source.expansion == 0
+    assert expansion_of(found.recipe) == 0
 
 
 def test_a_recipe_that_knows_no_real_images_learns_from_some_and_says_so(teachers):
@@ -537,7 +570,7 @@ def test_what_cannot_be_chosen_is_explained(teachers, name, settings, word):
 def test_a_papers_settings_are_kept_where_they_are_asked_for(teachers):
     found = select_recipe("nayer", teachers["lenet5"], real=None, faithful=True)
     assert found.steps == FAITHFUL["nayer"].steps
-    assert found.recipe.source.weights == FAITHFUL["nayer"].recipe.source.weights
+    assert found.recipe.losses == FAITHFUL["nayer"].recipe.losses
     assert any("runs without them" in note for note in found.notes)
     smaller = select_recipe("nayer", teachers["lenet5"], real=None, faithful=True, batch=16)
     assert smaller.recipe.source.batch == smaller.recipe.learning.batch == 16

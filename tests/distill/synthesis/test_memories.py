@@ -2,7 +2,6 @@
 
 import copy
 from contextlib import nullcontext
-from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +10,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torch import nn
 
-from edgekd.distill.recipes.catalogue import RECIPES
+from edgekd.distill.recipes.config import ReplayMemory
 from edgekd.distill.synthesis.generative_replay import Replay
 from edgekd.distill.synthesis.image_pool import (
     ImagePool,
@@ -231,8 +230,11 @@ def judge_of(teacher):
 
 
 def replay_of(seed=0, **settings):
-    memory = replace(RECIPES["pseudo-replay"].memory, latents=8, width=8, rate=3e-3, **settings)
-    return Replay(memory, SPEC, device=CPU, layout=torch.contiguous_format, generator=drawn(seed))
+    memory = ReplayMemory(batches=8, entry=128, latents=8, width=8, **settings)
+    replay = Replay(memory, SPEC, device=CPU, layout=torch.contiguous_format, generator=drawn(seed))
+    for group in replay.optimizer.param_groups:
+        group["lr"] = 3e-3  # so that a test sees in few steps that it learns
+    return replay
 
 
 def taught(replay, criterion, steps, *, seed=1):

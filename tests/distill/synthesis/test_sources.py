@@ -14,6 +14,7 @@ from torch import nn
 
 from edgekd.distill.data.real_images import RealImages
 from edgekd.distill.recipes.catalogue import RECIPES
+from edgekd.distill.recipes.config import MetaSource, UnconditionalSource, adjust
 from edgekd.distill.synthesis.adversarial import (
     Noise,
     UnconditionalGenerator,
@@ -26,7 +27,9 @@ from edgekd.distill.synthesis.generators import (
     NoisyLayers,
     occurrence,
 )
-from edgekd.distill.synthesis.inversion import KINDS, ViewExpansion
+from edgekd.distill.synthesis.inversion import SourceContext
+from edgekd.distill.synthesis.pixel_sources import ViewExpansion
+from edgekd.distill.synthesis.sources import FITTED as KINDS
 from edgekd.distill.synthesis.synthesis_loss import SynthesisLoss
 from edgekd.distill.synthesis.synthetic_batch import draw_balanced_classes
 from edgekd.distill.teachers.state_dict import state_digest
@@ -72,14 +75,24 @@ def judge_of(seed=0):
 
 
 def fitted(kind, *, seed=0, **settings):
-    source = replace(RECIPES[BY_KIND[kind]].source, batch=8, width=4, latents=8, **settings)
-    return KINDS[kind](source, SPEC, classes=CLASSES, generator=drawn(seed), **WHERE)
+    source = adjust(RECIPES[BY_KIND[kind]].source, batch=8, width=4, latents=8, **settings)
+    return KINDS[kind](source, context(seed))
 
 
-def inverted(source, criterion, *, steps=2, learn=True, seed=1, count=8):
+def context(seed=0, **more):
+    return SourceContext(spec=SPEC, classes=CLASSES, generator=drawn(seed), **WHERE, **more)
+
+
+def losses_of(source):
+    """Of the recipe whose source it is; views stand for the pixels of any."""
+    kinds = {type(fitted(kind)): RECIPES[name].losses for kind, name in BY_KIND.items()}
+    return kinds.get(type(source), RECIPES["pool"].losses)
+
+
+def inverted(source, criterion, *, steps=2, learn=True, seed=1, count=8, losses=None):
     generator = drawn(seed)
     classes = draw_balanced_classes(count, CLASSES, generator=generator)
-    weights = source.settings.weights.against_student(0.0)
+    weights = (losses or losses_of(source)).against_student(0.0)
     return source.invert(
         criterion, classes, weights=weights, steps=steps, learn=learn, generator=generator
     )
@@ -121,7 +134,7 @@ def test_the_score_is_that_of_the_images_that_are_kept(kind):
     source = fitted(kind, jitter=0)
     found = inverted(source, criterion, steps=6)
     again = criterion.criterion(
-        found.images, found.classes, source.settings.weights.against_student(0.0), generator=drawn()
+        found.images, found.classes, losses_of(source).against_student(0.0), generator=drawn()
     )
     assert float(again.score()) == pytest.approx(found.score, rel=1e-4)
 
@@ -145,11 +158,12 @@ def test_what_is_held_out_teaches_the_discriminator_nothing():
         criterion.teacher, torch.randn(8, 1, 16, 16, generator=drawn()), torch.arange(8) % CLASSES,
         classes=CLASSES, augment=lambda images: images, generator=drawn(),
     )  # fmt: skip
-    source = fitted("meta", weights=replace(RECIPES["pool"].source.weights, alignment=1.0))
+    source = fitted("meta")
+    losses = replace(RECIPES["pool"].losses, alignment=1.0)
     before = state_digest(criterion.alignment.discriminator.state_dict())
-    inverted(source, criterion, learn=False)
+    inverted(source, criterion, learn=False, losses=losses)
     assert state_digest(criterion.alignment.discriminator.state_dict()) == before
-    inverted(source, criterion, learn=True)
+    inverted(source, criterion, learn=True, losses=losses)
     assert state_digest(criterion.alignment.discriminator.state_dict()) != before
 
 
@@ -240,11 +254,9 @@ def test_embeddings_that_are_given_take_the_place_of_one_hot():
     classes = torch.tensor([3, 0, 3])
     assert torch.equal(Embeddings(CLASSES, table)(classes), table[classes])
     assert torch.equal(Embeddings(CLASSES, None)(classes), torch.eye(CLASSES)[classes])
-    source = replace(RECIPES["nayer"].source, batch=8, width=4, latents=8)
-    made = KINDS["noisy_layer"](
-        source, SPEC, classes=CLASSES, generator=drawn(), embeddings=table, **WHERE
-    )
-    other = KINDS["noisy_layer"](source, SPEC, classes=CLASSES, generator=drawn(), **WHERE)
+    source = adjust(RECIPES["nayer"].source, batch=8, width=4, latents=8)
+    made = KINDS["noisy_layer"](source, context(embeddings=table))
+    other = KINDS["noisy_layer"](source, context())
     assert not torch.equal(inverted(made, judge_of()).images, inverted(other, judge_of()).images)
 
 
@@ -264,10 +276,8 @@ def expansion(images, labels, *, flip=False, seed=0, **settings):
     real = RealImages(
         images=images, labels=labels, kind="samples", name="few", digest="0" * 64, notes=(),
     )  # fmt: skip
-    source = replace(RECIPES["condensed-expansion"].source, batch=8, **settings)
-    return ViewExpansion(
-        source, SPEC, real=real, flip=flip, classes=CLASSES, generator=drawn(seed), **WHERE
-    )
+    source = MetaSource(batch=8, steps=10, **settings)
+    return ViewExpansion(source, context(seed), real=real, flip=flip)
 
 
 def test_an_expansion_begins_at_images_of_the_class_that_is_asked_for():
@@ -330,15 +340,15 @@ def test_jitter_moves_what_is_judged_and_not_what_is_kept():
 
 
 def flowing(*, seed=0, **settings):
-    source = replace(RECIPES["memory-bank"].source, batch=8, width=4, latents=8, **settings)
-    return UnconditionalGenerator(source, SPEC, generator=drawn(seed), **WHERE)
+    source = UnconditionalSource(batch=8, width=4, latents=8, **settings)
+    return UnconditionalGenerator(source, context(seed))
 
 
-def learned(source, criterion, *, seed, steps=1):
+def learned(source, criterion, *, seed, steps=1, losses=RECIPES["memory-bank"].losses):
     generator = drawn(seed)
     scores = []
     for _ in range(steps):
-        found = source.learn(criterion, weights=source.settings.weights, generator=generator)
+        found = source.learn(criterion, weights=losses, generator=generator)
         scores.append(found.score)
     return scores
 
@@ -354,8 +364,9 @@ def test_fresh_images_have_the_shape_asked_and_no_gradient(momentum):
 
 
 def test_a_generator_that_flows_comes_closer_to_the_teacher():
-    source = flowing(weights=replace(RECIPES["memory-bank"].source.weights, jensen_shannon=0.0))
-    scores = learned(source, judge_of(), seed=1, steps=60)
+    source = flowing()
+    losses = replace(RECIPES["memory-bank"].losses, jensen_shannon=0.0)
+    scores = learned(source, judge_of(), seed=1, steps=60, losses=losses)
     assert sum(scores[-10:]) < 0.8 * sum(scores[:10])
 
 
@@ -395,9 +406,9 @@ def test_half_of_the_images_come_from_the_average():
 
 
 def test_without_a_loss_nothing_learns():
-    source = flowing(weights=replace(RECIPES["noise"].source.weights))
+    source = flowing()
     before = {name: part.clone() for name, part in source.network.named_parameters()}
-    found = source.learn(judge_of(), weights=source.settings.weights, generator=drawn(1))
+    found = source.learn(judge_of(), weights=RECIPES["noise"].losses, generator=drawn(1))
     assert found.losses == {}
     assert all(torch.equal(part, before[name]) for name, part in source.network.named_parameters())
 
@@ -409,9 +420,7 @@ def test_noise_is_standard_normal_in_the_teachers_space():
     assert images.shape == (400, 1, 16, 16)
     assert float(normalised.mean()) == pytest.approx(0, abs=0.02)
     assert float(normalised.std()) == pytest.approx(1, abs=0.02)
-    assert (
-        source.learn(judge_of(), weights=RECIPES["noise"].source.weights, generator=drawn()) is None
-    )
+    assert source.learn(judge_of(), weights=RECIPES["noise"].losses, generator=drawn()) is None
     assert source.state_dict() == {}
 
 

@@ -5,8 +5,9 @@ import torch
 
 from edgekd.distill.compute.device import choose_compute
 from edgekd.distill.models.architectures import build
+from edgekd.distill.recipes.adaptation import for_teacher
 from edgekd.distill.recipes.catalogue import RECIPES
-from edgekd.distill.recipes.config import for_teacher
+from edgekd.distill.recipes.config import adjust
 from edgekd.distill.recipes.schedule import RunBudget
 from edgekd.distill.teachers.loader import load_teacher
 from edgekd.distill.teachers.metadata import TeacherOptions
@@ -20,11 +21,11 @@ from edgekd.records import Architecture
 def tiny(name="pool", **learning):
     """A recipe of the book with everything small."""
     recipe = RECIPES[name]
-    steps = min(recipe.source.steps, 2)
+    steps = min(recipe.inner_steps, 2)
     return replace(
         recipe,
-        source=replace(recipe.source, batch=16, steps=steps, latents=16, width=8),
-        memory=replace(recipe.memory, batches=6, entry=16, latents=16, width=8),
+        source=adjust(recipe.source, batch=16, steps=steps, latents=16, width=8),
+        memory=adjust(recipe.memory, batches=6, entry=16, latents=16, width=8),
         learning=replace(recipe.learning, batch=16, steps=3, **learning),
         first_batches=2,
         held_out_every=2,
@@ -80,7 +81,7 @@ def test_the_same_seed_gives_the_same_student_and_another_does_not(make):
 def test_the_teacher_is_unchanged(make):
     run = make()
     finished(run)
-    run.teacher.unchanged()
+    run.teacher.verify_unchanged()
     assert state_digest(run.teacher_module.state_dict()) == run.teacher.info.state_digest
 
 
@@ -170,8 +171,8 @@ def test_a_loss_that_is_not_finite_restores_the_student_and_halves_its_rate(make
 
 
 def test_images_that_stay_broken_end_in_a_collapse(make):
-    weights = replace(TINY.source.weights, one_hot=float("inf"))
-    broken = replace(TINY, source=replace(TINY.source, weights=weights))
+    weights = replace(TINY.losses, one_hot=float("inf"))
+    broken = replace(TINY, losses=weights)
     with pytest.raises(CollapseError, match="started afresh"):
         finished(make(recipe=broken))
 

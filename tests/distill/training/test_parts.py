@@ -2,7 +2,6 @@
 
 import math
 from contextlib import nullcontext
-from dataclasses import replace
 
 import pytest
 import torch
@@ -13,8 +12,9 @@ from torch import nn
 from edgekd.distill import losses
 from edgekd.distill.data import augment
 from edgekd.distill.models.batch_norm import batch_statistics, reestimate, watch_batch_norm
+from edgekd.distill.recipes.adaptation import for_teacher
 from edgekd.distill.recipes.catalogue import RECIPES
-from edgekd.distill.recipes.config import for_teacher
+from edgekd.distill.recipes.config import MetaSource
 from edgekd.distill.recipes.schedule import ema_decay, learning_rate, run_budget
 from edgekd.distill.synthesis.collapse_detection import (
     ENTROPY_PATIENCE,
@@ -22,8 +22,9 @@ from edgekd.distill.synthesis.collapse_detection import (
     CollapseMonitor,
     class_entropy,
 )
+from edgekd.distill.synthesis.generator_sources import MetaGenerator
 from edgekd.distill.synthesis.generators import Generator
-from edgekd.distill.synthesis.inversion import MetaGenerator
+from edgekd.distill.synthesis.inversion import SourceContext
 from edgekd.distill.synthesis.synthesis_loss import SynthesisLoss
 from edgekd.distill.synthesis.synthetic_batch import draw_balanced_classes
 from edgekd.errors import CollapseError, UsageError
@@ -192,8 +193,8 @@ def test_a_short_run_has_the_long_runs_schedule():
 
 
 def test_the_average_is_younger_at_first():
-    assert ema_decay(1e-4, span=0.01, updates=1) < ema_decay(1e-4, span=0.01, updates=100)
-    assert ema_decay(1e-4, span=0.01, updates=10**6) == pytest.approx(math.exp(-0.01))
+    assert ema_decay(1e-4, updates=1) < ema_decay(1e-4, updates=100)
+    assert ema_decay(1e-4, updates=10**6) == pytest.approx(math.exp(-0.01))
 
 
 @pytest.mark.parametrize(("steps", "minutes"), [(1, 1.0), (0, None), (None, 0.0), (None, math.inf)])
@@ -255,12 +256,14 @@ def test_classes_asked_for_are_as_even_as_they_can_be(count, classes):
 @pytest.fixture
 def inversion():
     torch.set_num_threads(1)
-    settings = replace(RECIPES["pool"].source, width=8, latents=16, steps=4)
+    settings = MetaSource(batch=128, width=8, latents=16, steps=4)
+    losses = RECIPES["pool"].losses
     spec = InputSpec(channels=1, height=28, width=28, mean=(0.5,), std=(0.25,))
     device = torch.device("cpu")
-    source = MetaGenerator(
-        settings, spec, classes=4, device=device, layout=torch.contiguous_format, generator=drawn()
+    context = SourceContext(
+        spec=spec, classes=4, device=device, layout=torch.contiguous_format, generator=drawn()
     )
+    source = MetaGenerator(settings, context)
     teacher = nn.Sequential(small_network(), nn.Flatten(), nn.LazyLinear(4))
     teacher.train()(torch.randn(32, 1, 28, 28, generator=drawn()))
     teacher.eval().requires_grad_(False)
@@ -275,7 +278,7 @@ def inversion():
 
     def invert(*, learn, steps):
         return source, source.invert(
-            criterion, draw_balanced_classes(16, 4, generator=drawn()), weights=settings.weights.against_student(0.0),
+            criterion, draw_balanced_classes(16, 4, generator=drawn()), weights=losses.against_student(0.0),
             steps=steps, learn=learn, generator=drawn(3),
         )  # fmt: skip
 
@@ -303,7 +306,7 @@ def test_more_inner_steps_find_better_images(inversion):
 
 def test_without_batch_norm_other_terms_carry_the_images():
     found = for_teacher(RECIPES["pool"], batch_norm=False)
-    weights = found.source.weights
+    weights = found.losses
     assert weights.batch_norm == 0
     assert min(weights.balance, weights.total_variation, weights.disagreement) > 0
     assert for_teacher(RECIPES["pool"], batch_norm=True) == RECIPES["pool"]
@@ -324,8 +327,8 @@ def test_lengths_of_time_are_said_in_units_to_plan_with():
 
 
 def test_large_images_are_forecast_from_a_part_of_a_batch(compute):
+    from edgekd.distill.recipes.adaptation import for_images
     from edgekd.distill.recipes.catalogue import RECIPES
-    from edgekd.distill.recipes.config import for_images
     from edgekd.distill.recipes.schedule import RunBudget
     from edgekd.distill.teachers.loader import load_teacher
     from edgekd.distill.teachers.metadata import TeacherOptions
@@ -358,8 +361,8 @@ def test_large_images_are_forecast_from_a_part_of_a_batch(compute):
 
 
 def test_the_pool_of_large_images_is_smaller():
+    from edgekd.distill.recipes.adaptation import POOL_BYTES, for_images
     from edgekd.distill.recipes.catalogue import RECIPES
-    from edgekd.distill.recipes.config import POOL_BYTES, for_images
 
     recipe = RECIPES["pool"]
     assert for_images(recipe, (3, 32, 32)) == recipe

@@ -82,15 +82,15 @@ def test_paths_that_lead_out_are_refused(copy, path):
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ('"schema_version": 1', '"schema_version": 2', "format 2; this edgekd reads 1"),
+        ('"schema_version": 2', '"schema_version": 3', "format 3; this edgekd reads 1 to 2"),
         (
-            '"schema_version": 1',
-            '"schema_version": 1, "colour": 3',
+            '"schema_version": 2',
+            '"schema_version": 2, "colour": 3',
             "colour: a key that this edgekd",
         ),
         (
-            '"schema_version": 1',
-            '"schema_version": 1, "schema_version": 1',
+            '"schema_version": 2',
+            '"schema_version": 2, "schema_version": 2',
             "twice: 'schema_version'",
         ),
         ('"agreement": 0.875', '"agreement": NaN', "NaN is no number"),

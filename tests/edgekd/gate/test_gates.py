@@ -189,7 +189,7 @@ def test_accuracy_may_be_relative_to_the_teacher():
     evaluated = replace(
         report,
         evaluation=Evaluation(
-            data="d", data_digest=ZERO, images=100, results=results, int8_same_as_fp32=None
+            data="d", data_digest=ZERO, images=100, results=results, int8_top1_agreement=None
         ),
     )
     (_, known) = judged(relative, manifest=manifest_of(), report=evaluated)
@@ -219,12 +219,14 @@ def test_a_cost_may_be_relative_to_a_baseline_of_the_same_board(tmp_path):
 
 
 def result(name="budget size", *, passed=False, value: float | None = 200.0, **more):
-    known = {"limit": 100.0, "unit": "B", "reason": "200 B", "bound": "at most"}
+    known = {"kind": "budget", "limit": 100.0, "unit": "B", "reason": "200 B", "bound": "at most"}
     return GateResult(name=name, passed=passed, value=value, **{**known, **more})
 
 
 def test_quality_wins_over_cost():
-    bad = result("budget agreement", value=0.5, limit=0.9, unit="share of images", bound="at least")
+    bad = result(
+        "a new gate", kind="quality", value=0.5, limit=0.9, unit="share of images", bound="at least"
+    )
     gate.require_passed([result(passed=True)], bundle="b")
     with pytest.raises(OverBudgetError, match=r"budget size.*2.0 times"):
         gate.require_passed([result()], bundle="b")

@@ -129,7 +129,7 @@ def manifest_of(*, name="teacher.pt", class_names=("red", "green", "blue")):
         golden=GoldenVectors(inputs="golden-inputs.bin", outputs={}, vectors={}, count=1, made_of="noise",
                              tolerance=0.0),
         data_used=DataUsed(kind="none", statement="none"), quality="failed",
-        quality_gates=(GateResult(name="agreement", passed=False, value=0.875, limit=0.9,
+        quality_gates=(GateResult(name="agreement", kind="quality", passed=False, value=0.875, limit=0.9,
                                   unit="share", reason="only 87.50% the same"),),
         warnings=("something was said",), files=(), content_digest="c" * 64,
     )  # fmt: skip
@@ -144,7 +144,7 @@ def measured(latency):
             threads=1, batch=1, warmup_s=0.5, warmup_runs=10, processes=3, governor=None,
             cpu_mhz=None, load_before=0.0, temperature_c=None, emulated=False, command=("x",),
         ),
-        doubts=(MeasurementWarning(code="load", message="it was busy", advice="measure again"),),
+        warnings=(MeasurementWarning(code="load", message="it was busy", advice="measure again"),),
         latency=latency, energy=NOT_MEASURED,
         memory=Memory(**dict.fromkeys(
             ("runtime_pss", "runtime_uss", "session_pss", "session_uss", "model_pss", "model_uss",
@@ -238,9 +238,9 @@ def test_the_head_says_verdict_gates_command_and_digest(folder):
 
 def test_a_budget_stands_beside_the_quality_on_the_page_and_in_words(folder):
     gates = (
-        GateResult(name="budget size", passed=False, value=200.0, limit=100.0, unit="B", reason="200 B",
+        GateResult(name="budget size", kind="budget", metric="size", passed=False, value=200.0, limit=100.0, unit="B", reason="200 B",
                    bound="at most"),
-        GateResult(name="budget energy", passed=True, value=None, limit=0.003, unit="J",
+        GateResult(name="budget energy", kind="budget", metric="energy", passed=True, value=None, limit=0.003, unit="J",
                    reason=f"Unmeasured ({HOSTILE})", bound="at most", mark="not checked"),
     )  # fmt: skip
     report = report_of(gates=gates, bench_failed=f"nobody answered {HOSTILE}")
@@ -267,7 +267,7 @@ def test_hostile_names_stay_text(folder):
     found = replace(measured(LATENCY), subject=HOSTILE, taken_on=HOSTILE)
     history = (HistoryPoint(step=1, images=1, elapsed_s=1.0, losses={HOSTILE: 1.0}, agreement=0.5),)
     evaluation = Evaluation(
-        data=HOSTILE, data_digest=ZERO, images=10, int8_same_as_fp32=None,
+        data=HOSTILE, data_digest=ZERO, images=10, int8_top1_agreement=None,
         results=(Accuracy(model=HOSTILE, accuracy=0.5, agreement_with_teacher=0.5),),
     )  # fmt: skip
     layers = (LayerPrecision(tensor=HOSTILE, made_by=HOSTILE, sqnr_db=1.0),)
@@ -399,7 +399,7 @@ def test_an_evaluation_comes_with_its_interval(folder):
         for name in ("teacher", "student", "fp32", "int8")
     )
     evaluation = Evaluation(
-        data="test.npz", data_digest=ZERO, images=100, results=results, int8_same_as_fp32=0.99
+        data="test.npz", data_digest=ZERO, images=100, results=results, int8_top1_agreement=0.99
     )
     _, seen = page_of(folder, report=report_of(evaluation=evaluation))
     assert seen.text.count("90.00%") == 4

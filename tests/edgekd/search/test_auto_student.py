@@ -5,7 +5,7 @@ import torch
 
 from edgekd.bench.estimator.estimate import estimate_latency
 from edgekd.bench.estimator.graph_cost import network_of
-from edgekd.distill.models import architectures
+from edgekd.distill.models import architectures, student_choice
 from edgekd.distill.teachers.loader import load_teacher
 from edgekd.distill.teachers.metadata import TeacherOptions
 from edgekd.export.torch_to_onnx import fp32_model
@@ -55,9 +55,9 @@ def test_a_board_without_an_estimate_says_so_and_nothing_is_slower(teacher, caps
 
 
 def test_a_deep_student_that_would_be_slower_is_passed_over():
-    size = architectures.Size(parameters=10**7, macs=10**9)
-    first = architectures.choose_student("auto", teacher=network("resnet20-w16"), size=size)
-    other = architectures.choose_student(
+    size = student_choice.Size(parameters=10**7, macs=10**9)
+    first = student_choice.choose_student("auto", teacher=network("resnet20-w16"), size=size)
+    other = student_choice.choose_student(
         "auto",
         teacher=network("resnet20-w16"),
         size=size,

@@ -355,7 +355,7 @@ def other_plan(kit: Path) -> None:
         (lambda kit: (kit / "result.json").unlink(), 2, "no such file"),
         (lambda kit: (kit / "model-0.onnx").unlink(), 2, "its model 'model-0.onnx' is not there"),
         (spoilt(lambda result: result.update(schema="other")), 2, "not an edgekd kit-result file"),
-        (spoilt(lambda result: result.update(schema_version=9)), 2, "format 9; this edgekd reads 1"),
+        (spoilt(lambda result: result.update(schema_version=9)), 2, "format 9; this edgekd reads 1 to 2"),
         (spoilt(lambda result: result.update(answers=3)), 2, "answers: Input should be"),
         (spoilt(lambda result: result["answers"][1].update(stdout="Hello\\nyou\\n")), 6, "nonsense in line 1"),
         (spoilt(lambda result: result["answers"][1].update(code=99)), 6, "failed with code 99"),
@@ -473,7 +473,7 @@ def test_a_meter_of_unknown_bounds_has_no_interval_and_says_so(waiting, edgekd):
     assert code == 0, err
     (one,) = json.loads(out)["measurements"]
     assert one["energy"]["uncertainty"] is None
-    assert "meter-bounds" in [doubt["code"] for doubt in one["doubts"]]
+    assert "meter-bounds" in [doubt["code"] for doubt in one["warnings"]]
 
 
 def test_a_log_without_a_header_is_taken_with_names_for_its_columns(waiting, edgekd, tmp_path):

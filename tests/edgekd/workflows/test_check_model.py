@@ -203,5 +203,5 @@ def test_a_folder_of_that_name_can_still_be_exported(edgekd, tmp_path, monkeypat
 
 
 def test_the_published_schema_is_the_records():
-    published = REPOSITORY / "docs" / "schema" / "graph-check-1.schema.json"
+    published = REPOSITORY / "docs" / "schema" / "graph-check-2.schema.json"
     assert published.read_text(encoding="utf-8") == schema_text("graph-check")

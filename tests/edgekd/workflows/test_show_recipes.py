@@ -1,12 +1,15 @@
 """Recipes on the command line: the book, a dry run, and data that is brought along."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from jsonschema import validate
 
-from edgekd.distill.recipes.catalogue import FAITHFUL, RECIPES
+from edgekd.distill.recipes.catalogue import RECIPES
+from edgekd.distill.recipes.faithful import FAITHFUL
+from edgekd.distill.recipes.recipe_file import format_toml, read_recipe
 from edgekd.schemas import schema_text
 from tests.edgekd.conftest import IMAGES, TEACHER
 
@@ -66,8 +69,8 @@ def test_a_recipe_is_shown_in_80_columns(edgekd, name):
     for part in ("paper", "confirmed", "reconstructed", "ours", "source", "losses", "learning"):
         assert f"\n{part:20} " in f"\n{out}"
     # Every loss that has a weight.
-    for loss, weight in vars(RECIPES[name].source.weights).items():
-        if isinstance(weight, float) and weight and loss != "first_layer":
+    for loss, weight in vars(RECIPES[name].losses).items():
+        if isinstance(weight, float) and weight:
             assert f"{loss} {weight:.4g}" in found
 
 
@@ -278,5 +281,59 @@ def test_synthesize_names_the_recipes_that_it_takes(edgekd, tmp_path):
     named = err.partition("takes: ")[2].strip().rstrip(".").split(", ")
     assert "pool" in named
     for name in named:
-        assert not RECIPES[name].source.flows
-        assert not RECIPES[name].source.weights.alignment
+        assert not RECIPES[name].flows
+        assert not RECIPES[name].losses.alignment
+
+
+# --- a recipe that a user wrote ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["pool", "pseudo-replay"])
+def test_a_recipe_is_printed_as_a_file_that_is_taken_for_it(edgekd, tmp_path, name):
+    code, text, _ = edgekd("recipes", "show", name, "--toml")
+    assert code == 0
+    path = tmp_path / "my.toml"
+    path.write_text(text)
+    assert read_recipe(path) == RECIPES[name]
+    code, shown, _ = edgekd("recipes", "show", path)
+    assert code == 0
+    assert shown == edgekd("recipes", "show", name)[1]
+
+
+def test_a_plan_is_of_the_recipe_in_the_file(edgekd, tmp_path):
+    path = tmp_path / "my.toml"
+    written = replace(RECIPES["noise"], name="mine")
+    path.write_text(format_toml(written))
+    code, out, err = edgekd(
+        *("distill", TEACHER, "--recipe", path, "--steps", 8, "--student", "lenet5-half"),
+        *("--dry-run", "--json", "--device", "cpu", "--threads", 1, "--out", tmp_path / "s"),
+    )
+    assert code == 0, err
+    assert json.loads(out)["recipe"] == "mine"
+
+
+@pytest.mark.parametrize("command", ["distill", "compress", "synthesize", "search"])
+def test_a_wrong_file_is_code_2_and_says_where(edgekd, tmp_path, command):
+    path = tmp_path / "my.toml"
+    path.write_text(format_toml(RECIPES["pool"]).replace("one_hot", "one_hott"))
+    more = {
+        "synthesize": ("--count", 10),
+        "compress": ("--target", "jetson"),
+        "search": ("--target", "jetson"),
+    }
+    code, _, err = edgekd(
+        *(command, TEACHER, "--recipe", path, "--out", tmp_path / "s", *more.get(command, ())),
+        *("--device", "cpu", "--threads", 1) if command in {"distill", "synthesize"} else (),
+    )
+    assert code == 2
+    assert "Did you mean 'one_hot'" in err
+    assert "Traceback" not in err
+
+
+def test_the_paper_of_a_file_is_refused(edgekd, tmp_path):
+    path = tmp_path / "my.toml"
+    path.write_text(format_toml(RECIPES["pool"]))
+    code, _, err = edgekd("recipes", "show", path, "--faithful")
+    assert (code, "has no paper's settings" in err) == (2, True)
+    code, _, err = edgekd("recipes", "show", "pool", "--json", "--toml")
+    assert (code, "give one of them" in err) == (2, True)

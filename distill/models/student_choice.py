@@ -1,0 +1,130 @@
+"""The size of a network, and the student that a teacher of a size gets."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import nn
+
+from edgekd.distill.models.architectures import GRAMMAR, NAMES, build, family_of, find_architecture
+from edgekd.errors import UsageError
+from edgekd.records import Architecture
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    parameters: int
+    macs: int  # of one image
+
+
+def size_of(module: nn.Module, *, shape: Shape) -> Size:
+    """Parameters and multiply-accumulates of one image of (channels, height, width).
+
+    Counts convolutions and matrix products, half of torch's count of floating-point operations.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    counter = FlopCounterMode(display=False)
+    first = next(module.parameters(), torch.empty(0))  # a frozen script has none
+    was_training = module.training
+    module.eval()
+    with torch.no_grad(), counter:
+        module(torch.zeros(1, *shape, device=first.device, dtype=first.dtype))
+    module.train(was_training)
+    return Size(
+        parameters=sum(parameter.numel() for parameter in module.parameters()),
+        macs=counter.get_total_flops() // 2,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentVariant:
+    architecture: Architecture
+    reason: str
+
+
+SHARE: Final = 4  # a student has at most one SHARE-th of the teacher's parameters and MACs
+
+
+def _never(_: Architecture) -> bool:
+    return False
+
+
+def choose_student(
+    asked: str,
+    *,
+    teacher: Architecture,
+    size: Size,
+    too_costly: Callable[[Architecture], bool] = _never,
+) -> StudentVariant:
+    """The student that was asked for, or for `auto` the largest of ours that is small enough.
+
+    Args:
+        asked: a name, or "auto".
+        teacher: its architecture.
+        size: of the teacher.
+        too_costly: whether a student is slower on its board than the teacher, or over a budget; such a one is not chosen.
+
+    Raises:
+        UsageError: an unknown name, or nothing small enough for `auto`.
+    """
+    shape = {"channels": teacher.channels, "classes": teacher.classes}
+    shape |= {"height": teacher.height, "width": teacher.width}
+    if asked != "auto":
+        return StudentVariant(
+            architecture=find_architecture(asked, **shape), reason="asked for with --student"
+        )
+    family = _teacher_family(teacher)
+    # A family may have nothing small enough (VGG-11 is our only VGG); residual networks always do.
+    for tried in dict.fromkeys((family, "resnet")):
+        fitting = _fitting(tried, size=size, shape=shape)
+        best = next((each for each in fitting if not too_costly(each[1])), None)
+        if best is not None:
+            found, chosen = best
+            return StudentVariant(
+                architecture=chosen,
+                reason=(
+                    f"the largest {tried} of ours with at most a quarter of the teacher's parameters and MACs: "
+                    f"{found.parameters:,} of {size.parameters:,} and {found.macs:,} of {size.macs:,}"
+                    + (
+                        ""
+                        if best is fitting[0]
+                        else f"; {fitting[0][1].name} would cost the board too much"
+                    )
+                    + ("" if tried == family else f"; no {family} of ours is small enough")
+                ),
+            )
+    raise UsageError(
+        f"none of our networks has at most a quarter of the teacher's {size.parameters:,} parameters "
+        f"and {size.macs:,} MACs and costs the board no more than it may. Name one with --student: {GRAMMAR}."
+    )
+
+
+def _fitting(family: str, *, size: Size, shape: dict[str, int]) -> list[tuple[Size, Architecture]]:
+    """Those that are small enough, the largest first."""
+    fitting = []
+    for name in NAMES:
+        if family_of(name) != family:
+            continue
+        candidate = Architecture(source="edgekd", name=name, **shape)
+        with torch.device("meta"):
+            module = build(candidate)
+        found = size_of(module, shape=(shape["channels"], shape["height"], shape["width"]))
+        if found.parameters * SHARE <= size.parameters and found.macs * SHARE <= size.macs:
+            fitting.append((found, candidate))
+    return sorted(fitting, key=lambda pair: (pair[0].parameters, pair[0].macs), reverse=True)
+
+
+def _teacher_family(teacher: Architecture) -> str:
+    if teacher.source == "edgekd":
+        family = family_of(teacher.name)
+        assert family is not None  # a built architecture has a family
+        return family
+    name = teacher.name.lower()
+    for part, family in (("mobilenet", "mobilenetv2"), ("vgg", "vgg"), ("wide_resnet", "wrn")):
+        if part in name:
+            return family
+    return "resnet"  # residual networks are the best students we have for anything else

@@ -1,0 +1,151 @@
+"""A recipe as it is used for a teacher, a device, and several processes."""
+
+import math
+from dataclasses import asdict, replace
+from typing import Any, Final
+
+from edgekd.distill.kd_losses import LogitDistance
+from edgekd.distill.recipes.config import (
+    NoiseSource,
+    PixelSource,
+    Recipe,
+)
+from edgekd.errors import UsageError
+
+# Of a batch, beside images that flow from no statistics.
+FLOWING_STRUCTURED: Final = 0.8
+# The most that images take; on a board's teacher of 224 pixels 111 batches.
+POOL_BYTES: Final = 2 << 30
+
+
+def for_teacher(recipe: Recipe, *, batch_norm: bool, attention: bool = False) -> Recipe:
+    """The recipe as it is used for a teacher with or without trained batch-norm.
+
+    Without the statistics, class balance, image priors and the L1 disagreement carry the images of
+    a recipe that leans on them; the others have them already. Where such images are never seen again,
+    structured noise holds the student (docs/log.md).
+
+    Args:
+        recipe: of the book.
+        batch_norm: whether there are trained statistics to match.
+        attention: whether the teacher is a transformer, whose patches say something too.
+    """
+    losses = recipe.losses
+    if batch_norm or not losses.batch_norm:
+        return recipe
+    losses = replace(
+        losses,
+        batch_norm=0.0,
+        disagreement=max(losses.disagreement, 0.1),
+        balance=max(losses.balance, 1.0),
+        total_variation=max(losses.total_variation, 0.1),
+        patches=0.1 if attention else 0.0,
+        one_hot=min(losses.one_hot, 0.5),
+    )
+    learning = replace(
+        recipe.learning,
+        loss=LogitDistance(),
+        optimizer="adam",
+        rate=min(recipe.learning.rate, 2e-3),
+        weight_decay=0.0,
+        structured=FLOWING_STRUCTURED if recipe.flows else recipe.learning.structured,
+    )
+    source = recipe.source
+    if not isinstance(source, PixelSource | NoiseSource):
+        # Mean 0 and deviation 1 of each channel: statistics of a layer that every teacher has.
+        source = replace(source, head="batch_norm")
+    return replace(recipe, source=source, losses=losses, learning=learning)
+
+
+def without_batch_norm(recipe: Recipe) -> Recipe:
+    """A recipe that a user wrote, for a teacher without trained batch-norm: only what cannot work goes.
+
+    Raises:
+        UsageError: nothing is left to make images by.
+    """
+    losses = replace(recipe.losses, batch_norm=0.0)
+    if not losses.asks_anything:
+        raise UsageError(
+            f"recipe {recipe.name} makes images by losses.batch_norm alone, and this teacher has no trained "
+            "batch-norm. Give another loss a weight above 0."
+        )
+    return replace(recipe, losses=losses)
+
+
+def list_changes(before: Recipe, after: Recipe) -> tuple[str, ...]:
+    """Every setting that differs, as `learning.rate 0.2 -> 0.002`."""
+    old, new = _flat(asdict(before)), _flat(asdict(after))
+    return tuple(
+        f"{key} {_shown(old.get(key))} -> {_shown(new.get(key))}"
+        for key in dict.fromkeys([*old, *new])
+        if old.get(key) != new.get(key)
+    )
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "none"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def for_batch(recipe: Recipe, batch: int) -> Recipe:
+    """The recipe with this many images at once, of source, student and memory."""
+    # A batch that was fitted is kept whole; of what flows a part is kept.
+    entry = min(batch, recipe.memory.entry) if recipe.flows else batch
+    return replace(
+        recipe,
+        source=replace(recipe.source, batch=batch),
+        learning=replace(recipe.learning, batch=batch),
+        memory=replace(recipe.memory, entry=entry),
+    )
+
+
+def for_ranks(recipe: Recipe, ranks: int) -> Recipe:
+    """One rank's share of a recipe: its batches are those of all ranks together.
+
+    Raises:
+        UsageError: a batch cannot be shared evenly.
+    """
+    batches = {
+        "images of an inversion": recipe.source.batch,
+        "images of a batch in the memory": recipe.memory.entry,
+        "images of a student's step": recipe.learning.batch,
+    }
+    uneven = {name: count for name, count in batches.items() if count % ranks}
+    if uneven:
+        common = math.gcd(*batches.values())
+        fits = [number for number in range(1, common + 1) if common % number == 0]
+        said = ", ".join(f"{count} {name}" for name, count in uneven.items())
+        raise UsageError(
+            f"{ranks} processes cannot share the batches of recipe {recipe.name} evenly ({said}). Start "
+            f"{' or '.join(map(str, fits))}: torchrun --nproc-per-node, times --nnodes."
+        )
+    return replace(
+        recipe,
+        source=replace(recipe.source, batch=recipe.source.batch // ranks),
+        memory=replace(recipe.memory, entry=recipe.memory.entry // ranks),
+        learning=replace(recipe.learning, batch=recipe.learning.batch // ranks),
+    )
+
+
+def for_images(recipe: Recipe, shape: tuple[int, int, int]) -> Recipe:
+    """The recipe for images of (channels, height, width): the pool holds what memory can; structured noise by kind.
+
+    A fixed limit and not what is free here: a run that was killed must find the same recipe again.
+    """
+    held = POOL_BYTES // (recipe.memory.entry * math.prod(shape))
+    batches = max(4, min(recipe.memory.batches, held))
+    learning = recipe.learning
+    if shape[0] > 1 and learning.structured_colour is not None:
+        learning = replace(learning, structured=learning.structured_colour)
+    return replace(recipe, memory=replace(recipe.memory, batches=batches), learning=learning)

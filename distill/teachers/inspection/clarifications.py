@@ -1,0 +1,95 @@
+"""What has to be asked of how images are fed, and what should be said of it."""
+
+from typing import Final
+
+from edgekd.distill.teachers.architecture_recognition import PublishedPreprocessing
+from edgekd.distill.teachers.inspection.kinds import OpenQuestion, SourcedValue
+from edgekd.distill.teachers.metadata import Metadata
+
+
+class Clarifications:
+    """What has to be asked, and what should be said, of how images are fed."""
+
+    def __init__(self, said: Metadata) -> None:
+        self.said = said
+        self.options = said.options
+        self.questions: list[OpenQuestion] = []
+        self.notes: list[str] = []
+
+    def input(
+        self, known: PublishedPreprocessing | None, *, channels: int | None, origin: str
+    ) -> SourcedValue | None:
+        """Channels, height and width: said, or the library's where its weights agree."""
+        if self.options.input is not None:
+            return SourcedValue(value=self.options.input, origin=self.said.origin)
+        if known is None:
+            self._ask(
+                f"--input {channels or 'C'}xHxW",
+                "(channels, height and width of the images it was trained on)",
+            )
+            return None
+        sizes = [f"{shape[0]}x{shape[1]}x{shape[2]}" for shape in known.inputs]
+        if len(known.inputs) > 1:
+            self._ask("--input CxHxW", "(published weights differ)", [(size, "") for size in sizes])
+            return None
+        if known.others:
+            others = ", ".join(f"{shape[1]}x{shape[2]}" for shape in known.others)
+            self.notes.append(
+                f"other published weights of this network take {others}: --input, if it was trained so"
+            )
+        return SourcedValue(value=known.inputs[0], origin=origin)
+
+    def normalisation(
+        self, known: PublishedPreprocessing | None, origin: str
+    ) -> tuple[SourcedValue | None, SourcedValue | None]:
+        """Mean and standard deviation, likewise."""
+        mean, std = self.options.mean, self.options.std
+        pairs = known.normalisations if known is not None else ()
+        if len(pairs) > 1 and mean is None and std is None:
+            self._ask(
+                "--mean M,... --std S,...",
+                "(published weights differ)",
+                [(_pair(*pair), _COMMON.get(pair, "")) for pair in pairs],
+            )
+            return None, None
+        words = "(what is subtracted from 0..1 pixels, one value per channel)"
+        return (
+            self._resolve_values("--mean M,...", words, mean, [pair[0] for pair in pairs], origin),
+            self._resolve_values(
+                "--std S,...",
+                "(what they are divided by)",
+                std,
+                [pair[1] for pair in pairs],
+                origin,
+            ),
+        )
+
+    def _resolve_values(
+        self,
+        option: str,
+        words: str,
+        said: tuple[float, ...] | None,
+        known: list[tuple[float, ...]],
+        origin: str,
+    ) -> SourcedValue | None:
+        if said is not None:
+            return SourcedValue(value=said, origin=self.said.origin)
+        if len(set(known)) == 1:
+            return SourcedValue(value=known[0], origin=origin)
+        self._ask(option, words)
+        return None
+
+    def _ask(self, option: str, text: str, choices: list[tuple[str, str]] | None = None) -> None:
+        self.questions.append(OpenQuestion(option=option, text=text, choices=tuple(choices or ())))
+
+
+_COMMON: Final[dict[tuple[tuple[float, ...], tuple[float, ...]], str]] = {
+    ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)): "ImageNet's",
+    ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)): "pixels to -1..1",
+    ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)): "pixels of 0..1",
+    ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)): "CLIP's",
+}
+
+
+def _pair(mean: tuple[float, ...], std: tuple[float, ...]) -> str:
+    return f"--mean {','.join(map(str, mean))} --std {','.join(map(str, std))}"

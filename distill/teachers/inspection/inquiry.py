@@ -1,0 +1,369 @@
+"""Which network weights are of, what of them is taken, and what only the user can say.
+
+Whatever is not known for certain becomes a question, never a guess.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from edgekd.distill.models.parameter_names import (
+    Shape,
+    canonical,
+    channels_of,
+    classes_of,
+)
+from edgekd.distill.teachers import (
+    architecture_recognition,
+    checkpoint_contents,
+    fingerprints,
+)
+from edgekd.distill.teachers.architecture_recognition import EquivalentNetworks
+from edgekd.distill.teachers.checkpoint_contents import Checkpoint, WeightSet
+from edgekd.distill.teachers.file_formats import Format
+from edgekd.distill.teachers.inspection.clarifications import Clarifications
+from edgekd.distill.teachers.inspection.kinds import (
+    Inspection,
+    Known,
+    Network,
+    OpenQuestion,
+    PickledModule,
+    ScriptFile,
+    SourcedValue,
+    TakenWeights,
+    WeightsFile,
+)
+from edgekd.distill.teachers.metadata import Metadata
+from edgekd.distill.teachers.safe_unpickle import TensorRef
+from edgekd.errors import InputFileError, UsageError
+
+Form: TypeAlias = Literal["weights", "module", "torchscript"]
+
+
+class Inquiry:
+    """Collects what is known, and what has to be asked."""
+
+    def __init__(self, path: Path, format_: Format, form: Form, said: Metadata) -> None:
+        """Nothing is known yet.
+
+        Args:
+            path: of the file.
+            format_: of it.
+            form: what is in it.
+            said: by the user, beside the file and inside it.
+        """
+        self.path = path
+        self.format: Format = format_
+        self.form: Form = form
+        self.said = said
+        self.options = said.options
+        self.checkpoint: Checkpoint | None = None
+        self.weights: WeightSet | None = None
+        self.network: Network | None = None
+        self.functions: tuple[EquivalentNetworks, ...] = ()
+        self.channels: int | None = None
+        self.classes: int | None = None
+        self.asked = Clarifications(said)
+
+    # --- the weights and the network --------------------------------------------------------------
+
+    def examine(self, checkpoint: Checkpoint) -> None:
+        self.checkpoint = checkpoint
+        self.asked.notes += checkpoint.opened.notes
+        if not checkpoint.sets:
+            return
+        default = checkpoint_contents.select_weights(checkpoint, self.options.weights)
+        tried = [default]
+        if self.options.weights is None:
+            # Lightning keeps the parts of a criterion beside `model.`: the network is what is below.
+            tried += [
+                each
+                for each in checkpoint.sets
+                if each.key.startswith(f"{default.key}.".lstrip("."))
+            ]
+        arch = self.options.arch
+        if arch is not None and arch.rpartition(":")[0].endswith(".py"):
+            self.weights = default
+            self._factory(arch)
+            return
+        for each in tried:
+            found = architecture_recognition.recognise(each)
+            if found is not None:
+                self.weights = each
+                self.channels, self.classes = found.channels, found.classes
+                self._of_libraries(each, found, arch)
+                return
+        self.weights = default
+        self._of_ours(default, arch)
+
+    def _factory(self, arch: str) -> None:
+        file, _, factory = arch.rpartition(":")
+        from_toml = self.said.arch_from not in {None, "options"}
+        folder = Path(str(self.said.arch_from)).parent if from_toml else Path()
+        found = folder / file
+        if from_toml and not found.resolve().is_relative_to(folder.resolve()):
+            raise InputFileError(
+                f"{self.said.arch_from}: arch = {arch!r} leads out of the folder; keep the file beside the weights."
+            )
+        if not found.is_file() or not factory.isidentifier():
+            raise UsageError(
+                f"--arch {arch}: write path/to/file.py:factory, where factory() returns the network; "
+                + ("no such file." if not found.is_file() else f"{factory!r} is no name.")
+            )
+        self.network = Network(source="file", name=f"{found}:{factory}", because=self._because())
+        self.channels = self.options.input[0] if self.options.input else None
+        self.classes = self.options.classes
+        self.asked.notes.append(f"the network is made by your own code: {found} is run")
+
+    def _who(self) -> str:
+        return {"options": "options", "inside": "file itself"}.get(
+            str(self.said.arch_from), Path(str(self.said.arch_from)).name
+        )
+
+    def _because(self) -> str:
+        if self.options.arch is not None:
+            return f"named in the {self._who()}"
+        return "by the names and shapes of its weights"
+
+    def _of_libraries(
+        self, weights: WeightSet, found: architecture_recognition.Recognition, arch: str | None
+    ) -> None:
+        functions = found.functions
+        if arch is not None:
+            named = [
+                name for each in functions for name in each.names if arch in {name, _bare(name)}
+            ]
+            functions = tuple(
+                replace(each, names=(named[0], *(n for n in each.names if n != named[0])))
+                for each in functions
+                if named and named[0] in each.names
+            )
+            if not functions:
+                self._of_ours(weights, arch)  # says how the weights differ from what was named
+                return
+        self.functions = functions
+        if len(functions) > 1:
+            self.asked.questions.append(
+                OpenQuestion(
+                    option="--arch NAME",
+                    text="(names and shapes fit networks that answer differently; which was trained?)",
+                    choices=tuple((each.names[0], each.apart) for each in functions),
+                )
+            )
+            return
+        first, *same = functions[0].names
+        source, _, name = first.partition(":")
+        self.network = Network(
+            source=source,
+            name=name,
+            because=self._because(),
+            same_as=tuple(same),
+            original_names=found.original,
+        )
+
+    def _of_ours(self, weights: WeightSet, arch: str | None) -> None:
+        """Our own networks, or what was named; a refusal where the parts say another task."""
+        shapes = weights.shapes
+        if arch is None:
+            task = architecture_recognition.other_task(
+                weights.original
+            ) or architecture_recognition.other_task(shapes)
+            if task is not None:
+                raise InputFileError(
+                    f"{self.path}: refused, a network for {task}. edgekd compresses classifiers of images that "
+                    "answer with one row of logits; a classifier that looks like this goes with --arch."
+                )
+        if self.form == "torchscript" and not any(len(shape) > 1 for shape in shapes.values()):
+            return
+        if arch is None and _ours_depends_on_input(shapes) and self.options.input is None:
+            self.channels, self.classes = channels_of(shapes), classes_of(shapes)
+            self.network = Network(
+                source="edgekd", name="lenet5", because="by names; the input tells which"
+            )
+            return
+        from edgekd.distill.teachers import architecture_matching
+
+        spelt = {canonical(name): shape for name, shape in shapes.items()}
+        spelt = spelt if len(spelt) == len(shapes) else shapes
+        found = architecture_matching.match_architecture(self.path, weights, spelt, self.options)
+        if found is not None:
+            network, original = found
+            self.channels, self.classes = network.channels, network.classes
+            self.network = Network(
+                source=network.source,
+                name=network.name,
+                because=self._because(),
+                original_names=original,
+            )
+            return
+        self.channels = next((shape[1] for shape in shapes.values() if len(shape) == 4), None)
+        self.classes = next(
+            (shape[0] for shape in reversed(list(shapes.values())) if len(shape) == 2), None
+        )
+        if self.form == "torchscript" and self.options.trust_pickle:
+            return
+        bodies = fingerprints.with_body(weights.original) or fingerprints.with_body(shapes)
+        text = "(no network of ours, of timm or of torchvision has these names and shapes"
+        if bodies:
+            text += f"; all but the head is {', '.join(bodies[:3])}: write a factory that puts your head on it"
+        self.asked.questions.append(
+            OpenQuestion(option="--arch NAME", text=text + "), or --arch path/to/file.py:factory")
+        )
+
+    # --- what else is known ------------------------------------------------------------------------
+
+    def finish(self) -> Inspection:
+        self._programs()
+        input_, mean, std = self._spec()
+        taken = self._taken()
+        shapes = taken.weights.shapes if taken is not None else {}
+        layers = architecture_recognition.batch_norm_layers(shapes)
+        if taken is not None:
+            self._say_weights(taken)
+        known = Known(
+            path=self.path,
+            format=self.format,
+            said=self.said,
+            channels=self.channels,
+            classes=self.classes,
+            input=input_,
+            mean=mean,
+            std=std,
+            parameters=architecture_recognition.parameters(shapes) or self._constants(),
+            macs=self._macs(input_),
+            batch_norm_layers=len(layers),
+            batch_norm_trained=False if taken is None else _are_trained(taken, layers),
+            questions=tuple(self.asked.questions),
+            notes=tuple(self.asked.notes),
+        )
+        named = self.options.arch is not None and self.network is not None
+        # Code runs only where the user lets it, and where no network is named that weights can go into.
+        if self.form == "weights" or named or not self.options.trust_pickle:
+            return WeightsFile(known=known, taken=taken, network=self.network)
+        if self.form == "module":
+            return PickledModule(known=known, taken=taken, network=self.network)
+        return ScriptFile(
+            known=known,
+            taken=taken,
+            network=self.network,
+            candidates=tuple(each.names[0] for each in self.functions),
+        )
+
+    def _taken(self) -> TakenWeights | None:
+        if self.checkpoint is None or self.weights is None:
+            return None
+        return TakenWeights(checkpoint=self.checkpoint, weights=self.weights)
+
+    def _programs(self) -> None:
+        """Modules and programs run code: only where told to; their weights alone are harmless."""
+        if self.form == "weights":
+            return
+        named = self.options.arch is not None and self.network is not None
+        checkpoint = self.checkpoint
+        what = (
+            f"a whole pickled module ({checkpoint.module})"
+            if self.form == "module" and checkpoint is not None
+            else "a TorchScript program"
+            if self.form == "torchscript"
+            else "a pickle that asks for code"
+        )
+        if named:
+            self.asked.notes.append(f"{what}: only its weights were read, none of its code was run")
+        elif self.options.trust_pickle:
+            self.asked.notes.append(f"{what}: its code is run, as --trust-pickle says")
+            self.asked.questions = []  # the code says which network it is
+        else:
+            likely = [
+                (name, "reads only the weights")
+                for each in self.functions
+                for name in each.names[:1]
+            ]
+            if self.network is not None and not likely:
+                likely = [(str(self.network), "reads only the weights")]
+            self.network = None
+            self.asked.questions = [
+                OpenQuestion(
+                    option="--arch NAME or --trust-pickle",
+                    text=(
+                        f"({what}: loading it runs code, so it is left alone; "
+                        + (
+                            "by its weights it is one of these"
+                            if likely
+                            else "its weights fit no network that edgekd knows"
+                        )
+                        + ", and --trust-pickle runs it if you trust its author)"
+                    ),
+                    choices=tuple(likely),
+                )
+            ]
+
+    def _spec(self) -> tuple[SourcedValue | None, SourcedValue | None, SourcedValue | None]:
+        names: tuple[str, ...] = ()
+        if self.network is not None:
+            # Whoever names a network means that library's settings, not those of its doubles.
+            names = self.network.names[: 1 if self.options.arch is not None else None]
+        channels = self.channels or (self.options.input[0] if self.options.input else 3)
+        known = architecture_recognition.settings(names, channels=channels) if names else None
+        if self.network is None and self.functions:
+            known = architecture_recognition.settings(
+                [name for each in self.functions for name in each.names], channels=channels
+            )
+        origin = self._configuration()
+        input_ = self.asked.input(known, channels=self.channels, origin=origin)
+        return (input_, *self.asked.normalisation(known, origin))
+
+    def _configuration(self) -> str:
+        network = self.network
+        if network is None:
+            return "the library's configuration"
+        return f"{network.source}'s configuration of {network.name}"
+
+    def _say_weights(self, taken: TakenWeights) -> None:
+        weights = taken.weights
+        if taken.others:
+            named = ", ".join(key or "(the whole file)" for key in taken.others)
+            self.asked.notes.append(
+                f"several sets of weights: {weights.key or '(the whole file)'!r} was taken, --weights chooses among {named}"
+            )
+        if weights.left:
+            self.asked.notes.append(
+                f"{len(weights.left)} other tensors were left: {', '.join(weights.left[:3])}"
+            )
+
+    def _constants(self) -> int:
+        return self.checkpoint.opened.constants if self.checkpoint is not None else 0
+
+    def _macs(self, input_: SourcedValue | None) -> int | None:
+        if self.network is None or input_ is None:
+            return None
+        entry = fingerprints.load_index().entries.get(str(self.network))
+        if entry is None or not entry.configurations:
+            return None
+        return entry.macs if entry.configurations[0].input == input_.value else None
+
+
+def _are_trained(taken: TakenWeights, layers: list[str]) -> bool:
+    """Whether every layer's statistics moved from where they start (mean 0, variance 1)."""
+    for layer in layers:
+        mean = taken.weights.tensors[f"{layer}.running_mean"]
+        variance = taken.weights.tensors.get(f"{layer}.running_var")
+        if not isinstance(mean, TensorRef) or not isinstance(variance, TensorRef):
+            return False
+        read = checkpoint_contents.values
+        still = not np.any(read(taken.checkpoint, mean)) and np.all(
+            read(taken.checkpoint, variance) == 1
+        )
+        if still:
+            return False
+    return bool(layers)
+
+
+def _bare(name: str) -> str:
+    return name.partition(":")[2]
+
+
+def _ours_depends_on_input(shapes: Mapping[str, Shape]) -> bool:
+    return "fc3.weight" in shapes and "conv2.weight" in shapes

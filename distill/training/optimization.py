@@ -1,0 +1,119 @@
+"""Student and optimiser as a run begins with them, and parts of its steps."""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+
+from edgekd.distill.compute.compiled_forward import Pass, compile_forward
+from edgekd.distill.compute.device import Compute
+from edgekd.distill.compute.distributed import ProcessGroup
+from edgekd.distill.kd_losses import Loss
+from edgekd.distill.models import architectures, networks
+from edgekd.distill.models.batch_norm import batch_norms
+from edgekd.distill.recipes.config import Learning
+from edgekd.records import Architecture
+
+
+def make_student(
+    student: Architecture, *, seed: int, generator: torch.Generator, compute: Compute
+) -> nn.Module:
+    """A student with its first weights, on the device."""
+    with torch.random.fork_rng(devices=[]):  # what a library draws beside weights of layers
+        torch.manual_seed(seed)  # noqa: TID251  # libraries take no generator
+        made = architectures.build(student)
+    networks.initialise(made, generator=generator)
+    made.to(compute.device, memory_format=compute.memory_format)  # type: ignore[call-overload]
+    return made
+
+
+def make_optimizer(student: nn.Module, learning: Learning) -> torch.optim.Optimizer:
+    if learning.optimizer == "adam":
+        return torch.optim.Adam(
+            student.parameters(), lr=learning.rate, weight_decay=learning.weight_decay
+        )
+    return torch.optim.SGD(
+        student.parameters(),
+        lr=learning.rate,
+        momentum=0.9,
+        nesterov=True,
+        weight_decay=learning.weight_decay,
+    )
+
+
+def retention_loss(
+    student: nn.Module,
+    acquired: Tensor,
+    remembered: tuple[Tensor, Tensor],
+    *,
+    loss: Loss,
+    rate: float,
+    compute: Compute,
+) -> Tensor:
+    """Loss on new images plus that on remembered ones after a step on the new (LRA).
+
+    Patel et al., CVPR 2023 ("Learning to Retain while Acquiring"), eq. 5: the gradient goes through
+    the inner step, so that a step which would forget is avoided before it is made.
+
+    Args:
+        student: whose weights are stepped, and left as they are.
+        acquired: its loss on new images.
+        remembered: images (M, C, H, W) and what the teacher answers to them (M, K).
+        loss: of the recipe.
+        rate: of the inner step.
+        compute: where, and with whom gradients are averaged.
+    """
+    names, parameters = zip(*student.named_parameters(), strict=True)
+    gradients = compute.group.all_reduce_means(
+        torch.autograd.grad(acquired, parameters, create_graph=True)
+    )
+    moved = {
+        name: part - rate * slope
+        for name, part, slope in zip(names, parameters, gradients, strict=True)
+    }
+    images, targets = remembered
+    with compute.autocast():
+        answers = torch.func.functional_call(student, moved, (images,))
+    return acquired + loss(answers, targets)
+
+
+def all_finite(module: nn.Module) -> bool:
+    return all(bool(torch.isfinite(part).all()) for part in module.state_dict().values())
+
+
+@torch.no_grad()
+def average_statistics(learning: Iterable[nn.Module], group: ProcessGroup) -> None:
+    """Running statistics of each rank's batches to those of all."""
+    found: list[Tensor] = []
+    for network in learning:
+        for layer in batch_norms(network).values():
+            assert layer.running_mean is not None
+            assert layer.running_var is not None
+            found += [layer.running_mean, layer.running_var]
+    group.average(found)
+
+
+def compile_passes(
+    student: nn.Module,
+    teacher: nn.Module,
+    shape: tuple[int, ...],
+    *,
+    compute: Compute,
+    say: Callable[[str], None],
+) -> tuple[Pass, Pass]:
+    """The student's and the teacher's forward pass, compiled where they can be.
+
+    Args:
+        student: in training; its statistics are as before afterwards.
+        teacher: in evaluation mode.
+        shape: of a batch, (N, C, H, W).
+        compute: where.
+        say: takes a warning.
+    """
+    example = torch.zeros(shape, device=compute.device).to(memory_format=compute.memory_format)
+    buffers = {name: each.clone() for name, each in student.named_buffers()}
+    answers = compile_forward(student.train(), example, compute=compute, say=say)
+    student.load_state_dict(buffers, strict=False)  # the trial moved its statistics
+    with torch.no_grad():
+        targets = compile_forward(teacher, example, compute=compute, say=say)
+    return answers, targets
