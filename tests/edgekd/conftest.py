@@ -1,8 +1,12 @@
 """Whole runs are made once and looked at by many tests."""
 
+import contextlib
+import fcntl
+import json
+import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -43,11 +47,29 @@ SHORT_RUN = (
 )
 
 
+@contextlib.contextmanager
+def shared_folder(tmp_path_factory, name: str) -> Iterator[Path]:
+    """A folder that all of pytest's workers share, held while one of them fills it."""
+    base = tmp_path_factory.getbasetemp()
+    # A worker of xdist has a folder of its own below the run's.
+    folder = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / f"shared-{name}"
+    folder.mkdir(exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield folder
+
+
 @pytest.fixture(scope="session")
 def made(tmp_path_factory) -> tuple[Path, str, str]:
     """A bundle of a very short run with everything in it, and what the command printed."""
-    folder = tmp_path_factory.mktemp("made")
-    process = edgekd_process("compress", TEACHER, *SHORT_RUN, "--out", "b", "--json", cwd=folder)
-    out, err = process.communicate(timeout=280)
-    assert process.returncode == 0, err
+    with shared_folder(tmp_path_factory, "made") as folder:
+        printed = folder / "printed.json"
+        if not printed.exists():
+            process = edgekd_process(
+                "compress", TEACHER, *SHORT_RUN, "--out", "b", "--json", cwd=folder
+            )
+            out, err = process.communicate(timeout=280)
+            assert process.returncode == 0, err
+            printed.write_text(json.dumps([out, err]))
+        out, err = json.loads(printed.read_text())
     return folder / "b", out, err

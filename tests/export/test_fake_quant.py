@@ -44,8 +44,20 @@ def file_of(model, tuned):
     )
 
 
-@pytest.mark.parametrize("name", ["resnet8-w4", "resnet8a-w4", "lenet5", "mobilenetv2-0.25"])
-@pytest.mark.parametrize("target", ["jetson@jp5.1", "jetson@jp6.2", "jetson-thor-t5000@jp7.2"])
+NAMES = ("resnet8-w4", "resnet8a-w4", "lenet5", "mobilenetv2-0.25")
+TARGETS = ("jetson@jp5.1", "jetson@jp6.2", "jetson-thor-t5000@jp7.2")
+# Every network once and every target once; the rest says the same in more minutes.
+QUICK = {(name, TARGETS[1]) for name in NAMES} | {(NAMES[0], target) for target in TARGETS}
+
+
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [
+        pytest.param(name, target, marks=() if (name, target) in QUICK else pytest.mark.slow)
+        for name in NAMES
+        for target in TARGETS
+    ],
+)
 def test_it_starts_as_the_file_that_min_max_gives(tmp_path, network, images, name, target):
     module, spec = network(name)
     shown = images(8)

@@ -84,12 +84,14 @@ def results(tmp_path_factory):
     }
 
 
+@pytest.mark.slow
 def test_ranks_end_with_the_same_weights_whatever_the_recipe(results):
     first, second = results[2, 0]["digests"], results[2, 1]["digests"]
     assert len(first) == 8
     assert first == second
 
 
+@pytest.mark.slow
 def test_two_ranks_learn_what_one_process_learns(results):
     alone, two = results[1, 0], results[2, 0]
     assert two["history"] == results[2, 1]["history"]
@@ -98,11 +100,13 @@ def test_two_ranks_learn_what_one_process_learns(results):
     assert two["agreement"] == pytest.approx(alone["agreement"], abs=0.12)
 
 
+@pytest.mark.slow
 def test_ranks_that_have_parted_leave_no_thread_to_abort_the_process_at_its_end(results):
     for rank in (0, 1):
         assert not [name for name in results[2, rank]["threads"] if "gloo" in name]
 
 
+@pytest.mark.slow
 def test_the_losses_of_a_whole_batch_have_the_gradient_that_they_have_in_one_process(results):
     whole, first, second = (results[key]["gradients"] for key in ((1, 0), (2, 0), (2, 1)))
     close = functools.partial(torch.testing.assert_close, atol=1e-5, rtol=1e-5)
@@ -114,6 +118,7 @@ def test_the_losses_of_a_whole_batch_have_the_gradient_that_they_have_in_one_pro
     close(images, whole["images"])
 
 
+@pytest.mark.slow
 def test_each_rank_makes_its_own_half_of_a_batch_and_the_first_has_all_in_the_end(results):
     first, second = results[2, 0], results[2, 1]
     assert not torch.equal(first["own images"], second["own images"])
@@ -123,6 +128,7 @@ def test_each_rank_makes_its_own_half_of_a_batch_and_the_first_has_all_in_the_en
     assert first["batches"] == results[1, 0]["batches"]
 
 
+@pytest.mark.slow
 def test_a_run_of_two_that_was_saved_goes_on_to_the_same_student(results):
     for rank in range(2):
         whole, continued = results[2, rank]["continued"]

@@ -11,7 +11,17 @@ FLOORS = floors()
 WITHOUT = {"noise", "dafl"}
 
 
-@pytest.mark.parametrize("name", sorted(set(RECIPES) - WITHOUT))
+# One with a generator and a pool, one that flows into a bank; the others take minutes together.
+QUICK = {"condensed-replay", "memory-bank"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
+        for name in sorted(set(RECIPES) - WITHOUT)
+    ],
+)
 def test_a_short_run_reaches_its_floor(name, compute):
     assert short_run(name, 0, compute=compute) >= FLOORS[name]
 

@@ -88,7 +88,16 @@ def test_what_makes_no_sense_is_bad_use(made, tmp_path, arguments, words):
 
 
 @pytest.mark.parametrize(
-    "target", ["jetson", "jetson@jp5.1", "jetson-thor-t5000", "raspberry-pi-5", "jetson-nano"]
+    "target",
+    [
+        "jetson",
+        "raspberry-pi-5",
+        # The same two exporters at other opsets.
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("jetson@jp5.1", "jetson-thor-t5000", "jetson-nano")
+        ),
+    ],
 )
 def test_the_batch_is_left_open_when_it_is_asked_for(made, tmp_path, target):
     given = (made[0], "--target", target, "--dynamic-batch", "--embed", "softmax", "--out", "o")
