@@ -170,6 +170,8 @@ def prepare_run(
     compute = place_of(options)
     teacher = teacher_said(options.teacher, options.said, seed=options.run.seed, display=display)
     info = teacher.info
+    # Files first: choosing a student may export and measure some.
+    watched = _select_watched(options.data.evaluation, info)
     if options.data.condensed is not None and options.data.samples is not None:
         raise UsageError("--condensed and --samples are two kinds of one thing: give one of them.")
     real = _real(options.data, info, statistics)
@@ -186,6 +188,7 @@ def prepare_run(
             f"recipe {chosen.recipe.name} learns from nothing but noise: leave out --images."
         )
     ahead = image_set(options.data.images, info) if options.data.images is not None else None
+    embeddings = _embeddings(options.data.embeddings, chosen.recipe, info)
     for note in chosen.notes:
         display.warn(note) if note.startswith("weaker") else display.say(f"         {note}")
     size = student_choice.Size(parameters=info.parameters, macs=info.macs)
@@ -207,8 +210,8 @@ def prepare_run(
         ),
         ahead=ahead,
         real=real,
-        embeddings=_embeddings(options.data.embeddings, chosen.recipe, info),
-        watched=_select_watched(options.data.evaluation, info),
+        embeddings=embeddings,
+        watched=watched,
     )
 
 
