@@ -31,14 +31,14 @@ def report(measurements: Measurements) -> str:
             *_memory(measurements.memory),
             *_energy(measurements.energy),
             *_conditions(measurements),
-            *_doubts(measurements),
+            *_warnings(measurements),
             "",
         ]
     )
 
 
 def brief(measurements: Measurements) -> str:
-    """One line of what matters, and how many doubts there are; `report` has the rest."""
+    """One line of what matters, and how many warnings there are; `report` has the rest."""
     latency, memory = measurements.latency, measurements.memory.model_pss
     parts = [
         _format_unmeasured(latency)
@@ -47,7 +47,7 @@ def brief(measurements: Measurements) -> str:
         f"(p99 {format_quantity(statistics.percentile(latency, 99), 's')}) per call",
         f"memory {_bytes(memory)}",
         f"energy {_brief_energy(measurements.energy)}",
-        f"{len(measurements.warnings)} doubts",
+        f"{len(measurements.warnings)} warnings",
     ]
     return f"{measurements.subject}: {', '.join(parts)}"
 
@@ -264,10 +264,10 @@ def _setup(setup: MachineState | None) -> Iterator[str]:
     yield _row("board", "; ".join(parts))
 
 
-def _doubts(measurements: Measurements) -> Iterator[str]:
-    for index, doubt in enumerate(measurements.warnings):
-        title = "" if index else "doubts"
-        yield _row(title, f"{doubt.code}: {doubt.message}; {doubt.advice}")
+def _warnings(measurements: Measurements) -> Iterator[str]:
+    for index, warning in enumerate(measurements.warnings):
+        title = "" if index else "warnings"
+        yield _row(title, f"{warning.code}: {warning.message}; {warning.advice}")
 
 
 def _row(title: str, text: str) -> str:

@@ -268,7 +268,7 @@ def _measurements(
     states = [agent_process.one(StatesResponse, answers) for answers in heard.runs]
     conditions = _conditions(subject, config, heard, runs, states, probe)
     hidden = _is_hidden(probe, config)
-    energy, energy_doubted = energy_of(heard.energy)
+    energy, energy_warned = energy_of(heard.energy)
     paced = [agent_process.one(LatencyResponse, answers) for answers in heard.paced]
     return Measurements(
         subject=subject.name,
@@ -277,7 +277,7 @@ def _measurements(
         taken_on=conditions.machine,
         is_target=is_target,
         conditions=conditions,
-        warnings=(*latency_warnings.doubts_of(runs, conditions, paced, states), *energy_doubted),
+        warnings=(*latency_warnings.warnings_of(runs, conditions, paced, states), *energy_warned),
         latency=EMULATED if hidden else pool_samples(runs),
         memory=_hidden_memory() if hidden else memory_of(heard.memory),
         energy=energy,

@@ -36,20 +36,20 @@ def explain_refusal(error: BaseException, software: Software) -> IncompatibleErr
 
 
 def require_one_path(
-    module: nn.Module, sample: torch.Tensor, doubts: list[str], software: Software
+    module: nn.Module, sample: torch.Tensor, tracer_warnings: list[str], software: Software
 ) -> None:
-    """Look into what the tracer doubted: it follows one branch, and warns alike of shapes and of values.
+    """Look into what the tracer warned of: it follows one branch, and warns alike of shapes and of values.
 
     Args:
         module: that was traced.
         sample: what it was traced with, (N, C, H, W).
-        doubts: the tracer's warnings; without any, nothing is done.
+        tracer_warnings: the tracer's warnings; without any, nothing is done.
         software: that it is written for.
 
     Raises:
         IncompatibleError: a branch hangs on values.
     """
-    if not doubts:
+    if not tracer_warnings:
         return
     try:
         # With sizes that are fixed, what it can't decide is decided by values.
@@ -58,8 +58,8 @@ def require_one_path(
         if _branches(error):
             raise explain_refusal(error, software) from error
         raise IncompatibleError(
-            f"the tracer of torch's {software.exporter} exporter, which {_name_software(software)} needs, doubts its own "
-            f"graph ({_first_line(doubts[0])}), and torch.export cannot settle it: {_first_line(str(error))}. "
+            f"the tracer of torch's {software.exporter} exporter, which {_name_software(software)} needs, warns of its own "
+            f"graph ({_first_line(tracer_warnings[0])}), and torch.export cannot settle it: {_first_line(str(error))}. "
             "Choose another student, or a target with newer software."
         ) from error
 

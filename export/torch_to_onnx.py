@@ -85,10 +85,10 @@ def _run_exporter(
     sample = torch.zeros(2 if dynamic_batch else 1, *spec.shape)
     write = _by_torchscript if software.exporter == "torchscript" else _by_dynamo
     try:
-        with _quietly() as doubts:
+        with _quietly() as tracer_warnings:
             model = write(module, sample, software, dynamic_batch=dynamic_batch)
         with _quietly():
-            exporter_errors.require_one_path(module, sample, doubts, software)
+            exporter_errors.require_one_path(module, sample, tracer_warnings, software)
     except (EdgekdError, MemoryError):
         raise
     except Exception as error:  # exporters fail in many ways
@@ -176,9 +176,9 @@ def _tidy(graph: onnx_ir.Model) -> onnx.ModelProto:
 def _quietly() -> Iterator[list[str]]:
     """Keep exporters off stdout, which carries results, and what they always say off stderr.
 
-    What the tracer doubts of its own graph is in the list when the block ends.
+    What the tracer warns of in its own graph is in the list when the block ends.
     """
-    doubts: list[str] = []
+    tracer_warnings: list[str] = []
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings(record=True) as caught, contextlib.redirect_stdout(io.StringIO()):
@@ -189,17 +189,17 @@ def _quietly() -> Iterator[list[str]]:
             for logger in loggers:
                 logger.setLevel(logging.ERROR)
             with _without_log_of_torch():
-                yield doubts
+                yield tracer_warnings
         finally:
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
-            doubts += [str(each.message) for each in caught if _doubts(each)]
+            tracer_warnings += [str(each.message) for each in caught if _is_about_the_graph(each)]
     for each in caught:
-        if not _doubts(each):
+        if not _is_about_the_graph(each):
             warnings.showwarning(each.message, each.category, each.filename, each.lineno)
 
 
-def _doubts(warning: warnings.WarningMessage) -> bool:
+def _is_about_the_graph(warning: warnings.WarningMessage) -> bool:
     return issubclass(warning.category, TracerWarning)
 
 

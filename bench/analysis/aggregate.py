@@ -107,7 +107,7 @@ def _bytes(
 def energy_of(
     answers: Sequence[Response],
 ) -> tuple[Energy | Unmeasured, tuple[MeasurementWarning, ...]]:
-    """The energy that the agent's answers hold, and the doubts about it.
+    """The energy that the agent's answers hold, and the warnings about it.
 
     Raises:
         DeviceError: the answers do not fit together.
@@ -125,4 +125,4 @@ def energy_of(
         agent_process.one(PowerResponse, answers),
     )
     found = energy.analyse(sensor, power, run)
-    return found.energy, energy_warnings.doubts_of_energy(found, sensor, power, run, states)
+    return found.energy, energy_warnings.warnings_of_energy(found, sensor, power, run, states)

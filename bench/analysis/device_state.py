@@ -42,7 +42,7 @@ def timed_spans(runs: Sequence[LatencyResponse]) -> list[tuple[int, int]]:
     ]
 
 
-def doubts_of_events(
+def warnings_of_events(
     counts: Mapping[str, int], alarms: Iterable[str], seconds: float
 ) -> Iterator[MeasurementWarning]:
     """Of events that happened within so many seconds, and of alarms."""
@@ -66,7 +66,7 @@ def doubts_of_events(
         )
 
 
-def doubts_of_heat(
+def warnings_of_heat(
     before: Mapping[str, float], after: Mapping[str, float]
 ) -> Iterator[MeasurementWarning]:
     """Of the zone that moved most."""
@@ -80,7 +80,9 @@ def doubts_of_heat(
         )
 
 
-def doubts_of_clocks(clocks: Mapping[str, Range], tolerance: float) -> Iterator[MeasurementWarning]:
+def warnings_of_clocks(
+    clocks: Mapping[str, Range], tolerance: float
+) -> Iterator[MeasurementWarning]:
     """Of clocks that moved by more than a share."""
     moved = [
         f"{name} between {found.lowest:.0f} and {found.highest:.0f} MHz"

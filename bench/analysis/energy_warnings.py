@@ -5,9 +5,9 @@ from typing import Final
 
 from edgekd.bench.analysis.device_state import (
     clocks_of,
-    doubts_of_clocks,
-    doubts_of_events,
-    doubts_of_heat,
+    warnings_of_clocks,
+    warnings_of_events,
+    warnings_of_heat,
 )
 from edgekd.bench.analysis.energy import Analysis
 from edgekd.bench.analysis.energy_windows import Quality
@@ -29,14 +29,14 @@ STEP_SHARE: Final = 0.005  # of the power
 SAMPLER_LOAD: Final = 0.10  # processors
 
 
-def doubts_of_energy(
+def warnings_of_energy(
     analysis: Analysis,
     sensor: SensorResponse,
     power: PowerResponse,
     run: EnergyResponse,
     states: StatesResponse,
 ) -> tuple[MeasurementWarning, ...]:
-    """Everything there is to doubt about one energy."""
+    """All warnings about one energy."""
     found = [*about_state(run, states)]
     if analysis.energy.kind == "estimate":
         found.append(
@@ -64,8 +64,8 @@ def about_state(run: EnergyResponse, states: StatesResponse) -> Iterator[Measure
     before, after = run.before, run.after
     counts = {name: count - before.counts.get(name, count) for name, count in after.counts.items()}
     alarms = {*before.alarms, *after.alarms, *states.alarms}
-    yield from doubts_of_events(counts, alarms, (end_ns - begin_ns) / 1e9)
-    yield from doubts_of_heat(before.temperatures_c, after.temperatures_c)
+    yield from warnings_of_events(counts, alarms, (end_ns - begin_ns) / 1e9)
+    yield from warnings_of_heat(before.temperatures_c, after.temperatures_c)
     ends = StatesResponse(
         event="state",
         at_ns=(begin_ns, end_ns),
@@ -77,7 +77,7 @@ def about_state(run: EnergyResponse, states: StatesResponse) -> Iterator[Measure
         counts={},
         alarms=(),
     )
-    yield from doubts_of_clocks(clocks_of([states, ends], [(begin_ns, end_ns)]), CLOCK)
+    yield from warnings_of_clocks(clocks_of([states, ends], [(begin_ns, end_ns)]), CLOCK)
 
 
 def _about_sampler(power: PowerResponse, run: EnergyResponse) -> Iterator[MeasurementWarning]:

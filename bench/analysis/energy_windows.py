@@ -33,7 +33,7 @@ _MORE_THAN_NOISE: Final = (3.84, 3.00, 2.60, 2.37, 2.21, 2.10, 2.01, 1.94, 1.88)
 
 @dataclass(frozen=True, kw_only=True)
 class Quality:
-    """What the doubts about an energy are drawn from."""
+    """What the warnings about an energy are drawn from."""
 
     asked_hz: float
     rate_hz: float  # of fresh readings
@@ -241,7 +241,7 @@ class WindowEnergies:
             squares.append(around_w**2)
         return float(np.sqrt(np.mean(squares))) * self._sensor.scale
 
-    # --- for the doubts ---------------------------------------------------------------------------
+    # --- for the warnings ---------------------------------------------------------------------------
 
     def _rate_hz(self) -> float:
         """Of readings that differ from the one before, in the windows."""

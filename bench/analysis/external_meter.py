@@ -364,8 +364,8 @@ def energy_from_log(trace: PowerTrace, log: MeterLog, meter: Meter) -> tuple[Ana
     return analyse(_sensor(meter, period_s), power, run), placed
 
 
-def doubts_of_log(analysis: Analysis, meter: Meter) -> tuple[MeasurementWarning, ...]:
-    """What there is to doubt about a meter's readings and the windows that they were taken in."""
+def warnings_of_log(analysis: Analysis, meter: Meter) -> tuple[MeasurementWarning, ...]:
+    """Warnings about a meter's readings and the windows that they were taken in."""
     if analysis.quality is None:
         return ()
     sensor = _sensor(meter, 1 / analysis.quality.asked_hz)

@@ -6,7 +6,11 @@ from typing import Final
 
 from edgekd.bench.analysis import statistics
 from edgekd.bench.analysis.aggregate import pool_samples
-from edgekd.bench.analysis.device_state import doubts_of_clocks, doubts_of_events, doubts_of_heat
+from edgekd.bench.analysis.device_state import (
+    warnings_of_clocks,
+    warnings_of_events,
+    warnings_of_heat,
+)
 from edgekd.bench.protocol.responses import LatencyResponse, StatesResponse
 from edgekd.records import Conditions, MeasurementWarning, Samples
 
@@ -24,13 +28,13 @@ LATE_SHARE: Final = 0.01
 CLOCK_STEPS: Final = 100  # a call shorter than this many steps is known to 1 % at best
 
 
-def doubts_of(
+def warnings_of(
     runs: Sequence[LatencyResponse],
     conditions: Conditions,
     paced: Sequence[LatencyResponse] = (),
     states: Sequence[StatesResponse] = (),
 ) -> tuple[MeasurementWarning, ...]:
-    """Everything there is to doubt about the runs of one model, one answer a process.
+    """All warnings about the runs of one model, one answer a process.
 
     Args:
         runs: back to back.
@@ -45,7 +49,7 @@ def doubts_of(
         *_about_paced(paced),
         *_about_conditions(conditions),
         *_about_states(states),
-        *doubts_of_clocks(conditions.clocks_mhz, CLOCK_CHANGE),
+        *warnings_of_clocks(conditions.clocks_mhz, CLOCK_CHANGE),
     )
 
 
@@ -56,7 +60,9 @@ def _about_states(states: Sequence[StatesResponse]) -> Iterator[MeasurementWarni
     for each in states:
         counts.update(each.counts)
     seconds = sum(each.at_ns[-1] - each.at_ns[0] for each in states) / 1e9
-    yield from doubts_of_events(counts, {name for each in states for name in each.alarms}, seconds)
+    yield from warnings_of_events(
+        counts, {name for each in states for name in each.alarms}, seconds
+    )
     ends = [
         {
             name: value
@@ -65,7 +71,7 @@ def _about_states(states: Sequence[StatesResponse]) -> Iterator[MeasurementWarni
         }
         for each, row in ((states[0], 0), (states[-1], -1))
     ]
-    yield from doubts_of_heat(*ends)
+    yield from warnings_of_heat(*ends)
 
 
 def _about_paced(runs: Sequence[LatencyResponse]) -> Iterator[MeasurementWarning]:

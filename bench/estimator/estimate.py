@@ -206,7 +206,7 @@ def estimate_model(path: Path, target: Target, precision: Precision) -> ModelEst
 
 
 def notes(network: Network, fit: BoardFit) -> tuple[str, ...]:
-    """What a reader should doubt."""
+    """What a reader should be warned of."""
     said = [
         f"measured with: {'; '.join(fit.software)}",
         f"power mode, as published: {'; '.join(fit.power_mode)}",

@@ -80,7 +80,7 @@ def chain(manifest: Manifest, report: Report) -> tuple[ProvenanceLink, ...]:
 
 
 def model_card(manifest: Manifest, report: Report) -> str:
-    """What the model is, what it was made of, what was measured of it, and what is doubtful."""
+    """What the model is, what it was made of, what was measured of it, and what was warned of."""
     return render(
         "model_card.md",
         manifest=manifest,
@@ -88,10 +88,10 @@ def model_card(manifest: Manifest, report: Report) -> str:
         shape="x".join(map(str, manifest.input.shape)),
         chain=chain(manifest, report),
         measured=[(brief(found), place(found)) for found in report.measurements],
-        doubts=[
-            f"{found.subject}: {doubt.message}"
+        warnings=[
+            f"{found.subject}: {warning.message}"
             for found in report.measurements
-            for doubt in found.warnings
+            for warning in found.warnings
         ],
     )
 

@@ -34,7 +34,7 @@ SCHEMA: Final = "measurements"
 COLUMNS: Final = (
     "device", "subject", "precision", "taken_on", "is_target", "runtime", "calls", "processes", "median_s", "p90_s",
     "p99_s", "low_s", "high_s", "paced_fps", "paced_median_s", "memory_runtime_bytes", "memory_model_bytes",
-    "memory_peak_bytes", "energy_gross_j", "energy_scope", "doubts",
+    "memory_peak_bytes", "energy_gross_j", "energy_scope", "warnings",
 )  # fmt: skip
 
 
@@ -181,7 +181,7 @@ def _row(found: Measurements) -> list[object]:
         _level(memory.peak_rss),
         _level(energy.gross) if isinstance(energy, Energy) else "",
         energy.scope if isinstance(energy, Energy) else "",
-        " ".join(doubt.code for doubt in found.warnings),
+        " ".join(warning.code for warning in found.warnings),
     ]
 
 
@@ -190,7 +190,7 @@ def _level(figure: Figure) -> float | str:
 
 
 def _table(measurements: Sequence[Measurements]) -> Iterator[str]:
-    rows = [("device", "model", "median", "p99", "memory", "energy per call", "doubts")]
+    rows = [("device", "model", "median", "p99", "memory", "energy per call", "warnings")]
     for each in measurements:
         latency, energy = each.latency, each.energy
         gross = energy.gross if isinstance(energy, Energy) else energy

@@ -53,8 +53,8 @@ def attach_meter_energy(
         trace, external_meter.read_log(log, columns), meter
     )
     energy = analysis.energy if bound else replace(analysis.energy, uncertainty=None)
-    doubts = [*external_meter.doubts_of_log(analysis, meter), *([] if bound else [UNBOUND])]
-    changed = replace(one, energy=energy, warnings=(*one.warnings, *doubts))
+    warnings = [*external_meter.warnings_of_log(analysis, meter), *([] if bound else [UNBOUND])]
+    changed = replace(one, energy=energy, warnings=(*one.warnings, *warnings))
     return Measured(measurements=(changed,)), placed
 
 

@@ -108,7 +108,7 @@ def test_energy_of_a_constant_rail_is_its_power_times_the_time(model, tmp_path):
     assert isinstance(energy.net, Samples)
     assert max(map(abs, energy.net.values)) < 1e-9
     # Windows of a twentieth of a second are doubted.
-    assert "energy-window" in {doubt.code for doubt in found.warnings}
+    assert "energy-window" in {warning.code for warning in found.warnings}
     assert from_json(Measurements, to_json(found), origin="measurements.json") == found
 
 

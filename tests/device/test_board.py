@@ -95,7 +95,7 @@ def test_a_second_run_sends_nothing_and_emulated_times_are_taken_when_asked_for(
     (found,) = json.loads(out)["measurements"]
     assert found["latency"]["kind"] == "samples"
     assert np.min(found["latency"]["values"]) > 0
-    assert "emulated" in [doubt["code"] for doubt in found["warnings"]]
+    assert "emulated" in [warning["code"] for warning in found["warnings"]]
 
 
 def test_a_cut_link_ends_with_code_6_and_the_next_contact_leaves_a_clean_board(server, root, model):

@@ -3,7 +3,7 @@ import sys
 import pytest
 
 from edgekd.bench.agent import state_sampler
-from edgekd.bench.analysis.device_state import clocks_of, doubts_of_clocks, temperatures_of
+from edgekd.bench.analysis.device_state import clocks_of, temperatures_of, warnings_of_clocks
 from edgekd.bench.protocol.responses import StatesResponse
 from edgekd.records import Range
 
@@ -34,9 +34,9 @@ def test_temperatures_are_of_the_whole_and_clocks_of_the_timed_calls_alone():
 
 def test_clocks_within_the_tolerance_are_not_doubted():
     clocks = {"gpu": Range(lowest=1000.0, highest=1020.0)}
-    assert list(doubts_of_clocks(clocks, 0.05)) == []
-    (doubt,) = doubts_of_clocks(clocks, 0.01)
-    assert "gpu between 1000 and 1020 MHz" in doubt.message
+    assert list(warnings_of_clocks(clocks, 0.05)) == []
+    (warning,) = warnings_of_clocks(clocks, 0.01)
+    assert "gpu between 1000 and 1020 MHz" in warning.message
 
 
 def test_columns_of_different_lengths_are_refused():

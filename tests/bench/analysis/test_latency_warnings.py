@@ -64,7 +64,7 @@ def conditions(**changes) -> Conditions:
 
 
 def codes(*runs, on=QUIET) -> set[str]:
-    return {doubt.code for doubt in latency_warnings.doubts_of(runs, on)}
+    return {warning.code for warning in latency_warnings.warnings_of(runs, on)}
 
 
 def scaled(factor) -> tuple[int, ...]:
@@ -105,20 +105,22 @@ def test_each_reason_raises_its_doubt(code):
 def test_calls_that_start_late_at_a_fixed_rate_are_a_doubt():
     on_time = LatencyResponse(**{**vars(run()), "fps": 30.0, "late": 5})
     late = LatencyResponse(**{**vars(run()), "fps": 30.0, "late": 6})
-    assert latency_warnings.doubts_of([run()], QUIET, [on_time]) == ()
-    assert [doubt.code for doubt in latency_warnings.doubts_of([run()], QUIET, [late])] == ["late"]
+    assert latency_warnings.warnings_of([run()], QUIET, [on_time]) == ()
+    assert [warning.code for warning in latency_warnings.warnings_of([run()], QUIET, [late])] == [
+        "late"
+    ]
 
 
-def test_throttling_and_heat_while_it_ran_are_doubts_of_a_latency_too():
+def test_throttling_and_heat_while_it_ran_are_warnings_of_a_latency_too():
     calm = states()
-    assert latency_warnings.doubts_of([run()], QUIET, states=[calm, calm]) == ()
+    assert latency_warnings.warnings_of([run()], QUIET, states=[calm, calm]) == ()
     hot = states(
         temperatures_c={"cpu": (40.0, 41.0, 44.0, 52.0)},
         counts={"core throttled for heat": 3, "oc3 instantaneous over-current": 2},
     )
     found = {
-        doubt.code: doubt
-        for doubt in latency_warnings.doubts_of([run()], QUIET, states=[calm, hot])
+        warning.code: warning
+        for warning in latency_warnings.warnings_of([run()], QUIET, states=[calm, hot])
     }
     assert set(found) == {"temperature-drift", "throttled", "over-current"}
     assert "from 41 C to 52 C" in found["temperature-drift"].message
@@ -139,10 +141,10 @@ def test_calls_too_fast_for_the_clock_do_not_break_the_statistics():
 def test_every_doubt_has_advice_and_stands_in_the_documents():
     text = (Path(__file__).parents[3] / "docs" / "measuring.md").read_text()
     for runs, on in CASES.values():
-        for doubt in latency_warnings.doubts_of(runs, on):
-            assert doubt.message
-            assert doubt.advice
-            assert f"`{doubt.code}`" in text
+        for warning in latency_warnings.warnings_of(runs, on):
+            assert warning.message
+            assert warning.advice
+            assert f"`{warning.code}`" in text
 
 
 def test_pooled_times_are_seconds_in_the_order_taken():

@@ -197,7 +197,7 @@ def test_what_rests_on_one_family_gets_the_wider_interval_and_a_note():
     assert any("measured in one family only (efficientvit)" in note for note in notes)
 
 
-def test_doubts_about_size_batch_and_types_are_said():
+def test_warnings_about_size_batch_and_types_are_said():
     fit = estimate.fit_for(load_target(XAVIER), "fp16")
     odd = replace(network(convolution(8), side=32), input_shape=(4, 3, 32, 32), quantised=True)
     notes = " | ".join(estimate.notes(odd, fit))

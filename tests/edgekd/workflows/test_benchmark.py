@@ -70,7 +70,7 @@ def test_a_file_is_measured_and_told(taken):
         "latency    median",
         "+ model loaded",
         "energy",
-        "doubts",
+        "warnings",
     ):
         assert said in out, said
     assert "tiny.onnx: latency" in err
@@ -473,7 +473,7 @@ def test_a_meter_of_unknown_bounds_has_no_interval_and_says_so(waiting, edgekd):
     assert code == 0, err
     (one,) = json.loads(out)["measurements"]
     assert one["energy"]["uncertainty"] is None
-    assert "meter-bounds" in [doubt["code"] for doubt in one["warnings"]]
+    assert "meter-bounds" in [warning["code"] for warning in one["warnings"]]
 
 
 def test_a_log_without_a_header_is_taken_with_names_for_its_columns(waiting, edgekd, tmp_path):
