@@ -124,16 +124,12 @@ def read_log(path: Path, columns: LogColumns | None = None) -> MeterLog:
     except UnicodeDecodeError as error:
         raise InputFileError(f"{path}: not a text file.") from error
     lines = [line for line in lines if line.strip() and not line.startswith("#")]
-    if len(lines) < (3 if said.header is None else 2):
-        needed = "a header and at least two readings" if said.header is None else "two readings"
-        raise InputFileError(f"{path}: {needed} are needed.")
+    if len(lines) + (said.header is not None) < 3:
+        raise InputFileError(f"{path}: a header and at least two readings are needed.")
     separator = max(";\t,", key=lines[0].count)
     first = [name.strip().strip('"') for name in next(csv.reader(lines[:1], delimiter=separator))]
-    header, readings = (
-        (first, lines[1:])
-        if said.header is None
-        else (_given_header(said.header, first, path), lines)
-    )
+    header = first if said.header is None else _given_header(said.header, first, path)
+    readings = lines[1:] if said.header is None else lines
     wanted = _find_columns(header, said, path)
     places = [header.index(name) for name, _ in wanted.values()]
     try:
@@ -207,21 +203,19 @@ def _given_header(names: tuple[str, ...], first: list[str], path: Path) -> list[
     for name in names:
         if name != SKIPPED and not any(re.search(form, name.lower()) for form in _NAMES.values()):
             raise InputFileError(
-                f"--columns: {name!r} is neither a time, power, voltage nor current with a unit, as time_s or power_mw; "
-                f"write {SKIPPED} for a column to skip."
+                f"--columns: {name!r} is no time, power, voltage or current with its unit; write {SKIPPED} to skip a column."
             )
     if len(names) != len(first):
         raise InputFileError(
-            f"{path}: --columns names {len(names)} columns, and the first line has {len(first)}: {', '.join(first)}. Name "
-            "each, and write - for those that hold neither time nor power, voltage or current."
+            f"{path}: --columns names {len(names)} columns, and the first line has {len(first)}: {', '.join(first)}. "
+            f"Write {SKIPPED} for a column to skip."
         )
-    if not any(
-        _is_name(value) for value, name in zip(first, names, strict=True) if name != SKIPPED
-    ):
-        return list(names)
-    raise InputFileError(
-        f"{path}: its first line holds no numbers: {', '.join(first)}. If it is a header, leave out --columns."
-    )
+    cells = [cell for cell, name in zip(first, names, strict=True) if name != SKIPPED]
+    if any(map(_is_name, cells)):
+        raise InputFileError(
+            f"{path}: its first line holds no numbers: {', '.join(first)}. If it is a header, leave out --columns."
+        )
+    return list(names)
 
 
 def _is_name(text: str) -> bool:

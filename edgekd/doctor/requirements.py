@@ -49,7 +49,7 @@ NEEDS: Final[dict[str, Requirements]] = {
         optional=_TEACHERS | {"ray": "no search on several machines"},
     ),
     "gate": Requirements(libraries=("numpy",), optional={}),
-    "config": Requirements(libraries=(), optional={}),
+    "config": Requirements(libraries=("numpy",), optional={}),
     "synthesize": Requirements(
         libraries=(*_PIPELINE, "accelerate", "pillow"),
         optional=_TEACHERS,

@@ -181,11 +181,11 @@ def test_a_log_without_a_header_is_read_by_the_names_that_are_given(tmp_path, na
     [
         ("time_s", "0,2\n1,4\n", "--columns names 1 columns, and the first line has 2: 0, 2"),
         ("time_s,power_w", "time (s),power (W)\n0,2\n1,4\n", "If it is a header, leave out"),
-        ("time_s,colour", "0,2\n1,4\n", "'colour' is neither a time, power"),
+        ("time_s,colour", "0,2\n1,4\n", "'colour' is no time, power"),
         ("time_s,power", "0,2\n1,4\n", "the unit of 'power' is not known"),
         ("time_s,time_ms", "0,2\n1,4\n", "time may be time_s or time_ms"),
         ("-,power_w", "0,2\n1,4\n", "no column of times"),
-        ("time_s,power_w", "0,2\n", "two readings are needed"),
+        ("time_s,power_w", "0,2\n", "at least two readings are needed"),
     ],
 )
 def test_names_that_do_not_fit_the_log_are_refused(tmp_path, names, text, reason):

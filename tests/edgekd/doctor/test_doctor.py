@@ -12,7 +12,9 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from edgekd.api.homes import HOMES
 from edgekd.bench.agent import sensor_discovery
+from edgekd.cli import reference
 from edgekd.doctor import collect, host, requirements
 from edgekd.doctor.findings import Library
 from edgekd.doctor.report import diagnosis
@@ -319,9 +321,31 @@ def imported(nodes):
                 yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def third_party_of(function):
+def function_of(module, name):
+    """The definition of a function in the source of a module, if it has one."""
+    body = ast.parse(module_path(module).read_text()).body
+    return next((n for n in body if isinstance(n, ast.FunctionDef) and n.name == name), None)
+
+
+def imported_by(module, name, seen):
+    """What a function imports when it is called, itself or through functions beside it and of the API."""
+    function = function_of(module, name)
+    if function is None or (module, name) in seen:
+        return
+    seen.add((module, name))
+    yield module
+    yield from imported(ast.walk(function))
+    for node in ast.walk(function):
+        if isinstance(node, ast.Name):
+            yield from imported_by(module, node.id, seen)
+        elif isinstance(node, ast.Attribute) and ast.unparse(node.value) == "edgekd":
+            yield from imported_by(HOMES[node.attr], node.attr, seen)
+
+
+def third_party_of(callback):
     """Top-level packages that a command of the command line brings before it does anything."""
-    waiting = list(imported(ast.walk(function)))
+    waiting = list(imported_by(callback.__module__, callback.__name__, set()))
+    assert waiting, callback
     seen: set[str] = set()
     while waiting:
         name = waiting.pop()
@@ -338,16 +362,13 @@ def third_party_of(function):
 def test_commands_need_what_they_import():
     modules = {collect.MODULES.get(name, name): name for name in collect.requirements()}
     assert modules, "edgekd has no metadata here: it is not installed"
-    functions = {
-        node.name: node
-        for name in ("cli", "bundle_commands")
-        for node in ast.parse((REPOSITORY / "edgekd" / f"{name}.py").read_text()).body
-        if isinstance(node, ast.FunctionDef)
-    }
     # Every command imports these through typer or the records: without them there is no doctor.
     always = {"typer", "pydantic", "rich"}
-    for command, needs in requirements.NEEDS.items():
-        for name, function in functions.items():
-            if name == command or name.startswith(f"{command}_"):
-                needed = {modules[module] for module in third_party_of(function) & set(modules)}
-                assert needed - always <= set(needs.libraries), name
+    found = {name: third_party_of(each.callback) for name, each in reference.commands().items()}
+    assert {"torch", "numpy"} <= found["distill"]  # through the API
+    for name, packages in found.items():
+        if name == "doctor":
+            continue
+        needs = requirements.NEEDS[name.split()[0]]
+        needed = {modules[module] for module in packages & set(modules)}
+        assert needed - always <= set(needs.libraries), name
