@@ -146,12 +146,12 @@ def _format_paced(paced: Paced | None) -> Iterator[str]:
     if paced is None:
         return
     if isinstance(paced.latency, Unmeasured):
-        yield _row("", f"at {paced.fps:g} a second: {_format_unmeasured(paced.latency)}")
+        yield _row("", f"at {paced.fps:g} calls per second: {_format_unmeasured(paced.latency)}")
         return
     figure = paced.latency
     yield _row(
         "",
-        f"at {paced.fps:g} a second: median {format_quantity(statistics.median(figure), 's')}, "
+        f"at {paced.fps:g} calls per second: median {format_quantity(statistics.median(figure), 's')}, "
         f"p99 {format_quantity(statistics.percentile(figure, 99), 's')}, {paced.late} of {len(figure.values)} "
         "started late",
     )

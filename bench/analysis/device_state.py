@@ -53,7 +53,7 @@ def warnings_of_events(
         stops = any(name.startswith(PROTECTION) for name in current)
         yield MeasurementWarning(
             code="over-current",
-            message=f"within {seconds:.0f} s: {told} ({sum(current.values()) / seconds:.1f} a second)"
+            message=f"within {seconds:.0f} s: {told} ({sum(current.values()) / seconds:.1f} per second)"
             + ("; the board protected itself, and the figures are not its own" if stops else ""),
             advice="use a stronger supply or a lower power mode, and measure again",
         )

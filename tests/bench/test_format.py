@@ -87,7 +87,7 @@ def test_figures_are_those_of_the_samples():
     for figure in ("median 2.00 ms", "p90 2.80 ms", "min 1.00 ms", "max 3.00 ms", "201 calls"):
         assert figure in text
     assert "40.0 MiB PSS, 30.0 MiB USS" in text
-    assert "gross 10.1 mJ a call, idle included" in text
+    assert "gross 10.1 mJ per call, idle included" in text
     assert "scope: module input" in text
     assert "load: busy; end it" in text
 
@@ -108,9 +108,9 @@ ENERGY = Energy(
 
 def test_energy_is_told_with_its_interval_rate_and_idle_power():
     text = report(changed(energy=ENERGY))
-    assert "gross 10.1 mJ ± 200 uJ a call, idle included" in text
-    assert "idle  4.00 mJ ± 100 uJ a call" in text
-    assert "net   6.10 mJ ± 80.0 uJ a call" in text
+    assert "gross 10.1 mJ ± 200 uJ per call, idle included" in text
+    assert "idle  4.00 mJ ± 100 uJ per call" in text
+    assert "net   6.10 mJ ± 80.0 uJ per call" in text
     assert "3 windows of 10.0 s, 39.6 fresh readings per second" in text
     assert "idle 3.01 W before, 3.04 W after" in text
     assert "at least 95 % of runs" in text

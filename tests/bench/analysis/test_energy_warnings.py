@@ -92,7 +92,7 @@ def test_every_doubt_has_advice_and_stands_in_the_documents():
 
 def test_over_current_is_told_as_a_rate_and_its_worse_kinds_as_such():
     (mild,) = CASES["over-current"][:1]
-    assert "60 times (2.0 a second)" in mild.message
+    assert "60 times (2.0 per second)" in mild.message
     assert "protected itself" not in mild.message
     (worse, *_) = warnings(
         ran=run(state(counts={"oc1 under-voltage": 0}), state(counts={"oc1 under-voltage": 1}))
