@@ -82,8 +82,8 @@ screenshots: $(VENV)/.user
 	$(BIN)/python docs/screenshots.py $(OUT) docs/images
 
 options: $(VENV)/.user
-	$(BIN)/python -m edgekd.cli.reference docs/commands
-	$(BIN)/python -m edgekd.cli.api_reference docs/api.md
+	$(BIN)/python -m edgekd.cli.generate.commands docs/commands
+	$(BIN)/python -m edgekd.cli.generate.api docs/api.md
 
 # Warnings are errors: a link inside the pages that leads nowhere is one.
 docs: $(VENV)/.docs

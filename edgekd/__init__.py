@@ -18,10 +18,21 @@ if TYPE_CHECKING:
     from edgekd.api.bundles import gate, verify_bundle
     from edgekd.api.catalogues import list_recipes, list_students, list_targets
     from edgekd.api.events import Event
-    from edgekd.api.models import benchmark, check_model, estimate_latency, evaluate, export
+    from edgekd.api.models import (
+        benchmark,
+        check_model,
+        estimate_latency,
+        evaluate,
+        export,
+    )
     from edgekd.api.pipelines import CompressOptions, compress, search
     from edgekd.api.teachers import LoadedTeacher, TeacherFile, load_teacher
-    from edgekd.api.training import condense, distill, plan_distillation, synthesize
+    from edgekd.api.training import (
+        condense,
+        distill,
+        plan_distillation,
+        synthesize,
+    )
     from edgekd.bundle.verification import VerifiedBundle
     from edgekd.distill.teachers.metadata import TeacherOptions
     from edgekd.gate.gates import Judgement

@@ -4,43 +4,26 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
-from edgekd.bundle import (
-    layout,
-)
+from edgekd.bundle import layout
 from edgekd.distill.data.labelled import LabelledImages, load_labelled
 from edgekd.distill.teachers.loader import Teacher
-from edgekd.errors import (
-    DeviceError,
-    OverBudgetError,
-    UsageError,
-)
+from edgekd.errors import DeviceError, OverBudgetError, UsageError
 from edgekd.files import new_folder
 from edgekd.gate import gates as gate
 from edgekd.gate.budget_file import NONE as NO_BUDGET
 from edgekd.gate.figures import Reports, model_of
 from edgekd.interrupts import caught
 from edgekd.progress import Display
-from edgekd.records import (
-    Architecture,
-    Target,
-    TeacherInfo,
-)
+from edgekd.records import Architecture, Target, TeacherInfo
 from edgekd.search.auto_student import over_budget, slower_than
 from edgekd.search.candidates import Candidate
 from edgekd.search.summary import nearest
 from edgekd.workflows.data_used import warn_of_images
-from edgekd.workflows.distill import (
-    run_distillation,
-    run_folder,
-)
-from edgekd.workflows.export_options import (
-    require_possible,
-)
+from edgekd.workflows.distill import run_distillation, run_folder
+from edgekd.workflows.export_options import require_possible
 from edgekd.workflows.fill_bundle import CompressJob, Outcome, fill_bundle
 from edgekd.workflows.gate import check_budget as check_budget
-from edgekd.workflows.model_files import (
-    software_text,
-)
+from edgekd.workflows.model_files import software_text
 from edgekd.workflows.run_setup import prepare_run
 
 # --- compress -------------------------------------------------------------------------------------

@@ -21,12 +21,12 @@ from edgekd.records import (
 )
 from edgekd.records.manifest import Manifest, Report
 from edgekd.search.search import Search
-from edgekd.workflows.benchmark import Probes
-from edgekd.workflows.benchmark_output import Comparisons
 from edgekd.workflows.check_model import GraphCheck
 from edgekd.workflows.check_teacher import TeacherCheck
 from edgekd.workflows.describe_teacher import Description
 from edgekd.workflows.evaluate import Comparison
+from edgekd.workflows.measure.benchmark import Probes
+from edgekd.workflows.measure.benchmark_output import Comparisons
 from edgekd.workflows.show_recipes import RecipeDescription
 
 # The name in a file's `schema` field, and the record it holds.

@@ -105,9 +105,7 @@ def _explain_errors(model: Path | bytes) -> Iterator[None]:
         errors.RuntimeException,
     ) as error:
         if isinstance(model, Path):
-            from edgekd.export import (
-                external_data,  # brings onnx, which nothing else here needs
-            )
+            from edgekd.export import external_data
 
             external_data.require_data(model)
         raise IncompatibleError(f"{name}: ONNX Runtime refuses it: {error}") from error

@@ -10,7 +10,8 @@ from collections import Counter
 
 import pytest
 
-from edgekd.cli import completion, reference
+from edgekd.cli.framework import completion
+from edgekd.cli.generate import commands as reference
 from tests import console
 from tests.conftest import REPOSITORY
 

@@ -17,9 +17,7 @@ from edgekd.bench.agent import (
     trt_python,
     trtexec,
 )
-from edgekd.bench.agent import (
-    sensor as power,
-)
+from edgekd.bench.agent import sensor as power
 from edgekd.bench.agent.errors import RefusedError
 
 TIMEOUT_S = 10

@@ -6,9 +6,7 @@ from typing import Any
 
 from benchmarks.bench import boards
 from benchmarks.bench.sensing import INA226, INA238, INA3221, NVML, RAPL, Counter, Rail
-from edgekd.bench.agent import (
-    sensor as power,
-)
+from edgekd.bench.agent import sensor as power
 from edgekd.bench.agent import (
     sensor_discovery,
     sensor_ina,

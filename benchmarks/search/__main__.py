@@ -23,7 +23,13 @@ from benchmarks.machine import processor
 from benchmarks.rows import append_row
 from edgekd.distill.models import architectures
 from edgekd.distill.teachers.state_dict import read_weights
-from edgekd.options import SEARCH_MINUTES, DataOptions, RunOptions, SearchOptions, TrainingOptions
+from edgekd.options import (
+    SEARCH_MINUTES,
+    DataOptions,
+    RunOptions,
+    SearchOptions,
+    TrainingOptions,
+)
 from edgekd.progress import PlainDisplay
 from edgekd.records import Student, from_json
 from edgekd.search.search import (

@@ -7,7 +7,13 @@ from typing import Final
 import torch
 from torch import nn
 
-from edgekd.distill.models.architectures import GRAMMAR, NAMES, build, family_of, find_architecture
+from edgekd.distill.models.architectures import (
+    GRAMMAR,
+    NAMES,
+    build,
+    family_of,
+    find_architecture,
+)
 from edgekd.errors import UsageError
 from edgekd.records import Architecture
 

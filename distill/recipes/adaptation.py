@@ -5,11 +5,7 @@ from dataclasses import asdict, replace
 from typing import Any, Final
 
 from edgekd.distill.kd_losses import LogitDistance
-from edgekd.distill.recipes.config import (
-    NoiseSource,
-    PixelSource,
-    Recipe,
-)
+from edgekd.distill.recipes.config import NoiseSource, PixelSource, Recipe
 from edgekd.errors import UsageError
 
 # Of a batch, beside images that flow from no statistics.

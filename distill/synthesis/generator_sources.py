@@ -23,7 +23,12 @@ from edgekd.distill.synthesis.generators import (
     occurrence,
     width_for,
 )
-from edgekd.distill.synthesis.inversion import BETAS, Fit, FittedSource, SourceContext
+from edgekd.distill.synthesis.inversion import (
+    BETAS,
+    Fit,
+    FittedSource,
+    SourceContext,
+)
 
 
 def _make_network(

@@ -6,7 +6,12 @@ import torch
 from torch import Tensor
 
 from edgekd.distill.data.synthetic_set import SplitSet
-from edgekd.distill.recipes.config import BankMemory, Memory, PoolMemory, ReplayMemory
+from edgekd.distill.recipes.config import (
+    BankMemory,
+    Memory,
+    PoolMemory,
+    ReplayMemory,
+)
 from edgekd.distill.synthesis.generative_replay import Replay
 from edgekd.distill.synthesis.image_pool import ImagePool, make_pool
 from edgekd.distill.synthesis.inversion import SourceContext

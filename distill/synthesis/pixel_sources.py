@@ -13,7 +13,12 @@ from edgekd.distill.data import augment
 from edgekd.distill.data.real_images import RealImages
 from edgekd.distill.data.siamese_augmentation import siamese
 from edgekd.distill.recipes.config import InvertedSource, PixelSource
-from edgekd.distill.synthesis.inversion import BETAS, Fit, FittedSource, SourceContext
+from edgekd.distill.synthesis.inversion import (
+    BETAS,
+    Fit,
+    FittedSource,
+    SourceContext,
+)
 from edgekd.distill.synthesis.synthetic_batch import channel_statistics
 
 VIEWS: Final = ("color", "scale", "rotate", "crop")  # one after the other, of `siamese`

@@ -59,8 +59,8 @@ def export(
     """
     from edgekd.pipeline import default_out
     from edgekd.workflows import export as workflow
-    from edgekd.workflows.build_engines import engine_options
     from edgekd.workflows.export_options import plan_export
+    from edgekd.workflows.measure.build_engines import engine_options
 
     board = find_target(target)
     built = None
@@ -149,7 +149,7 @@ def benchmark(
         IncompatibleError: The runtime cannot run the model.
     """
     from edgekd.bench.transport import fleet
-    from edgekd.workflows import benchmark as workflow
+    from edgekd.workflows.measure import benchmark as workflow
 
     hosts = connection or ConnectionOptions()
     paths = [models] if isinstance(models, (str, Path)) else list(models)
@@ -184,7 +184,7 @@ def estimate_latency(
         InputFileError: The file cannot be read, or has open sizes beyond the batch.
         IncompatibleError: No published measurement supports this board and precision.
     """
-    from edgekd.workflows import estimate_latency as workflow
+    from edgekd.workflows.measure import estimate_latency as workflow
 
     return workflow.estimate(
         Path(model),

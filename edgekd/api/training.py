@@ -18,7 +18,12 @@ from edgekd.options import (
 )
 
 if TYPE_CHECKING:
-    from edgekd.records import CondensedSet, Plan, Student, SyntheticSet
+    from edgekd.records import (
+        CondensedSet,
+        Plan,
+        Student,
+        SyntheticSet,
+    )
     from edgekd.workflows.run_setup import DistillJob
 
 

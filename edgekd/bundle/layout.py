@@ -13,7 +13,12 @@ from edgekd.bundle import signing
 from edgekd.errors import InputFileError
 from edgekd.files import digest_of, read_text
 from edgekd.records import from_json
-from edgekd.records.manifest import FileEntry, Manifest, Report, Role
+from edgekd.records.manifest import (
+    FileEntry,
+    Manifest,
+    Report,
+    Role,
+)
 
 MANIFEST: Final = "manifest.json"
 SUMS: Final = "SHA256SUMS"

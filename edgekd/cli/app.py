@@ -18,12 +18,12 @@ from edgekd.cli import bench as bench_commands
 from edgekd.cli import bundle as bundle_commands
 from edgekd.cli import export as export_commands
 from edgekd.cli import recipes, targets, teacher
-from edgekd.cli.completion import add_examples
 from edgekd.cli.compress import compress
 from edgekd.cli.condense import condense
 from edgekd.cli.distill import distill
 from edgekd.cli.doctor import doctor
 from edgekd.cli.evaluate import evaluate
+from edgekd.cli.framework.completion import add_examples
 from edgekd.cli.gate import config_app, gate
 from edgekd.cli.search import search
 from edgekd.cli.synthesize import synthesize

@@ -8,10 +8,17 @@ import typer
 
 from edgekd import options as defaults
 from edgekd.bench.sensor_names import SENSORS
-from edgekd.cli import boards, completion, meter
+from edgekd.cli import boards, meter
 from edgekd.cli.boards import BoardGroup
-from edgekd.cli.options import DEVICE, OUTPUT, Force, Json, option_groups
-from edgekd.cli.verbs import VerbGroup
+from edgekd.cli.framework import completion
+from edgekd.cli.framework.options import (
+    DEVICE,
+    OUTPUT,
+    Force,
+    Json,
+    option_groups,
+)
+from edgekd.cli.framework.verbs import VerbGroup
 from edgekd.errors import UsageError
 
 _MEASUREMENT: Final = "Measurement"
@@ -231,8 +238,8 @@ def bench(
 ) -> None:
     """Measure latency, memory and energy, here or on boards over ssh."""
     import edgekd
-    from edgekd.cli.output import print_events
-    from edgekd.workflows import benchmark_output
+    from edgekd.cli.framework.output import print_events
+    from edgekd.workflows.measure import benchmark_output
 
     if offline_kit is not None:
         _write_kit(models, offline_kit, hosts, how, files, target)
@@ -260,7 +267,7 @@ def _write_kit(
     target: str | None,
 ) -> None:
     from edgekd.api.targets import find_target
-    from edgekd.workflows import benchmark, measure_offline
+    from edgekd.workflows.measure import benchmark, measure_offline
 
     given = {
         "--device": hosts.device,
@@ -299,7 +306,7 @@ def import_kit(
     as_json: Json = False,
 ) -> None:
     """Import what an offline kit measured on its board."""
-    from edgekd.workflows import benchmark_output, measure_offline
+    from edgekd.workflows.measure import benchmark_output, measure_offline
 
     benchmark_output.check_outputs(out, force=force)
     found = measure_offline.take_in(result, kit or result.parent)
@@ -320,8 +327,8 @@ def compare(
 ) -> None:
     """Compare measurements: ratios with intervals, and a verdict only where the interval allows one."""
     from edgekd.bench.analysis import compare as comparison
-    from edgekd.cli.output import print_record
-    from edgekd.workflows import benchmark_output
+    from edgekd.cli.framework.output import print_record
+    from edgekd.workflows.measure import benchmark_output
 
     found = benchmark_output.compare_files(old, new)
     if as_json:
@@ -349,8 +356,8 @@ def estimate(
 ) -> None:
     """Estimate latency on a board that is not here, from published measurements."""
     import edgekd
-    from edgekd.cli.output import print_record
-    from edgekd.workflows import estimate_latency as workflow
+    from edgekd.cli.framework.output import print_record
+    from edgekd.workflows.measure import estimate_latency as workflow
 
     found = edgekd.estimate_latency(model, target=target, precision=precision)
     if as_json:

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from edgekd import options as defaults
-from edgekd.cli import completion
-from edgekd.cli.options import DEVICE, Json, option_groups
+from edgekd.cli.framework import completion
+from edgekd.cli.framework.options import DEVICE, Json, option_groups
 from edgekd.errors import UsageError
 
 
@@ -70,8 +70,8 @@ def probe(
     """Show what a machine is and has: board, software, runtimes, power sensors."""
     from edgekd.api.targets import find_target
     from edgekd.bench.transport import fleet
-    from edgekd.cli.output import print_record
-    from edgekd.workflows import benchmark, benchmark_output
+    from edgekd.cli.framework.output import print_record
+    from edgekd.workflows.measure import benchmark, benchmark_output
 
     chosen = None if target is None else find_target(target)
     found = benchmark.probes(
@@ -93,7 +93,7 @@ def probe(
 def clean(boards: BoardGroup) -> None:
     """Remove everything that edgekd keeps on boards: agents, models, engines."""
     from edgekd.bench.transport import fleet
-    from edgekd.workflows import benchmark
+    from edgekd.workflows.measure import benchmark
 
     devices = fleet.devices(
         boards.device or [], boards.fleet, ssh_config=boards.ssh_config, python=boards.device_python

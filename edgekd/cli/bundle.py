@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgekd.cli.options import OUTPUT, Force, Json
+from edgekd.cli.framework.options import OUTPUT, Force, Json
 
 if TYPE_CHECKING:
     from edgekd.bundle.signing import PublicKey
@@ -69,7 +69,7 @@ def bundle_verify(
 ) -> None:
     """Verify the signature (with --key), the checksums and the manifest, in this order."""
     import edgekd
-    from edgekd.cli.output import print_record
+    from edgekd.cli.framework.output import print_record
 
     found = edgekd.verify_bundle(path, keys=keys or (), signature=signature)
     if as_json:
@@ -82,7 +82,7 @@ def bundle_verify(
 def bundle_inspect(path: Bundle, as_json: Json = False) -> None:
     """Show what a bundle states about itself; an archive is verified first, a folder is not."""
     from edgekd.bundle import layout, verification
-    from edgekd.cli.output import print_record
+    from edgekd.cli.framework.output import print_record
     from edgekd.report.bundle_summary import description
 
     whole = None if path.is_dir() else verification.verify_bundle(path)
@@ -199,7 +199,7 @@ def bundle_diff(
 ) -> None:
     """Show what changed between two bundles; both are verified first."""
     from edgekd.bundle import diff, verification
-    from edgekd.cli.output import print_record
+    from edgekd.cli.framework.output import print_record
 
     found = diff.difference(verification.verify_bundle(before), verification.verify_bundle(after))
     if as_json:

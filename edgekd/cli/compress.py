@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from edgekd import options as defaults
-from edgekd.cli.option_groups import (
+from edgekd.cli.framework.option_groups import (
     BudgetGroup,
     DataGroup,
     ExportGroup,
@@ -16,7 +16,7 @@ from edgekd.cli.option_groups import (
     TeacherGroup,
     TrainingGroup,
 )
-from edgekd.cli.options import (
+from edgekd.cli.framework.options import (
     BUDGET,
     OUTPUT,
     RUN,
@@ -87,7 +87,7 @@ def compress(
 
     require_libraries("compress")
     import edgekd
-    from edgekd.cli.output import print_events, print_record
+    from edgekd.cli.framework.output import print_events, print_record
     from edgekd.pipeline import require_gates
 
     outcome = edgekd.compress(

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from edgekd import options as defaults
-from edgekd.cli import completion
-from edgekd.cli.options import (
+from edgekd.cli.framework import completion
+from edgekd.cli.framework.options import (
     OUTPUT,
     RUN,
     ComputeDevice,
@@ -109,7 +109,7 @@ def condense(
 
     require_libraries("condense")
     import edgekd
-    from edgekd.cli.output import print_events, print_record
+    from edgekd.cli.framework.output import print_events, print_record
     from edgekd.workflows import condense as workflow
 
     found = edgekd.condense(

@@ -4,8 +4,14 @@ from typing import Annotated
 
 import typer
 
-from edgekd.cli.option_groups import DataGroup, OutputGroup, RunGroup, TeacherGroup, TrainingGroup
-from edgekd.cli.options import RUN, TeacherPath, option_groups
+from edgekd.cli.framework.option_groups import (
+    DataGroup,
+    OutputGroup,
+    RunGroup,
+    TeacherGroup,
+    TrainingGroup,
+)
+from edgekd.cli.framework.options import RUN, TeacherPath, option_groups
 
 DryRun = Annotated[
     bool,
@@ -32,7 +38,7 @@ def distill(
 
     require_libraries("distill")
     import edgekd
-    from edgekd.cli.output import print_events, print_record
+    from edgekd.cli.framework.output import print_events, print_record
 
     source = said.teacher_file(teacher, flip=data.flip)
     if dry_run:

@@ -2,13 +2,13 @@
 
 import sys
 
-from edgekd.cli.options import Json
+from edgekd.cli.framework.options import Json
 from edgekd.errors import MissingToolError
 
 
 def doctor(as_json: Json = False) -> None:
     """Show what can run on this machine, what cannot, and what to install."""
-    from edgekd.cli.output import print_record
+    from edgekd.cli.framework.output import print_record
     from edgekd.doctor.collect import examine
     from edgekd.doctor.report import diagnosis
 

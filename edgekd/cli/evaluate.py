@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from edgekd.cli.option_groups import TeacherGroup
-from edgekd.cli.options import EvaluationImages, Json, option_groups
+from edgekd.cli.framework.option_groups import TeacherGroup
+from edgekd.cli.framework.options import EvaluationImages, Json, option_groups
 
 
 @option_groups
@@ -23,7 +23,7 @@ def evaluate(
 ) -> None:
     """Evaluate models on labelled images: accuracy, agreement and calibration."""
     import edgekd
-    from edgekd.cli.output import print_record
+    from edgekd.cli.framework.output import print_record
     from edgekd.workflows.evaluate import format_comparison
 
     found = edgekd.evaluate(models, evaluation, teacher=said.options())

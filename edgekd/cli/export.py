@@ -7,10 +7,15 @@ from typing import Annotated, Final
 import typer
 
 from edgekd import options as defaults
-from edgekd.cli import completion
-from edgekd.cli.option_groups import ExportGroup, OutputGroup, TeacherGroup
-from edgekd.cli.options import OUTPUT, Json, TargetName, option_groups
-from edgekd.cli.verbs import VerbGroup
+from edgekd.cli.framework import completion
+from edgekd.cli.framework.option_groups import ExportGroup, OutputGroup, TeacherGroup
+from edgekd.cli.framework.options import (
+    OUTPUT,
+    Json,
+    TargetName,
+    option_groups,
+)
+from edgekd.cli.framework.verbs import VerbGroup
 from edgekd.errors import UsageError
 
 _ENGINE: Final = "TensorRT engines"
@@ -118,7 +123,7 @@ def export(
 
     require_libraries("export")
     import edgekd
-    from edgekd.cli.output import print_events, print_record
+    from edgekd.cli.framework.output import print_events, print_record
 
     built = engine.options()
     if (teacher is None) == (source is None):
@@ -159,7 +164,7 @@ def check(
 ) -> None:
     """Check for which versions of TensorRT an ONNX file is legal, and why not."""
     import edgekd
-    from edgekd.cli.output import print_record
+    from edgekd.cli.framework.output import print_record
     from edgekd.workflows import check_model as workflow
 
     found = edgekd.check_model(model, target=target)

@@ -7,9 +7,17 @@ from typing import Annotated
 import typer
 
 from edgekd import options as defaults
-from edgekd.cli import completion
-from edgekd.cli.option_groups import BudgetGroup
-from edgekd.cli.options import BUDGET, OUTPUT, BudgetFile, Json, JUnit, Limits, option_groups
+from edgekd.cli.framework import completion
+from edgekd.cli.framework.option_groups import BudgetGroup
+from edgekd.cli.framework.options import (
+    BUDGET,
+    OUTPUT,
+    BudgetFile,
+    Json,
+    JUnit,
+    Limits,
+    option_groups,
+)
 
 config_app = typer.Typer(help="Show the settings in effect.", no_args_is_help=True)
 
@@ -59,7 +67,7 @@ def gate(
 ) -> None:
     """Check reports against a budget: exit code 0, 4 or 5."""
     import edgekd
-    from edgekd.cli.output import print_record
+    from edgekd.cli.framework.output import print_record
     from edgekd.gate import reporters
     from edgekd.gate.gates import require_passed
     from edgekd.workflows.gate import SCHEMA
@@ -90,7 +98,7 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Show the budget that files and options make together, with the source of each value."""
-    from edgekd.cli.output import print_record
+    from edgekd.cli.framework.output import print_record
     from edgekd.workflows import gate as workflow
 
     found = workflow.read_budget(file=budget, limits=tuple(limit or ()), target=target)

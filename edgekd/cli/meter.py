@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from edgekd import options as defaults
-from edgekd.cli.options import OUTPUT, Force, Json, option_groups
+from edgekd.cli.framework.options import (
+    OUTPUT,
+    Force,
+    Json,
+    option_groups,
+)
 from edgekd.errors import UsageError
 
 if TYPE_CHECKING:
@@ -183,8 +188,8 @@ def attach(
     as_json: Json = False,
 ) -> None:
     """Attach energy from the log of an external meter; the clocks are aligned by the run itself."""
-    from edgekd.workflows import benchmark_output
-    from edgekd.workflows import import_meter_log as workflow
+    from edgekd.workflows.measure import benchmark_output
+    from edgekd.workflows.measure import import_meter_log as workflow
 
     benchmark_output.check_outputs(out, html, force=force)
     options = how.options()
@@ -213,8 +218,8 @@ def print_measured(
     Raises:
         DeviceError: a board gave nothing.
     """
-    from edgekd.cli.output import print_record
-    from edgekd.workflows import benchmark_output
+    from edgekd.cli.framework.output import print_record
+    from edgekd.workflows.measure import benchmark_output
 
     benchmark_output.write_outputs(found, out=out, table=table, page=page)
     if as_json:

@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
-from edgekd.cli import completion
-from edgekd.cli.options import Json
+from edgekd.cli.framework import completion
+from edgekd.cli.framework.options import Json
 from edgekd.errors import UsageError
 
 app = typer.Typer(
@@ -20,7 +20,7 @@ def list_all(as_json: Json = False) -> None:
     from dataclasses import asdict
 
     import edgekd
-    from edgekd.cli.output import print_json
+    from edgekd.cli.framework.output import print_json
     from edgekd.workflows import show_recipes
 
     if as_json:
@@ -46,7 +46,7 @@ def show(
     ] = False,
 ) -> None:
     """Show which paper a recipe follows, how sure that is, and its settings."""
-    from edgekd.cli.output import print_record
+    from edgekd.cli.framework.output import print_record
     from edgekd.distill.recipes.recipe_file import format_toml
     from edgekd.workflows import show_recipes
 

@@ -7,8 +7,13 @@ from typing import Annotated
 import typer
 
 from edgekd import options as defaults
-from edgekd.cli.option_groups import BudgetGroup, OutputGroup, RunGroup, TeacherGroup
-from edgekd.cli.options import (
+from edgekd.cli.framework.option_groups import (
+    BudgetGroup,
+    OutputGroup,
+    RunGroup,
+    TeacherGroup,
+)
+from edgekd.cli.framework.options import (
     RUN,
     BenchDevice,
     Flip,
@@ -96,7 +101,7 @@ def search(
 
     require_libraries("search")
     import edgekd
-    from edgekd.cli.output import print_events, print_record
+    from edgekd.cli.framework.output import print_events, print_record
     from edgekd.search import search as workflow
     from edgekd.search.summary import front_text
 

@@ -5,8 +5,14 @@ from typing import Annotated
 import typer
 
 from edgekd import options as defaults
-from edgekd.cli.option_groups import OutputGroup, RunGroup, TeacherGroup
-from edgekd.cli.options import OUTPUT, RUN, RecipeName, TeacherPath, option_groups
+from edgekd.cli.framework.option_groups import OutputGroup, RunGroup, TeacherGroup
+from edgekd.cli.framework.options import (
+    OUTPUT,
+    RUN,
+    RecipeName,
+    TeacherPath,
+    option_groups,
+)
 
 Count = Annotated[
     int,
@@ -39,7 +45,7 @@ def synthesize(
 
     require_libraries("synthesize")
     import edgekd
-    from edgekd.cli.output import print_events, print_record
+    from edgekd.cli.framework.output import print_events, print_record
 
     found = edgekd.synthesize(
         said.teacher_file(teacher),

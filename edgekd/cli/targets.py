@@ -4,8 +4,8 @@ from typing import Annotated, Final
 
 import typer
 
-from edgekd.cli import completion
-from edgekd.cli.options import Json
+from edgekd.cli.framework import completion
+from edgekd.cli.framework.options import Json
 
 app = typer.Typer(help="List the boards that edgekd knows.", no_args_is_help=True)
 
@@ -19,7 +19,7 @@ _SOFTWARE: Final = (
 def list_all(as_json: Json = False) -> None:
     """List boards, their default software, and aliases."""
     import edgekd
-    from edgekd.cli.output import print_json
+    from edgekd.cli.framework.output import print_json
     from edgekd.targets import catalogue
 
     boards = edgekd.list_targets()
@@ -50,7 +50,7 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Show what edgekd knows of a board, with the source of each fact."""
-    from edgekd.cli.output import print_record
+    from edgekd.cli.framework.output import print_record
     from edgekd.targets import catalogue
 
     target = catalogue.load_target(name)

@@ -5,8 +5,15 @@ from typing import Annotated
 
 import typer
 
-from edgekd.cli.option_groups import TeacherGroup
-from edgekd.cli.options import OUTPUT, EvaluationImages, Force, Json, TeacherPath, option_groups
+from edgekd.cli.framework.option_groups import TeacherGroup
+from edgekd.cli.framework.options import (
+    OUTPUT,
+    EvaluationImages,
+    Force,
+    Json,
+    TeacherPath,
+    option_groups,
+)
 
 app = typer.Typer(help="Describe a teacher file, and check how it is fed.", no_args_is_help=True)
 
@@ -28,7 +35,7 @@ def describe(
     as_json: Json = False,
 ) -> None:
     """Describe what a file holds and what is missing, without running any of it."""
-    from edgekd.cli.output import print_record
+    from edgekd.cli.framework.output import print_record
     from edgekd.workflows import describe_teacher as workflow
 
     found, known = workflow.describe_teacher(teacher, said.options())
@@ -49,7 +56,7 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Check preprocessing and class order on labelled images."""
-    from edgekd.cli.output import print_record
+    from edgekd.cli.framework.output import print_record
     from edgekd.workflows import check_teacher as workflow
 
     found = workflow.check_teacher(teacher, evaluation, said.options())

@@ -5,7 +5,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from edgekd.records._record import Count, Digest, RelativePath, Share, record
+from edgekd.records._record import (
+    Count,
+    Digest,
+    RelativePath,
+    Share,
+    record,
+)
 
 
 @record

@@ -5,7 +5,13 @@ from typing import Annotated, Final, Literal, TypeAlias
 
 from pydantic import Field
 
-from edgekd.records._record import Count, Digest, Precision, Share, record
+from edgekd.records._record import (
+    Count,
+    Digest,
+    Precision,
+    Share,
+    record,
+)
 from edgekd.records.models import Engine
 
 

@@ -4,7 +4,15 @@ from typing import Literal
 
 from pydantic import Field
 
-from edgekd.records._record import Count, Digest, Exporter, Precision, RelativePath, Share, record
+from edgekd.records._record import (
+    Count,
+    Digest,
+    Exporter,
+    Precision,
+    RelativePath,
+    Share,
+    record,
+)
 from edgekd.records.images import InputSpec
 
 

@@ -33,9 +33,9 @@ from edgekd.records import (
     record,
 )
 from edgekd.targets.board_detection import is_board
-from edgekd.workflows.benchmark import RequestedModel, bench_models
 from edgekd.workflows.distill import Pixels
-from edgekd.workflows.estimate_latency import estimate, precision_run
+from edgekd.workflows.measure.benchmark import RequestedModel, bench_models
+from edgekd.workflows.measure.estimate_latency import estimate, precision_run
 from edgekd.workflows.model_files import Exported, Network, export_network
 
 COSTS: Final[tuple[Metric, ...]] = ("latency-p50", "latency-p99", "energy", "peak-memory", "size")

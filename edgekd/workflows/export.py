@@ -31,7 +31,6 @@ from edgekd.records import (
     from_json,
     to_json,
 )
-from edgekd.workflows.build_engines import build_all
 from edgekd.workflows.calibration_data import (
     CalibrationSource,
     existing,
@@ -46,6 +45,7 @@ from edgekd.workflows.export_options import (
     require_possible,
 )
 from edgekd.workflows.finetune import tuner
+from edgekd.workflows.measure.build_engines import build_all
 from edgekd.workflows.model_files import (
     Exported,
     Network,

@@ -21,9 +21,7 @@ from edgekd.bundle import (
 )
 from edgekd.distill.data.labelled import LabelledImages, normalise
 from edgekd.distill.training.distiller import Distillation
-from edgekd.errors import (
-    EdgekdError,
-)
+from edgekd.errors import EdgekdError
 from edgekd.export.parity import agreement, logits_of
 from edgekd.export.sqnr import layer_precision
 from edgekd.gate import gates as gate
@@ -51,7 +49,6 @@ from edgekd.records.manifest import (
     TargetInfo,
 )
 from edgekd.report import bundle_page, image_strips
-from edgekd.workflows.benchmark import RequestedModel, bench_models
 from edgekd.workflows.data_used import describe_data, warn_of_images
 from edgekd.workflows.distill import (
     ANSWERS_FILE,
@@ -74,6 +71,7 @@ from edgekd.workflows.export_options import (
 from edgekd.workflows.finetune import tuner_of
 from edgekd.workflows.gate import Estimator
 from edgekd.workflows.gate import check_budget as check_budget
+from edgekd.workflows.measure.benchmark import RequestedModel, bench_models
 from edgekd.workflows.model_files import (
     Exported,
     Network,

@@ -12,7 +12,12 @@ from edgekd.errors import (
     UsageError,
 )
 from edgekd.files import check_writable_file, digest_of, write_atomically
-from edgekd.gate import budget_file, figures, gates, reporters
+from edgekd.gate import (
+    budget_file,
+    figures,
+    gates,
+    reporters,
+)
 from edgekd.gate.figures import Finding, Model
 from edgekd.gate.gates import Judgement
 from edgekd.records import (
@@ -180,7 +185,7 @@ class Estimator:
                 f"no file of {model.name} is at hand to estimate; a bundle's folder has it",
             )
         # onnx and numpy: half a second that most gates need not wait
-        from edgekd.workflows.estimate_latency import estimate, precision_run
+        from edgekd.workflows.measure.estimate_latency import estimate, precision_run
 
         precision = precision_run(model.precision, target)
         try:

@@ -8,7 +8,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
-from edgekd.bundle import layout, model_card, sbom, sealing
+from edgekd.bundle import (
+    layout,
+    model_card,
+    sbom,
+    sealing,
+)
 from edgekd.files import digest_of
 from edgekd.records import (
     Architecture,

@@ -14,7 +14,7 @@ import edgekd
 from edgekd import errors
 from edgekd.api.events import Event, EventDisplay, EventPrinter
 from edgekd.api.homes import HOMES
-from edgekd.cli import api_reference
+from edgekd.cli.generate import api as api_reference
 from edgekd.records import HistoryPoint
 from tests.edgekd.conftest import REPOSITORY, TEACHER
 

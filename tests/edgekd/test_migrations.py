@@ -14,7 +14,7 @@ from edgekd.gate.gates import Judgement
 from edgekd.records import Measured, from_json, to_json
 from edgekd.records.manifest import Manifest, Report
 from edgekd.schemas import SCHEMAS
-from edgekd.workflows import benchmark_output
+from edgekd.workflows.measure import benchmark_output
 
 OLD = Path(__file__).parent / "schema-1"
 FILES = {

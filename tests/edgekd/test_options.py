@@ -82,7 +82,7 @@ def test_a_default_that_changes_is_that_of_the_library(old, new, expression, val
 
 def test_the_measurement_as_configured_by_default_is_that_of_the_options():
     from edgekd.bench.config import BenchConfig
-    from edgekd.workflows.benchmark import bench_config
+    from edgekd.workflows.measure.benchmark import bench_config
 
     assert bench_config(options.BenchOptions()) == BenchConfig()
 

@@ -16,11 +16,7 @@ from edgekd.distill.models.parameter_names import (
     channels_of,
     classes_of,
 )
-from edgekd.distill.teachers import (
-    architecture_recognition,
-    checkpoint_contents,
-    fingerprints,
-)
+from edgekd.distill.teachers import architecture_recognition, checkpoint_contents, fingerprints
 from edgekd.distill.teachers.architecture_recognition import EquivalentNetworks
 from edgekd.distill.teachers.checkpoint_contents import Checkpoint, WeightSet
 from edgekd.distill.teachers.file_formats import Format

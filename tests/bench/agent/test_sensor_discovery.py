@@ -6,18 +6,17 @@ import pytest
 
 from benchmarks.bench import boards
 from benchmarks.bench.boards import JETSONS, Rail
-from edgekd.bench.agent import (
-    sensor as power,
-)
-from edgekd.bench.agent import (
-    sensor_discovery,
-    sensor_ina,
-    sensor_rapl,
-)
+from edgekd.bench.agent import sensor as power
+from edgekd.bench.agent import sensor_discovery, sensor_ina, sensor_rapl
 from edgekd.bench.agent.errors import RefusedError
 from edgekd.bench.agent.sensor import Place
 from edgekd.bench.config import BenchConfig
-from edgekd.bench.sensor_names import AUTO, NONE, NOT_OF_THE_MACHINE, SENSORS
+from edgekd.bench.sensor_names import (
+    AUTO,
+    NONE,
+    NOT_OF_THE_MACHINE,
+    SENSORS,
+)
 
 REPOSITORY = Path(__file__).parents[3]
 EVERY = [(name, driver) for name, board in JETSONS.items() for driver in board.drivers]

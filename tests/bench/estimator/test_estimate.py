@@ -25,7 +25,7 @@ from edgekd.records import (
     to_json,
 )
 from edgekd.targets.catalogue import boards, load_target
-from edgekd.workflows import estimate_latency
+from edgekd.workflows.measure import estimate_latency
 from tests.bench.conftest import save_convolution
 
 NANO, XAVIER = "jetson-nano", "jetson-agx-xavier"

@@ -2,7 +2,12 @@ import pytest
 import torch
 
 from edgekd.distill.models import architectures
-from edgekd.distill.models.architectures import NAMES, build, recognise, shapes_of
+from edgekd.distill.models.architectures import (
+    NAMES,
+    build,
+    recognise,
+    shapes_of,
+)
 from edgekd.distill.models.parameter_names import canonical
 from edgekd.distill.models.student_choice import Size, choose_student, size_of
 from edgekd.errors import UsageError

@@ -20,7 +20,12 @@ from edgekd.distill.recipes.adaptation import (
     list_changes,
 )
 from edgekd.distill.recipes.catalogue import RECIPES
-from edgekd.distill.recipes.config import BankMemory, ReplayMemory, UnconditionalSource, adjust
+from edgekd.distill.recipes.config import (
+    BankMemory,
+    ReplayMemory,
+    UnconditionalSource,
+    adjust,
+)
 from edgekd.distill.recipes.faithful import FAITHFUL
 from edgekd.distill.recipes.schedule import RunBudget
 from edgekd.distill.recipes.selection import REAL_SHARE, select_recipe

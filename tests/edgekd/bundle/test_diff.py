@@ -2,7 +2,12 @@
 
 import json
 
-from edgekd.bundle import archive, diff, packing, verification
+from edgekd.bundle import (
+    archive,
+    diff,
+    packing,
+    verification,
+)
 from tests.edgekd.bundles import write_bundle
 
 

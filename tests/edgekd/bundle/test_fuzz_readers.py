@@ -10,7 +10,13 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from edgekd.bundle import archive, layout, packing, signing, verification
+from edgekd.bundle import (
+    archive,
+    layout,
+    packing,
+    signing,
+    verification,
+)
 from edgekd.errors import EdgekdError, IntegrityError
 from edgekd.records import from_json
 from edgekd.records.manifest import Manifest, Report

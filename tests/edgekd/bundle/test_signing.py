@@ -10,7 +10,13 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from edgekd.bundle import archive, layout, packing, signing, verification
+from edgekd.bundle import (
+    archive,
+    layout,
+    packing,
+    signing,
+    verification,
+)
 from edgekd.errors import InputFileError, IntegrityError, UsageError
 from edgekd.files import digest_of
 from tests.edgekd.bundles import key_pair, reseal, write_bundle

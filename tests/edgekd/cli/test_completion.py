@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from edgekd.cli import completion, reference
+from edgekd.cli.framework import completion
+from edgekd.cli.generate import commands as reference
 from edgekd.distill.compute import device
 from edgekd.distill.models import architectures
 

@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from edgekd.cli import completion, reference
+from edgekd.cli.framework import completion
+from edgekd.cli.generate import commands as reference
 
 COMMANDS = reference.commands()
 # Fragments that make sense only after the option's name, and words of another time.

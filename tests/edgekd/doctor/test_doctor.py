@@ -14,7 +14,7 @@ import pytest
 
 from edgekd.api.homes import HOMES
 from edgekd.bench.agent import sensor_discovery
-from edgekd.cli import reference
+from edgekd.cli.generate import commands as reference
 from edgekd.doctor import collect, host, requirements
 from edgekd.doctor.findings import Library
 from edgekd.doctor.report import diagnosis

@@ -55,7 +55,7 @@ from edgekd.records.manifest import (
 from edgekd.report import bundle_page, charts, image_strips
 from edgekd.report.bundle_summary import description
 from edgekd.targets.catalogue import load_target
-from edgekd.workflows import benchmark_output
+from edgekd.workflows.measure import benchmark_output
 
 REPOSITORY = Path(__file__).parents[3]
 HOSTILE = '<script>alert("x")</script><img src="http://example.invalid/x" onerror=alert(1)>$\\frac'

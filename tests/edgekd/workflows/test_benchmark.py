@@ -20,7 +20,7 @@ from edgekd.records import (
     from_json,
     to_json,
 )
-from edgekd.workflows import benchmark_output
+from edgekd.workflows.measure import benchmark_output
 from tests.bench import sshd
 from tests.bench.conftest import save_convolution
 from tests.edgekd.conftest import edgekd_process

@@ -6,7 +6,7 @@ import pytest
 
 from edgekd.bench.protocol.responses import ProbeResponse
 from edgekd.targets.catalogue import load_target
-from edgekd.workflows.benchmark import is_board
+from edgekd.workflows.measure.benchmark import is_board
 
 
 def probe(**changes) -> ProbeResponse:

@@ -9,7 +9,7 @@ import pytest
 from jsonschema import validate
 from PIL import Image
 
-from edgekd.cli import completion
+from edgekd.cli.framework import completion
 from edgekd.distill.data import condensation
 from edgekd.distill.data.image_files import read_images
 from edgekd.errors import InputFileError, InterruptedRunError

@@ -28,7 +28,7 @@ from edgekd.records import (
 )
 from edgekd.report.measurement_views import view_of
 from edgekd.templating import render
-from edgekd.workflows.benchmark import Probed
+from edgekd.workflows.measure.benchmark import Probed
 
 SCHEMA: Final = "measurements"
 COLUMNS: Final = (

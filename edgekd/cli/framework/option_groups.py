@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgekd import options as defaults
-from edgekd.cli import completion
-from edgekd.cli.options import (
+from edgekd.cli.framework import completion
+from edgekd.cli.framework.options import (
     BUDGET,
     DATA,
     OUTPUT,

@@ -13,7 +13,7 @@ from typing import Annotated, Final
 
 import typer
 
-from edgekd.cli import completion
+from edgekd.cli.framework import completion
 from edgekd.errors import UsageError
 
 RUN: Final = "Run"

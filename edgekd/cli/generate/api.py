@@ -1,4 +1,4 @@
-"""Write the reference of the Python API into its page: `python -m edgekd.cli.api_reference docs/api.md`.
+"""Write the reference of the Python API into its page: `python -m edgekd.cli.generate.api docs/api.md`.
 
 What stands between the markers is made from signatures and docstrings, the rest of the page is written by hand:
 

@@ -1,4 +1,4 @@
-"""Write the options of every command into its page: `python -m edgekd.cli.reference docs/commands`.
+"""Write the options of every command into its page: `python -m edgekd.cli.generate.commands docs/commands`.
 
 What stands between a pair of markers is replaced, the rest of a page is written by hand:
 
@@ -16,8 +16,8 @@ from typing import Any, Final
 
 import typer
 
-from edgekd.cli import completion
 from edgekd.cli.app import app
+from edgekd.cli.framework import completion
 
 _BLOCK: Final = re.compile(
     r"(<!-- options of (?P<name>[a-z ]+) -->\n).*?(<!-- end of options -->)", re.DOTALL

@@ -9,12 +9,9 @@ from edgekd.bench.protocol.requests import Runtime
 from edgekd.bench.runner import Subject
 from edgekd.errors import UsageError
 from edgekd.files import new_folder
-from edgekd.records import (
-    Measured,
-    Target,
-)
+from edgekd.records import Measured, Target
 from edgekd.targets.catalogue import load_target
-from edgekd.workflows.benchmark import ENGINE, collect_models, is_board
+from edgekd.workflows.measure.benchmark import ENGINE, collect_models, is_board
 
 
 def write_offline_kit(

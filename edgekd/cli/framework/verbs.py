@@ -6,7 +6,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from edgekd.cli.completion import DEFAULT_VERB
+from edgekd.cli.framework.completion import DEFAULT_VERB
 from edgekd.errors import UsageError
 
 # What the library raises for arguments that do not fit, which it does not export by name.

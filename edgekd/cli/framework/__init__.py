@@ -1,0 +1,1 @@
+"""What the commands are built from: option groups, verbs, completion, printing."""
