@@ -39,6 +39,7 @@ class Replay:
         group: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
         self.settings = memory
+        self.latent_rate = LATENT_RATE
         self.group = group
         self.device = device
         self.encoder = Encoder(spec, latents=memory.latents, width=memory.width)
@@ -113,7 +114,7 @@ class Replay:
         self.decoder.eval()
         shape = (count, self.settings.latents)
         latents = torch.randn(shape, generator=generator, device=self.device).requires_grad_()
-        tuning = torch.optim.Adam([latents], lr=LATENT_RATE)
+        tuning = torch.optim.Adam([latents], lr=self.latent_rate)
         with criterion.autocast():
             logits = criterion.teacher(criterion.normalise(self.decoder(latents))).float()
         loss = (

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from edgekd.distill.recipes.config import ReplayMemory
-from edgekd.distill.synthesis.generative_replay import Replay
+from edgekd.distill.synthesis.generative_replay import LATENT_RATE, Replay
 from edgekd.distill.synthesis.image_pool import (
     ImagePool,
     PoolEntry,
@@ -229,11 +229,12 @@ def judge_of(teacher):
     )  # fmt: skip
 
 
-def replay_of(seed=0, **settings):
+def replay_of(seed=0, latent_rate=LATENT_RATE, **settings):
     memory = ReplayMemory(batches=8, entry=128, latents=8, width=8, **settings)
     replay = Replay(memory, SPEC, device=CPU, layout=torch.contiguous_format, generator=drawn(seed))
     for group in replay.optimizer.param_groups:
         group["lr"] = 3e-3  # so that a test sees in few steps that it learns
+    replay.latent_rate = latent_rate
     return replay
 
 
