@@ -263,6 +263,7 @@ def test_what_there_is_to_choose_from_is_listed_by_pattern():
 def test_the_example_of_the_page_runs(tmp_path):
     (code,) = re.findall(r"```python\n(import edgekd\n.*?)```", PAGE.read_text(), re.DOTALL)
     assert len([line for line in code.splitlines() if line]) <= 10
+    assert f"```python\n{code}```" in (REPOSITORY / "README.md").read_text()
     for written, tiny in (
         ("steps=2600", 'steps=4, training=edgekd.TrainingOptions(recipe="noise", batch=64)'),
         ("edgekd.BenchOptions(processes=3)", "edgekd.BenchOptions(processes=1, max_runs=5)"),
