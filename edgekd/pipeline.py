@@ -9,7 +9,7 @@ from edgekd.distill.data.labelled import LabelledImages, load_labelled
 from edgekd.distill.teachers.loader import Teacher
 from edgekd.errors import DeviceError, OverBudgetError, UsageError
 from edgekd.files import new_folder
-from edgekd.gate import gates as gate
+from edgekd.gate import gates as verdicts
 from edgekd.gate.budget_file import NONE as NO_BUDGET
 from edgekd.gate.figures import Reports, model_of
 from edgekd.interrupts import caught
@@ -103,7 +103,7 @@ def require_gates(outcome: Outcome) -> None:
         OverBudgetError: likewise, where quality passed.
         DeviceError: all passed, and the board that was to be measured on gave nothing.
     """
-    gate.require_passed(outcome.report.gates, bundle=outcome.bundle)
+    verdicts.require_passed(outcome.report.gates, bundle=outcome.bundle)
     if outcome.report.bench_failed is not None:
         raise DeviceError(
             f"{outcome.report.bench_failed}\n{outcome.bundle} is whole, without figures of the board. Take them with: "
@@ -111,10 +111,10 @@ def require_gates(outcome: Outcome) -> None:
         )
 
 
-def judgement(outcome: Outcome) -> gate.Judgement:
+def judgement(outcome: Outcome) -> verdicts.Judgement:
     """The verdicts on a bundle, as `edgekd gate` has them."""
     model = model_of(Reports(manifest=outcome.manifest), outcome.report.budget or NO_BUDGET)
-    return gate.Judgement(
+    return verdicts.Judgement(
         subject=model.name,
         target=outcome.manifest.target.id,
         passed=all(result.passed for result in outcome.report.gates),

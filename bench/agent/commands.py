@@ -178,16 +178,16 @@ def build(options: Any, emit: Emit) -> None:
 
 def firstboot(options: Any, emit: Emit) -> None:
     """What a bundle's model runs as on this board; imported here, as `build` is."""
-    from edgekd.bench.agent import firstboot as booting
+    from edgekd.bench.agent import firstboot as board_start
 
-    booting.firstboot(options, emit)
+    board_start.firstboot(options, emit)
 
 
 def probe(options: Any, emit: Emit) -> None:
     """What the board is and has."""
-    from edgekd.bench.agent import probe as probing
+    from edgekd.bench.agent import probe as board_probe
 
-    emit("probe", **probing.probe(options.proc, options.sysfs, options.root))
+    emit("probe", **board_probe.probe(options.proc, options.sysfs, options.root))
 
 
 def _ready(options: Any, emit: Emit) -> model_runner.Ready:

@@ -12,7 +12,7 @@ import sys
 import time
 from typing import Any, Callable, Dict, List, Optional
 
-from edgekd.bench.agent import sensor as power
+from edgekd.bench.agent import sensor as sensor_types
 from edgekd.bench.agent import sensor_discovery
 from edgekd.bench.agent.errors import RefusedError
 from edgekd.bench.agent.sensor import (
@@ -46,7 +46,7 @@ def sample(options: Any, emit: Emit) -> None:
         return
     if options.core is not None:
         os.sched_setaffinity(0, [options.core])
-    emit("sensor", **power.describe_sensor(sensor))
+    emit("sensor", **sensor_types.describe_sensor(sensor))
     try:
         emit("power", **take(sensor, _waiter(options.until_closed), options.seconds))
     finally:
@@ -57,7 +57,7 @@ def take(
     sensor: Sensor,
     wait: Callable[[float], bool],
     seconds: float,
-    now: Callable[[], int] = power.monotonic_ns,
+    now: Callable[[], int] = sensor_types.monotonic_ns,
 ) -> Dict[str, Any]:
     """Columns of readings, each with the time before and after it.
 

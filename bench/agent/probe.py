@@ -17,7 +17,7 @@ from edgekd.bench.agent import (
     trt_python,
     trtexec,
 )
-from edgekd.bench.agent import sensor as power
+from edgekd.bench.agent import sensor as sensor_types
 from edgekd.bench.agent.errors import RefusedError
 
 TIMEOUT_S = 10
@@ -32,7 +32,7 @@ def probe(proc: str, sysfs: str, root: str) -> Dict[str, Any]:
         root: usually /.
     """
     found = conditions.conditions_of(proc, sysfs)
-    sensor, reason = sensor_discovery.find_sensor(power.Place(sysfs, proc, root))
+    sensor, reason = sensor_discovery.find_sensor(sensor_types.Place(sysfs, proc, root))
     onnxruntime, tensorrt, tool = _runtime("onnxruntime"), _tensorrt(), _trtexec()
     return dict(
         found,

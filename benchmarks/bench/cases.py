@@ -6,7 +6,7 @@ from typing import Any
 
 from benchmarks.bench import boards
 from benchmarks.bench.sensing import INA226, INA238, INA3221, NVML, RAPL, Counter, Rail
-from edgekd.bench.agent import sensor as power
+from edgekd.bench.agent import sensor as sensor_types
 from edgekd.bench.agent import (
     sensor_discovery,
     sensor_ina,
@@ -30,9 +30,9 @@ class Case:
     printed: bool = False
 
 
-def described(sensor: power.Sensor) -> SensorResponse:
+def described(sensor: sensor_types.Sensor) -> SensorResponse:
     """A sensor of the agent as the host receives it."""
-    told = power.describe_sensor(sensor)
+    told = sensor_types.describe_sensor(sensor)
     sensor.close()
     channels = tuple(
         ChannelResponse(**{**channel, "gains": tuple(channel["gains"])})
@@ -41,7 +41,7 @@ def described(sensor: power.Sensor) -> SensorResponse:
     return SensorResponse(event="sensor", channels=channels, **told)
 
 
-def _found(found: power.Found) -> SensorResponse:
+def _found(found: sensor_types.Found) -> SensorResponse:
     sensor, reason = found
     if sensor is None:
         raise RuntimeError(reason)
@@ -51,9 +51,9 @@ def _found(found: power.Found) -> SensorResponse:
 def cases(folder: Path) -> dict[str, Case]:
     """By name; the trees go into the folder."""
 
-    def place(name: str) -> power.Place:
+    def place(name: str) -> sensor_types.Place:
         each = folder / name
-        return power.Place(str(each / "sys"), str(each / "proc"), str(each))
+        return sensor_types.Place(str(each / "sys"), str(each / "proc"), str(each))
 
     def jetson(name: str) -> SensorResponse:
         each = folder / name
@@ -70,11 +70,11 @@ def cases(folder: Path) -> dict[str, Case]:
     boards.rapl(folder / "x86" / "sys")
     line = "RAM 1/2MB CPU [1%@100] cpu@40C VDD_IN 4654mW/4654mW VDD_SOC 1484mW/1484mW"
     boards.program(folder / "tegra", "tegrastats", f"#!/bin/sh\necho '{line}'\nexec sleep 10")
-    card = power.sensor_of(
+    card = sensor_types.sensor_of(
         "NVML energy counter",
         sensor_nvml.SCOPE,
         "counter",
-        [power.Channel("GPU", "mJ", 0.0, [sensor_nvml.GAIN], 0.001, None)],
+        [sensor_types.Channel("GPU", "mJ", 0.0, [sensor_nvml.GAIN], 0.001, None)],
         interval_s=sensor_nvml.UPDATE_S,
         period_s=sensor_nvml.PERIOD_S,
         settle_s=2.0,

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from edgekd.bundle import golden_vectors as golden
+from edgekd.bundle.golden_vectors import clearest, write_golden
 from edgekd.distill.compute.device import choose_compute
 from edgekd.distill.data.labelled import normalise
 from edgekd.distill.models import architectures
@@ -23,7 +23,7 @@ from edgekd.files import (
     read_text,
     write_atomically,
 )
-from edgekd.gate import gates as gate
+from edgekd.gate import gates as verdicts
 from edgekd.progress import Display
 from edgekd.records import (
     Student,
@@ -222,10 +222,10 @@ def _write_models(
         )
         exported = replace(
             exported,
-            golden=golden.write_golden(
+            golden=write_golden(
                 folder,
                 exported.models,
-                golden.clearest(
+                clearest(
                     brought.held_out,
                     module_logits(network.module, normalise(brought.held_out, network.spec)),
                 ),
@@ -238,7 +238,7 @@ def _write_models(
         if options.engine is not None:
             _bring_engines(out, folder)
         _write_record(exported, folder)
-    gate.require_passed(
+    verdicts.require_passed(
         gates(exported),
         bundle=str(out),
         closing=f"{out} is kept; do not ship {INT8_FILE} of it. Other images (edgekd synthesize, then --images SET) or "

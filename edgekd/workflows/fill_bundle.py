@@ -24,7 +24,7 @@ from edgekd.distill.training.distiller import Distillation
 from edgekd.errors import EdgekdError
 from edgekd.export.parity import agreement, logits_of
 from edgekd.export.sqnr import layer_precision
-from edgekd.gate import gates as gate
+from edgekd.gate import gates as verdicts
 from edgekd.gate.budget_file import NONE as NO_BUDGET
 from edgekd.gate.figures import Reports
 from edgekd.gate.reporters import verdict
@@ -142,7 +142,7 @@ def fill_bundle(
     vectors = _golden(folder, exported, distilled, options)
     calibration = synthetic_set(distilled, folder) if options.bundle.keep_images else None
     gates = (
-        gate.agreement(
+        verdicts.agreement(
             student.agreement, least=options.bundle.min_agreement, images=student.agreement_images
         ),
         *export_gates(exported),
@@ -369,7 +369,7 @@ def _apply_budget(
     """The report with the verdicts of the budget, where there is one."""
     if not options.budget.limits:
         return report
-    found = gate.judge(
+    found = verdicts.judge(
         Reports(manifest=manifest, report=report, measurements=report.measurements),
         options.budget,
         allowed=options.allowed,

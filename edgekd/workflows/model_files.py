@@ -13,7 +13,7 @@ from edgekd.distill.data.labelled import normalise
 from edgekd.export import convert
 from edgekd.export.convert import TUNED, FinetuneSource
 from edgekd.export.fake_quant import FakeQuantised
-from edgekd.gate import gates as gate
+from edgekd.gate import gates as verdicts
 from edgekd.progress import Display
 from edgekd.records import (
     Engine,
@@ -62,7 +62,7 @@ def gates(exported: Exported) -> tuple[GateResult, ...]:
     return tuple(
         verdict
         for model in exported.models
-        for verdict in (gate.parity(model), *gate.coverage(model))
+        for verdict in (verdicts.parity(model), *verdicts.coverage(model))
     )
 
 

@@ -13,7 +13,7 @@ import onnx
 import pytest
 
 from edgekd.files import digest_of
-from edgekd.gate import gates as gate
+from edgekd.gate import gates as verdicts
 from edgekd.records import OnnxModel, from_json
 from edgekd.schemas import SCHEMAS, schema_text
 from tests.edgekd.conftest import IMAGES, REPOSITORY, TEACHER, edgekd_process
@@ -270,10 +270,10 @@ def test_images_that_do_not_reach_fail_the_gate(made):
     assert int8.calibration is not None
     for share, passed in ((0.07, True), (0.09, False)):
         found = replace(int8.calibration, outside={"bn1": 0.01, "bn2": share})
-        (verdict,) = gate.coverage(replace(int8, calibration=found))
+        (verdict,) = verdicts.coverage(replace(int8, calibration=found))
         assert verdict.passed == passed
         assert "bn2" in verdict.reason
-    assert gate.coverage(replace(int8, calibration=replace(int8.calibration, outside={}))) == ()
+    assert verdicts.coverage(replace(int8, calibration=replace(int8.calibration, outside={}))) == ()
 
 
 def test_other_calibration_images_than_the_recorded_are_refused(edgekd, made, tmp_path):

@@ -13,7 +13,7 @@ import pytest
 from benchmarks.bench import boards
 from edgekd.bench import agent
 from edgekd.bench.agent import energy, power_sampler
-from edgekd.bench.agent import sensor as power
+from edgekd.bench.agent import sensor as sensor_types
 from edgekd.bench.agent.sensor import Channel, sensor_of
 from tests.bench.agent.test_engine_build import old_python
 
@@ -246,7 +246,7 @@ def test_a_greeting_says_nothing_of_the_sensor(trees, tmp_path):
 
 
 def test_a_description_holds_what_the_host_needs():
-    told = power.describe_sensor(sensor(list))
+    told = sensor_types.describe_sensor(sensor(list))
     assert set(told) == {
         "name", "scope", "kind", "channels", "interval_s", "period_s", "settle_s", "scale", "constant_w",
     }  # fmt: skip

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.bench import boards
 from benchmarks.bench.boards import JETSONS, Rail
-from edgekd.bench.agent import sensor as power
+from edgekd.bench.agent import sensor as sensor_types
 from edgekd.bench.agent import sensor_discovery, sensor_ina, sensor_rapl
 from edgekd.bench.agent.errors import RefusedError
 from edgekd.bench.agent.sensor import Place
@@ -253,7 +253,7 @@ def test_the_clock_is_the_one_that_all_processes_share():
     import time
 
     before = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
-    now = power.monotonic_ns()
+    now = sensor_types.monotonic_ns()
     assert before <= now <= time.clock_gettime_ns(time.CLOCK_MONOTONIC)
 
 

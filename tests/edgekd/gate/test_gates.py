@@ -13,7 +13,7 @@ import pytest
 from edgekd.errors import OverBudgetError, QualityError, UsageError
 from edgekd.files import digest_of
 from edgekd.gate import budget_file, figures, reporters
-from edgekd.gate import gates as gate
+from edgekd.gate import gates as verdicts
 from edgekd.gate.budget_file import budget_of
 from edgekd.gate.figures import Reports
 from edgekd.records import (
@@ -71,7 +71,7 @@ def budget(*limits, **changes):
 
 def judged(wanted, *measurements, allowed=(), estimates=(), **more):
     reports = Reports(measurements=measurements, estimates=estimates, **more)
-    return gate.judge(reports, wanted, allowed=allowed).results
+    return verdicts.judge(reports, wanted, allowed=allowed).results
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_a_figure_of_the_board_is_held_against_its_limit(limit, passed):
     (result,) = judged(budget(limit), taken(energy=energy()))
     assert result.passed is passed
     assert result.mark == "measured"
-    assert ("% over" in gate.format_result(result)) is not passed
+    assert ("% over" in verdicts.format_result(result)) is not passed
 
 
 def test_of_several_figures_that_count_the_worst_does():
@@ -227,11 +227,11 @@ def test_quality_wins_over_cost():
     bad = result(
         "a new gate", kind="quality", value=0.5, limit=0.9, unit="share of images", bound="at least"
     )
-    gate.require_passed([result(passed=True)], bundle="b")
+    verdicts.require_passed([result(passed=True)], bundle="b")
     with pytest.raises(OverBudgetError, match=r"budget size.*2.0 times"):
-        gate.require_passed([result()], bundle="b")
+        verdicts.require_passed([result()], bundle="b")
     with pytest.raises(QualityError, match=r"40\.00 points short"):
-        gate.require_passed([result(), bad], bundle="b")
+        verdicts.require_passed([result(), bad], bundle="b")
 
 
 HOSTILE = 'a "<b>" & ]]> | \x01\n::error::x %'
@@ -239,7 +239,7 @@ HOSTILE = 'a "<b>" & ]]> | \x01\n::error::x %'
 
 def shown(*results):
     passed = all(each.passed for each in results)
-    return gate.Judgement(subject=HOSTILE, target=None, passed=passed, results=results)
+    return verdicts.Judgement(subject=HOSTILE, target=None, passed=passed, results=results)
 
 
 def test_junit_is_xml_whatever_a_report_says_and_names_the_gate():
