@@ -149,8 +149,8 @@ def build_on(
 
 def _vectors_there(access: Access, vectors: Path, folder: Path) -> str:
     """Bring golden vectors to a board: their bytes lie beside their description by digest there."""
-    said = json.loads(vectors.read_text(encoding="utf-8"))
-    tensors = [*said["inputs"], *said["outputs"]]
+    record = json.loads(vectors.read_text(encoding="utf-8"))
+    tensors = [*record["inputs"], *record["outputs"]]
     files = [vectors.parent / tensor["file"] for tensor in tensors]
     placed = [Path(access.place(file)) for file in files]
     if placed == files:
@@ -158,7 +158,7 @@ def _vectors_there(access: Access, vectors: Path, folder: Path) -> str:
     for tensor, path in zip(tensors, placed, strict=True):
         tensor["file"] = path.name
     described = folder / vectors.name
-    described.write_text(json.dumps(said, sort_keys=True), encoding="ascii")
+    described.write_text(json.dumps(record, sort_keys=True), encoding="ascii")
     return access.place(described)
 
 
@@ -191,8 +191,8 @@ def _arguments(
     precision: Precision,
     typing: Literal["weak", "strong"],
 ) -> list[str]:
-    said = json.loads(vectors.read_text(encoding="utf-8"))
-    shapes = {each["name"]: each["shape"] for each in said["inputs"]}
+    record = json.loads(vectors.read_text(encoding="utf-8"))
+    shapes = {each["name"]: each["shape"] for each in record["inputs"]}
     arguments = ["build", "--model", str(model), "--engine", out, "--vectors", str(vectors)]
     arguments += ["--precision", precision, "--typing", typing]
     for tensor in inputs:

@@ -67,8 +67,8 @@ def energy_text(energy: Energy, figure: Samples, part: Literal["gross", "idle", 
         part: which one.
     """
     mean = sum(figure.values) / len(figure.values)
-    told = energy.uncertainty
-    half = None if told is None else getattr(told, f"{part}_j")
+    uncertainty = energy.uncertainty
+    half = None if uncertainty is None else getattr(uncertainty, f"{part}_j")
     known = "" if half is None else f" ± {format_quantity(half, 'J')}"
     marked = "estimate, not measured: " if energy.kind == "estimate" else ""
     return f"{marked}{format_quantity(mean, 'J')}{known} per call"

@@ -186,8 +186,8 @@ class KitAccess:
         if plain.plan_sha256 != kit.plan_sha256:
             raise IntegrityError(f"{result} answers another plan than the kit in {folder} asks.")
         self._answers: dict[tuple[str, ...], list[_Said]] = {}
-        for said in plain.answers:
-            self._answers.setdefault(said.arguments, []).append(said)
+        for output in plain.answers:
+            self._answers.setdefault(output.arguments, []).append(output)
 
     def place(self, file: Path) -> str:
         return file.name
@@ -208,8 +208,8 @@ class KitAccess:
             raise DeviceError(
                 f"{self.name} has no answer to: {' '.join(arguments)}. Run the kit again."
             )
-        said = there.pop(0)
-        answers = agent_process.parse_answers(said.stdout.encode(), said.code, said.stderr)
+        output = there.pop(0)
+        answers = agent_process.parse_answers(output.stdout.encode(), output.code, output.stderr)
         for answer in answers:
             if heard is not None:
                 heard(answer)

@@ -101,7 +101,7 @@ def measure(
         access: to the agent; None: on this machine.
         config: how long and how often.
         probe: of the machine, where it was probed already.
-        progress: is told what happens.
+        progress: called with what happens.
 
     Raises:
         DeviceError: the board or a measuring process was lost, ran too long, or answered nonsense.
@@ -120,13 +120,13 @@ def measure(
         config = BenchConfig(**{**vars(config), "processes": 1})
     placed = [_place_subject(subject, access, config) for subject in subjects]
     heard = [_ModelResponses() for _ in subjects]
-    told = ""
+    described = ""
     for question in requests.questions(placed, config, runtime):
         if question.kind == "memory" and _is_hidden(probe, config):
             continue
-        if _describe_request(question, subjects) != told:
-            told = _describe_request(question, subjects)
-            progress(told)
+        if _describe_request(question, subjects) != described:
+            described = _describe_request(question, subjects)
+            progress(described)
         _file(question, _ask(question, access, config), heard[question.model])
     return tuple(
         _measurements(

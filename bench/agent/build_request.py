@@ -47,7 +47,7 @@ def signature(wish: Wish, model_digest: str, tool: str, workspace_mb: Optional[i
 
     A workspace that follows from the board's free memory is left out: it differs from boot to boot.
     """
-    said: Dict[str, Any] = {
+    fields: Dict[str, Any] = {
         "recipe": RECIPE,
         "model": model_digest,
         "precision": wish.precision,
@@ -58,4 +58,4 @@ def signature(wish: Wish, model_digest: str, tool: str, workspace_mb: Optional[i
         "pinned": sorted(wish.pinned),
         "tool": tool,
     }
-    return digest_of(json.dumps(said, sort_keys=True).encode("ascii"))
+    return digest_of(json.dumps(fields, sort_keys=True).encode("ascii"))

@@ -68,23 +68,23 @@ def firstboot(options: Any, emit: Emit, library: Any = None) -> None:
     state = Generations(options.state)
     with state.lock():
         # Also where the board resets while it builds, this says that the last start did not end.
-        said: Dict[str, Any] = {"wanted": None, "bundle": None}
-        state.say(ok=False, reason="it did not end", **said)
+        state_record: Dict[str, Any] = {"wanted": None, "bundle": None}
+        state.say(ok=False, reason="it did not end", **state_record)
         try:
             bundle = read_bundle(options.bundle, options.runtime, options.precision)
-            said["bundle"] = bundle.digest
+            state_record["bundle"] = bundle.digest
             vectors = read_vectors(bundle.vectors)
             with _maker(options, bundle, vectors, library, emit) as maker:
-                said["wanted"] = _signature(bundle, maker)
-                name, found, reused = _had(state, said["wanted"], bundle, maker, emit)
+                state_record["wanted"] = _signature(bundle, maker)
+                name, found, reused = _had(state, state_record["wanted"], bundle, maker, emit)
                 state.point(name)
                 state.prune()
         except (RefusedError, OSError) as problem:
             state.clean()  # what is half made takes room, on a full disk the last of it
-            state.say(ok=False, reason=str(problem), **said)
-            emit("kept", current=state.target(CURRENT), wanted=said["wanted"])
+            state.say(ok=False, reason=str(problem), **state_record)
+            emit("kept", current=state.target(CURRENT), wanted=state_record["wanted"])
             raise
-        state.say(ok=True, reason=None, **said)
+        state.say(ok=True, reason=None, **state_record)
         emit(
             "firstboot",
             current=name,
@@ -124,14 +124,14 @@ def _had(
 
 
 def _signature(bundle: Bundle, maker: Maker) -> str:
-    said = {
+    fields = {
         "recipe": RECIPE,
         "bundle": bundle.digest,
         "model": bundle.model_digest,
         "precision": bundle.precision,
         "key": maker.key,
     }
-    return digest_of(json.dumps(said, sort_keys=True).encode("ascii"))[:SIGNATURE_LETTERS]
+    return digest_of(json.dumps(fields, sort_keys=True).encode("ascii"))[:SIGNATURE_LETTERS]
 
 
 # --- the bundle -----------------------------------------------------------------------------------
@@ -151,26 +151,26 @@ def read_bundle(folder: str, wanted_runtime: Optional[str], precision: Optional[
     path = os.path.join(folder, "manifest.json")
     try:
         with open(path, encoding="utf-8") as stream:
-            said = json.load(stream)
-        if said["schema"] != "manifest" or said["schema_version"] not in MANIFEST_FORMATS:
+            manifest = json.load(stream)
+        if manifest["schema"] != "manifest" or manifest["schema_version"] not in MANIFEST_FORMATS:
             raise ValueError(
                 "not a manifest of format {}".format(" or ".join(map(str, MANIFEST_FORMATS)))
             )
-        software = said["target"]["software"]
+        software = manifest["target"]["software"]
         runs_on, typing = wanted_runtime or software["runtime"], software["typing"] or "weak"
         flagged = runs_on != "onnxruntime" and typing == "weak"  # FP16 is a flag of the builder
-        last = said["models"][-1]["precision"]
+        last = manifest["models"][-1]["precision"]
         if precision is None:
             precision = "fp16" if flagged and last == "fp32" else last
         made_of = "fp32" if flagged and precision == "fp16" else precision
-        models = [each for each in said["models"] if each["precision"] == made_of]
-        if not models or precision not in said["golden"]["vectors"]:
+        models = [each for each in manifest["models"] if each["precision"] == made_of]
+        if not models or precision not in manifest["golden"]["vectors"]:
             raise ValueError("no {} model with golden vectors".format(precision))
-        digests = {each["path"]: each["sha256"] for each in said["files"]}
-        vectors = said["golden"]["vectors"][precision]
+        digests = {each["path"]: each["sha256"] for each in manifest["files"]}
+        vectors = manifest["golden"]["vectors"][precision]
         check_digest(os.path.join(folder, vectors), digests[vectors])
         return Bundle(
-            said["content_digest"],
+            manifest["content_digest"],
             runs_on,
             typing,
             precision,
@@ -244,12 +244,12 @@ def _by_onnxruntime(options: Any, bundle: Bundle, vectors: Vectors) -> Maker:
 
 def _processor(proc: str) -> str:
     """A digest of what a processor is and can do: a graph that is optimised for one may not run on another."""
-    said = set()
+    identities = set()
     try:
         with open(os.path.join(proc, "cpuinfo"), encoding="ascii", errors="replace") as stream:
             for line in stream:
                 if line.partition(":")[0].strip() in PROCESSOR:
-                    said.add(line.strip())
+                    identities.add(line.strip())
     except OSError:  # nothing is told apart then; what is made is tried on the golden vectors at every start all the same
         pass
-    return digest_of("\n".join(sorted(said)).encode("utf-8"))[:SIGNATURE_LETTERS]
+    return digest_of("\n".join(sorted(identities)).encode("utf-8"))[:SIGNATURE_LETTERS]

@@ -50,35 +50,35 @@ def read_vectors(path: str) -> Vectors:
     """
     try:
         with open(path, encoding="utf-8") as stream:
-            said = json.load(stream)
-        if said["schema"] != "vectors" or said["schema_version"] != FORMAT:
+            record = json.load(stream)
+        if record["schema"] != "vectors" or record["schema_version"] != FORMAT:
             raise ValueError("not golden vectors of format {}".format(FORMAT))
-        folder, count = os.path.dirname(path), int(said["count"])
-        relative = said["relative"]
+        folder, count = os.path.dirname(path), int(record["count"])
+        relative = record["relative"]
         return Vectors(
             count,
-            [_tensor(folder, each, count) for each in said["inputs"]],
-            [_tensor(folder, each, count) for each in said["outputs"]],
+            [_tensor(folder, each, count) for each in record["inputs"]],
+            [_tensor(folder, each, count) for each in record["outputs"]],
             None if relative is None else float(relative),
-            float(said["agreement"]),
+            float(record["agreement"]),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RefusedError("inputs", "{}: {}".format(path, error)) from error
 
 
-def _tensor(folder: str, said: Dict[str, Any], count: int) -> Tensor:
-    name, dtype, shape = said["name"], said["dtype"], [int(size) for size in said["shape"]]
-    if os.path.basename(said["file"]) != said["file"]:
-        raise ValueError("{!r} lies outside its folder".format(said["file"]))
-    with open(os.path.join(folder, said["file"]), "rb") as stream:
+def _tensor(folder: str, entry: Dict[str, Any], count: int) -> Tensor:
+    name, dtype, shape = entry["name"], entry["dtype"], [int(size) for size in entry["shape"]]
+    if os.path.basename(entry["file"]) != entry["file"]:
+        raise ValueError("{!r} lies outside its folder".format(entry["file"]))
+    with open(os.path.join(folder, entry["file"]), "rb") as stream:
         data = stream.read()
-    if hashlib.sha256(data).hexdigest() != said["sha256"]:
-        raise ValueError("{}: its digest does not hold".format(said["file"]))
+    if hashlib.sha256(data).hexdigest() != entry["sha256"]:
+        raise ValueError("{}: its digest does not hold".format(entry["file"]))
     size = array.array(LETTERS[dtype]).itemsize
     for length in shape:
         size *= length
     if count < 1 or size < 1 or len(data) != count * size:
-        raise ValueError("{}: {} bytes, not {} of {}".format(said["file"], len(data), count, size))
+        raise ValueError("{}: {} bytes, not {} of {}".format(entry["file"], len(data), count, size))
     return Tensor(name, dtype, shape, [data[at : at + size] for at in range(0, len(data), size)])
 
 

@@ -189,12 +189,12 @@ class Sampling:
             self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
         for _ in range(2):  # the greeting, then the sensor or why there is none
-            said = self._parse_line(self._process.stdout.readline())
-            event = said.pop("event")
+            message = self._parse_line(self._process.stdout.readline())
+            event = message.pop("event")
             if event == "sensor":
-                self.sensor = said
+                self.sensor = message
             elif event == "no-energy":
-                self.reason = said["reason"]
+                self.reason = message["reason"]
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -219,13 +219,13 @@ class Sampling:
             raise RefusedError(
                 "no-sampler", "the sampler ended with code {}".format(self._process.returncode)
             )
-        said = self._parse_line(lines[0])
-        del said["event"]
-        return said
+        message = self._parse_line(lines[0])
+        del message["event"]
+        return message
 
     def _parse_line(self, line: bytes) -> Dict[str, Any]:
         if not line:
             code = self._process.wait()
             raise RefusedError("no-sampler", "the sampler ended with code {}".format(code))
-        said: Dict[str, Any] = json.loads(line.decode("utf-8"))
-        return said
+        message: Dict[str, Any] = json.loads(line.decode("utf-8"))
+        return message

@@ -82,10 +82,10 @@ def memory_of(stages: Mapping[tuple[Stage, bool], Sequence[MemoryResponse]]) -> 
 
 
 def _total_declared(answer: MemoryResponse) -> int | None:
-    said = answer.declared
-    if said is None or said.weights is None or said.scratch is None:
+    declared = answer.declared
+    if declared is None or declared.weights is None or declared.scratch is None:
         return None
-    return said.weights + said.scratch
+    return declared.weights + declared.scratch
 
 
 def _minus(loaded: int | None, base: int | None) -> int | None:

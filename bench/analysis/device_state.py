@@ -49,11 +49,11 @@ def warnings_of_events(
     happened = {name: count for name, count in counts.items() if count > 0}
     current = {name: count for name, count in happened.items() if name.startswith("oc")}
     if current:
-        told = ", ".join(f"{name} {count} times" for name, count in sorted(current.items()))
+        listed = ", ".join(f"{name} {count} times" for name, count in sorted(current.items()))
         stops = any(name.startswith(PROTECTION) for name in current)
         yield MeasurementWarning(
             code="over-current",
-            message=f"within {seconds:.0f} s: {told} ({sum(current.values()) / seconds:.1f} per second)"
+            message=f"within {seconds:.0f} s: {listed} ({sum(current.values()) / seconds:.1f} per second)"
             + ("; the board protected itself, and the figures are not its own" if stops else ""),
             advice="use a stronger supply or a lower power mode, and measure again",
         )

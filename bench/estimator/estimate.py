@@ -207,46 +207,46 @@ def estimate_model(path: Path, target: Target, precision: Precision) -> ModelEst
 
 def notes(network: Network, fit: BoardFit) -> tuple[str, ...]:
     """What a reader should be warned of."""
-    said = [
+    found = [
         f"measured with: {'; '.join(fit.software)}",
         f"power mode, as published: {'; '.join(fit.power_mode)}",
     ]
     macs = [row.macs for row in fit.rows]
     if not min(macs) <= network.macs <= max(macs):
-        said.append(
+        found.append(
             f"{_millions(network.macs)} million MACs, outside of what was measured "
             f"({_millions(min(macs))} to {_millions(max(macs))} million)"
         )
     sides = [row.side for row in fit.rows]
     side = network.input_shape[-1] if len(network.input_shape) == 4 else 0
     if side and not min(sides) <= side <= max(sides):
-        said.append(f"{side} pixels, outside of what was measured ({min(sides)} to {max(sides)})")
+        found.append(f"{side} pixels, outside of what was measured ({min(sides)} to {max(sides)})")
     if network.input_shape[0] != 1:
-        said.append(f"batch {network.input_shape[0]}; every measurement is of batch 1")
+        found.append(f"batch {network.input_shape[0]}; every measurement is of batch 1")
     work = latency_model.work_of(network.kernels, fit.machine, fit.precision)
     share = fit.constants.call_s / latency_model.latency_s(work, fit.constants)
     if share > CALL:
-        said.append(
+        found.append(
             f"{share:.0%} of it is what the measurement loop costs per call ({fit.constants.call_s * 1e3:.1f} ms); "
             "one without Python costs less"
         )
     for kind in hangs_on(work, fit.constants):
         families = sorted(fit.families_with(kind))
         if len(families) == 1 and len(fit.families) > 1:
-            said.append(
+            found.append(
                 f"{_KINDS[kind]}: measured in one family only ({families[0]}), so the interval is wider"
             )
     if len(fit.families) == 1:
-        said.append(f"all measurements are of one family ({fit.families[0]})")
+        found.append(f"all measurements are of one family ({fit.families[0]})")
     if len(fit.rows) < 9:
-        said.append(
+        found.append(
             f"{len(fit.rows)} measurements are too few for an interval of {CONFIDENCE:.0%}; it is the largest error"
         )
     if network.quantised != (fit.precision == "int8"):
-        said.append(
+        found.append(
             f"the file is{'' if network.quantised else ' not'} quantised; the estimate is of {fit.precision}"
         )
-    return (*said, *network.notes)
+    return (*found, *network.notes)
 
 
 def hangs_on(work: latency_model.Work, constants: Constants) -> tuple[Computing, ...]:

@@ -222,9 +222,9 @@ class SshAccess:
         try:
             found = TypeAdapter(_Contact).validate_json(done.stdout, strict=False)
         except ValidationError as error:
-            said = printable(done.stdout[:80].decode(errors="replace"))
+            text = printable(done.stdout[:80].decode(errors="replace"))
             raise DeviceError(
-                f"{self.name} answered nonsense: {said!r}. Does its shell print something at login?"
+                f"{self.name} answered nonsense: {text!r}. Does its shell print something at login?"
             ) from error
         version = ".".join(map(str, found.python))
         if found.python[:2] < OLDEST_PYTHON:
@@ -250,11 +250,11 @@ class SshAccess:
             timeout_s=PUSH_S,
         )
         if done.returncode == bootstrap_scripts.NO_SPACE:
-            said = (
+            text = (
                 printable(done.stderr.decode(errors="replace")).partition("no space: ")[2].strip()
             )
             raise DeviceError(
-                f"{self.name} has no room for {name} ({said}). Make room, or: edgekd bench clean --device {self.name}"
+                f"{self.name} has no room for {name} ({text}). Make room, or: edgekd bench clean --device {self.name}"
             )
         if done.returncode == bootstrap_scripts.CUT:
             raise IntegrityError(f"{name} did not arrive whole at {self.name}. Try again.")
@@ -384,28 +384,28 @@ class SshAccess:
         except subprocess.TimeoutExpired as error:
             raise DeviceError(f"{self.name} did not answer within {timeout_s:g} s.") from error
         if done.returncode not in (codes or {0}):
-            said = done.stderr.decode(errors="replace")
-            self._explain(done.returncode, said)
+            text = done.stderr.decode(errors="replace")
+            self._explain(done.returncode, text)
             raise DeviceError(
-                f"{self.name}: a command failed with code {done.returncode}: {_last(said)}"
+                f"{self.name}: a command failed with code {done.returncode}: {_last(text)}"
             )
         return done
 
-    def _explain(self, code: int, said: str) -> None:
+    def _explain(self, code: int, text: str) -> None:
         """Raise where ssh itself failed, in words that help."""
         if code != SSH_FAILED:
             return
         for words, advice in _REASONS:
-            if words.lower() in said.lower():
+            if words.lower() in text.lower():
                 host = (
                     f"[{self.address.host}]:{self.address.port}"
                     if self.address.port
                     else self.address.host
                 )
                 raise DeviceError(
-                    f"{self.name}: {advice.format(host=host, url=self.name)}.{_quote(said)}"
+                    f"{self.name}: {advice.format(host=host, url=self.name)}.{_quote(text)}"
                 )
-        raise DeviceError(f"{self.name}: ssh failed, or the link was lost.{_quote(said)}")
+        raise DeviceError(f"{self.name}: ssh failed, or the link was lost.{_quote(text)}")
 
 
 def _end_process(process: subprocess.Popen[bytes]) -> None:
@@ -414,15 +414,15 @@ def _end_process(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _last(said: str) -> str:
-    lines = [printable(line) for line in said.splitlines() if line.strip()]
+def _last(text: str) -> str:
+    lines = [printable(line) for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else "it said nothing"
 
 
-def _quote(said: str) -> str:
+def _quote(text: str) -> str:
     lines = [
         printable(line)
-        for line in said.splitlines()
+        for line in text.splitlines()
         if line.strip() and "Its last words" not in line
     ]
     return f"\n  {lines[-1].strip()}" if lines else ""

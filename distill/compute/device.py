@@ -118,10 +118,10 @@ def choose_compute(device: str, *, threads: int | None, several: bool = False) -
 
 def _threads_wanted(processes: int) -> int:
     """What OMP_NUM_THREADS says, or a share of the cores that this process may use."""
-    said = os.environ.get("OMP_NUM_THREADS", "")
+    threads_setting = os.environ.get("OMP_NUM_THREADS", "")
     # torchrun sets it to 1 where nobody did, whatever the machine.
-    if processes == 1 and said.isdigit() and int(said):
-        return int(said)
+    if processes == 1 and threads_setting.isdigit() and int(threads_setting):
+        return int(threads_setting)
     return max(1, len(os.sched_getaffinity(0)) // processes)
 
 

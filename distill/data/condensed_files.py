@@ -100,8 +100,8 @@ def _own(path: Path, *, number: int) -> CondensedContents:
             images, labels, about = (content[name] for name in ("images", "labels", "about"))
     except UNREADABLE as error:
         raise InputFileError(f"{path}: cannot be read as a condensed set ({error}).") from error
-    said = from_json(CondensedSet, str(about), origin=f"{path}: about", schema=SCHEMA)
-    shape = (said.count, said.input.height, said.input.width, said.input.channels)
+    record = from_json(CondensedSet, str(about), origin=f"{path}: about", schema=SCHEMA)
+    shape = (record.count, record.input.height, record.input.width, record.input.channels)
     if images.dtype != np.float32 or images.shape != shape:
         raise InputFileError(f"{path}: images are {images.dtype} of shape {images.shape}.")
     if labels.dtype != np.int64 or labels.shape != shape[:1]:
@@ -113,12 +113,12 @@ def _own(path: Path, *, number: int) -> CondensedContents:
         labels=torch.from_numpy(labels),
         scale="pixels",
         statistics=None,
-        classes=said.classes,
+        classes=record.classes,
         trusted=True,
         digest=digest_of(path),
         notes=(
-            f"made by {said.made_with} with {said.method}, {said.per_class} a class, from "
-            f"{said.source_images:,} images of {said.source}",
+            f"made by {record.made_with} with {record.method}, {record.per_class} a class, from "
+            f"{record.source_images:,} images of {record.source}",
         ),
     )
 

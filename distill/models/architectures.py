@@ -241,13 +241,13 @@ def _torchvision(architecture: Architecture) -> nn.Module:
             f"torchvision:{architecture.name} takes 3 channels, not {architecture.channels}. "
             "timm has most of these networks with any number of channels."
         )
-    told = {}
+    arguments = {}
     if bare in _WITH_OPTIONS:
         # These two warn at every construction unless told not to draw their slow initial weights.
-        told = {option: option in options for option in _WITH_OPTIONS[bare]}
-        told["init_weights"] = False
+        arguments = {option: option in options for option in _WITH_OPTIONS[bare]}
+        arguments["init_weights"] = False
     module: nn.Module = models.get_model(
-        bare, weights=None, num_classes=architecture.classes, **told
+        bare, weights=None, num_classes=architecture.classes, **arguments
     )
     return module
 

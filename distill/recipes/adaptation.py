@@ -121,9 +121,9 @@ def for_ranks(recipe: Recipe, ranks: int) -> Recipe:
     if uneven:
         common = math.gcd(*batches.values())
         fits = [number for number in range(1, common + 1) if common % number == 0]
-        said = ", ".join(f"{count} {name}" for name, count in uneven.items())
+        listed = ", ".join(f"{count} {name}" for name, count in uneven.items())
         raise UsageError(
-            f"{ranks} processes cannot share the batches of recipe {recipe.name} evenly ({said}). Start "
+            f"{ranks} processes cannot share the batches of recipe {recipe.name} evenly ({listed}). Start "
             f"{' or '.join(map(str, fits))}: torchrun --nproc-per-node, times --nnodes."
         )
     return replace(

@@ -222,7 +222,7 @@ class Distillation:
         Raises:
             CollapseError: images or student collapsed and did not recover.
         """
-        said = len(self.warnings)
+        warned = len(self.warnings)
         if self.compiles:
             self._compile_passes()
         self.prepare()
@@ -233,8 +233,8 @@ class Distillation:
             self.images_s += self.clock() - started
             losses |= self._train_student(started)
             self.elapsed_s += self.compute.group.broadcast_number(self.clock() - started)
-            event = self._event(losses, said)
-            said = len(self.warnings)
+            event = self._event(losses, warned)
+            warned = len(self.warnings)
             yield event
 
     def prepare(self) -> None:
@@ -257,7 +257,7 @@ class Distillation:
             self.student, self.teacher_module, shape, compute=self.compute, say=self._warn
         )
 
-    def _event(self, losses: dict[str, float], said: int) -> RoundEnd:
+    def _event(self, losses: dict[str, float], warned: int) -> RoundEnd:
         progress = self.progress
         self.snapshots.look(self.pool, progress=progress, step=self.step)
         found: dict[str, float | None] = {"agreement": None}
@@ -279,7 +279,7 @@ class Distillation:
         )
         if point.agreement is not None:
             self.history.append(point)
-        return RoundEnd(point=point, progress=progress, warnings=tuple(self.warnings[said:]))
+        return RoundEnd(point=point, progress=progress, warnings=tuple(self.warnings[warned:]))
 
     def _warn(self, text: str) -> None:
         self.warnings.append(f"step {self.step}: {text}")

@@ -150,14 +150,14 @@ def _facts(whole: VerifiedBundle) -> Iterator[tuple[tuple[str, str], str]]:
 
 def _summarize_measurements(found: Measurements) -> dict[str, object]:
     where = f"{found.subject}, {found.taken_on}"
-    told: dict[str, object] = {
+    facts: dict[str, object] = {
         f"{where}: median latency": _figure(found.latency, 1e6, "us"),
         f"{where}: memory": _figure(found.memory.model_pss, 2**-20, "MiB"),
         f"{where}: runtime": found.conditions.runtime,
     }
     if found.engine is not None:
-        told[f"{where}: engine, sha256"] = found.engine.digest[:16]
-    return told
+        facts[f"{where}: engine, sha256"] = found.engine.digest[:16]
+    return facts
 
 
 def _figure(figure: Figure, factor: float, unit: str) -> str:

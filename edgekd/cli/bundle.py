@@ -253,13 +253,13 @@ def _load_trusted_keys(paths: list[Path] | None, signature: Path | None) -> "tup
 
 def _verdict(found: "VerifiedBundle") -> str:
     manifest = found.manifest
-    told = f"{found.path} OK: {len(manifest.files)} files, content {manifest.content_digest}, quality: {manifest.quality}"
+    verdict = f"{found.path} OK: {len(manifest.files)} files, content {manifest.content_digest}, quality: {manifest.quality}"
     if found.signed_by is not None:
-        return f"{told}, signed with {found.signed_by}"
+        return f"{verdict}, signed with {found.signed_by}"
     return (
-        f"{told}, signature not looked at (no --key)"
+        f"{verdict}, signature not looked at (no --key)"
         if found.has_signature
-        else f"{told}, not signed"
+        else f"{verdict}, not signed"
     )
 
 

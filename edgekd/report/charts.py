@@ -157,9 +157,9 @@ def power(
         for begin, end in idle:
             axes.plot([begin, end], [bar, bar], color=INK, linewidth=3, solid_capstyle="butt")
         axes.plot([at for at, _ in kept], watts, color=FIRST, linewidth=1.2)
-        told = [(span, "idle") for span in idle]
-        told += [((windows[0][0], windows[-1][1]), "windows")] if windows else []
-        for (begin, end), label in told:
+        labelled = [(span, "idle") for span in idle]
+        labelled += [((windows[0][0], windows[-1][1]), "windows")] if windows else []
+        for (begin, end), label in labelled:
             place = ((begin + end) / 2, bar + 0.04 * room)
             axes.annotate(label, place, ha="center", va="bottom", color=INK)
         axes.set_ylim(low, high + 0.35 * room)
