@@ -133,7 +133,7 @@ BudgetFile = Annotated[
     Path | None,
     typer.Option(
         "--budget",
-        help="Project file with a [budget] table (default: edgekd.toml in this folder, if there is one).",
+        help="Project file whose `budget` table holds the limits (default: edgekd.toml in this folder, if there is one).",
         rich_help_panel=BUDGET,
     ),
 ]
