@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from edgekd.distill.models import student_choice
 from edgekd.distill.models.batch_norm import batch_norms
 from edgekd.distill.teachers.build_module import build_module, silent
-from edgekd.distill.teachers.file_formats import NAMES
+from edgekd.distill.teachers.checkpoints.file_formats import NAMES
 from edgekd.distill.teachers.inspection import inspect_teacher
 from edgekd.distill.teachers.inspection.kinds import Preprocessing
 from edgekd.distill.teachers.metadata import TeacherOptions

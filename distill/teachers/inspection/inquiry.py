@@ -16,10 +16,12 @@ from edgekd.distill.models.parameter_names import (
     channels_of,
     classes_of,
 )
-from edgekd.distill.teachers import architecture_recognition, checkpoint_contents, fingerprints
+from edgekd.distill.teachers import architecture_recognition, fingerprints
 from edgekd.distill.teachers.architecture_recognition import EquivalentNetworks
-from edgekd.distill.teachers.checkpoint_contents import Checkpoint, WeightSet
-from edgekd.distill.teachers.file_formats import Format
+from edgekd.distill.teachers.checkpoints import checkpoint_contents
+from edgekd.distill.teachers.checkpoints.checkpoint_contents import Checkpoint, WeightSet
+from edgekd.distill.teachers.checkpoints.file_formats import Format
+from edgekd.distill.teachers.checkpoints.safe_unpickle import TensorRef
 from edgekd.distill.teachers.inspection.clarifications import Clarifications
 from edgekd.distill.teachers.inspection.kinds import (
     Inspection,
@@ -33,7 +35,6 @@ from edgekd.distill.teachers.inspection.kinds import (
     WeightsFile,
 )
 from edgekd.distill.teachers.metadata import Metadata
-from edgekd.distill.teachers.safe_unpickle import TensorRef
 from edgekd.errors import InputFileError, UsageError
 
 Form: TypeAlias = Literal["weights", "module", "torchscript"]

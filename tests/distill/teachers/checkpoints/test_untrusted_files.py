@@ -4,11 +4,11 @@ import re
 
 import pytest
 
-from edgekd.distill.teachers import checkpoint_contents, file_formats, safe_unpickle
+from edgekd.distill.teachers.checkpoints import checkpoint_contents, file_formats, safe_unpickle
 from edgekd.distill.teachers.metadata import TeacherOptions
 from edgekd.errors import InputFileError, UsageError
 from edgekd.workflows.describe_teacher import describe_teacher, format_description
-from tests.distill.teachers.untrusted import KINDS, LIMITS
+from tests.distill.teachers.checkpoints.untrusted import KINDS, LIMITS
 
 # What can be described without its code is described, and its code left alone.
 DESCRIBED = {

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from edgekd.distill.teachers.pt2_operators import (
+from edgekd.distill.teachers.pt2.operators import (
     ADAPTED,
     BATCH_NORM,
     CHECKS,
@@ -23,7 +23,7 @@ from edgekd.distill.teachers.pt2_operators import (
     on_sizes,
     overload_of,
 )
-from edgekd.distill.teachers.pt2_reader import (
+from edgekd.distill.teachers.pt2.reader import (
     Archive,
     Argument,
     Constant,

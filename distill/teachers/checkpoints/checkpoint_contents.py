@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from edgekd.distill.models.parameter_names import PREFIXES, Shape
-from edgekd.distill.teachers import file_formats
-from edgekd.distill.teachers.file_formats import ITEM_BYTES, FileContents
-from edgekd.distill.teachers.safe_unpickle import (
+from edgekd.distill.teachers.checkpoints import file_formats
+from edgekd.distill.teachers.checkpoints.file_formats import ITEM_BYTES, FileContents
+from edgekd.distill.teachers.checkpoints.safe_unpickle import (
     BadPickle,
     TensorRef,
     UnbuiltObject,

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Final, Literal, TypeAlias, TypeGuard
 
-from edgekd.distill.teachers.safe_unpickle import (
+from edgekd.distill.teachers.checkpoints.safe_unpickle import (
     BadPickle,
     StorageRef,
     TensorRef,

@@ -18,7 +18,7 @@ from typing import Final, Literal, TypeAlias, TypeVar
 import pydantic
 from pydantic import JsonValue
 
-from edgekd.distill.teachers.pt2_archive import (
+from edgekd.distill.teachers.pt2.archive import (
     AGAIN,
     MAX_NAME,
     damaged_file_error,
