@@ -10,13 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from edgekd.distill.teachers.pt2.archive import AGAIN, members
-from edgekd.distill.teachers.pt2.reader import (
-    Archive,
-    Node,
-    TensorPayload,
-    Value,
-    read_archive,
-)
+from edgekd.distill.teachers.pt2.reader import read_archive
+from edgekd.distill.teachers.pt2.records import Archive, Node, TensorPayload, Value
 from edgekd.errors import InputFileError
 
 if TYPE_CHECKING:  # torch takes seconds to come in, and what a file says is wanted at once
