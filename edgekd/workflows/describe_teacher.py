@@ -10,8 +10,8 @@ from typing import Annotated, Final
 from pydantic import Field
 
 from edgekd.distill.teachers.checkpoints import checkpoint_contents
-from edgekd.distill.teachers.checkpoints.file_formats import NAMES
-from edgekd.distill.teachers.checkpoints.safe_unpickle import TensorRef
+from edgekd.distill.teachers.checkpoints.file_contents import NAMES
+from edgekd.distill.teachers.checkpoints.pickle_values import TensorRef
 from edgekd.distill.teachers.inspection import inspect_teacher
 from edgekd.distill.teachers.inspection.kinds import (
     Inspection,

@@ -8,7 +8,7 @@ from edgekd.distill.models.parameter_names import Shape
 from edgekd.distill.teachers import architecture_recognition
 from edgekd.distill.teachers.architecture_recognition import PublishedPreprocessing
 from edgekd.distill.teachers.checkpoints.checkpoint_contents import WeightSet
-from edgekd.distill.teachers.checkpoints.safe_unpickle import StorageRef, TensorRef
+from edgekd.distill.teachers.checkpoints.pickle_values import StorageRef, TensorRef
 from edgekd.distill.teachers.inspection.clarifications import Clarifications
 from edgekd.distill.teachers.inspection.kinds import (
     Known,

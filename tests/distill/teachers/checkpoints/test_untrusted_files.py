@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from edgekd.distill.teachers.checkpoints import checkpoint_contents, file_formats, safe_unpickle
+from edgekd.distill.teachers.checkpoints import module_tree, safe_unpickle, zip_archive
 from edgekd.distill.teachers.metadata import TeacherOptions
 from edgekd.errors import InputFileError, UsageError
 from edgekd.workflows.describe_teacher import describe_teacher, format_description
@@ -20,10 +20,9 @@ DESCRIBED = {
 
 @pytest.fixture
 def small_limits(monkeypatch):
-    for module in (checkpoint_contents, file_formats, safe_unpickle):
-        for name, limit in LIMITS.items():
-            if hasattr(module, name):
-                monkeypatch.setattr(module, name, limit)
+    limited = {"OPCODES": safe_unpickle, "MEMBERS": zip_archive, "_DEEP": module_tree}
+    for name, limit in LIMITS.items():
+        monkeypatch.setattr(limited[name], name, limit)
 
 
 @pytest.mark.usefixtures("small_limits")
