@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from edgekd.distill.data.image_files import UNREADABLE
-from edgekd.distill.teachers.checkpoint_contents import Checkpoint, WeightSet
-from edgekd.distill.teachers.file_formats import FileContents, open_file
-from edgekd.distill.teachers.safe_unpickle import TensorRef
+from edgekd.distill.teachers.checkpoints.checkpoint_contents import Checkpoint, WeightSet
+from edgekd.distill.teachers.checkpoints.file_contents import FileContents
+from edgekd.distill.teachers.checkpoints.file_formats import open_file
+from edgekd.distill.teachers.checkpoints.pickle_values import TensorRef
 from edgekd.distill.teachers.state_dict import state_of
 from edgekd.errors import InputFileError, UsageError
 from edgekd.files import digest_of

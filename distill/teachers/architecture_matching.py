@@ -10,7 +10,7 @@ from torch import nn
 from edgekd.distill.models import architectures
 from edgekd.distill.models.architectures import shapes_of
 from edgekd.distill.models.parameter_names import Shape, channels_of, classes_of
-from edgekd.distill.teachers.checkpoint_contents import WeightSet
+from edgekd.distill.teachers.checkpoints.checkpoint_contents import WeightSet
 from edgekd.distill.teachers.metadata import TeacherOptions
 from edgekd.errors import InputFileError, UsageError
 from edgekd.records import Architecture

@@ -8,7 +8,7 @@ from typing import Final
 
 from edgekd.distill.models.parameter_names import Shape
 from edgekd.distill.teachers import fingerprints
-from edgekd.distill.teachers.checkpoint_contents import WeightSet
+from edgekd.distill.teachers.checkpoints.checkpoint_contents import WeightSet
 from edgekd.distill.teachers.fingerprints import COUNTERS, Configuration, FingerprintMatch
 
 # Parts by which other tasks are known, in the spelling of the tools that are in use.

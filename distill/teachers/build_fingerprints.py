@@ -8,7 +8,6 @@ float64 with the same weights on the same image, and told apart by what they ans
 """
 
 import contextlib
-import functools
 import hashlib
 import re
 import sys
@@ -36,6 +35,7 @@ from edgekd.distill.teachers.fingerprints import (
     shapes_digest,
     write_index,
 )
+from edgekd.distill.teachers.published_configurations import configurations_of
 from edgekd.records import Architecture
 
 Shape = tuple[int, ...]
@@ -131,7 +131,7 @@ def build(name: str, kind: str) -> _Built | None:
         classes=tuple(classes),
         channels=tuple(channels),
         parameters=sum(part.numel() for part in first.parameters()),
-        configurations=list(_configurations(name)),
+        configurations=list(configurations_of(name)),
     )
     found.input = found.configurations[0].input if found.configurations else None
     found.macs = _macs(first, found.input)
@@ -193,52 +193,7 @@ def _macs(module: nn.Module, shape: Shape | None) -> int | None:
     return None
 
 
-def _configurations(name: str) -> Iterator[Configuration]:
-    """Input, mean and std of each set of published weights, the library's default first."""
-    source, _, bare = name.partition(":")
-    if source == "timm":
-        yield from _timm_configurations(bare)
-        return
-    from torchvision import models
-
-    bare = bare.partition("+")[0]
-    if bare not in models.list_models(module=models):
-        return
-    weights = models.get_model_weights(bare)
-    default = getattr(weights, "DEFAULT", None)
-    for entry in sorted(weights, key=lambda entry: entry is not default):
-        transforms = entry.transforms()
-        yield Configuration(
-            input=(3, transforms.crop_size[0], transforms.crop_size[0]),
-            mean=tuple(transforms.mean),
-            std=tuple(transforms.std),
-        )
-
-
-def _timm_configurations(name: str) -> Iterator[Configuration]:
-    from timm.models import get_pretrained_cfg
-
-    for tag in ("", *_timm_tags().get(name, ())):
-        found = get_pretrained_cfg(f"{name}.{tag}" if tag else name)
-        if found is not None:
-            yield Configuration(
-                input=tuple(found.input_size), mean=tuple(found.mean), std=tuple(found.std)
-            )
-
-
-@functools.cache
-def _timm_tags() -> dict[str, list[str]]:
-    import timm
-    from timm.models import split_model_name_tag
-
-    tags = defaultdict(list)
-    for full in timm.list_pretrained():
-        name, tag = split_model_name_tag(full)
-        tags[name].append(tag)
-    return dict(tags)
-
-
-# --- telling architectures of one signature apart ---------------------------------------------------
+# --- telling architectures of one signature apart ------------------------------------------------
 
 
 def behaviours(built: list[_Built]) -> list[int]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from edgekd.distill.models import architectures
 from edgekd.distill.models.parameter_names import canonical
 from edgekd.distill.teachers import architecture_matching
-from edgekd.distill.teachers.checkpoint_contents import WeightSet
+from edgekd.distill.teachers.checkpoints.checkpoint_contents import WeightSet
 from edgekd.distill.teachers.inspection.kinds import (
     FactoryNetwork,
     Inspection,
@@ -65,7 +65,7 @@ def build_module(found: Inspection, say: Callable[[str], None]) -> BuiltModule:
         case Pt2File():
             return _build_pt2(found)
         case OnnxFileFound():
-            from edgekd.distill.teachers.onnx_loader import load_onnx
+            from edgekd.distill.teachers.onnx.loader import load_onnx
 
             return _build_program(found, load_onnx(found.known.path), source="onnx")
         case PickledModule():
@@ -86,7 +86,7 @@ def _build_named(found: NamedNetwork | FactoryNetwork, say: Callable[[str], None
 
 def _build_pt2(found: Pt2File) -> BuiltModule:
     """A program that edgekd runs itself, or that torch may unpickle."""
-    from edgekd.distill.teachers.pt2_loader import load_program
+    from edgekd.distill.teachers.pt2.loader import load_program
 
     path = found.known.path
     try:

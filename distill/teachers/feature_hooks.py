@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from edgekd.distill.teachers.pt2_interpreter import Program
+from edgekd.distill.teachers.pt2.interpreter import Program
 from edgekd.errors import UsageError
 
 # --- penultimate features ------------------------------------------------------------------------

@@ -12,19 +12,14 @@ from torch import Tensor, nn
 from edgekd.distill.models import student_choice
 from edgekd.distill.models.batch_norm import batch_norms
 from edgekd.distill.teachers.build_module import build_module, silent
-from edgekd.distill.teachers.file_formats import NAMES
+from edgekd.distill.teachers.checkpoints.file_contents import NAMES
 from edgekd.distill.teachers.inspection import inspect_teacher
 from edgekd.distill.teachers.inspection.kinds import Preprocessing
 from edgekd.distill.teachers.metadata import TeacherOptions
 from edgekd.distill.teachers.state_dict import state_digest
 from edgekd.errors import InputFileError, IntegrityError, UsageError
 from edgekd.files import digest_of
-from edgekd.records import (
-    Architecture,
-    InputSpec,
-    NoiseResponse,
-    TeacherInfo,
-)
+from edgekd.records import Architecture, InputSpec, NoiseResponse, TeacherInfo
 
 ALIKE: Final = 1e-6  # of the largest logit: answers that differ by less are the same
 NOISE_IMAGES: Final = 256

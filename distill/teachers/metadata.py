@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import pydantic
 
-from edgekd.distill.teachers.file_formats import SUFFIXES
+from edgekd.distill.teachers.checkpoints.file_contents import SUFFIXES
 from edgekd.errors import InputFileError
 from edgekd.files import read_text
 from edgekd.records import record

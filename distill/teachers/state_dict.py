@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from edgekd.distill.models.parameter_names import canonical
-from edgekd.distill.teachers import checkpoint_contents
-from edgekd.distill.teachers.checkpoint_contents import Checkpoint, WeightSet
-from edgekd.distill.teachers.file_formats import NAMES, open_file
-from edgekd.distill.teachers.safe_unpickle import TensorRef
+from edgekd.distill.teachers.checkpoints import checkpoint_contents
+from edgekd.distill.teachers.checkpoints.checkpoint_contents import Checkpoint, WeightSet
+from edgekd.distill.teachers.checkpoints.file_contents import NAMES
+from edgekd.distill.teachers.checkpoints.file_formats import open_file
+from edgekd.distill.teachers.checkpoints.pickle_values import TensorRef
 from edgekd.errors import InputFileError
 
 _DTYPES: Final = {

@@ -8,16 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from edgekd import options as defaults
-from edgekd.cli.framework.options import (
-    OUTPUT,
-    Force,
-    Json,
-    option_groups,
-)
+from edgekd.cli.framework.options import OUTPUT, Force, Json, option_groups
 from edgekd.errors import UsageError
 
 if TYPE_CHECKING:
-    from edgekd.bench.analysis.external_meter import LogColumns
+    from edgekd.bench.analysis.meter_log import LogColumns
     from edgekd.records import Measured
 
 _METER: Final = "Meter"
@@ -124,7 +119,7 @@ class ColumnsGroup:
         Raises:
             UsageError: columns are named twice.
         """
-        from edgekd.bench.analysis.external_meter import LogColumns
+        from edgekd.bench.analysis.meter_log import LogColumns
 
         if self.columns is not None:
             named = {

@@ -9,8 +9,9 @@ from typing import Annotated, Final
 
 from pydantic import Field
 
-from edgekd.distill.teachers import checkpoint_contents
-from edgekd.distill.teachers.file_formats import NAMES
+from edgekd.distill.teachers.checkpoints import checkpoint_contents
+from edgekd.distill.teachers.checkpoints.file_contents import NAMES
+from edgekd.distill.teachers.checkpoints.pickle_values import TensorRef
 from edgekd.distill.teachers.inspection import inspect_teacher
 from edgekd.distill.teachers.inspection.kinds import (
     Inspection,
@@ -24,7 +25,6 @@ from edgekd.distill.teachers.metadata import (
     toml_beside,
     toml_path,
 )
-from edgekd.distill.teachers.safe_unpickle import TensorRef
 from edgekd.files import digest_of, translate_os_errors, write_atomically
 from edgekd.records import Count, Digest, record
 

@@ -6,7 +6,7 @@ that both say the same.
 
 from pathlib import Path
 
-from edgekd.distill.teachers import checkpoint_contents, file_formats
+from edgekd.distill.teachers.checkpoints import checkpoint_contents, file_formats
 from edgekd.distill.teachers.inspection.inquiry import Form, Inquiry
 from edgekd.distill.teachers.inspection.kinds import Inspection
 from edgekd.distill.teachers.inspection.programs import inspect_program

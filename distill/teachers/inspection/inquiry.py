@@ -10,16 +10,13 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from edgekd.distill.models.parameter_names import (
-    Shape,
-    canonical,
-    channels_of,
-    classes_of,
-)
-from edgekd.distill.teachers import architecture_recognition, checkpoint_contents, fingerprints
+from edgekd.distill.models.parameter_names import Shape, canonical, channels_of, classes_of
+from edgekd.distill.teachers import architecture_recognition, fingerprints
 from edgekd.distill.teachers.architecture_recognition import EquivalentNetworks
-from edgekd.distill.teachers.checkpoint_contents import Checkpoint, WeightSet
-from edgekd.distill.teachers.file_formats import Format
+from edgekd.distill.teachers.checkpoints import checkpoint_contents
+from edgekd.distill.teachers.checkpoints.checkpoint_contents import Checkpoint, WeightSet
+from edgekd.distill.teachers.checkpoints.file_contents import Format
+from edgekd.distill.teachers.checkpoints.pickle_values import TensorRef
 from edgekd.distill.teachers.inspection.clarifications import Clarifications
 from edgekd.distill.teachers.inspection.kinds import (
     Inspection,
@@ -33,7 +30,6 @@ from edgekd.distill.teachers.inspection.kinds import (
     WeightsFile,
 )
 from edgekd.distill.teachers.metadata import Metadata
-from edgekd.distill.teachers.safe_unpickle import TensorRef
 from edgekd.errors import InputFileError, UsageError
 
 Form: TypeAlias = Literal["weights", "module", "torchscript"]

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from edgekd.distill.teachers.checkpoint_contents import Checkpoint, WeightSet
-from edgekd.distill.teachers.file_formats import Format
+from edgekd.distill.teachers.checkpoints.checkpoint_contents import Checkpoint, WeightSet
+from edgekd.distill.teachers.checkpoints.file_contents import Format
 from edgekd.distill.teachers.metadata import Metadata, toml_path
 from edgekd.errors import UsageError
 

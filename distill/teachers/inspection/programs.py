@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Literal
 from edgekd.distill.models.parameter_names import Shape
 from edgekd.distill.teachers import architecture_recognition
 from edgekd.distill.teachers.architecture_recognition import PublishedPreprocessing
-from edgekd.distill.teachers.checkpoint_contents import WeightSet
+from edgekd.distill.teachers.checkpoints.checkpoint_contents import WeightSet
+from edgekd.distill.teachers.checkpoints.pickle_values import StorageRef, TensorRef
 from edgekd.distill.teachers.inspection.clarifications import Clarifications
 from edgekd.distill.teachers.inspection.kinds import (
     Known,
@@ -17,12 +18,11 @@ from edgekd.distill.teachers.inspection.kinds import (
     SourcedValue,
 )
 from edgekd.distill.teachers.metadata import Metadata, TeacherOptions, merge_metadata
-from edgekd.distill.teachers.safe_unpickle import StorageRef, TensorRef
 from edgekd.errors import InputFileError, UsageError
 
 if TYPE_CHECKING:  # either is imported when its kind of file comes
-    from edgekd.distill.teachers.onnx_loader import OnnxFile
-    from edgekd.distill.teachers.pt2_loader import ProgramFile
+    from edgekd.distill.teachers.onnx.loader import OnnxFile
+    from edgekd.distill.teachers.pt2.loader import ProgramFile
 
 
 def inspect_program(
@@ -81,10 +81,10 @@ def inspect_program(
 
 def _read(path: Path, format_: Literal["pt2", "onnx"]) -> "ProgramFile | OnnxFile":
     if format_ == "pt2":
-        from edgekd.distill.teachers.pt2_loader import read_program
+        from edgekd.distill.teachers.pt2.loader import read_program
 
         return read_program(path)
-    from edgekd.distill.teachers.onnx_loader import read_onnx
+    from edgekd.distill.teachers.onnx.loader import read_onnx
 
     return read_onnx(path)
 

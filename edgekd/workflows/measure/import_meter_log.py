@@ -5,17 +5,12 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from edgekd.bench.analysis import external_meter
-from edgekd.bench.analysis.external_meter import Alignment, LogColumns, Meter
+from edgekd.bench.analysis import external_meter, meter_log
+from edgekd.bench.analysis.external_meter import Alignment, Meter
+from edgekd.bench.analysis.meter_log import LogColumns
 from edgekd.errors import InputFileError, UsageError
 from edgekd.options import MeterOptions
-from edgekd.records import (
-    Energy,
-    Measured,
-    Measurements,
-    MeasurementWarning,
-    PowerTrace,
-)
+from edgekd.records import Energy, Measured, Measurements, MeasurementWarning, PowerTrace
 
 UNBOUND = MeasurementWarning(
     code="meter-bounds",
@@ -50,7 +45,7 @@ def attach_meter_energy(
     one = _select_subject(found, subject)
     trace = _trace(one)
     analysis, placed = external_meter.energy_from_log(
-        trace, external_meter.read_log(log, columns), meter
+        trace, meter_log.read_log(log, columns), meter
     )
     energy = analysis.energy if bound else replace(analysis.energy, uncertainty=None)
     warnings = [*external_meter.warnings_of_log(analysis, meter), *([] if bound else [UNBOUND])]

@@ -17,7 +17,7 @@ from edgekd.options import CondenseOptions, RunOptions
 from edgekd.progress import PlainDisplay
 from edgekd.records import InputSpec
 from edgekd.workflows.condense import CondenseJob, condense
-from tests.distill.teachers.untrusted import Call
+from tests.distill.teachers.checkpoints.untrusted import Call
 
 CLASSES = 3
 SIDE = 16

@@ -16,8 +16,8 @@ from edgekd.distill.teachers.feature_hooks import (
     watch_attention,
     watch_features,
 )
-from edgekd.distill.teachers.onnx_loader import load_onnx
-from edgekd.distill.teachers.pt2_loader import load_program
+from edgekd.distill.teachers.onnx.loader import load_onnx
+from edgekd.distill.teachers.pt2.loader import load_program
 from edgekd.errors import UsageError
 
 OPEN = ({0: torch.export.Dim("batch")},)

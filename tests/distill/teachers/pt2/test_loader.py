@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from edgekd.distill.models.batch_norm import batch_norms, watch_batch_norm
-from edgekd.distill.teachers.pt2_loader import load_program, read_program, state_of
+from edgekd.distill.teachers.pt2.loader import load_program, read_program, state_of
 from edgekd.errors import InputFileError
 
 OPEN = ({0: torch.export.Dim("batch")},)
@@ -124,7 +124,7 @@ def test_what_a_file_says_is_what_the_network_is(small):
 
 def test_reading_brings_in_no_torch(small):
     code = (
-        "import sys, pathlib; from edgekd.distill.teachers.pt2_loader import read_program; "
+        "import sys, pathlib; from edgekd.distill.teachers.pt2.loader import read_program; "
         f"read_program(pathlib.Path({str(small[1])!r})); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

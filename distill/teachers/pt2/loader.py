@@ -9,14 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from edgekd.distill.teachers.pt2_archive import AGAIN, members
-from edgekd.distill.teachers.pt2_reader import (
-    Archive,
-    Node,
-    TensorPayload,
-    Value,
-    read_archive,
-)
+from edgekd.distill.teachers.pt2.archive import AGAIN, members
+from edgekd.distill.teachers.pt2.reader import read_archive
+from edgekd.distill.teachers.pt2.records import Archive, Node, TensorPayload, Value
 from edgekd.errors import InputFileError
 
 if TYPE_CHECKING:  # torch takes seconds to come in, and what a file says is wanted at once
@@ -89,8 +84,7 @@ def load_program(path: Path) -> "nn.Module":
     """
     import torch
 
-    from edgekd.distill.teachers import pt2_interpreter
-    from edgekd.distill.teachers import pt2_operators as operators
+    from edgekd.distill.teachers.pt2 import interpreter, operators
 
     archive = read_archive(path)
     answer, _ = _logits(archive)
@@ -107,7 +101,7 @@ def load_program(path: Path) -> "nn.Module":
     }
     try:
         with torch.no_grad():
-            module = pt2_interpreter.Program(archive, tensors, answer)
+            module = interpreter.Program(archive, tensors, answer)
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
         raise _not_run(path, error) from error
     module.eval().requires_grad_(False)

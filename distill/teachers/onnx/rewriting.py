@@ -1,4 +1,4 @@
-"""ONNX graphs as teachers: what is accepted, and the rewriting to what `onnx2torch` converts.
+"""ONNX graphs rewritten to what `onnx2torch` converts.
 
 onnx2torch 1.5.15 stops at opset 17, while torch's exporter writes 18 or 20. The operators of classifiers
 changed little since: where they did, the node is rewritten.
@@ -6,51 +6,15 @@ changed little since: where they did, the node is rewritten.
 
 import math
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from edgekd.errors import InputFileError
 
-MAX_BYTES: Final = (1 << 31) - 1  # of a protobuf
-MAX_NODES: Final = 50_000
-MAX_ELEMENTS: Final = 1 << 28  # of any tensor: 1 GiB of float32
-OPSETS: Final = (9, 23)
 CONVERTED: Final = 17  # what onnx2torch knows
-# A whole and its parts may share bytes of a data file; more than this is a lie.
-MAX_CLAIMED: Final = 4
-
-CONTROL_FLOW: Final = frozenset({"If", "Loop", "Scan", "SequenceMap"})
-QUANTISED: Final = frozenset(
-    {
-        "QuantizeLinear",
-        "DequantizeLinear",
-        "DynamicQuantizeLinear",
-        "QLinearConv",
-        "QLinearMatMul",
-        "ConvInteger",
-        "MatMulInteger",
-    }
-)
-DETECTION: Final = frozenset({"NonMaxSuppression", "RoiAlign"})
-TYPES: Final = frozenset(
-    {
-        TensorProto.FLOAT,
-        TensorProto.FLOAT16,
-        TensorProto.BFLOAT16,
-        TensorProto.DOUBLE,
-        TensorProto.INT8,
-        TensorProto.INT16,
-        TensorProto.INT32,
-        TensorProto.INT64,
-        TensorProto.UINT8,
-        TensorProto.BOOL,
-    }
-)
 # Reductions that take their axes as an input since opset 18.
 REDUCTIONS: Final = frozenset(
     {
@@ -87,194 +51,12 @@ UNCHANGED: Final = frozenset(
 )
 
 
-# --- reading and checking ------------------------------------------------------------------------
-
-
-def read_model(path: Path) -> ModelProto:
-    """The model, checked, its external data read in, constants made initialisers.
-
-    Raises:
-        InputFileError: missing, damaged, refused, or no float classifier; the message says which.
-    """
-    if not path.is_file():
-        what = "a folder, not a model" if path.is_dir() else "no such file"
-        raise InputFileError(f"{path}: {what}.")
-    if path.stat().st_size > MAX_BYTES:
-        raise InputFileError(
-            f"{path}: over 2 GiB, which no ONNX file is; large weights lie beside it."
-        )
-    try:
-        # Not `onnx.load`: it would open whatever files the model names.
-        model = onnx.load_model(path, load_external_data=False)
-    except Exception as error:  # protobuf's decoder fails as it may on any other bytes
-        raise _damaged_file_error(path, error) from error
-    if not model.graph.node or not model.opset_import:
-        raise InputFileError(
-            f"{path}: not an ONNX model, or one without operators. Was it cut short?"
-        )
-    _check_operators(path, model)
-    tensors = list(_tensors(model.graph))
-    _check_sizes(path, tensors)
-    _read_external(path, tensors)
-    try:
-        onnx.checker.check_model(model)
-        _constants_to_initializers(model.graph)
-        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    except Exception as error:  # the checker's own error, and those of C++ underneath
-        raise _damaged_file_error(path, error) from error
-    _check_shapes(path, inferred.graph)
-    return inferred
-
-
 def opset_of(model: ModelProto) -> int:
     """The version of the standard operators."""
     return max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0)
 
 
-def _check_operators(path: Path, model: ModelProto) -> None:
-    graph = model.graph
-    if len(graph.node) > MAX_NODES:
-        raise InputFileError(f"{path}: refused. It has {len(graph.node):,} nodes.")
-    names = {node.op_type for node in graph.node}
-    quantised = sorted(name for name in names if name in QUANTISED or name.startswith("QLinear"))
-    if quantised:
-        raise InputFileError(
-            f"{path}: quantised (it uses {', '.join(quantised)}): no gradient passes it. Give the float model "
-            "that it was made from."
-        )
-    foreign = sorted({node.domain for node in graph.node} - {"", "ai.onnx"})
-    if foreign or model.functions:
-        what = ", ".join(repr(domain[:60]) for domain in foreign[:5]) or "functions of its own"
-        raise InputFileError(
-            f"{path}: uses operators outside standard ONNX ({what}), which edgekd does not run. Export the plain "
-            "float network, before any optimiser of a runtime."
-        )
-    for kind, what in ((CONTROL_FLOW, "control flow"), (DETECTION, "operators of detectors")):
-        if names & kind:
-            raise InputFileError(
-                f"{path}: uses {what} ({', '.join(sorted(names & kind))}); edgekd distils image classifiers."
-            )
-    nested = {onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS}
-    if any(attribute.type in nested for node in graph.node for attribute in node.attribute):
-        raise InputFileError(f"{path}: refused. Its operators hold graphs of their own.")
-    if graph.sparse_initializer:
-        raise InputFileError(f"{path}: has sparse weights; export them dense.")
-    version = opset_of(model)
-    if not OPSETS[0] <= version <= OPSETS[1]:
-        raise InputFileError(
-            f"{path}: opset {version}; edgekd takes {OPSETS[0]} to {OPSETS[1]}. Export with opset_version=18."
-        )
-
-
-def _tensors(graph: GraphProto) -> Iterator[TensorProto]:
-    yield from graph.initializer
-    for node in graph.node:
-        for attribute in node.attribute:
-            yield from (
-                (attribute.t, *attribute.tensors) if attribute.HasField("t") else attribute.tensors
-            )
-
-
-def _check_sizes(path: Path, tensors: list[TensorProto]) -> None:
-    """What each tensor claims against what is there, before anything is made of it."""
-    for tensor in tensors:
-        name = tensor.name[:80] or "a constant"
-        if tensor.data_type not in TYPES or tensor.HasField("segment"):
-            raise InputFileError(
-                f"{path}: {name} is not a plain tensor of floats or integers; give the float model."
-            )
-        if any(size < 0 for size in tensor.dims) or len(tensor.dims) > 16:
-            raise InputFileError(f"{path}: refused. {name} is of shape {list(tensor.dims)[:8]}.")
-        if tensor.data_location == TensorProto.EXTERNAL:
-            continue
-        count = math.prod(tensor.dims)
-        typed = (tensor.float_data, tensor.int32_data, tensor.int64_data, tensor.double_data)
-        there = (
-            len(tensor.raw_data) // _width(tensor)
-            if tensor.HasField("raw_data")
-            else max(map(len, typed))
-        )
-        if there != count:
-            raise InputFileError(
-                f"{path}: {name} claims {count:,} values, of shape {list(tensor.dims)[:8]}, where {there:,} are "
-                "there. Was the file cut short?"
-            )
-
-
-def _width(tensor: TensorProto) -> int:
-    return int(helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
-
-
-def _read_external(path: Path, tensors: list[TensorProto]) -> None:
-    outside = [tensor for tensor in tensors if tensor.data_location == TensorProto.EXTERNAL]
-    folder = path.resolve().parent
-    places = [(tensor, *_place(path, folder, tensor)) for tensor in outside]
-    available = sum(data.stat().st_size for data in {data for _, data, _, _ in places})
-    claimed = sum(length for *_, length in places)
-    if claimed > min(MAX_CLAIMED * available, MAX_BYTES):
-        raise InputFileError(
-            f"{path}: refused. Its tensors claim {claimed:,} bytes of data files of {available:,}."
-        )
-    for tensor, data, offset, length in places:
-        with data.open("rb") as stream:
-            stream.seek(offset)
-            tensor.raw_data = stream.read(length)
-        del tensor.external_data[:]
-        tensor.data_location = TensorProto.DEFAULT
-
-
-def _place(path: Path, folder: Path, tensor: TensorProto) -> tuple[Path, int, int]:
-    said = {entry.key: entry.value for entry in tensor.external_data}
-    location = said.get("location", "")
-    name = tensor.name[:80] or "a constant"
-    try:
-        data = (folder / location).resolve()
-        inside = data.parent == folder and data.name == location
-    except (OSError, ValueError):
-        raise InputFileError(f"{path}: refused. {name} is in a file of no possible name.") from None
-    # Plain files beside the model, by their names: no folders, no links that lead elsewhere.
-    if not inside:
-        raise InputFileError(
-            f"{path}: refused. The values of {name} are said to be in {location[:80]!r}, which is not a plain "
-            "file beside the model. Put them into one file: onnx.save(onnx.load('model.onnx'), 'one.onnx')."
-        )
-    if not data.is_file():
-        raise InputFileError(
-            f"{path}: {location[:80]}, which holds its weights, is not beside it. Copy it as well."
-        )
-    needed = math.prod(tensor.dims) * _width(tensor)
-    offset, length = said.get("offset", "0"), said.get("length", str(needed))
-    if not (offset.isdecimal() and length.isdecimal() and len(offset) < 19 and len(length) < 19):
-        raise InputFileError(f"{path}: refused. {name} has no place in {location[:80]}.")
-    if int(length) != needed or int(offset) + needed > data.stat().st_size:
-        raise InputFileError(
-            f"{path}: {name} claims {needed:,} bytes, of shape {list(tensor.dims)[:8]}, that are not in "
-            f"{location[:80]}. Was the copy cut short?"
-        )
-    return data, int(offset), needed
-
-
-def _check_shapes(path: Path, graph: GraphProto) -> None:
-    for value in (*graph.input, *graph.value_info, *graph.output):
-        sizes = [d.dim_value for d in value.type.tensor_type.shape.dim if d.HasField("dim_value")]
-        if math.prod(sizes) > MAX_ELEMENTS:
-            raise InputFileError(
-                f"{path}: refused. {value.name[:80]} is of shape {sizes[:8]}: {math.prod(sizes):,} values."
-            )
-
-
-def _damaged_file_error(path: Path, error: Exception) -> InputFileError:
-    lines = str(error).splitlines()
-    reason = lines[0][:200] if lines else type(error).__name__
-    return InputFileError(
-        f"{path}: cannot be read as an ONNX model ({reason}). Was it cut short, or is it something else?"
-    )
-
-
-# --- rewriting -----------------------------------------------------------------------------------
-
-
-def _constants_to_initializers(graph: GraphProto) -> None:
+def constants_to_initializers(graph: GraphProto) -> None:
     """And initialisers that go through Identity, as torch shares equal ones, to their uses.
 
     onnx2torch makes a layer only of a node whose weights are initialisers.

@@ -4,11 +4,11 @@ import re
 
 import pytest
 
-from edgekd.distill.teachers import checkpoint_contents, file_formats, safe_unpickle
+from edgekd.distill.teachers.checkpoints import module_tree, safe_unpickle, zip_archive
 from edgekd.distill.teachers.metadata import TeacherOptions
 from edgekd.errors import InputFileError, UsageError
 from edgekd.workflows.describe_teacher import describe_teacher, format_description
-from tests.distill.teachers.untrusted import KINDS, LIMITS
+from tests.distill.teachers.checkpoints.untrusted import KINDS, LIMITS
 
 # What can be described without its code is described, and its code left alone.
 DESCRIBED = {
@@ -20,10 +20,9 @@ DESCRIBED = {
 
 @pytest.fixture
 def small_limits(monkeypatch):
-    for module in (checkpoint_contents, file_formats, safe_unpickle):
-        for name, limit in LIMITS.items():
-            if hasattr(module, name):
-                monkeypatch.setattr(module, name, limit)
+    limited = {"OPCODES": safe_unpickle, "MEMBERS": zip_archive, "_DEEP": module_tree}
+    for name, limit in LIMITS.items():
+        monkeypatch.setattr(limited[name], name, limit)
 
 
 @pytest.mark.usefixtures("small_limits")

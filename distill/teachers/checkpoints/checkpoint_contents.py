@@ -6,7 +6,7 @@ little memory.
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -15,9 +15,19 @@ import numpy as np
 import numpy.typing as npt
 
 from edgekd.distill.models.parameter_names import PREFIXES, Shape
-from edgekd.distill.teachers import file_formats
-from edgekd.distill.teachers.file_formats import ITEM_BYTES, FileContents
-from edgekd.distill.teachers.safe_unpickle import (
+from edgekd.distill.teachers.checkpoints.file_contents import (
+    ITEM_BYTES,
+    FileContents,
+    damaged_file_error,
+)
+from edgekd.distill.teachers.checkpoints.module_tree import (
+    METADATA_KEY,
+    TENSORS,
+    ModuleWalk,
+    mappings,
+    whole_module,
+)
+from edgekd.distill.teachers.checkpoints.pickle_values import (
     BadPickle,
     TensorRef,
     UnbuiltObject,
@@ -38,15 +48,8 @@ WRAPPERS: Final = (
     "student",
     "params",
 )
-METADATA_KEY: Final = "edgekd"
 # Averages of the weights over training, as scripts call them.
 _AVERAGES: Final = re.compile(r"ema|averag|swa|shadow|polyak", re.IGNORECASE)
-# What training scripts keep beside, tensors in it or not.
-_BESIDE: Final = re.compile(
-    r"optim|sched|scaler|rng|criterion|loss|grad|momentum|\bamp\b|callback|metric", re.IGNORECASE
-)
-_DEEP: Final = 40  # modules in modules
-_TENSORS: Final = 50_000
 _CHUNK: Final = 1 << 22  # values that are checked at once
 
 
@@ -99,17 +102,17 @@ def examine(opened: FileContents) -> Checkpoint:
     try:
         return _examine(opened)
     except BadPickle as error:
-        raise file_formats.damaged_file_error(opened.path, error) from error
+        raise damaged_file_error(opened.path, error) from error
 
 
 def _examine(opened: FileContents) -> Checkpoint:
     content = opened.content
-    whole = file_formats.whole_module(content)
+    whole = whole_module(content)
     found: list[WeightSet] = []
     if opened.format == "torchscript" and isinstance(content, UnbuiltObject):
-        found = [_set("", dict(_Walk().walk_scripted(content)))]
+        found = [_set("", dict(ModuleWalk().walk_scripted(content)))]
     else:
-        for key, mapping in _mappings(content):
+        for key, mapping in mappings(content):
             found += _split(key, mapping)
     sets = sorted((each for each in found if each.tensors), key=_rank)
     if not sets and opened.format != "torchscript":
@@ -151,110 +154,10 @@ def _kind(content: Any) -> str:  # noqa: ANN401
     return content.name if isinstance(content, UnbuiltObject) else type(content).__name__
 
 
-# --- finding the sets ---------------------------------------------------------------------------
-
-
-def _items(value: Any) -> dict[Any, Any] | None:  # noqa: ANN401
-    """What a value holds by name: of a dict, of a subclass of dict, of a whole pickled module."""
-    if isinstance(value, dict):
-        return value
-    if isinstance(value, UnbuiltObject):
-        if isinstance(value.state, dict) and "_parameters" in value.state:
-            return dict(_Walk().module(value))
-        if value.items:
-            return value.items
-        if isinstance(value.state, dict):
-            return value.state
-    return None
-
-
-def _direct(mapping: Mapping[Any, Any]) -> dict[str, TensorRef | UnsupportedTensor]:
-    return {
-        name: value
-        for name, value in mapping.items()
-        if isinstance(name, str) and isinstance(value, TensorRef | UnsupportedTensor)
-    }
-
-
-def _mappings(content: Any) -> Iterator[tuple[str, dict[str, TensorRef | UnsupportedTensor]]]:  # noqa: ANN401
-    """Entries with tensors by name, at most two levels down ({"model": {"state_dict": ...}})."""
-    top = _items(content)
-    if top is None:
-        return
-    direct = _direct(top)
-    if direct:
-        yield "", direct
-    for key, value in top.items():
-        inner = _items(value) if isinstance(key, str) and not _BESIDE.search(key) else None
-        if inner is None or key == METADATA_KEY:
-            continue
-        direct = _direct(inner)
-        if direct:
-            yield key, direct
-            continue
-        for second, deeper in inner.items():
-            found = _items(deeper) if isinstance(second, str) else None
-            if found is not None and not _BESIDE.search(second) and (direct := _direct(found)):
-                yield f"{key}.{second}", direct
-
-
-class _Walk:
-    """Goes through modules in modules; files may nest or share them without end."""
-
-    def __init__(self) -> None:
-        self.visited = 0
-
-    def _enter(self, depth: int) -> None:
-        self.visited += 1
-        if depth > _DEEP or self.visited > _TENSORS:
-            raise BadPickle("modules in modules without end")
-
-    def module(
-        self, module: UnbuiltObject, prefix: str = "", depth: int = 0
-    ) -> Iterator[tuple[str, TensorRef | UnsupportedTensor]]:
-        """Parameters and buffers of an `nn.Module` that was pickled whole, named as its state dict's."""
-        self._enter(depth)
-        state = module.state if isinstance(module.state, dict) else {}
-        transient = _members(state.get("_non_persistent_buffers_set"))
-        for group in ("_parameters", "_buffers"):
-            for name, value in _table(state, group).items():
-                if isinstance(value, TensorRef | UnsupportedTensor) and (
-                    group == "_parameters" or name not in transient
-                ):
-                    yield f"{prefix}{name}", value
-        for name, part in _table(state, "_modules").items():
-            if isinstance(part, UnbuiltObject):
-                yield from self.module(part, f"{prefix}{name}.", depth + 1)
-
-    def walk_scripted(
-        self, module: UnbuiltObject, prefix: str = "", depth: int = 0
-    ) -> Iterator[tuple[str, TensorRef | UnsupportedTensor]]:
-        """Tensors of a scripted module: its attributes, and those of the modules in it."""
-        self._enter(depth)
-        for name, value in (module.state if isinstance(module.state, dict) else {}).items():
-            if isinstance(value, TensorRef | UnsupportedTensor):
-                yield f"{prefix}{name}", value
-            elif isinstance(value, UnbuiltObject):
-                yield from self.walk_scripted(value, f"{prefix}{name}.", depth + 1)
-
-
-def _table(state: dict[Any, Any], name: str) -> dict[Any, Any]:
-    found = state.get(name)
-    return found if isinstance(found, dict) else {}
-
-
-def _members(value: Any) -> list[Any]:  # noqa: ANN401
-    """Of a set, as either protocol writes it."""
-    if not isinstance(value, UnbuiltObject):
-        return []
-    given = value.args[0] if value.args and isinstance(value.args[0], list) else []
-    return [*given, *(value.appended or [])]
-
-
 def _set(
     key: str, tensors: Mapping[str, TensorRef | UnsupportedTensor], *, at: str = ""
 ) -> WeightSet:
-    if len(tensors) > _TENSORS:
+    if len(tensors) > TENSORS:
         raise InputFileError(
             f"{key or 'the file'} names {len(tensors):,} tensors; no classifier does."
         )
@@ -310,7 +213,7 @@ def _rank(found: WeightSet) -> tuple[bool, bool, bool, int, bool, int]:
     return (not matrices, bool(found.left), found.averaged, known, bool(found.key), len(parts))
 
 
-# --- values -------------------------------------------------------------------------------------
+# --- values --------------------------------------------------------------------------------------
 
 
 def check_weights(checkpoint: Checkpoint, weights: WeightSet) -> None:

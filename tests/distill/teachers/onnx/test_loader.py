@@ -15,8 +15,8 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from edgekd.distill.models.batch_norm import batch_norms, watch_batch_norm
-from edgekd.distill.teachers import onnx_graph_checks
-from edgekd.distill.teachers.onnx_loader import load_onnx, read_onnx
+from edgekd.distill.teachers.onnx import checks
+from edgekd.distill.teachers.onnx.loader import load_onnx, read_onnx
 from edgekd.errors import InputFileError, MissingToolError
 
 OPEN = ({0: torch.export.Dim("batch")},)
@@ -271,7 +271,7 @@ def test_an_input_of_impossible_size_is_refused(tmp_path, model):
 
 
 def test_a_constant_larger_than_the_limit_is_refused(tmp_path, model, monkeypatch):
-    monkeypatch.setattr(onnx_graph_checks, "MAX_ELEMENTS", 1 << 16)
+    monkeypatch.setattr(checks, "MAX_ELEMENTS", 1 << 16)
     size = numpy_helper.from_array(np.array([1 << 9, 1 << 9], np.int64), "size")
     model.graph.initializer.append(size)
     model.graph.node.insert(0, helper.make_node("ConstantOfShape", ["size"], ["filled"]))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, cast
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
 
-from edgekd.distill.teachers import onnx_graph_checks
+from edgekd.distill.teachers.onnx import checks, rewriting
 from edgekd.errors import InputFileError, MissingToolError
 
 if TYPE_CHECKING:  # torch takes seconds to come in, and what a file says is wanted at once
@@ -50,7 +50,7 @@ def read_onnx(path: Path) -> OnnxFile:
         InputFileError: damaged, refused, quantised, a detector, multi-label, or of operators that
             are not standard.
     """
-    model = onnx_graph_checks.read_model(path)
+    model = checks.read_model(path)
     images, answer = _images(path, model), _answer(path, model)
     _, notes = _logits(path, model)
     names = [node.op_type for node in model.graph.node]
@@ -64,7 +64,7 @@ def read_onnx(path: Path) -> OnnxFile:
     known = channels is not None and height is not None and width is not None
     return OnnxFile(
         producer=f"{model.producer_name} {model.producer_version}".strip()[:80],
-        opset=onnx_graph_checks.opset_of(model),
+        opset=rewriting.opset_of(model),
         nodes=len(names),
         operators=tuple(sorted(set(names))),
         input=(channels, height, width) if known else None,  # type: ignore[arg-type]  # known says so
@@ -89,12 +89,12 @@ def load_onnx(path: Path) -> "nn.Module":
         MissingToolError: onnx2torch is not installed.
     """
     convert = _converter()
-    model = onnx_graph_checks.read_model(path)
+    model = checks.read_model(path)
     _check_values(path, model)
     images = _images(path, model)
     _answer(path, model)
     logits, _ = _logits(path, model)
-    onnx_graph_checks.cut(model, logits)
+    rewriting.cut(model, logits)
     sizes = _sizes(images)
     fixed = sizes[0]
     shape = tuple(size or 224 for size in sizes[1:])
@@ -107,8 +107,8 @@ def load_onnx(path: Path) -> "nn.Module":
     data = np.random.default_rng(0).random((max(count, other), *shape), dtype=np.float32)
     expected = _by_runtime(path, model, images.name, data[:count])  # (count, K)
     if fixed is not None:
-        onnx_graph_checks.open_batch(model, images.name, fixed)
-    onnx_graph_checks.convertible(path, model)
+        rewriting.open_batch(model, images.name, fixed)
+    rewriting.convertible(path, model)
     try:
         module = convert(model)
     except Exception as error:  # the converters fail as they may on what they do not know

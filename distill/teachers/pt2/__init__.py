@@ -1,0 +1,1 @@
+"""Teachers that are `.pt2` archives of `torch.export.save`."""
