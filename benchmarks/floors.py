@@ -80,8 +80,10 @@ def small_teacher(seed: int) -> Teacher:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "teacher.pt"
         torch.save(module.state_dict(), path)
-        said = TeacherOptions(arch="lenet5", input=(1, 28, 28), mean=MNIST.mean, std=MNIST.std)
-        return load_teacher(path, said, generator=torch.Generator().manual_seed(0))
+        teacher_options = TeacherOptions(
+            arch="lenet5", input=(1, 28, 28), mean=MNIST.mean, std=MNIST.std
+        )
+        return load_teacher(path, teacher_options, generator=torch.Generator().manual_seed(0))
 
 
 def shortened(recipe: Recipe) -> Recipe:

@@ -143,7 +143,7 @@ def teacher_of(
 ) -> Teacher:
     """The pair's teacher, trained now if it must be; for a toy, on hardly anything."""
     data = pair.data
-    said = TeacherOptions(
+    teacher_options = TeacherOptions(
         arch=pair.arch,
         input=(data.channels, data.side, data.side),
         mean=data.mean,
@@ -159,7 +159,7 @@ def teacher_of(
         if where == "examples":
             told = tomllib.loads((EXAMPLES / "teacher.toml").read_text(encoding="utf-8"))
             assert tuple(told["mean"]) == data.mean
-    return load_teacher(path, said, generator=torch.Generator().manual_seed(0), say=say)
+    return load_teacher(path, teacher_options, generator=torch.Generator().manual_seed(0), say=say)
 
 
 def trained(

@@ -118,7 +118,7 @@ def subjects(shared: Path, cache: Path, say: Callable[[str], None]) -> Iterator[
         if not images.exists():
             say(f"{name}: images")
             _edgekd("synthesize", path, *flags, "--count", 2048, "--out", images)
-        said = TeacherOptions(
+        teacher_options = TeacherOptions(
             arch=pair.arch,
             input=(data.channels, data.side, data.side),
             mean=data.mean,
@@ -126,7 +126,9 @@ def subjects(shared: Path, cache: Path, say: Callable[[str], None]) -> Iterator[
             classes=10,
             flip=data.flip,
         )
-        teacher = load_teacher(path, said, generator=torch.Generator().manual_seed(0), say=say)
+        teacher = load_teacher(
+            path, teacher_options, generator=torch.Generator().manual_seed(0), say=say
+        )
         module = teacher.module
         if name.endswith("student"):
             folder = cache / "mnist-demo-student"

@@ -21,7 +21,7 @@ _ANY_SIZE: Final = 32  # pixels; of ours only LeNet-5 depends on it, and is aske
 
 
 def match_architecture(
-    path: Path, weights: WeightSet, spelt: Mapping[str, Shape], said: TeacherOptions
+    path: Path, weights: WeightSet, spelt: Mapping[str, Shape], options: TeacherOptions
 ) -> tuple[Architecture, bool] | None:
     """The network that was named, or the one of ours that has these names and shapes.
 
@@ -29,18 +29,18 @@ def match_architecture(
         path: for messages.
         weights: names and shapes as the file has them.
         spelt: the same in our spelling.
-        said: `arch`, `input` and `classes` are looked at.
+        options: `arch`, `input` and `classes` are looked at.
 
     Returns:
-        The network, at `said.input` or a size of ours, and whether it has the file's own names,
+        The network, at `options.input` or a size of ours, and whether it has the file's own names,
         wrapper's prefix and all. None where nothing was named and none of ours fits.
 
     Raises:
         InputFileError: the weights do not fit what was named; how they differ is said.
         UsageError: the name is unknown.
     """
-    _, height, width = said.input or (0, _ANY_SIZE, _ANY_SIZE)
-    if said.arch is None:
+    _, height, width = options.input or (0, _ANY_SIZE, _ANY_SIZE)
+    if options.arch is None:
         found = architectures.recognise(spelt, height=height, width=width)
         return (found, False) if found is not None else None
     tried: list[str] = []
@@ -48,9 +48,9 @@ def match_architecture(
     shape = {"channels": channels_of(spelt), "height": height, "width": width}
     # Some networks (SqueezeNet) end in a convolution, and only the user knows the classes.
     matrices = any(len(part) == 2 for part in spelt.values())
-    told = None if matrices else said.classes
-    shape["classes"] = classes_of(spelt) if told is None else told
-    for source, name in _sources(said.arch):
+    known_classes = None if matrices else options.classes
+    shape["classes"] = classes_of(spelt) if known_classes is None else known_classes
+    for source, name in _sources(options.arch):
         candidate = Architecture(source=source, name=name, **shape)
         module = skeleton(candidate)
         named = (spelt,) if source == "edgekd" else (weights.original, weights.shapes)
@@ -59,7 +59,7 @@ def match_architecture(
                 return candidate, shapes is weights.original or shapes == weights.original
         tried.append(_difference(candidate, module, named[-1]))
     raise InputFileError(
-        f"{path}: the weights do not fit --arch {said.arch}.\n  " + "\n  ".join(tried)
+        f"{path}: the weights do not fit --arch {options.arch}.\n  " + "\n  ".join(tried)
     )
 
 

@@ -92,7 +92,7 @@ def _build_pt2(found: Pt2File) -> BuiltModule:
     try:
         module = load_program(path)
     except InputFileError:
-        if not found.known.said.options.trust_pickle:
+        if not found.known.metadata.options.trust_pickle:
             raise
     else:
         return _build_program(found, module, source="pt2")
@@ -168,7 +168,9 @@ def _build_network(found: NamedNetwork) -> BuiltModule:
 def _lenet(known: Known, weights: WeightSet) -> tuple[str, str]:
     """Which LeNet-5: its shapes depend on the input's size, which is known only now."""
     spelt = {canonical(part): shape for part, shape in weights.shapes.items()}
-    found = architecture_matching.match_architecture(known.path, weights, spelt, known.said.options)
+    found = architecture_matching.match_architecture(
+        known.path, weights, spelt, known.metadata.options
+    )
     if found is None:
         raise UsageError(
             f"{known.path}: the weights look like LeNet-5, but not for this --input. "
@@ -206,7 +208,7 @@ def _build_from_factory(found: FactoryNetwork, say: Callable[[str], None]) -> Bu
     known, weights = found.known, found.taken.weights
     file, _, factory = found.network.name.rpartition(":")
     say(
-        f"runs {file}, as the {'options say' if known.said.arch_from == 'options' else 'TOML file says'}"
+        f"runs {file}, as the {'options say' if known.metadata.arch_from == 'options' else 'TOML file says'}"
     )
     module = _call_factory(Path(file), factory)
     state = state_of(found.taken.checkpoint, weights)
@@ -331,21 +333,21 @@ def _with_classes(known: Known, module: nn.Module, *, source: str, name: str) ->
 
 
 def _check_against(known: Known, found: Architecture) -> None:
-    path, said = known.path, known.said.options
+    path, options = known.path, known.metadata.options
     channels = known.fed().shape[0]
     if channels != found.channels:
         raise UsageError(
             f"{path}: the network takes {found.channels} channels, but --input says {channels}."
         )
-    if said.classes is not None and said.classes != found.classes:
+    if options.classes is not None and options.classes != found.classes:
         raise UsageError(
-            f"{path}: the network has {found.classes} classes, but --classes says {said.classes}."
+            f"{path}: the network has {found.classes} classes, but --classes says {options.classes}."
         )
     if found.classes < 2:
         raise InputFileError(
             f"{path}: the network has one output; edgekd compresses classifiers of two classes or more."
         )
-    for option, values in (("--mean", said.mean), ("--std", said.std)):
+    for option, values in (("--mean", options.mean), ("--std", options.std)):
         if not all(math.isfinite(value) for value in values or ()):
             raise UsageError(f"{option} has values that are NaN or infinite.")
         if values is not None and len(values) not in {1, found.channels}:

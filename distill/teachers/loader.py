@@ -74,10 +74,10 @@ def load_teacher(
     for parameter in module.parameters():  # scripted modules lack the method for all at once
         parameter.requires_grad_(False)
     spec = _input_spec(architecture, fed)
-    names = known.said.options.class_names
+    names = known.metadata.options.class_names
     if names is not None and len(names) != architecture.classes:
         raise UsageError(
-            f"{known.said.origin}: {len(names)} class_names for {architecture.classes} classes."
+            f"{known.metadata.origin}: {len(names)} class_names for {architecture.classes} classes."
         )
     size = _size(path, architecture, module)
     layers = batch_norms(module)
@@ -101,8 +101,10 @@ def load_teacher(
         notes=(*known.notes, *made.notes),
     )
     # A mirrored digit is another sign, a mirrored photograph is not; grey images tend to be signs.
-    said = known.said.options.flip
-    return Teacher(module=module, info=info, flip=said if said is not None else spec.channels == 3)
+    metadata = known.metadata.options.flip
+    return Teacher(
+        module=module, info=info, flip=metadata if metadata is not None else spec.channels == 3
+    )
 
 
 def _input_spec(architecture: Architecture, fed: Preprocessing) -> InputSpec:

@@ -137,7 +137,7 @@ def synthesize(
     source = teacher_file(teacher)
     job = workflow.SynthesisJob(
         teacher=source.path,
-        said=source.options,
+        teacher_options=source.options,
         count=count,
         out=Path(out) if out is not None else Path(f"{source.path.stem}{IMAGES_SUFFIX}"),
         synthesis=options or SynthesisOptions(),
@@ -200,7 +200,7 @@ def distill_job(
     source = teacher_file(teacher)
     return DistillJob(
         teacher=source.path,
-        said=source.options,
+        teacher_options=source.options,
         out=Path(out) if out is not None else Path(f"{source.path.stem}{STUDENT_SUFFIX}"),
         training=training,
         data=data or DataOptions(),

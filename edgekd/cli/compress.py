@@ -76,7 +76,7 @@ def compress(
     output: OutputGroup,
     training: TrainingGroup,
     run: RunGroup,
-    said: TeacherGroup,
+    teacher_group: TeacherGroup,
     data: DataGroup,
     bundle: BundleGroup,
     budget: BudgetGroup,
@@ -91,7 +91,7 @@ def compress(
     from edgekd.pipeline import require_gates
 
     outcome = edgekd.compress(
-        said.teacher_file(teacher, flip=data.flip),
+        teacher_group.teacher_file(teacher, flip=data.flip),
         target=target,
         out=output.out,
         options=edgekd.CompressOptions(

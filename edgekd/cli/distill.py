@@ -29,7 +29,7 @@ def distill(
     output: OutputGroup,
     training: TrainingGroup,
     run: RunGroup,
-    said: TeacherGroup,
+    teacher_group: TeacherGroup,
     data: DataGroup,
     dry_run: DryRun = False,
 ) -> None:
@@ -40,7 +40,7 @@ def distill(
     import edgekd
     from edgekd.cli.framework.output import print_events, print_record
 
-    source = said.teacher_file(teacher, flip=data.flip)
+    source = teacher_group.teacher_file(teacher, flip=data.flip)
     if dry_run:
         plan = edgekd.plan_distillation(
             source,

@@ -18,7 +18,7 @@ def evaluate(
         ),
     ],
     evaluation: EvaluationImages,
-    said: TeacherGroup,
+    teacher_group: TeacherGroup,
     as_json: Json = False,
 ) -> None:
     """Evaluate models on labelled images: accuracy, agreement and calibration."""
@@ -26,7 +26,7 @@ def evaluate(
     from edgekd.cli.framework.output import print_record
     from edgekd.workflows.evaluate import format_comparison
 
-    found = edgekd.evaluate(models, evaluation, teacher=said.options())
+    found = edgekd.evaluate(models, evaluation, teacher=teacher_group.options())
     if as_json:
         print_record(found, "comparison")
     else:

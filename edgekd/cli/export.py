@@ -109,7 +109,7 @@ class EngineGroup:
 @option_groups
 def export(
     target: TargetName,
-    said: TeacherGroup,
+    teacher_group: TeacherGroup,
     output: OutputGroup,
     how: ExportGroup,
     engine: EngineGroup,
@@ -130,10 +130,10 @@ def export(
         raise UsageError(
             "name what to export: a student folder, or --teacher TEACHER, and not both."
         )
-    if source is not None and (option := said.first_given()) is not None:
+    if source is not None and (option := teacher_group.first_given()) is not None:
         raise UsageError(f"{option} describes a teacher: it goes with --teacher TEACHER.")
     # One of both is there.
-    subject = said.teacher_file(teacher) if teacher is not None else source or Path()
+    subject = teacher_group.teacher_file(teacher) if teacher is not None else source or Path()
     found = edgekd.export(
         subject,
         target=target,

@@ -92,7 +92,7 @@ def search(
     how: SearchGroup,
     budget: BudgetGroup,
     run: RunGroup,
-    said: TeacherGroup,
+    teacher_group: TeacherGroup,
     flip: Flip = None,
     bench_device: BenchDevice = defaults.BundleOptions.bench_device,
 ) -> None:
@@ -107,7 +107,7 @@ def search(
 
     out = output.out or Path(f"{teacher.stem}{defaults.SEARCH_SUFFIX}")
     found = edgekd.search(
-        said.teacher_file(teacher, flip=flip),
+        teacher_group.teacher_file(teacher, flip=flip),
         target=target,
         out=out,
         budget=budget.options(),

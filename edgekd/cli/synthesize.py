@@ -36,7 +36,7 @@ def synthesize(
     count: Count,
     output: OutputGroup,
     run: RunGroup,
-    said: TeacherGroup,
+    teacher_group: TeacherGroup,
     recipe: RecipeName = defaults.SynthesisOptions.recipe,
     extend: Extend = defaults.SynthesisOptions.extend,
 ) -> None:
@@ -48,7 +48,7 @@ def synthesize(
     from edgekd.cli.framework.output import print_events, print_record
 
     found = edgekd.synthesize(
-        said.teacher_file(teacher),
+        teacher_group.teacher_file(teacher),
         count=count,
         out=output.out,
         options=edgekd.SynthesisOptions(recipe=recipe, extend=extend),

@@ -22,7 +22,7 @@ app = typer.Typer(help="Describe a teacher file, and check how it is fed.", no_a
 @option_groups
 def describe(
     teacher: TeacherPath,
-    said: TeacherGroup,
+    teacher_group: TeacherGroup,
     write: Annotated[
         bool,
         typer.Option(
@@ -38,7 +38,7 @@ def describe(
     from edgekd.cli.framework.output import print_record
     from edgekd.workflows import describe_teacher as workflow
 
-    found, known = workflow.describe_teacher(teacher, said.options())
+    found, known = workflow.describe_teacher(teacher, teacher_group.options())
     if as_json:
         print_record(found, "teacher-description")
     else:
@@ -52,14 +52,14 @@ def describe(
 def check(
     teacher: TeacherPath,
     evaluation: EvaluationImages,
-    said: TeacherGroup,
+    teacher_group: TeacherGroup,
     as_json: Json = False,
 ) -> None:
     """Check preprocessing and class order on labelled images."""
     from edgekd.cli.framework.output import print_record
     from edgekd.workflows import check_teacher as workflow
 
-    found = workflow.check_teacher(teacher, evaluation, said.options())
+    found = workflow.check_teacher(teacher, evaluation, teacher_group.options())
     if as_json:
         print_record(found, "teacher-check")
     else:

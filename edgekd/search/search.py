@@ -68,7 +68,7 @@ from edgekd.search.summary import (
     row,
 )
 from edgekd.workflows.distill import plan
-from edgekd.workflows.run_setup import DistillJob, image_set, teacher_said
+from edgekd.workflows.run_setup import DistillJob, image_set, load_and_report_teacher
 from edgekd.workflows.synthesize import SynthesisJob, synthesize
 
 SCHEMA: Final = "search"
@@ -144,7 +144,9 @@ def search(options: SearchJob, display: Display) -> Search:
     distil, out = options.distil, options.distil.out
     check_writable(out, force=distil.run.force)
     _require_judgeable(options)
-    teacher = teacher_said(distil.teacher, distil.said, seed=distil.run.seed, display=display).info
+    teacher = load_and_report_teacher(
+        distil.teacher, distil.teacher_options, seed=distil.run.seed, display=display
+    ).info
     wanted = list_candidates(options.names, teacher)
     brought = None if distil.data.images is None else image_set(distil.data.images, teacher)
     folder = out.with_name(f"{out.name}.search")
@@ -292,7 +294,7 @@ def _images(options: SearchJob, folder: Path, display: Display) -> Path:
         synthesize(
             SynthesisJob(
                 teacher=distil.teacher,
-                said=distil.said,
+                teacher_options=distil.teacher_options,
                 count=options.count,
                 out=images,
                 synthesis=SynthesisOptions(recipe=distil.training.recipe),

@@ -76,18 +76,18 @@ class _Preprocessing:
     prepare: Callable[[Pixels], Prepared]
 
 
-def check_teacher(path: Path, evaluation: Path, said: TeacherOptions) -> TeacherCheck:
+def check_teacher(path: Path, evaluation: Path, teacher_options: TeacherOptions) -> TeacherCheck:
     """Run a teacher on labelled images as configured, and in other ways.
 
     Args:
         path: of the teacher.
         evaluation: see `data.load_labelled`; at most `MOST_IMAGES` of it are used, evenly taken.
-        said: of the teacher, where its file does not say it.
+        teacher_options: of the teacher, where its file does not say it.
 
     Raises:
         InputFileError: the teacher or the images cannot be used.
     """
-    teacher = load_teacher(path, said, generator=torch.Generator().manual_seed(0))
+    teacher = load_teacher(path, teacher_options, generator=torch.Generator().manual_seed(0))
     spec, classes = teacher.info.input, teacher.info.classes
     data = load_labelled(evaluation, spec=spec, classes=classes)
     taken = np.unique(np.linspace(0, len(data.labels) - 1, MOST_IMAGES).astype(np.int64))

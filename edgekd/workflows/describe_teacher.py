@@ -211,7 +211,7 @@ def write_toml(known: Inspection, found: Description, *, force: bool) -> str:
 
 def toml(known: Inspection, found: Description) -> str:
     """The text of the TOML file."""
-    said = known.known.said.options
+    metadata = known.known.metadata.options
     lines = [
         f"# {found.file}, sha256 {found.file_digest}",
         f"schema_version = {METADATA_VERSION}",
@@ -220,12 +220,12 @@ def toml(known: Inspection, found: Description) -> str:
         lines.append(f"# the network is in the file: {found.network_from}")
     elif found.network is not None:
         same = f"  # the same function: {', '.join(found.same_as)}" if found.same_as else ""
-        arch = said.arch or found.network
+        arch = metadata.arch or found.network
         lines.append(f"arch = {json.dumps(arch)}{same}")
     elif any(question.option.startswith("--arch") for question in found.questions):
         lines += _open(found, "arch")
-    if said.weights is not None:
-        lines.append(f"weights = {json.dumps(said.weights)}")
+    if metadata.weights is not None:
+        lines.append(f"weights = {json.dumps(metadata.weights)}")
     elif found.other_weights:
         lines.append(f"# weights = {json.dumps(found.other_weights[0])}  # another set in the file")
     for name, setting in (("input", found.input), ("mean", found.mean), ("std", found.std)):
@@ -236,14 +236,14 @@ def toml(known: Inspection, found: Description) -> str:
         lines.append(f"{name} = {json.dumps(numbers)}  # {setting.origin}")
     if found.classes is not None and found.classes > 0:
         lines.append(f"classes = {found.classes}")
-    names = said.class_names
+    names = metadata.class_names
     lines.append(
         f"class_names = {json.dumps(list(names), ensure_ascii=False)}"
         if names
         else '# class_names = ["first", "second"]  # in the order of the teacher\'s outputs'
     )
-    if said.flip is not None:
-        lines.append(f"flip = {json.dumps(said.flip)}")
+    if metadata.flip is not None:
+        lines.append(f"flip = {json.dumps(metadata.flip)}")
     return "\n".join(lines) + "\n"
 
 

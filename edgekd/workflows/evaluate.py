@@ -94,19 +94,21 @@ class _Subject:
         return module_logits(self.module, inputs)
 
 
-def compare(models: Sequence[Path], evaluation: Path, said: TeacherOptions) -> Comparison:
+def compare(
+    models: Sequence[Path], evaluation: Path, teacher_options: TeacherOptions
+) -> Comparison:
     """Run every model on the same labelled images.
 
     Args:
         models: teacher files, student folders, bundles, ONNX files; agreement is with the first.
         evaluation: see `data.load_labelled`.
-        said: of teacher files, where they do not say it.
+        teacher_options: of teacher files, where they do not say it.
 
     Raises:
         InputFileError: a model or the images cannot be used, or two take other inputs or classes.
         UsageError: only ONNX files are given, which do not say mean and standard deviation.
     """
-    subjects = [subject for path in models for subject in _subjects(path, said)]
+    subjects = [subject for path in models for subject in _subjects(path, teacher_options)]
     first = next((each for each in subjects if each.spec is not None), None)
     if first is None:
         raise UsageError(
@@ -146,7 +148,7 @@ def compare(models: Sequence[Path], evaluation: Path, said: TeacherOptions) -> C
 # --- what was named -------------------------------------------------------------------------------
 
 
-def _subjects(path: Path, said: TeacherOptions) -> list[_Subject]:
+def _subjects(path: Path, teacher_options: TeacherOptions) -> list[_Subject]:
     if path.suffix == ".onnx":
         subject = _Subject(str(path), None, None)
         subject.onnx = path
@@ -155,7 +157,7 @@ def _subjects(path: Path, said: TeacherOptions) -> list[_Subject]:
         return _of_bundle(path)
     if path.is_dir():
         return [_of_student(path)]
-    teacher = load_teacher(path, said, generator=torch.Generator().manual_seed(0))
+    teacher = load_teacher(path, teacher_options, generator=torch.Generator().manual_seed(0))
     subject = _Subject(str(path), teacher.info.input, teacher.info.classes)
     subject.names, subject.module = teacher.info.class_names, teacher.module
     return [subject]

@@ -54,7 +54,7 @@ from edgekd.workflows.model_files import (
     gates,
     software_text,
 )
-from edgekd.workflows.run_setup import teacher_said
+from edgekd.workflows.run_setup import load_and_report_teacher
 
 SET_IMAGES: Final = 768  # of a set that a teacher is exported with: 512 to calibrate on, a tenth apart, and to spare
 
@@ -123,7 +123,7 @@ def export(
 
 def export_teacher(
     path: Path,
-    said: TeacherOptions,
+    teacher_options: TeacherOptions,
     *,
     target: Target,
     out: Path,
@@ -136,7 +136,7 @@ def export_teacher(
 
     Args:
         path: of the teacher.
-        said: of it, where its file does not say.
+        teacher_options: of it, where its file does not say.
         target: what the files must be legal for.
         out: folder to write.
         force: replace it where it exists.
@@ -157,7 +157,7 @@ def export_teacher(
         )
     require_possible(options, target)
     check_writable(out, force=force)
-    teacher = teacher_said(path, said, seed=0, display=display)
+    teacher = load_and_report_teacher(path, teacher_options, seed=0, display=display)
     info = teacher.info
     display.say(f"export   the teacher, for {target.id}, {software_text(target)}")
     brought = of_teacher(teacher, images)

@@ -47,7 +47,7 @@ class DistillJob:
     """What `edgekd distill` and the first half of `edgekd compress` are asked to do."""
 
     teacher: Path
-    said: TeacherOptions = field(default_factory=TeacherOptions)
+    teacher_options: TeacherOptions = field(default_factory=TeacherOptions)
     out: Path
     training: TrainingOptions = field(default_factory=TrainingOptions)
     data: DataOptions = field(default_factory=DataOptions)
@@ -65,7 +65,7 @@ class DistillJob:
         return run_budget(training.steps, training.minutes, default=not training.faithful)
 
 
-def place_of(options: DistillJob) -> Compute:
+def choose_run_compute(options: DistillJob) -> Compute:
     """Where to compute, and whether the output can be written there: the first process writes it."""
     compute = choose_compute(options.run.device, threads=options.run.threads, several=True)
     if compute.is_main:
@@ -73,11 +73,13 @@ def place_of(options: DistillJob) -> Compute:
     return compute
 
 
-def teacher_said(path: Path, said: TeacherOptions, *, seed: int, display: Display) -> Teacher:
+def load_and_report_teacher(
+    path: Path, teacher_options: TeacherOptions, *, seed: int, display: Display
+) -> Teacher:
     """Load a teacher and say what was understood of it."""
     teacher = load_teacher(
         path,
-        said,
+        teacher_options,
         generator=torch.Generator().manual_seed(seed),
         say=lambda text: display.warn(text),
     )
@@ -167,8 +169,10 @@ def prepare_run(
     """
     budget = options.budget
     statistics = condensed_statistics(options.data)
-    compute = place_of(options)
-    teacher = teacher_said(options.teacher, options.said, seed=options.run.seed, display=display)
+    compute = choose_run_compute(options)
+    teacher = load_and_report_teacher(
+        options.teacher, options.teacher_options, seed=options.run.seed, display=display
+    )
     info = teacher.info
     # Files first: choosing a student may export and measure some.
     watched = _select_watched(options.data.evaluation, info)

@@ -168,11 +168,15 @@ def _number(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _wrap_entry(name: str, said: str) -> str:
+def _wrap_entry(name: str, text: str) -> str:
     """A name and what is said of it, in 80 columns."""
     import textwrap
 
     indent = " " * 21
     return textwrap.fill(
-        said, 80, initial_indent=f"{name:20} ", subsequent_indent=indent, break_on_hyphens=False
+        text,
+        80,
+        initial_indent=f"{name:20} ",
+        subsequent_indent=indent,
+        break_on_hyphens=False,
     )

@@ -28,7 +28,7 @@ from edgekd.progress import Display
 from edgekd.records import SyntheticSet, TeacherInfo, to_json
 from edgekd.report import image_strips
 from edgekd.workflows.distill import REVEALING, Checkpoints, coverage_of
-from edgekd.workflows.run_setup import image_set, recipe_for, teacher_said
+from edgekd.workflows.run_setup import image_set, load_and_report_teacher, recipe_for
 
 PREVIEW: Final = "preview.png"
 PREVIEW_CLASSES: Final = 20
@@ -43,7 +43,7 @@ class SynthesisJob:
     """What `edgekd synthesize` is asked to do."""
 
     teacher: Path
-    said: TeacherOptions = field(default_factory=TeacherOptions)
+    teacher_options: TeacherOptions = field(default_factory=TeacherOptions)
     count: int
     out: Path
     synthesis: SynthesisOptions = field(default_factory=SynthesisOptions)
@@ -60,7 +60,9 @@ def synthesize(options: SynthesisJob, display: Display) -> SyntheticSet:
     check_writable(options.out, force=options.run.force or options.synthesis.extend)
     display.warn(REVEALING.replace("the bundle holds", "a set holds").partition(" --no-images")[0])
     compute = choose_compute(options.run.device, threads=options.run.threads)
-    teacher = teacher_said(options.teacher, options.said, seed=options.run.seed, display=display)
+    teacher = load_and_report_teacher(
+        options.teacher, options.teacher_options, seed=options.run.seed, display=display
+    )
     info = teacher.info
     found = image_set(options.out, info) if options.synthesis.extend else None
     there = _there(found, info)
@@ -142,14 +144,14 @@ def _forecast(scratch: Synthesis, display: Display) -> None:
 
 def _run(run: Synthesis, folder: RunFolder, interrupts: Interrupts, display: Display) -> None:
     checkpoints = Checkpoints(folder, run)
-    said = len(run.warnings)
+    teacher_options = len(run.warnings)
     with interrupts.defer(), display.running() as show:
         for point in run.events():
             progress = run.progress
             show(point, progress, run.elapsed_s * (1 / progress - 1) if progress else None)
-            for warning in run.warnings[said:]:
+            for warning in run.warnings[teacher_options:]:
                 display.warn(warning)
-            said = len(run.warnings)
+            teacher_options = len(run.warnings)
             checkpoints.after_step(at_once=interrupts.pending is not None or progress >= 1.0)
             if interrupts.pending is not None:
                 raise interrupts.pending

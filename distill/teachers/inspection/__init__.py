@@ -25,15 +25,15 @@ def inspect_teacher(path: Path, options: TeacherOptions) -> Inspection:
     if file.format in {"pt2", "onnx"}:
         return inspect_program(path, "pt2" if file.format == "pt2" else "onnx", options)
     if file.content is None and trusted:
-        said = merge_metadata(path, {}, options)
-        return Inquiry(path, file.format, "module", said).finish()
+        metadata = merge_metadata(path, {}, options)
+        return Inquiry(path, file.format, "module", metadata).finish()
     checkpoint = checkpoint_contents.examine(file)
-    said = merge_metadata(path, checkpoint.metadata, options)
+    metadata = merge_metadata(path, checkpoint.metadata, options)
     form: Form = "weights"
     if file.format == "torchscript":
         form = "torchscript"
     elif checkpoint.module is not None:
         form = "module"
-    inquiry = Inquiry(path, file.format, form, said)
+    inquiry = Inquiry(path, file.format, form, metadata)
     inquiry.examine(checkpoint)
     return inquiry.finish()

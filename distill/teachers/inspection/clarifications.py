@@ -10,9 +10,9 @@ from edgekd.distill.teachers.metadata import Metadata
 class Clarifications:
     """What has to be asked, and what should be said, of how images are fed."""
 
-    def __init__(self, said: Metadata) -> None:
-        self.said = said
-        self.options = said.options
+    def __init__(self, metadata: Metadata) -> None:
+        self.metadata = metadata
+        self.options = metadata.options
         self.questions: list[OpenQuestion] = []
         self.notes: list[str] = []
 
@@ -21,7 +21,7 @@ class Clarifications:
     ) -> SourcedValue | None:
         """Channels, height and width: said, or the library's where its weights agree."""
         if self.options.input is not None:
-            return SourcedValue(value=self.options.input, origin=self.said.origin)
+            return SourcedValue(value=self.options.input, origin=self.metadata.origin)
         if known is None:
             self._ask(
                 f"--input {channels or 'C'}xHxW",
@@ -68,12 +68,12 @@ class Clarifications:
         self,
         option: str,
         words: str,
-        said: tuple[float, ...] | None,
+        stated: tuple[float, ...] | None,
         known: list[tuple[float, ...]],
         origin: str,
     ) -> SourcedValue | None:
-        if said is not None:
-            return SourcedValue(value=said, origin=self.said.origin)
+        if stated is not None:
+            return SourcedValue(value=stated, origin=self.metadata.origin)
         if len(set(known)) == 1:
             return SourcedValue(value=known[0], origin=origin)
         self._ask(option, words)

@@ -38,27 +38,27 @@ Form: TypeAlias = Literal["weights", "module", "torchscript"]
 class Inquiry:
     """Collects what is known, and what has to be asked."""
 
-    def __init__(self, path: Path, format_: Format, form: Form, said: Metadata) -> None:
+    def __init__(self, path: Path, format_: Format, form: Form, metadata: Metadata) -> None:
         """Nothing is known yet.
 
         Args:
             path: of the file.
             format_: of it.
             form: what is in it.
-            said: by the user, beside the file and inside it.
+            metadata: by the user, beside the file and inside it.
         """
         self.path = path
         self.format: Format = format_
         self.form: Form = form
-        self.said = said
-        self.options = said.options
+        self.metadata = metadata
+        self.options = metadata.options
         self.checkpoint: Checkpoint | None = None
         self.weights: WeightSet | None = None
         self.network: Network | None = None
         self.functions: tuple[EquivalentNetworks, ...] = ()
         self.channels: int | None = None
         self.classes: int | None = None
-        self.asked = Clarifications(said)
+        self.asked = Clarifications(metadata)
 
     # --- the weights and the network --------------------------------------------------------------
 
@@ -93,12 +93,12 @@ class Inquiry:
 
     def _factory(self, arch: str) -> None:
         file, _, factory = arch.rpartition(":")
-        from_toml = self.said.arch_from not in {None, "options"}
-        folder = Path(str(self.said.arch_from)).parent if from_toml else Path()
+        from_toml = self.metadata.arch_from not in {None, "options"}
+        folder = Path(str(self.metadata.arch_from)).parent if from_toml else Path()
         found = folder / file
         if from_toml and not found.resolve().is_relative_to(folder.resolve()):
             raise InputFileError(
-                f"{self.said.arch_from}: arch = {arch!r} leads out of the folder; keep the file beside the weights."
+                f"{self.metadata.arch_from}: arch = {arch!r} leads out of the folder; keep the file beside the weights."
             )
         if not found.is_file() or not factory.isidentifier():
             raise UsageError(
@@ -112,7 +112,7 @@ class Inquiry:
 
     def _who(self) -> str:
         return {"options": "options", "inside": "file itself"}.get(
-            str(self.said.arch_from), Path(str(self.said.arch_from)).name
+            str(self.metadata.arch_from), Path(str(self.metadata.arch_from)).name
         )
 
     def _because(self) -> str:
@@ -218,7 +218,7 @@ class Inquiry:
         known = Known(
             path=self.path,
             format=self.format,
-            said=self.said,
+            metadata=self.metadata,
             channels=self.channels,
             classes=self.classes,
             input=input_,

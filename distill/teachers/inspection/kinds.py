@@ -55,7 +55,7 @@ class Known:
 
     path: Path
     format: Format
-    said: Metadata
+    metadata: Metadata
     channels: int | None
     classes: int | None
     input: SourcedValue | None

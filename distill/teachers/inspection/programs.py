@@ -34,23 +34,23 @@ def inspect_program(
         InputFileError: it cannot be read, is refused, or is no classifier of images.
         UsageError: an option contradicts the program, or is for weights alone.
     """
-    said = merge_metadata(path, {}, options)
-    if said.options.arch is not None or said.options.weights is not None:
+    metadata = merge_metadata(path, {}, options)
+    if metadata.options.arch is not None or metadata.options.weights is not None:
         raise UsageError(
             f"{path}: --arch and --weights are for files of weights; this file has its network in it."
         )
     try:
         program = _read(path, format_)
     except InputFileError:
-        if format_ != "pt2" or not said.options.trust_pickle:
+        if format_ != "pt2" or not metadata.options.trust_pickle:
             raise
-        return _inspect_trusted(path, said)
-    asked = Clarifications(said)
+        return _inspect_trusted(path, metadata)
+    asked = Clarifications(metadata)
     like = _like(getattr(program, "shapes", {}))  # ONNX files need not keep the names
-    size = program.input or said.options.input
+    size = program.input or metadata.options.input
     channels = size[0] if size is not None else 3
     known = architecture_recognition.settings(like, channels=channels) if like else None
-    told = _input(path, said, program.input, known, asked)
+    told = _input(path, metadata, program.input, known, asked)
     mean, std = asked.normalisation(known, _origin(like))
     network = Network(
         source=format_,
@@ -61,7 +61,7 @@ def inspect_program(
     found = Known(
         path=path,
         format=format_,
-        said=said,
+        metadata=metadata,
         channels=size[0] if size is not None else None,
         classes=program.classes,
         input=told,
@@ -89,16 +89,16 @@ def _read(path: Path, format_: Literal["pt2", "onnx"]) -> "ProgramFile | OnnxFil
     return read_onnx(path)
 
 
-def _inspect_trusted(path: Path, said: Metadata) -> Pt2File:
+def _inspect_trusted(path: Path, metadata: Metadata) -> Pt2File:
     """A `.pt2` that edgekd does not read itself, and that the user says torch may unpickle."""
-    asked = Clarifications(said)
+    asked = Clarifications(metadata)
     input_ = asked.input(None, channels=None, origin="")
     mean, std = asked.normalisation(None, "")
     known = Known(
         path=path,
         format="pt2",
-        said=said,
-        channels=said.options.input[0] if said.options.input else None,
+        metadata=metadata,
+        channels=metadata.options.input[0] if metadata.options.input else None,
         classes=None,
         input=input_,
         mean=mean,
@@ -134,16 +134,16 @@ def _origin(like: tuple[str, ...]) -> str:
 
 def _input(
     path: Path,
-    said: Metadata,
+    metadata: Metadata,
     inside: tuple[int, int, int] | None,
     known: PublishedPreprocessing | None,
     asked: Clarifications,
 ) -> SourcedValue | None:
     if inside is None:
         return asked.input(known, channels=None, origin="its library's configuration")
-    if said.options.input not in {None, inside}:
+    if metadata.options.input not in {None, inside}:
         raise UsageError(
             f"{path}: the program takes {'x'.join(map(str, inside))}, but --input says "
-            f"{'x'.join(map(str, said.options.input or ()))}."
+            f"{'x'.join(map(str, metadata.options.input or ()))}."
         )
     return SourcedValue(value=inside, origin="its graph")

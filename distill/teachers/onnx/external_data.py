@@ -36,8 +36,8 @@ def read_external(path: Path, tensors: list[TensorProto]) -> None:
 
 
 def _place(path: Path, folder: Path, tensor: TensorProto) -> tuple[Path, int, int]:
-    said = {entry.key: entry.value for entry in tensor.external_data}
-    location = said.get("location", "")
+    location_entries = {entry.key: entry.value for entry in tensor.external_data}
+    location = location_entries.get("location", "")
     name = tensor.name[:80] or "a constant"
     try:
         data = (folder / location).resolve()
@@ -55,7 +55,10 @@ def _place(path: Path, folder: Path, tensor: TensorProto) -> tuple[Path, int, in
             f"{path}: {location[:80]}, which holds its weights, is not beside it. Copy it as well."
         )
     needed = math.prod(tensor.dims) * item_bytes(tensor)
-    offset, length = said.get("offset", "0"), said.get("length", str(needed))
+    offset, length = (
+        location_entries.get("offset", "0"),
+        location_entries.get("length", str(needed)),
+    )
     if not (offset.isdecimal() and length.isdecimal() and len(offset) < 19 and len(length) < 19):
         raise InputFileError(f"{path}: refused. {name} has no place in {location[:80]}.")
     if int(length) != needed or int(offset) + needed > data.stat().st_size:

@@ -290,8 +290,8 @@ def _engine_of(
     held: Precision, probe: ProbeResponse, config: BenchConfig
 ) -> tuple[Precision, Literal["weak", "strong"]]:
     """Of what precision an engine is, and whether types are in the graph: since TensorRT 10.12 they are."""
-    said = probe.tensorrt or probe.trtexec or ""
-    version = tuple(int(part) for part in said.split(".")[:2] if part.isdigit())
+    version_text = probe.tensorrt or probe.trtexec or ""
+    version = tuple(int(part) for part in version_text.split(".")[:2] if part.isdigit())
     if version >= STRONG_SINCE:
         return held, "strong"
     if held == "fp32":

@@ -87,5 +87,5 @@ def _figure(title: str, found: Estimate) -> Iterator[str]:
     yield _row("", f"from {found.basis}")
 
 
-def _row(title: str, said: str) -> str:
-    return f"{title:<11}{said}"
+def _row(title: str, text: str) -> str:
+    return f"{title:<11}{text}"
