@@ -9,7 +9,8 @@ from edgekd.bench.sensor_names import AUTO, NONE, SENSORS
 from edgekd.options import BenchOptions
 from edgekd.records import record
 
-WARMUP_LIMIT: Final = 10.0  # times the least warm-up
+# Times the least warm-up
+WARMUP_LIMIT: Final = 10.0
 Seconds = Annotated[float, Field(ge=0, le=3600)]
 
 
@@ -25,28 +26,37 @@ class BenchConfig:
     """Defaults give a first answer within half a minute; for a figure to publish see docs/measuring.md."""
 
     processes: Annotated[int, Field(ge=1, le=100)] = BenchOptions.processes
-    seconds: Seconds = BenchOptions.seconds  # of timed calls, for each process
-    max_runs: Annotated[int, Field(ge=1, le=1_000_000)] = BenchOptions.max_runs  # for each process
+    # Of timed calls, for each process
+    seconds: Seconds = BenchOptions.seconds
+    # For each process
+    max_runs: Annotated[int, Field(ge=1, le=1_000_000)] = BenchOptions.max_runs
     warmup_min_s: Seconds = BenchOptions.warmup_seconds
     warmup_max_s: Seconds = WARMUP_LIMIT * BenchOptions.warmup_seconds
     threads: Annotated[int, Field(ge=1, le=1024)] = BenchOptions.threads
     batch: Annotated[int, Field(ge=1, le=65536)] = (
         BenchOptions.batch
     )  # where the model leaves it open
-    fps: Annotated[float, Field(gt=0, le=10_000)] | None = None  # None: no paced calls
+    # None: no paced calls
+    fps: Annotated[float, Field(gt=0, le=10_000)] | None = None
     runtime: Literal["auto", "onnxruntime", "tensorrt", "trtexec"] = "auto"
-    engine_precision: Literal["fp32", "fp16"] = "fp16"  # of an engine of a file in FP32
+    # Of an engine of a file in FP32
+    engine_precision: Literal["fp32", "fp16"] = "fp16"
     allow_emulated: bool = BenchOptions.allow_emulated
-    note: Annotated[str, Field(max_length=200)] | None = None  # of the surroundings
-    inputs: Path | None = None  # .npy or .npz; None: random values from the seed
+    # Of the surroundings
+    note: Annotated[str, Field(max_length=200)] | None = None
+    # .npy or .npz; None: random values from the seed
+    inputs: Path | None = None
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    memory_processes: Annotated[int, Field(ge=1, le=100)] = 3  # for each stage
+    # For each stage
+    memory_processes: Annotated[int, Field(ge=1, le=100)] = 3
     energy_windows: Annotated[int, Field(ge=1, le=100)] = BenchOptions.energy_windows
     energy_window_s: Seconds = BenchOptions.energy_seconds
-    energy_idle_s: Seconds = BenchOptions.energy_idle_seconds  # before the windows, and after
+    # Before the windows, and after
+    energy_idle_s: Seconds = BenchOptions.energy_idle_seconds
     # A sensor by name; auto: the first that answers; none: windows for an external meter.
     energy_sensor: Annotated[str, AfterValidator(_check_sensor)] = BenchOptions.energy_sensor
-    timeout_s: Seconds = 120.0  # for each process, beyond the time it was asked to run
+    # For each process, beyond the time it was asked to run
+    timeout_s: Seconds = 120.0
     sysfs: Path = Path("/sys")
     proc: Path = Path("/proc")
     root: Path = Path("/")

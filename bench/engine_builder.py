@@ -36,14 +36,16 @@ class EngineOptions:
     """How an engine is built; what is None is found out on the board."""
 
     workspace_mb: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
-    dla: Annotated[int, Field(ge=0, le=15)] | None = None  # a core; FP16 alone
+    # A core; FP16 alone
+    dla: Annotated[int, Field(ge=0, le=15)] | None = None
     tool: Literal["auto", "python", "trtexec"] = "auto"
     trtexec: Path | None = None
     cudart: Path | None = None
     timing_cache: Path | None = None
     timing_cache_digest: str | None = None
     rebuild: bool = False
-    expect_tensorrt: str | None = None  # "10.3": refuse to build for another
+    # "10.3": refuse to build for another
+    expect_tensorrt: str | None = None
     expect_sm: str | None = None
     root: Path = Path("/")
     proc: Path = Path("/proc")
@@ -154,7 +156,8 @@ def _vectors_there(access: Access, vectors: Path, folder: Path) -> str:
     files = [vectors.parent / tensor["file"] for tensor in tensors]
     placed = [Path(access.place(file)) for file in files]
     if placed == files:
-        return str(vectors)  # the agent is here, and reads them where they are
+        # The agent is here, and reads them where they are
+        return str(vectors)
     for tensor, path in zip(tensors, placed, strict=True):
         tensor["file"] = path.name
     described = folder / vectors.name

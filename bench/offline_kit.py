@@ -25,7 +25,8 @@ from edgekd.records import (
     to_json,
 )
 
-FORMAT: Final = 1  # of bench/agent/offline_kit.py
+# Of bench/agent/offline_kit.py
+FORMAT: Final = 1
 AGENT: Final = "agent.pyz"
 PLAN: Final = "plan.json"
 RESULT: Final = "result.json"

@@ -55,8 +55,10 @@ class Subject:
     file: Path
     precision: Precision
     name: str
-    engine: Engine | None = None  # that the board built of it
-    engine_path: str | None = None  # where the agent is
+    # That the board built of it
+    engine: Engine | None = None
+    # Where the agent is
+    engine_path: str | None = None
 
 
 @dataclass

@@ -9,5 +9,7 @@ from typing import Final
 SENSORS: Final = ("INA3221", "NVML", "RAPL", "PMIC", "tegrastats", "INA226")
 # These measure a graphics card alone, or what somebody wired: no machine has its energy from them unasked.
 NOT_OF_THE_MACHINE: Final = frozenset({"NVML", "INA226"})
-AUTO: Final = "auto"  # the first that answers
-NONE: Final = "none"  # windows for an external meter
+# The first that answers
+AUTO: Final = "auto"
+# Windows for an external meter
+NONE: Final = "none"

@@ -132,7 +132,8 @@ def patch_similarity_entropy(tokens: Tensor) -> Tensor:  # (N, P, D) -> ()
     above = at - below
     shares = torch.zeros(len(tokens), count, device=tokens.device)
     shares = shares.scatter_add(1, below, 1 - above).scatter_add(1, below + 1, above)
-    shares = shares / max(at.shape[1], 1)  # a single patch is like no other
+    # A single patch is like no other
+    shares = shares / max(at.shape[1], 1)
     kernel = (-((grid[:, None] - grid) ** 2) / (2 * BANDWIDTH**2)).exp()  # (count, count)
     density = _products(shares, kernel / (BANDWIDTH * math.sqrt(2 * math.pi)))  # (N, count)
     return -(density * density.clamp_min(1e-12).log()).sum(1).mean() * spacing

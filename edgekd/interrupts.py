@@ -12,7 +12,8 @@ class Interrupts:
     """Which signal came, and whether it may be raised where it arrives."""
 
     def __init__(self, left: str) -> None:
-        self.left = left  # what the signal leaves behind
+        # What the signal leaves behind
+        self.left = left
         self.pending: InterruptedRunError | None = None
         self.waiting = False
 

@@ -13,13 +13,18 @@ from edgekd.export.parity import Array
 
 Counts: TypeAlias = npt.NDArray[np.float64]
 
-LEVELS: Final = 127  # on either side of 0
+# On either side of 0
+LEVELS: Final = 127
 BINS: Final = 4096
-SMALLEST_RANGE: Final = 1e-6  # far from where a scale dies (rules.SMALLEST_SCALE)
-_STEP: Final = 32  # bins between two limits that are tried
-_FEWEST: Final = 128  # bins: with fewer than levels there is nothing to lose
+# Far from where a scale dies (rules.SMALLEST_SCALE)
+SMALLEST_RANGE: Final = 1e-6
+# Bins between two limits that are tried
+_STEP: Final = 32
+# Bins: with fewer than levels there is nothing to lose
+_FEWEST: Final = 128
 _LITTLE: Final = 1e-3  # counts
-_MOST_KEPT: Final = 0.999  # of what was seen, by entropy
+# Of what was seen, by entropy
+_MOST_KEPT: Final = 0.999
 
 
 class Range:
@@ -43,7 +48,8 @@ class Range:
             method: one of METHODS.
         """
         if self.largest < SMALLEST_RANGE:
-            return 1.0  # always zero, or as good as: any scale represents it
+            # Always zero, or as good as: any scale represents it
+            return 1.0
         return self.largest * METHODS[method](self.counts.astype(np.float64)) / BINS
 
     def clipped_share(self, limit: float) -> float:
@@ -114,7 +120,8 @@ def _squares(counts: Counts) -> int:
 
 
 def _candidate_bins() -> range:
-    return range(BINS, _FEWEST - 1, -_STEP)  # of equals the widest
+    # Of equals the widest
+    return range(BINS, _FEWEST - 1, -_STEP)
 
 
 METHODS: Final[dict[str, Callable[[Counts], int]]] = {

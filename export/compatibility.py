@@ -84,7 +84,8 @@ def _of_software(
     yield from tensorrt_rules.operators(model, version)
     yield from tensorrt_rules.opset(model, version)
     yield from tensorrt_rules.inputs(model, version)
-    if all(violation.rule != "checker" for violation in common):  # else attributes may be anything
+    # Else attributes may be anything
+    if all(violation.rule != "checker" for violation in common):
         yield from tensorrt_rules.restrictions(model, version)
     yield from tensorrt_rules.quantisation(model)
 
@@ -147,7 +148,8 @@ def read_graph(path: Path) -> onnx.ModelProto:
 def _texts(message: Message) -> Iterator[object]:
     """Every text of a message and of those within it, whose depth the parser limits."""
     for kind, value in message.ListFields():
-        inner = value if hasattr(value, "extend") else (value,)  # repeated, or one
+        # Repeated, or one
+        inner = value if hasattr(value, "extend") else (value,)
         if kind.type == kind.TYPE_STRING:
             yield from inner
         elif kind.type == kind.TYPE_MESSAGE:
@@ -223,7 +225,8 @@ def _replace_deprecated(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _input_shapes(model: onnx.ModelProto) -> Iterator[Violation]:
-    constants = {entry.name for entry in model.graph.initializer}  # are inputs too before IR 4
+    # Are inputs too before IR 4
+    constants = {entry.name for entry in model.graph.initializer}
     for entry in model.graph.input:
         if entry.name in constants:
             continue
@@ -242,7 +245,8 @@ def _input_shapes(model: onnx.ModelProto) -> Iterator[Violation]:
 
 def _paths(model: onnx.ModelProto) -> Iterator[Violation]:
     bare = outline(model)
-    del bare.graph.initializer[:]  # weights may look like anything
+    # Weights may look like anything
+    del bare.graph.initializer[:]
     anywhere = _PATH_ANYWHERE.search(bare.SerializeToString())
     in_text = next(filter(None, map(_PATH_IN_TEXT.search, _annotations(model))), None)
     found = in_text[0] if in_text else anywhere[0].decode(errors="replace") if anywhere else None

@@ -143,7 +143,8 @@ class FloatShare:
 class FinetuneSource:
     """What an INT8 file is tuned from, and by whom: the loop is the caller's."""
 
-    module: nn.Module  # that the FP32 file was made of
+    # That the FP32 file was made of
+    module: nn.Module
     tune: Callable[[FakeQuantised], None]
     steps: int
 

@@ -14,7 +14,8 @@ from torch.overrides import TorchFunctionMode
 
 from edgekd.errors import IncompatibleError
 
-ATTENTION_SINCE: Final = 14  # the opset from which the exporter writes it
+# The opset from which the exporter writes it
+ATTENTION_SINCE: Final = 14
 
 
 class DecompositionMode(TorchFunctionMode):

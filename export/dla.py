@@ -19,18 +19,23 @@ from edgekd.export.tensorrt_operators import Version
 from edgekd.export.tensorrt_rules import DEFAULT_DOMAIN
 from edgekd.export.weightless_graph import infer_shapes
 
-LAST: Final = (10, 7)  # the last TensorRT with a DLA ...
-AGAIN: Final = (11, 4, 1)  # ... until this one (TensorRT, "Working with DLA")
-LARGEST: Final = 8192  # of any dimension but the batch
+# The last TensorRT with a DLA ...
+LAST: Final = (10, 7)
+# ... until this one (TensorRT, "Working with DLA")
+AGAIN: Final = (11, 4, 1)
+# Of any dimension but the batch
+LARGEST: Final = 8192
 _TEN: Final[Version] = (10, 0)
-_KEPT: Final = 65_536  # numbers of a constant that are looked at: the rest is weights
+# Numbers of a constant that are looked at: the rest is weights
+_KEPT: Final = 65_536
 
 
 @dataclass(frozen=True, kw_only=True)
 class DlaPlacement:
     """What could run there."""
 
-    share: float | None  # of the multiply-accumulates; None: there are none
+    # Of the multiply-accumulates; None: there are none
+    share: float | None
     cannot: tuple[
         tuple[str, str], ...
     ]  # kinds of operators that stay on the GPU, and why, in graph order
@@ -42,9 +47,11 @@ class _Node:
 
     node: onnx.NodeProto
     given: Mapping[str, Any]  # attributes
-    shapes: Mapping[str, tuple[int, ...]]  # of every tensor whose shape is known
+    # Of every tensor whose shape is known
+    shapes: Mapping[str, tuple[int, ...]]
     constants: Mapping[str, onnx.TensorProto]
-    orin: bool  # the second generation
+    # The second generation
+    orin: bool
     version: Version  # of TensorRT
 
     def shape(self, place: int) -> tuple[int, ...]:
@@ -127,7 +134,8 @@ def _products(node: _Node) -> int:
     kind = node.node.op_type
     if kind == "Conv":
         return math.prod(node.made) * math.prod(node.shape(1)[1:])
-    if kind == "ConvTranspose":  # each weight meets every position that goes in
+    # Each weight meets every position that goes in
+    if kind == "ConvTranspose":
         return math.prod(node.shape(0)) * math.prod(node.shape(1)[1:])
     if kind == "Gemm":
         rows = node.shape(0)

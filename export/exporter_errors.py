@@ -10,7 +10,8 @@ from torch import nn
 from edgekd.errors import IncompatibleError
 from edgekd.records import Software
 
-_ESCAPES: Final = re.compile(r"\x1b\[[0-9;]*m")  # the exporter colours its messages
+# The exporter colours its messages
+_ESCAPES: Final = re.compile(r"\x1b\[[0-9;]*m")
 # "No ONNX function found for <OpOverload(op='aten.fft_fft2' …" and "Exporting the operator 'aten::fft_fft2' …".
 _OPERATOR: Final = re.compile(
     r"(?:No ONNX function found for <OpOverload\(op='|Exporting the operator ')([\w:.]+)"

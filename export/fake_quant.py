@@ -39,7 +39,8 @@ _WEIGHTED: Final = frozenset(
 )
 _NORMS: Final = frozenset({_aten.batch_norm.default})
 _ADDITIONS: Final = frozenset({_aten.add.Tensor, _aten.add_.Tensor})
-_SAME: Final = 1e-3  # of the largest weight: two foldings of a batch-norm differ by rounding
+# Of the largest weight: two foldings of a batch-norm differ by rounding
+_SAME: Final = 1e-3
 _ADVICE: Final = "Leave out --tune; the INT8 file is then calibrated only."
 
 
@@ -47,9 +48,12 @@ _ADVICE: Final = "Leave out --tune; the INT8 file is then calibrated only."
 class FinetunedValues:
     """What was learned, by the names of the FP32 file."""
 
-    constants: Mapping[str, Weights]  # weights and biases
-    limits: Mapping[str, float]  # of activations
-    weight_scales: Mapping[str, Weights]  # a scale a channel
+    # Weights and biases
+    constants: Mapping[str, Weights]
+    # Of activations
+    limits: Mapping[str, float]
+    # A scale a channel
+    weight_scales: Mapping[str, Weights]
 
 
 def fake_quantised(values: Tensor, scale: Tensor, *, levels: int) -> Tensor:
@@ -120,7 +124,8 @@ class FakeQuantised(nn.Module):
         self._activations = nn.ModuleDict()
         self._weights = nn.ModuleDict()
         self._biases = nn.ParameterDict()
-        self._names: dict[str, str] = {}  # of what is learned: ours to the file's
+        # Of what is learned: ours to the file's
+        self._names: dict[str, str] = {}
         for part, modules in (("edgekd_a", self._activations), ("edgekd_w", self._weights)):
             self._graph.add_module(part, modules)
         for number, (layer, node) in enumerate(zip(layers, nodes, strict=True)):
@@ -183,7 +188,8 @@ class FakeQuantised(nn.Module):
         scale = weight_scale(told, axis) * np.float32(LEVELS / levels)
         alike = told.shape == tuple(weight.shape)
         if not alike and told.T.shape == tuple(weight.shape):
-            told, axis = told.T, 1 - axis  # a product that the exporter turned around
+            # A product that the exporter turned around
+            told, axis = told.T, 1 - axis
         if told.shape != tuple(weight.shape) or not np.allclose(
             told, weight.numpy(), atol=_SAME * float(np.abs(told).max())
         ):
@@ -220,7 +226,8 @@ class FakeQuantised(nn.Module):
             )
         for addition, node in zip(additions, nodes, strict=True):
             places = [place for place, name in enumerate(node.input) if name in quantised]
-            if places:  # the last that has a pair, as in the file
+            # The last that has a pair, as in the file
+            if places:
                 self._through_pair(addition, places[-1], node.input[places[-1]])
 
 

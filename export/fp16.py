@@ -24,11 +24,13 @@ from edgekd.export.weightless_graph import infer_shapes
 LARGEST: Final = float(np.finfo(np.float16).max)
 # Real images may reach further than synthetic ones did; NVIDIA's converters leave as much.
 MARGIN: Final = 8.0
-SMALLEST: Final = float(np.finfo(np.float16).smallest_normal)  # below, bits are lost
+# Below, bits are lost
+SMALLEST: Final = float(np.finfo(np.float16).smallest_normal)
 # The mean of so many values is summed first; what is summed must fit as well.
 _SUMMING: Final = frozenset({"ReduceMean", "ReduceSum", "GlobalAveragePool", "ReduceL2"})
 _NORMS: Final = frozenset({"LayerNormalization", "InstanceNormalization", "GroupNormalization"})
-_ALWAYS_FLOAT: Final = {"Resize": (1, 2), "Upsample": (1,)}  # inputs that the standard has in FP32
+# Inputs that the standard has in FP32
+_ALWAYS_FLOAT: Final = {"Resize": (1, 2), "Upsample": (1,)}
 _FLOAT, _HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 
 
@@ -38,7 +40,8 @@ class _Writing:
 
     floats: frozenset[str]  # tensors
     constants: Mapping[str, onnx.TensorProto]
-    kept: frozenset[str]  # nodes that stay in FP32
+    # Nodes that stay in FP32
+    kept: frozenset[str]
     types: dict[str, int] = field(
         default_factory=dict
     )  # of floating-point tensors, as they are now
@@ -148,7 +151,8 @@ def _with_pairs(model: onnx.ModelProto, kept: set[str]) -> tuple[str, ...]:
         if pairs:
             groups.append({node.name, *(each.name for each in (*pairs, *before))})
     growing = True
-    while growing:  # a pair can feed several layers
+    # A pair can feed several layers
+    while growing:
         growing = False
         for group in groups:
             if group & kept and not group <= kept:
@@ -161,7 +165,8 @@ def _too_far(node: onnx.NodeProto, reached: Mapping[str, float], sizes: Mapping[
     limit = LARGEST / MARGIN
     if any(reached.get(name, 0.0) > limit for name in (*node.input, *node.output)):
         return True
-    if node.op_type in _NORMS:  # squares are summed
+    # Squares are summed
+    if node.op_type in _NORMS:
         return reached.get(node.input[0], 0.0) ** 2 > limit
     if node.op_type in _SUMMING and node.input[0] in sizes and node.output[0] in sizes:
         summed = max(1, sizes[node.input[0]] // max(1, sizes[node.output[0]]))

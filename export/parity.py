@@ -21,16 +21,20 @@ from edgekd.errors import (
 from edgekd.records import Parity, Precision
 
 Array = npt.NDArray[np.float32]
-DYNAMIC_BATCH: Final = 32  # images at a time where the file leaves it open
-MOST_BYTES: Final = 2**31 - 1  # of a protobuf message, which an ONNX file is
+# Images at a time where the file leaves it open
+DYNAMIC_BATCH: Final = 32
+# Of a protobuf message, which an ONNX file is
+MOST_BYTES: Final = 2**31 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tolerance:
     """Limits of one precision."""
 
-    relative: float | None  # largest error of a logit, as a share of the largest logit
-    agreement: float  # share of images with the same decision
+    # Largest error of a logit, as a share of the largest logit
+    relative: float | None
+    # Share of images with the same decision
+    agreement: float
 
 
 TOLERANCES: Final[dict[Precision, Tolerance]] = {
@@ -64,7 +68,8 @@ def session(model: Path | bytes) -> Any:  # noqa: ANN401
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.use_deterministic_compute = True
-    options.log_severity_level = 4  # nothing but the end of the process: errors are raised
+    # Nothing but the end of the process: errors are raised
+    options.log_severity_level = 4
     with _explain_errors(model):
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 

@@ -42,7 +42,8 @@ class ActivationRanges:
     """A range for every activation, and how it was found."""
 
     method: str
-    agreement: dict[str, float]  # of each method that was tried
+    # Of each method that was tried
+    agreement: dict[str, float]
     limits: dict[str, float]
     ranges: dict[str, Range]
 
@@ -139,7 +140,8 @@ def _residual_branch(
         if name in makers and makers[name].op_type in WEIGHTED and makers[name].name not in keep
     ]
     if len(direct) == len(node.input):
-        return str(node.input[-1])  # a projection: either will do, one must stay float
+        # A projection: either will do, one must stay float
+        return str(node.input[-1])
     if not direct:
         return None
     other = next(name for name in node.input if name not in direct)
@@ -189,7 +191,8 @@ def limits_of(model: onnx.ModelProto, ranges: Mapping[str, Range], method: str) 
         if node.op_type == "Concat"
     ]
     changing = True
-    while changing:  # what one joins, another may join to more
+    # What one joins, another may join to more
+    while changing:
         changing = False
         for joined in joints:
             widest = max((limits[name] for name in joined), default=0.0)
@@ -205,7 +208,8 @@ def _values(
     inner = [name for name in tensors if name not in inputs]
     for part, found in outputs_of(exposing(model, inner), images, inner):
         yield from ((name, part) for name in tensors if name in inputs)
-        yield from zip(inner, found, strict=False)  # without `inner`, what is found are the logits
+        # Without `inner`, what is found are the logits
+        yield from zip(inner, found, strict=False)
 
 
 def exposing(model: onnx.ModelProto | bytes, names: Iterable[str]) -> bytes:

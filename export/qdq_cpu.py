@@ -53,7 +53,8 @@ def with_cpu_pairs(
 
     with _quietly(), tempfile.TemporaryDirectory(prefix="edgekd-") as folder:
         before, out = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
-        onnx.save(model, before)  # a model in memory is changed by it
+        # A model in memory is changed by it
+        onnx.save(model, before)
         quantize_static(
             before,
             out,

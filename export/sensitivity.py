@@ -17,7 +17,8 @@ from edgekd.records import LayerSensitivity
 
 By = Literal["macs", "size"]
 BY: Final[tuple[By, ...]] = ("macs", "size")
-_MOST_IMAGES: Final = 64  # a layer is a session of its own
+# A layer is a session of its own
+_MOST_IMAGES: Final = 64
 
 
 def sensitivities(

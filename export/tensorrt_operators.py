@@ -67,13 +67,20 @@ NEVER: Final = frozenset(_NEVER.split())
 # TensorRT reads these, and this check does not look at the graphs inside of them.
 CONTROL_FLOW: Final = frozenset({"If", "Loop", "Scan"})
 
-BYTES_SINCE: Final[Version] = (8, 5)  # uint8 inputs (release notes; NVIDIA/TensorRT#1503)
-CONVOLUTION_WEIGHTS_SINCE: Final[Version] = (8, 5)  # weights that are computed
-TOP_K_SINCE: Final[Version] = (8, 6)  # a K that is computed
-INSTANCE_SCALES_SINCE: Final[Version] = (9, 2)  # scale and bias that are computed
-SLICE_AXES_SINCE: Final[Version] = (10, 3)  # axes that are computed
-PAD_AXES_SINCE: Final[Version] = (10, 4)  # the fourth input of Pad, opset 18
-REDUCTION_AXES_SINCE: Final[Version] = (10, 0)  # axes as an input, opset 18
+# Uint8 inputs (release notes; NVIDIA/TensorRT#1503)
+BYTES_SINCE: Final[Version] = (8, 5)
+# Weights that are computed
+CONVOLUTION_WEIGHTS_SINCE: Final[Version] = (8, 5)
+# A K that is computed
+TOP_K_SINCE: Final[Version] = (8, 6)
+# Scale and bias that are computed
+INSTANCE_SCALES_SINCE: Final[Version] = (9, 2)
+# Axes that are computed
+SLICE_AXES_SINCE: Final[Version] = (10, 3)
+# The fourth input of Pad, opset 18
+PAD_AXES_SINCE: Final[Version] = (10, 4)
+# Axes as an input, opset 18
+REDUCTION_AXES_SINCE: Final[Version] = (10, 0)
 
 
 def version_of(software: Software) -> Version:

@@ -32,9 +32,12 @@ from edgekd.export.tensorrt_operators import (
 Constant = npt.NDArray[Any]
 QUANTISING: Final = ("QuantizeLinear", "DequantizeLinear")
 DEFAULT_DOMAIN: Final = ("", "ai.onnx")
-SMALLEST_SCALE: Final = 1e-10  # below, TensorRT warns of a dead scale and the tensor is lost
-GROUPS_BY_CHANNEL_SINCE: Final = 21  # the opset from which scale and bias are per channel
-FP16_SCALES_SINCE: Final = 19  # the opset from which QuantizeLinear takes FP16
+# Below, TensorRT warns of a dead scale and the tensor is lost
+SMALLEST_SCALE: Final = 1e-10
+# The opset from which scale and bias are per channel
+GROUPS_BY_CHANNEL_SINCE: Final = 21
+# The opset from which QuantizeLinear takes FP16
+FP16_SCALES_SINCE: Final = 19
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,10 +45,12 @@ class Violation:
     """One reason why a graph is not legal, and what to do; or what is legal and does harm."""
 
     rule: str
-    where: str  # name of a node, tensor or input; "model" for all of it
+    # Name of a node, tensor or input; "model" for all of it
+    where: str
     message: str
     advice: str
-    refuses: bool = True  # False: the graph is taken, and is worse for it
+    # False: the graph is taken, and is worse for it
+    refuses: bool = True
 
     def __str__(self) -> str:
         return f"{self.rule} ({self.where}): {self.message}; {self.advice}"

@@ -93,7 +93,8 @@ def _run_exporter(
         raise
     except Exception as error:  # exporters fail in many ways
         with torch.no_grad():
-            module(sample)  # a fault of the network's own shows itself here again, as what it is
+            # A fault of the network's own shows itself here again, as what it is
+            module(sample)
         raise exporter_errors.explain_refusal(error, software) from error
     written = model.graph.opset_imports.get("", 0)
     if written != software.opset:
@@ -141,7 +142,8 @@ def _by_dynamo(
         external_data=False,
         verbose=False,
     )
-    assert program is not None  # with dynamo=True
+    # With dynamo=True
+    assert program is not None
     return program.model
 
 
@@ -168,7 +170,8 @@ def _tidy(graph: onnx_ir.Model) -> onnx.ModelProto:
     graph.metadata_props.clear()
     graph.graph.name = PRODUCER
     tidy = onnx_ir.serde.serialize_model(graph)
-    del tidy.graph.value_info[:]  # inferred again by whoever wants them
+    # Inferred again by whoever wants them
+    del tidy.graph.value_info[:]
     return tidy
 
 
@@ -206,7 +209,8 @@ def _is_about_the_graph(warning: warnings.WarningMessage) -> bool:
 @contextlib.contextmanager
 def _without_log_of_torch() -> Iterator[None]:
     """Where tracing fails, torch writes the whole graph to stdout, by C++ and whatever its switch says."""
-    torch._C._jit_set_onnx_log_output_stream("stderr")  # unbuffered: it writes while we look away
+    # Unbuffered: it writes while we look away
+    torch._C._jit_set_onnx_log_output_stream("stderr")
     kept = os.dup(2)
     try:
         with Path(os.devnull).open("wb") as nothing:

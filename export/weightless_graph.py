@@ -6,7 +6,8 @@ from typing import Any, Final
 import onnx
 from onnx import helper, shape_inference
 
-_SMALL: Final = 1024  # numbers; what shapes are computed from is smaller
+# Numbers; what shapes are computed from is smaller
+_SMALL: Final = 1024
 
 
 def outline(model: onnx.ModelProto) -> onnx.ModelProto:

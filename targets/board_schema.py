@@ -51,7 +51,8 @@ FACTS: Final[Mapping[str, Literal["text", "whole", "number", "flag"]]] = {
     "power_range_w": "number",
     "part_numbers": "text",
 }
-_UNKNOWN_KEY: Final = "unexpected_keyword_argument"  # pydantic's name for it
+# Pydantic's name for it
+_UNKNOWN_KEY: Final = "unexpected_keyword_argument"
 _TYPES: Final[Mapping[str, tuple[type, ...]]] = {
     "text": (str,),
     "whole": (int,),

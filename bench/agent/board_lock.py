@@ -16,7 +16,8 @@ from typing import Any, Callable, List, Optional
 
 from edgekd.bench.agent.errors import RefusedError
 
-SILENCE_S = 30.0  # a host that says nothing for so long is gone, with its link
+# A host that says nothing for so long is gone, with its link
+SILENCE_S = 30.0
 PIDS = "pids"
 
 Emit = Callable[..., None]

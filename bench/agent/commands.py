@@ -16,7 +16,8 @@ from edgekd.bench.agent import (
 from edgekd.bench.agent.errors import RefusedError
 from edgekd.bench.agent.sensor import monotonic_ns
 
-VERSION = "0.1.0"  # of edgekd, which cannot be imported here
+# Of edgekd, which cannot be imported here
+VERSION = "0.1.0"
 # Goes up when an older host would misread an answer. 2: `hello` comes first; `build`. 3: what is measured runs in a
 # child of the agent; `probe`, `hold`, `kit`; paced calls, runtimes, engines; traces of power. 4: the machine's state through each run.
 PROTOCOL = 4
@@ -155,7 +156,8 @@ def measure_memory(options: Any, emit: Emit) -> None:
         declared=declared,
         **dict(memory.memory_of(options.proc), **board_memory.measure_growth()),
     )
-    del kept  # held until here: what is measured is what it holds
+    # Held until here: what is measured is what it holds
+    del kept
 
 
 def measure_energy(options: Any, emit: Emit) -> None:

@@ -48,7 +48,8 @@ def is_emulated(cpuinfo: Dict[str, str], machine: str, proc: str) -> bool:
     if not machine.startswith(("x86", "i386", "i686")) and all(
         line in cpuinfo for line in _X86_LINES
     ):
-        return True  # qemu-user lets the host's /proc/cpuinfo through
+        # Qemu-user lets the host's /proc/cpuinfo through
+        return True
     names = (cpuinfo.get("model name", ""), cpuinfo.get("Model", ""))
     if any("QEMU" in name for name in names):
         return True

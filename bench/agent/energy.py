@@ -21,7 +21,8 @@ LEAD_S = 0.3
 LEAD_READINGS = 4
 # After calls, until a machine is at rest again.
 REST_S = 1.0
-OPENING_S = 600.0  # that opening a model may take, for the sampler's own limit
+# That opening a model may take, for the sampler's own limit
+OPENING_S = 600.0
 
 Span = NamedTuple("Span", [("begin_ns", int), ("end_ns", int), ("runs", int)])
 
@@ -37,12 +38,14 @@ def measure(options: Any, emit: Emit, open_call: Callable[[], Callable[[], None]
             emit("no-energy", reason=sampling.reason)
             return
         if core is not None:
-            os.sched_setaffinity(0, rest)  # before the runtime starts threads, which inherit it
+            # Before the runtime starts threads, which inherit it
+            os.sched_setaffinity(0, rest)
         call = open_call()
         sensor = sampling.sensor
         beyond_s = LEAD_READINGS * max(sensor["period_s"], sensor["interval_s"])
         windows = _run(options, call, max(LEAD_S, beyond_s, sensor["settle_s"]))
-        time.sleep(beyond_s)  # for a reading beyond the last edge
+        # For a reading beyond the last edge
+        time.sleep(beyond_s)
         readings = sampling.stop()
     emit("sensor", **sensor)
     emit("power", **readings)

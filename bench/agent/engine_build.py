@@ -29,7 +29,8 @@ from edgekd.bench.agent.golden_vectors import (
 )
 
 FORMAT = 1
-RECORD = ".json"  # after the engine's name
+# After the engine's name
+RECORD = ".json"
 CACHE = ".timing"
 PROGRESS_EVERY_S = 0.5
 

@@ -1,6 +1,7 @@
 """What the agent refuses, told apart so that the host can say what to do."""
 
-DIED = 6  # the process that runs the model; edgekd's own code for a device that was lost
+# The process that runs the model; edgekd's own code for a device that was lost
+DIED = 6
 # By kind, the code that the process exits with: that of edgekd's own table of failures.
 CODES = {
     "inputs": 2,

@@ -80,7 +80,8 @@ def firstboot(options: Any, emit: Emit, library: Any = None) -> None:
                 state.point(name)
                 state.prune()
         except (RefusedError, OSError) as problem:
-            state.clean()  # what is half made takes room, on a full disk the last of it
+            # What is half made takes room, on a full disk the last of it
+            state.clean()
             state.say(ok=False, reason=str(problem), **state_record)
             emit("kept", current=state.target(CURRENT), wanted=state_record["wanted"])
             raise
@@ -158,7 +159,8 @@ def read_bundle(folder: str, wanted_runtime: Optional[str], precision: Optional[
             )
         software = manifest["target"]["software"]
         runs_on, typing = wanted_runtime or software["runtime"], software["typing"] or "weak"
-        flagged = runs_on != "onnxruntime" and typing == "weak"  # FP16 is a flag of the builder
+        # FP16 is a flag of the builder
+        flagged = runs_on != "onnxruntime" and typing == "weak"
         last = manifest["models"][-1]["precision"]
         if precision is None:
             precision = "fp16" if flagged and last == "fp32" else last

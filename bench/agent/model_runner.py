@@ -59,7 +59,8 @@ def import_only(options: Any) -> Any:
 
     module = trt_python.import_tensorrt()
     device = cuda.Cuda(cuda.find_library(options.cudart))
-    device.__enter__()  # the context of CUDA belongs to the runtime
+    # The context of CUDA belongs to the runtime
+    device.__enter__()
     return module, device
 
 
@@ -70,7 +71,8 @@ def _tensorrt(options: Any) -> Ready:
         raise RefusedError("inputs", "values can be given to ONNX Runtime alone")
     trt = trt_python.import_tensorrt()
     device = cuda.Cuda(cuda.find_library(options.cudart))
-    device.__enter__()  # until this process ends: what is measured keeps it
+    # Until this process ends: what is measured keeps it
+    device.__enter__()
     with open(options.model, "rb") as stream:
         plan = stream.read()
     opened = trt_python.open_engine(trt, device, plan, seed=options.seed, batch=options.batch)

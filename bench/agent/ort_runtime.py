@@ -153,7 +153,8 @@ def call_of(session: Any, feed: Dict[str, Any]) -> Callable[[], None]:
     run: Any = getattr(native, "run_with_iobinding", None)
     held = getattr(binding, "_iobinding", None)
 
-    def call_native(_kept: Any = (binding, feed)) -> None:  # that it computes on
+    # That it computes on
+    def call_native(_kept: Any = (binding, feed)) -> None:
         run(held, None)
 
     def call_public(_kept: Any = feed) -> None:
@@ -171,7 +172,8 @@ def try_once(call: Callable[[], None]) -> None:
     try:
         call()
     except RefusedError:
-        raise  # TensorRT's reasons are known
+        # TensorRT's reasons are known
+        raise
     except Exception as error:
         raise RefusedError("not-runnable", _first_line(error)) from error
 

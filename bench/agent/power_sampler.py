@@ -27,8 +27,10 @@ BETWEEN_TRIES_S = 0.002
 # An hour and a half at 40 Hz; beyond it the readings end, and the host says so.
 MOST_READINGS = 200000
 MOST_PROBLEMS = 5
-GOLDEN = 0.6180339887498949  # whose multiples fill 0..1 as evenly as any number's
-PATIENCE_S = 30.0  # for the sampler to start, or to hand over what it has
+# Whose multiples fill 0..1 as evenly as any number's
+GOLDEN = 0.6180339887498949
+# For the sampler to start, or to hand over what it has
+PATIENCE_S = 30.0
 
 Emit = Callable[..., None]
 
@@ -188,7 +190,8 @@ class Sampling:
         self._process = subprocess.Popen(
             self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
-        for _ in range(2):  # the greeting, then the sensor or why there is none
+        # The greeting, then the sensor or why there is none
+        for _ in range(2):
             message = self._parse_line(self._process.stdout.readline())
             event = message.pop("event")
             if event == "sensor":

@@ -34,9 +34,12 @@ Chip = NamedTuple(
 )
 INA3221 = Chip(40e-6, 80e-6, 8e-3, 16e-3, 0.0025)  # SBOS576
 INA226 = Chip(2.5e-6, 10e-6, 1.25e-3, 7.5e-3, 0.001)  # SBOS547
-INA238 = Chip(5e-6, 5e-6, 3.125e-3, 5e-3, 0.001)  # SBOSA20, at its wider range
-SHUNT_TOLERANCE = 0.01  # of a resistor of the usual class; no board says it
-DRIVER_STEP_A = 0.001  # what the kernel rounds currents to
+# SBOSA20, at its wider range
+INA238 = Chip(5e-6, 5e-6, 3.125e-3, 5e-3, 0.001)
+# Of a resistor of the usual class; no board says it
+SHUNT_TOLERANCE = 0.01
+# What the kernel rounds currents to
+DRIVER_STEP_A = 0.001
 # Three channels, 1.1 ms for each of voltage and current: the chip's reset state.
 INA3221_INTERVAL_S = 0.0066
 INA238_INTERVAL_S = 0.004
@@ -160,7 +163,8 @@ def _hwmon(place: Place) -> List[Tuple[str, str]]:
         try:
             found.append((folder, read_text(os.path.join(folder, "name"))))
         except OSError:
-            continue  # a device that is going away
+            # A device that is going away
+            continue
     return found
 
 

@@ -23,8 +23,10 @@ GPU_SENSOR = 0
 POWER_INSTANT = 186
 # "Accurate to within +/- 5 %", nvml.h.
 GAIN = 0.05
-UPDATE_S = 0.1  # of the counter and of the power readings
-PERIOD_S = 0.02  # often enough to see the counter move
+# Of the counter and of the power readings
+UPDATE_S = 0.1
+# Often enough to see the counter move
+PERIOD_S = 0.02
 # Since Ampere but GA100 the plain power reading is an average over the last second.
 AVERAGED_S = 1.0
 # Bits of nvmlClocksThrottleReasons that are no choice of the user's.
@@ -115,7 +117,8 @@ class Card:
 
 def find(place: Place, number: int = 0) -> Found:
     """The counter of a card, else its power of the moment, else its average of a second."""
-    del place  # the library lies where the loader finds it
+    # The library lies where the loader finds it
+    del place
     try:
         card = Card(number)
     except (OSError, AttributeError) as error:

@@ -17,8 +17,10 @@ from edgekd.bench.agent.sensor import (
 # Neither Intel nor AMD says how wrong it may be. This is what NVML says of its own power readings.
 ASSUMED_GAIN = 0.05
 UPDATE_S = 0.001
-PERIOD_S = 0.1  # the counter holds minutes; this is for the picture of the power
-STEP_J = 61e-6  # 2^-14 J, the coarser of the two units in use
+# The counter holds minutes; this is for the picture of the power
+PERIOD_S = 0.1
+# 2^-14 J, the coarser of the two units in use
+STEP_J = 61e-6
 
 
 def find(place: Place) -> Found:
@@ -41,7 +43,8 @@ def find(place: Place) -> Found:
         paths.append(counter)
         channels.append(Channel(name, "uJ", 0.0, [ASSUMED_GAIN], STEP_J, wraps_at))
     if problems:
-        return None, "RAPL: " + ", ".join(problems)  # one package of two is not the machine
+        # One package of two is not the machine
+        return None, "RAPL: " + ", ".join(problems)
     if not channels:
         return None, "RAPL: no package under {}".format(pattern)
 

@@ -23,7 +23,8 @@ SCOPE = (
     "5 V input, estimated from the rails of the power chip by a fit of one other board; "
     "USB, HAT and NVMe are not included"
 )
-PERIOD_S = 0.2  # each read starts a program
+# Each read starts a program
+PERIOD_S = 0.2
 TIMEOUT_S = 5.0
 # `vcgencmd get_throttled`: bits of now; 16 higher, of any time since boot.
 BITS = (

@@ -6,7 +6,8 @@ from typing import Any, Callable, Dict, List, Optional, Set
 from edgekd.bench.agent.sensor import monotonic_ns
 
 PERIOD_S = 1.0
-MOST_LOOKS = 1200  # then every second one is dropped, and the period is twice as long
+# Then every second one is dropped, and the period is twice as long
+MOST_LOOKS = 1200
 
 
 class StateSampler:

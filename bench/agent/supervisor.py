@@ -19,7 +19,8 @@ from edgekd.bench.agent.errors import DIED
 from edgekd.bench.agent.state_sampler import StateSampler
 
 INNER = "--inner"
-DEADLINE_CODE = 124  # as timeout(1)
+# As timeout(1)
+DEADLINE_CODE = 124
 _PR_SET_PDEATHSIG = 1
 
 
@@ -53,11 +54,14 @@ def supervise(
     Returns:
         The exit code: the child's, or `DIED`'s.
     """
-    libc = ctypes.CDLL(None)  # before the fork: a child of a fork should not load libraries
+    # Before the fork: a child of a fork should not load libraries
+    libc = ctypes.CDLL(None)
 
     def set_apart() -> None:
-        os.setpgid(0, 0)  # so that all that it starts can be ended at once
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # it goes when this process is killed
+        # So that all that it starts can be ended at once
+        os.setpgid(0, 0)
+        # It goes when this process is killed
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
     child = subprocess.Popen(
         [*program(), *arguments, INNER],

@@ -23,7 +23,8 @@ LEVERS = (
     "swap does not help the GPU."
 )
 MOST_LINES = 4
-LONGEST = 400  # characters of a line
+# Characters of a line
+LONGEST = 400
 
 
 def last_words(words: List[str]) -> str:

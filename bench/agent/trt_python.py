@@ -31,7 +31,8 @@ if TYPE_CHECKING:
         Runtime,
     )
 
-OLDEST = (8, 5)  # tensors have names there; older ones are left to trtexec
+# Tensors have names there; older ones are left to trtexec
+OLDEST = (8, 5)
 # numpy's names of types, and TensorRT's.
 TYPES = {"float32": "FLOAT", "int32": "INT32", "uint8": "UINT8"}
 

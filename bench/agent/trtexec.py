@@ -107,7 +107,8 @@ def _version(program: str) -> str:
         found = _BANNER.search(line)
         if found:
             return version_of(int(found.group(1)))
-    for name in LIBRARIES:  # some builds print no banner for --help
+    # Some builds print no banner for --help
+    for name in LIBRARIES:
         try:
             return version_of(int(ctypes.CDLL(name).getInferLibVersion()))
         except (OSError, AttributeError):

@@ -21,7 +21,8 @@ def run_flags(version: trtexec.Version, engine: str, out: str, options: Any) -> 
     """
     flags = ["--loadEngine=" + engine, "--exportTimes=" + out, "--iterations=10"]
     flags += ["--warmUp={}".format(warmup_ms(options))]
-    flags += ["--duration={}".format(max(1, math.ceil(options.seconds)))]  # whole seconds
+    # Whole seconds
+    flags += ["--duration={}".format(max(1, math.ceil(options.seconds)))]
     wanted = ("--includeDataTransfers", "--noSpinWait", "--noCudaGraph")
     return flags + [flag for flag in wanted if trtexec.has(flag, version)]
 

@@ -24,12 +24,15 @@ Verdict = Literal["less", "more", "none"]
 class Ratio:
     """New over old of one figure, with a 95 % interval; or why there is none."""
 
-    figure: str  # "latency", "memory", "energy"
+    # "latency", "memory", "energy"
+    figure: str
     value: float | None
     low: float | None
     high: float | None
-    verdict: Verdict  # whether new is less or more than old
-    reason: str  # for the verdict, or for there being none
+    # Whether new is less or more than old
+    verdict: Verdict
+    # For the verdict, or for there being none
+    reason: str
 
 
 @record
@@ -120,7 +123,8 @@ def _interval(logs: Sequence[np.ndarray]) -> tuple[float, float]:
     if total == 0:
         return middle, middle
     weights = [square**2 / (len(part) - 1) for square, part in zip(squares, logs, strict=True)]
-    degrees = max(1, int(total**2 / sum(weights)))  # Welch and Satterthwaite
+    # Welch and Satterthwaite
+    degrees = max(1, int(total**2 / sum(weights)))
     half = student_factor(degrees) * statistics.Z * math.sqrt(total)
     return middle - half, middle + half
 

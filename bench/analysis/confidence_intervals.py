@@ -49,7 +49,8 @@ def half_width(bounds: NDArray[np.float64], sigma: float, coverage: float = COVE
     def within(c: float) -> float:
         return float((np.sin(c * t) / t * phi).sum() * 0.04 * 2 / np.pi)
 
-    low, high = 0.0, 5.0  # standard deviations
+    # Standard deviations
+    low, high = 0.0, 5.0
     for _ in range(30):
         middle = (low + high) / 2
         low, high = (middle, high) if within(middle) < coverage else (low, middle)

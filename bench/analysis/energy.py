@@ -40,7 +40,8 @@ JOULES: Final = {"uJ": 1e-6, "mJ": 1e-3}
 @dataclass(frozen=True, kw_only=True)
 class Analysis:
     energy: Energy
-    quality: Quality | None  # None: nothing was integrated
+    # None: nothing was integrated
+    quality: Quality | None
 
 
 def analyse(sensor: SensorResponse, power: PowerResponse, run: EnergyResponse) -> Analysis:
@@ -182,7 +183,8 @@ def _trace(
     busy: Window,
 ) -> PowerTrace:
     seconds, watts = taken.totals(moments)
-    block = -(-len(seconds) // MOST_POINTS)  # means of so many, where there are too many to keep
+    # Means of so many, where there are too many to keep
+    block = -(-len(seconds) // MOST_POINTS)
     kept = len(seconds) // block * block
     seconds, watts = (column[:kept].reshape(-1, block).mean(axis=1) for column in (seconds, watts))
 

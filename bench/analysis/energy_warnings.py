@@ -19,13 +19,17 @@ from edgekd.bench.protocol.responses import (
 )
 from edgekd.records import MeasurementWarning
 
-RATE: Final = 0.8  # of what was asked for
+# Of what was asked for
+RATE: Final = 0.8
 GAP_S: Final = 0.5
-IDLE_DRIFT: Final = 0.02  # of the net power
+# Of the net power
+IDLE_DRIFT: Final = 0.02
 CLOCK: Final = 0.02
-SPREAD: Final = 0.05  # between the windows
+# Between the windows
+SPREAD: Final = 0.05
 REPEATS: Final = 0.5
-STEP_SHARE: Final = 0.005  # of the power
+# Of the power
+STEP_SHARE: Final = 0.005
 SAMPLER_LOAD: Final = 0.10  # processors
 
 

@@ -36,15 +36,24 @@ class Quality:
     """What the warnings about an energy are drawn from."""
 
     asked_hz: float
-    rate_hz: float  # of fresh readings
-    longest_gap_s: float  # within the windows
-    repeats: float  # share of the readings that only repeat the one before
-    undithered: bool  # a rail stayed within two steps of its converter
-    step_share: float  # half a step of such rails, over the power; no unit
-    windows_j: tuple[float, ...]  # gross energy of a call, by window
-    shortest_s: float  # of the windows
-    needed_s: float  # that a window should last at this rate
-    idle_drift: float | None  # from before to after, over the net power; no unit
+    # Of fresh readings
+    rate_hz: float
+    # Within the windows
+    longest_gap_s: float
+    # Share of the readings that only repeat the one before
+    repeats: float
+    # A rail stayed within two steps of its converter
+    undithered: bool
+    # Half a step of such rails, over the power; no unit
+    step_share: float
+    # Gross energy of a call, by window
+    windows_j: tuple[float, ...]
+    # Of the windows
+    shortest_s: float
+    # That a window should last at this rate
+    needed_s: float
+    # From before to after, over the net power; no unit
+    idle_drift: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,7 +215,8 @@ class WindowEnergies:
     def _within_w(self, spans: Sequence[Window]) -> float:
         """Standard error of the mean power over these spans, from how the readings vary in each."""
         if self._sensor.kind == "counter":
-            return 0.0  # it misses nothing; its edges are counted apart
+            # It misses nothing; its edges are counted apart
+            return 0.0
         variance = 0.0
         for span in spans:
             parts = [rail.within(span.begin_s, span.end_s) for rail in self._rails]

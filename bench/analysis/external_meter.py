@@ -27,7 +27,8 @@ from edgekd.errors import InputFileError
 from edgekd.records import MeasurementWarning, PowerTrace, TraceSpan, record
 
 MOST_READINGS: Final = 200_000
-MOST_STEPS: Final = 2**20  # of the grid that clocks are compared on
+# Of the grid that clocks are compared on
+MOST_STEPS: Final = 2**20
 # What the log must look like where it is aligned, and may look like anywhere else at most.
 LEAST_CORRELATION: Final = 0.8
 RIVAL: Final = 0.9  # of the best
@@ -52,9 +53,12 @@ class Alignment:
     """Meter's clock less the board's, and how well the log fits there."""
 
     offset_s: float
-    correlation: float  # with "the model runs", no unit
-    rival: float  # the best correlation elsewhere
-    step_s: float  # what the offset is known to
+    # With "the model runs", no unit
+    correlation: float
+    # The best correlation elsewhere
+    rival: float
+    # What the offset is known to
+    step_s: float
 
 
 def align(log: MeterLog, trace: PowerTrace) -> Alignment:

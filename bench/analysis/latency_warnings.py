@@ -15,17 +15,23 @@ from edgekd.bench.protocol.responses import LatencyResponse, StatesResponse
 from edgekd.records import Conditions, MeasurementWarning, Samples
 
 COLD_START_RATIO: Final = 5.0
-DRIFT: Final = 0.05  # of a process's median, from its first half to its second
-DISAGREEMENT: Final = 0.05  # between the medians of processes
-SPREAD: Final = 0.10  # torch.utils.benchmark's rule for IQR / median
+# Of a process's median, from its first half to its second
+DRIFT: Final = 0.05
+# Between the medians of processes
+DISAGREEMENT: Final = 0.05
+# Torch.utils.benchmark's rule for IQR / median
+SPREAD: Final = 0.10
 TAIL_RATIO: Final = 2.0
 OUTLIER_SHARE: Final = 0.01
-FEW_SAMPLES: Final = 100  # below, a p99 is the maximum
+# Below, a p99 is the maximum
+FEW_SAMPLES: Final = 100
 BUSY_PROCESSORS: Final = 0.3
 CLOCK_CHANGE: Final = 0.05
-AGENT_LOAD: Final = 0.05  # of a processor; it should sleep
+# Of a processor; it should sleep
+AGENT_LOAD: Final = 0.05
 LATE_SHARE: Final = 0.01
-CLOCK_STEPS: Final = 100  # a call shorter than this many steps is known to 1 % at best
+# A call shorter than this many steps is known to 1 % at best
+CLOCK_STEPS: Final = 100
 
 
 def warnings_of(

@@ -27,7 +27,8 @@ _NAMES: Final = {
 _UNIT: Final = re.compile(r"[(\[]\s*([a-zµ]+)\s*[)\]]|[_ ]([a-zµ]{1,2})$")
 
 
-SKIPPED: Final = "-"  # the name of a column that is not read
+# The name of a column that is not read
+SKIPPED: Final = "-"
 
 
 @record
@@ -45,7 +46,8 @@ class LogColumns:
     current_unit: str | None = None
     voltage: str | None = None
     voltage_unit: str | None = None
-    volts: float | None = None  # of a supply that is not logged
+    # Of a supply that is not logged
+    volts: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from edgekd.bench.analysis.confidence_intervals import student_factor
 from edgekd.records import Samples
 
-Z: Final = 1.959964  # 97.5 % point of the normal distribution
+# 97.5 % point of the normal distribution
+Z: Final = 1.959964
 # hyperfine's rule: further from the median than 10 sigma, where 1.4826 MAD is one.
 OUTLIER_MADS: Final = 14.826
 # Of a normal distribution, in case the MAD is 0: sigma = 1.2533 mean absolute deviations.
@@ -80,7 +81,8 @@ def median_interval(
     """
     ordered = np.sort(np.asarray(samples.values))  # (n,)
     count = len(ordered)
-    below = (count + 1) // 2  # draws up to and with the (lower) middle one
+    # Draws up to and with the (lower) middle one
+    below = (count + 1) // 2
     lower = generator.beta(below, count + 1 - below, size=resamples)  # (resamples,)
     upper = lower
     if count % 2 == 0:

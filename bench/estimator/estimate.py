@@ -33,9 +33,12 @@ from edgekd.records import (
 
 FILE: Final = Path(__file__).parent / "fits.json"
 CONFIDENCE: Final = 0.9
-WIDEST: Final = 0.5  # a wider interval is no estimate, and is refused
-RELIES: Final = 0.05  # of the device's time: above it, an estimate hangs on that kind of kernel
-CALL: Final = 0.2  # of an estimate: above it, a reader should know
+# A wider interval is no estimate, and is refused
+WIDEST: Final = 0.5
+# Of the device's time: above it, an estimate hangs on that kind of kernel
+RELIES: Final = 0.05
+# Of an estimate: above it, a reader should know
+CALL: Final = 0.2
 NO_ENERGY: Final = (
     "no energy is estimated: the rows with a measured energy on TensorRT are of two networks (ResNet-50 "
     "and RetinaNet, INT8, at the wall), too few to leave one out, and those of other runtimes do "
@@ -51,13 +54,16 @@ class FittedRow:
     family: str
     measured_s: Annotated[float, Field(gt=0)]
     fitted_s: Annotated[float, Field(gt=0)]
-    left_out_s: Annotated[float, Field(gt=0)]  # fitted without its family
+    # Fitted without its family
+    left_out_s: Annotated[float, Field(gt=0)]
     # Whether another family of this board has each kind of kernel that it hangs on. If not, nobody
     # would have estimated it without its family.
     supported: bool
     macs: int
-    side: int  # pixels of the input
-    kinds: tuple[Computing, ...]  # that it hangs on
+    # Pixels of the input
+    side: int
+    # That it hangs on
+    kinds: tuple[Computing, ...]
 
 
 @record
@@ -92,7 +98,8 @@ class Estimator:
 
     version: str
     command: str
-    rows_digest: Digest  # of the file of rows
+    # Of the file of rows
+    rows_digest: Digest
     fits: tuple[BoardFit, ...]
 
 

@@ -12,8 +12,10 @@ from onnx import checker, helper, shape_inference
 from edgekd.bench.estimator.kernel_fusion import Folding, Kernel, Shape
 from edgekd.errors import InputFileError
 
-MOST_BYTES: Final = 2**31  # what a protobuf holds
-_SMALL: Final = 1024  # numbers; what shapes are computed from is smaller
+# What a protobuf holds
+MOST_BYTES: Final = 2**31
+# Numbers; what shapes are computed from is smaller
+_SMALL: Final = 1024
 _CONTROL_FLOW: Final = frozenset(("If", "Loop", "Scan"))
 
 
@@ -22,8 +24,10 @@ class Network:
     """A graph as kernels, for one batch. Not a record: it is derived from the file each time."""
 
     kernels: tuple[Kernel, ...]
-    input_shape: Shape  # of the largest input, with the batch
-    quantised: bool  # it has Q/DQ pairs
+    # Of the largest input, with the batch
+    input_shape: Shape
+    # It has Q/DQ pairs
+    quantised: bool
     notes: tuple[str, ...] = ()
 
     @property
@@ -123,7 +127,8 @@ def _close_batch(graph: onnx.GraphProto, origin: str) -> None:
             dimension.dim_value = 1
     for entry in graph.output:
         entry.type.tensor_type.ClearField("shape")
-    del graph.value_info[:]  # said by the file, for the batch that was open
+    # Said by the file, for the batch that was open
+    del graph.value_info[:]
 
 
 def _without_weights(graph: onnx.GraphProto) -> dict[str, Shape]:

@@ -54,9 +54,11 @@ class Kernel:
 
     kind: Kind
     macs: int = 0
-    inputs: int = 0  # elements of activations read
+    # Elements of activations read
+    inputs: int = 0
     weights: int = 0  # elements
-    outputs: int = 0  # elements written
+    # Elements written
+    outputs: int = 0
     depth: int = 0
     in_channels: int = 0  # of a group
     out_channels: int = 0  # of a group
@@ -87,8 +89,10 @@ class Folding:
         self.constants = set(constants)
         self.unknown: Counter[str] = Counter()
         self.kernels: list[Kernel] = []
-        self._same: dict[str, str] = {}  # a view, and what it is a view of
-        self._made_by: dict[str, int] = {}  # value: place in kernels
+        # A view, and what it is a view of
+        self._same: dict[str, str] = {}
+        # Value: place in kernels
+        self._made_by: dict[str, int] = {}
         nodes = [node for node in graph.node if not self._is_constant(node)]
         self._readers: defaultdict[str, list[onnx.NodeProto]] = defaultdict(list)
         for node in nodes:
@@ -233,7 +237,8 @@ class Folding:
         other = others[0]
         if other.op_type not in POINTWISE:
             return False
-        if self._root(other.output[0]) in given:  # the gate has been folded before this node
+        # The gate has been folded before this node
+        if self._root(other.output[0]) in given:
             return self._made_by.get(self._root(other.output[0])) == place
         # This node is the gate: its only reader is the one that also reads the value.
         readers = self._readers[node.output[0]]

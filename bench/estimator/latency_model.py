@@ -34,9 +34,11 @@ COMPUTING: Final[tuple[Computing, ...]] = ("dense3x3", "dense", "grouped", "prod
 WIDTH_BYTES: Final[dict[Precision, int]] = {"fp32": 4, "fp16": 2, "int8": 1}
 # Multiply-accumulates at once, beside FP16: TF32 on tensor cores and FP32 on plain ones are half.
 RATE: Final[dict[Precision, float]] = {"fp32": 0.5, "fp16": 1.0, "int8": 2.0}
-TILES: Final = {True: (128, 64), False: (64, 32)}  # tensor cores: pixels, channels
+# Tensor cores: pixels, channels
+TILES: Final = {True: (128, 64), False: (64, 32)}
 STEP: Final = 8  # of the sum
-SHARPNESS: Final = 4  # of the longer of host and device
+# Of the longer of host and device
+SHARPNESS: Final = 4
 
 
 @record
@@ -59,7 +61,8 @@ class Constants:
     grouped: Positive
     product: Positive
     bandwidth: Positive
-    precision: Positive  # of what the rate promises; 1 for FP16
+    # Of what the rate promises; 1 for FP16
+    precision: Positive
     depth_s: Positive
     floor_s: Positive
     enqueue_s: Positive
@@ -70,11 +73,15 @@ class Constants:
 class Work:
     """Kernels of one network as vectors (kernels,), for one machine and precision."""
 
-    kind: NDArray[np.int64]  # place in COMPUTING; its length for those that only move bytes
-    compute_s: Vector  # at peak, padded
-    move_s: Vector  # at full bandwidth
+    # Place in COMPUTING; its length for those that only move bytes
+    kind: NDArray[np.int64]
+    # At peak, padded
+    compute_s: Vector
+    # At full bandwidth
+    move_s: Vector
     depth: Vector
-    count: Vector  # how often each is launched
+    # How often each is launched
+    count: Vector
 
 
 def work_of(

@@ -18,20 +18,24 @@ class UploadedModel:
     """A model where the agent is."""
 
     path: str
-    digest: str | None  # None: not known here, as of an engine that the board built
-    inputs: str | None  # path of a file with values
+    # None: not known here, as of an engine that the board built
+    digest: str | None
+    # Path of a file with values
+    inputs: str | None
 
 
 @dataclass(frozen=True)
 class Request:
     """One call of the agent, for one model."""
 
-    model: int  # its place among those that are measured
+    # Its place among those that are measured
+    model: int
     kind: Kind
     stage: Stage | None
     arena: bool
     arguments: tuple[str, ...]
-    seconds: float  # that it measures for, about
+    # That it measures for, about
+    seconds: float
 
 
 def probe(config: BenchConfig) -> list[str]:

@@ -8,7 +8,8 @@ from pydantic import AfterValidator, Field, StringConstraints, TypeAdapter, Vali
 from edgekd.errors import DeviceError
 from edgekd.records import printable, record
 
-PROTOCOL: Final = 4  # of bench/agent/commands.py
+# Of bench/agent/commands.py
+PROTOCOL: Final = 4
 
 
 Text: TypeAlias = Annotated[str, StringConstraints(max_length=2000), AfterValidator(printable)]
@@ -113,19 +114,24 @@ class SessionResponse:
     event: Literal["session"]
     runtime: Text
     provider: Text
-    inputs: Annotated[tuple[InputResponse, ...], Field(max_length=64)]  # none: trtexec made them up
+    # None: trtexec made them up
+    inputs: Annotated[tuple[InputResponse, ...], Field(max_length=64)]
 
 
 @record
 class LatencyResponse:
     event: Literal["latency"]
-    begin_ns: Whole | None  # of the timed calls, by CLOCK_MONOTONIC; None: trtexec does not say
+    # Of the timed calls, by CLOCK_MONOTONIC; None: trtexec does not say
+    begin_ns: Whole | None
     end_ns: Whole | None
-    fps: Positive | None  # None: back to back
-    late: Whole | None  # of paced calls
+    # None: back to back
+    fps: Positive | None
+    # Of paced calls
+    late: Whole | None
     warmup_s: Positive
     warmup_runs: Whole
-    stationary: bool | None  # None: trtexec does not say
+    # None: trtexec does not say
+    stationary: bool | None
     first_ns: Nanoseconds | None
     clock_step_ns: Annotated[int, Field(ge=1, le=10**9)]
     values_ns: Annotated[tuple[Nanoseconds, ...], Field(min_length=1, max_length=1_000_000)]
@@ -146,9 +152,12 @@ class MemoryResponse:
     peak_rss: Bytes | None
     reason: Text | None
     arena: bool
-    declared: DeclaredResponse | None  # by an engine
-    board: SignedBytes | None  # how far MemAvailable fell
-    gpu: SignedBytes | None  # how far NvMapMemUsed rose
+    # By an engine
+    declared: DeclaredResponse | None
+    # How far MemAvailable fell
+    board: SignedBytes | None
+    # How far NvMapMemUsed rose
+    gpu: SignedBytes | None
 
 
 @record
@@ -186,10 +195,13 @@ class PowerResponse:
     end_ns: Times
     values: Annotated[tuple[Readings, ...], Field(min_length=1, max_length=32)]
     millivolts: Annotated[tuple[Readings | None, ...], Field(min_length=1, max_length=32)]
-    dropped: Whole  # readings that failed
-    missed: Whole  # slots that a slow reading ran over
+    # Readings that failed
+    dropped: Whole
+    # Slots that a slow reading ran over
+    missed: Whole
     problems: Annotated[tuple[Text, ...], Field(max_length=8)]
-    load: Positive  # processors that the sampler kept busy
+    # Processors that the sampler kept busy
+    load: Positive
 
     def __post_init__(self) -> None:
         rows = len(self.begin_ns)
@@ -215,7 +227,8 @@ class SpanResponse:
 
 @record
 class StateResponse:
-    counts: Annotated[dict[Text, Whole], Field(max_length=64)]  # of events, since boot
+    # Of events, since boot
+    counts: Annotated[dict[Text, Whole], Field(max_length=64)]
     alarms: Annotated[tuple[Text, ...], Field(max_length=64)]  # of now
     temperatures_c: Annotated[dict[Text, Finite], Field(max_length=256)]
     clocks_mhz: Annotated[dict[Text, Positive], Field(max_length=256)]
@@ -229,7 +242,8 @@ class StatesResponse:
     at_ns: Annotated[tuple[Whole, ...], Field(min_length=2, max_length=2000)]
     temperatures_c: Annotated[dict[Text, Column], Field(max_length=256)]
     clocks_mhz: Annotated[dict[Text, Column], Field(max_length=256)]
-    counts: Annotated[dict[Text, int], Field(max_length=64)]  # events, last look less the first
+    # Events, last look less the first
+    counts: Annotated[dict[Text, int], Field(max_length=64)]
     alarms: Annotated[tuple[Text, ...], Field(max_length=64)]
 
     def __post_init__(self) -> None:
@@ -244,11 +258,14 @@ class StatesResponse:
 class EnergyResponse:
     event: Literal["energy"]
     windows: Annotated[tuple[SpanResponse, ...], Field(min_length=1, max_length=100)]
-    idle: tuple[SpanResponse, SpanResponse]  # before, after
-    busy: SpanResponse  # from the first call after the one idle window to the last before the other
+    # Before, after
+    idle: tuple[SpanResponse, SpanResponse]
+    # From the first call after the one idle window to the last before the other
+    busy: SpanResponse
     before: StateResponse
     after: StateResponse
-    pinned: bool  # the sampler had a core for itself
+    # The sampler had a core for itself
+    pinned: bool
 
     def __post_init__(self) -> None:
         if any(window.runs == 0 or window.end_ns == window.begin_ns for window in self.windows):

@@ -10,7 +10,8 @@ from edgekd.bench.transport import agent_process
 
 # By path and not by name: the agent must not bring edgekd into the process it measures.
 AGENT: Final = (sys.executable, str(Path(__file__).parents[1] / "agent" / "__main__.py"))
-MARGIN_S: Final = 15.0  # from the agent's own deadline to the host's patience
+# From the agent's own deadline to the host's patience
+MARGIN_S: Final = 15.0
 
 
 class Access(Protocol):

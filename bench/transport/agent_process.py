@@ -31,9 +31,11 @@ T = TypeVar("T")
 
 MAX_OUTPUT_BYTES: Final = 64 * 2**20
 POLL_S: Final = 0.25
-END_S: Final = 2.0  # for an agent that is asked to end
+# For an agent that is asked to end
+END_S: Final = 2.0
 TAIL_LINES: Final = 5
-CODES: Final = frozenset({0, 2, 3, 4, 6, 8})  # of the agent; bench/agent/errors.py
+# Of the agent; bench/agent/errors.py
+CODES: Final = frozenset({0, 2, 3, 4, 6, 8})
 
 
 def ask(
@@ -166,7 +168,8 @@ def _watch(
         listener.listen()
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(POLL_S)
-            listener.listen()  # to what it said last
+            # To what it said last
+            listener.listen()
             break
         if time.monotonic() > deadline:
             return f"The agent did not end within {timeout_s:g} s."

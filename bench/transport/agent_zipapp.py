@@ -27,7 +27,8 @@ def agent_archive() -> bytes:
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         for name in sorted(sources):
             entry = zipfile.ZipInfo(name, _DATE)
-            entry.create_system = 3  # Unix, wherever this runs
+            # Unix, wherever this runs
+            entry.create_system = 3
             entry.external_attr = 0o100644 << 16
             archive.writestr(entry, sources[name])
     return buffer.getvalue()

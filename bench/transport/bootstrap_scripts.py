@@ -2,7 +2,8 @@
 
 from typing import Final
 
-SLACK_BYTES: Final = 16 * 2**20  # to be left free on the board
+# To be left free on the board
+SLACK_BYTES: Final = 16 * 2**20
 # Run by whichever Python the board has; it must be readable by old ones too, for these to say that they are old.
 CONTACT: Final = """
 import json, os, sys

@@ -29,7 +29,8 @@ class Device:
     url: str
     target: Target | None = None
     ssh_options: tuple[str, ...] = ()
-    python: str | None = None  # the program there
+    # The program there
+    python: str | None = None
 
 
 @record

@@ -47,7 +47,8 @@ CONTACT_S: Final = 60.0
 PUSH_S: Final = 3600.0
 HEARTBEAT_S: Final = 5.0
 OLDEST_PYTHON: Final = (3, 6)
-SSH_FAILED: Final = 255  # ssh's own code: everything else is the remote command's
+# Ssh's own code: everything else is the remote command's
+SSH_FAILED: Final = 255
 
 # What OpenSSH says, and what to do about it.
 _REASONS: Final = (
@@ -101,7 +102,8 @@ class SshAccess:
             options: more words for ssh, before the destination.
         """
         self.address = address
-        self.sent: list[tuple[str, int]] = []  # names and bytes of what was pushed
+        # Names and bytes of what was pushed
+        self.sent: list[tuple[str, int]] = []
         self._options = tuple(options)
         self._pythons = (python,) if python is not None else PYTHONS
         self._folder = ""
@@ -316,7 +318,8 @@ class SshAccess:
                 self._holder.stdin.write(b"\n")
                 self._holder.stdin.flush()
             except (OSError, ValueError):
-                return  # the next question will find the link cut, and say so
+                # The next question will find the link cut, and say so
+                return
 
     def _let_go(self) -> None:
         """Close the pipe that holds the board, and wait until it is clean."""

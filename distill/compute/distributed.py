@@ -24,7 +24,8 @@ PATIENCE_S: Final = 300.0
 # Between the draws of two ranks: far from the small numbers that seeds differ by. Not a power of
 # two, since the CPU's generator takes 32 bits of it.
 SEED_STRIDE: Final = 1_000_003
-PIECE_BYTES: Final = 1 << 26  # of a message
+# Of a message
+PIECE_BYTES: Final = 1 << 26
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +141,8 @@ class ProcessGroup:
         with _exchange():
             dist.send(torch.tensor(len(data)), to)
             for start in range(0, len(data), PIECE_BYTES):
-                piece = bytearray(data[start : start + PIECE_BYTES])  # writable, as torch wants it
+                # Writable, as torch wants it
+                piece = bytearray(data[start : start + PIECE_BYTES])
                 dist.send(torch.frombuffer(piece, dtype=torch.uint8), to)
 
     def recv(self, *, of: int) -> bytes:
@@ -174,7 +176,8 @@ class ProcessGroup:
     def destroy(self) -> None:
         """Everybody is done with everybody; nothing of the above may be called after."""
         if not self.is_single:
-            self.broadcast_number(0.0)  # so that nobody leaves while another still reads
+            # So that nobody leaves while another still reads
+            self.broadcast_number(0.0)
             dist.destroy_process_group()
 
 

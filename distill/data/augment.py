@@ -57,7 +57,8 @@ def collage(images: Tensor, others: Tensor, *, generator: torch.Generator) -> Te
         return torch.rand(count, 1, generator=generator, device=device)
 
     blended = images.lerp(others, 0.5 * draw().view(-1, 1, 1, 1))
-    share = (0.5 * draw()).sqrt()  # of each side, so that areas are even
+    # Of each side, so that areas are even
+    share = (0.5 * draw()).sqrt()
     middles = draw(), draw()
     rows, columns = (
         (torch.arange(side, device=device) / side - middle).abs() < share / 2  # (N, side)

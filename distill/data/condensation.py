@@ -38,7 +38,8 @@ from edgekd.records import HistoryPoint, InputSpec
 Method: TypeAlias = Literal["dm", "dsa", "herding", "random"]
 Pixels: TypeAlias = npt.NDArray[np.uint8]  # (N, H, W, C)
 Labels: TypeAlias = npt.NDArray[np.int64]  # (N,)
-Show: TypeAlias = Callable[[HistoryPoint, float], None]  # a point, and progress 0..1
+# A point, and progress 0..1
+Show: TypeAlias = Callable[[HistoryPoint, float], None]
 
 METHODS: Final[tuple[Method, ...]] = ("dm", "dsa", "herding", "random")
 # Of pixels for dm and dsa, of the network whose features herding looks at.
@@ -51,13 +52,16 @@ _IMAGE_RATE: Final = {"dm": 1.0, "dsa": 0.1}
 _IMAGE_MOMENTUM: Final = 0.5
 _NETWORK_MOMENTUM: Final = 0.5
 _NETWORK_BATCH: Final = 256
-_UPDATES: Final = (10, 50)  # of the images for one network, at least and at most
+# Of the images for one network, at least and at most
+_UPDATES: Final = (10, 50)
 _EPOCHS: Final = {
     "cuda": 500,
     "cpu": 100,
 }  # of a network between those updates, in all; the paper's 500
-_CANDIDATES: Final = 1000  # of a class, drawn, that herding chooses from
-_AT_ONCE: Final = 512  # images through a network for their features
+# Of a class, drawn, that herding chooses from
+_CANDIDATES: Final = 1000
+# Images through a network for their features
+_AT_ONCE: Final = 512
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +73,8 @@ class Plan:
     per_class: int
     steps: int
     seed: int
-    flip: bool = False  # whether a mirrored image keeps its class
+    # Whether a mirrored image keeps its class
+    flip: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,11 +27,14 @@ from edgekd.errors import InputFileError, UsageError
 from edgekd.files import digest_of
 from edgekd.records import CondensedSet, from_json
 
-Statistics: TypeAlias = tuple[tuple[float, ...], tuple[float, ...]]  # mean, std, of 0..1 pixels
+# Mean, std, of 0..1 pixels
+Statistics: TypeAlias = tuple[tuple[float, ...], tuple[float, ...]]
 
 SCHEMA: Final = "condensed-set"
-_LARGEST_PIXEL: Final = 1.001  # of images that were not normalised
-_LARGEST_NORMALISED: Final = 50.0  # standard deviations; more are 0..255
+# Of images that were not normalised
+_LARGEST_PIXEL: Final = 1.001
+# Standard deviations; more are 0..255
+_LARGEST_NORMALISED: Final = 50.0
 
 # By the data set's name, as the repositories have them. CIFAR-100 has changed: first the numbers of
 # CIFAR-10 stood there, and in mtt-distillation they still do.
@@ -60,10 +63,14 @@ class CondensedContents:
 
     images: Tensor  # (N, C, H, W) float32
     labels: Tensor  # (N,) int64
-    scale: Literal["pixels", "normalised"]  # 0..1, or of `statistics`
-    statistics: Statistics | None  # None: nobody says
-    classes: int | None  # that the file says; None where it does not
-    trusted: bool  # made by edgekd
+    # 0..1, or of `statistics`
+    scale: Literal["pixels", "normalised"]
+    # None: nobody says
+    statistics: Statistics | None
+    # That the file says; None where it does not
+    classes: int | None
+    # Made by edgekd
+    trusted: bool
     digest: str
     notes: tuple[str, ...]
 

@@ -13,8 +13,10 @@ from edgekd.distill.data.synthetic_set import SplitSet
 class GivenData:
     """Images and class vectors that a run does not make itself. Not a record."""
 
-    ahead: SplitSet | None = None  # images that were made before; none are made then
-    real: RealImages | None = None  # condensed or few, to learn from and to come close to
+    # Images that were made before; none are made then
+    ahead: SplitSet | None = None
+    # Condensed or few, to learn from and to come close to
+    real: RealImages | None = None
     embeddings: Tensor | None = None  # (K, E) of the classes, for a noisy layer
 
 

@@ -25,7 +25,8 @@ UNREADABLE: Final = (
 )
 _MODES: Final = {1: "L", 3: "RGB"}
 _GREY: Final = {"1", "L", "LA", "La", "I", "I;16", "F"}
-_NAMED: Final = 5  # files in a message
+# Files in a message
+_NAMED: Final = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +36,10 @@ class FoundImages:
     name: str
     images: npt.NDArray[np.uint8]  # (N, H, W, C)
     labels: npt.NDArray[np.int64] | None  # (N,); None where nobody says
-    class_names: tuple[str, ...] | None  # of the folders, in the order of the labels
-    skipped: tuple[str, ...]  # files that cannot be read
+    # Of the folders, in the order of the labels
+    class_names: tuple[str, ...] | None
+    # Files that cannot be read
+    skipped: tuple[str, ...]
 
     @property
     def digest(self) -> str:

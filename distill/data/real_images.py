@@ -17,7 +17,8 @@ from edgekd.distill.data.labelled import normalise
 from edgekd.errors import InputFileError
 from edgekd.records import InputSpec
 
-SAME: Final = 1e-3  # means and stds that differ by less are the same
+# Means and stds that differ by less are the same
+SAME: Final = 1e-3
 # Correlation of pixels that are neighbours, and how much of it is left four pixels on. On CIFAR-10:
 # 0.92 and 0.69 as it is, 0.60 to 0.63 and 0.10 to 0.20 after ZCA with the epsilon of mtt-distillation
 # (0.1), in real images and in sets that were learned from them. Strokes on a plain ground (MNIST)
@@ -34,9 +35,12 @@ class RealImages:
     images: Tensor  # (N, C, H, W) float32, normalised for the teacher
     labels: Tensor | None  # (N,) int64; None where nobody says
     kind: Literal["condensed", "samples"]
-    name: str  # of the file or folder
-    digest: str  # SHA-256 of the file, or of the images and labels of a folder
-    notes: tuple[str, ...]  # what was found out and done, for people
+    # Of the file or folder
+    name: str
+    # SHA-256 of the file, or of the images and labels of a folder
+    digest: str
+    # What was found out and done, for people
+    notes: tuple[str, ...]
 
 
 def read_condensed(

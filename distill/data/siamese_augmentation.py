@@ -18,12 +18,16 @@ from edgekd.errors import UsageError
 STRATEGY: Final = "color_crop_cutout_scale_rotate"
 
 # The ranges of the paper's appendix.
-BRIGHTNESS: Final = 1.0  # standard deviations, from end to end
-SATURATION: Final = 2.0  # times the distance to grey, at most
-CONTRAST: Final = 0.5  # times the distance to the mean, at least; 1 more at most
+# Standard deviations, from end to end
+BRIGHTNESS: Final = 1.0
+# Times the distance to grey, at most
+SATURATION: Final = 2.0
+# Times the distance to the mean, at least; 1 more at most
+CONTRAST: Final = 0.5
 CROP: Final = 0.125  # of a side
 CUTOUT: Final = 0.5  # of a side
-SCALE: Final = 1.2  # times, or its inverse
+# Times, or its inverse
+SCALE: Final = 1.2
 ROTATION_DEG: Final = 15.0
 
 
@@ -132,7 +136,8 @@ def _rotate(images: Tensor, draw: UniformDraw) -> Tensor:
 def _warp(images: Tensor, rows: tuple[Tensor, Tensor, Tensor, Tensor]) -> Tensor:
     """Sample (N, C, H, W) where a 2 x 2 matrix about the middle, given by rows of (M,), leads."""
     linear = torch.stack(rows, 1).view(-1, 2, 2)  # (M, 2, 2)
-    matrix = functional.pad(linear, (0, 1)).expand(len(images), 2, 3)  # no translation
+    # No translation
+    matrix = functional.pad(linear, (0, 1)).expand(len(images), 2, 3)
     grid = functional.affine_grid(matrix, list(images.shape), align_corners=False)
     return functional.grid_sample(images, grid, align_corners=False)
 

@@ -22,7 +22,8 @@ from edgekd.records import InputSpec, SyntheticSet, from_json
 RECORD: Final = "set.json"
 IMAGES: Final = "images.npy"
 CLASSES: Final = "classes.npy"
-LEAST: Final = 256  # images that a student can be taught from and measured on
+# Images that a student can be taught from and measured on
+LEAST: Final = 256
 HELD_OUT: Final = 0.1
 HELD_OUT_LEAST: Final = 64
 

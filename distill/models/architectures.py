@@ -107,7 +107,8 @@ def find_architecture(
         found = Architecture(source="edgekd", name=asked, **shape)
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            module = build(found)  # whose own checks say what is wrong
+            # Whose own checks say what is wrong
+            module = build(found)
             answer = module.eval()(torch.zeros(1, channels, height, width))
     except (RuntimeError, ValueError, IndexError, AssertionError, TypeError) as error:
         raise UsageError(
@@ -201,7 +202,8 @@ def _ours(name: str, at: Signature) -> nn.Module:
         )
     pattern, builder = FAMILIES[family]
     match = pattern.fullmatch(name)
-    assert match is not None  # family_of found it
+    # Family_of found it
+    assert match is not None
     return builder(match, at)
 
 

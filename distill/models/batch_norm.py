@@ -49,7 +49,8 @@ class BatchStatistics:
             parts.append(apart if parts else first * apart)
         return torch.stack(parts).sum()
 
-    def _of_all(self, group: ProcessGroup) -> list[tuple[Tensor, Tensor]]:  # [(C,), (C,)]
+    # [(C,), (C,)]
+    def _of_all(self, group: ProcessGroup) -> list[tuple[Tensor, Tensor]]:
         """For each layer, how far means and variances of the whole batch are from what is stored."""
         pairs = [(*found, *self.stored[name]) for name, found in self.seen.items()]
         means = [mean - stored for mean, _, stored, _ in pairs]
@@ -96,7 +97,8 @@ class InputRanges:
     """The smallest and largest input of each channel of every batch-norm layer, over all passes."""
 
     stored: dict[str, tuple[Tensor, Tensor]]
-    least: dict[str, float]  # variance, by layer, above which a channel says anything
+    # Variance, by layer, above which a channel says anything
+    least: dict[str, float]
     lowest: dict[str, Tensor] = field(default_factory=dict)
     highest: dict[str, Tensor] = field(default_factory=dict)
 
@@ -218,7 +220,8 @@ def reestimate(module: nn.Module, batches: Iterable[Tensor]) -> None:
     try:
         for layer in layers.values():
             layer.reset_running_stats()
-            layer.momentum = None  # cumulative average
+            # Cumulative average
+            layer.momentum = None
         module.train()
         for images in batches:
             module(images)

@@ -317,7 +317,8 @@ class ResizedInput(nn.Module):
 
     def __init__(self, network: nn.Module, *, side: int) -> None:
         super().__init__()
-        self.inner = network  # no name that wrappers use: those are taken off when weights are read
+        # No name that wrappers use: those are taken off when weights are read
+        self.inner = network
         self.side = side
 
     def forward(self, images: Tensor) -> Tensor:  # (N, C, H, W) -> (N, K)

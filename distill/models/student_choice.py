@@ -23,7 +23,8 @@ Shape = tuple[int, ...]
 @dataclass(frozen=True, kw_only=True)
 class Size:
     parameters: int
-    macs: int  # of one image
+    # Of one image
+    macs: int
 
 
 def size_of(module: nn.Module, *, shape: Shape) -> Size:
@@ -34,7 +35,8 @@ def size_of(module: nn.Module, *, shape: Shape) -> Size:
     from torch.utils.flop_counter import FlopCounterMode
 
     counter = FlopCounterMode(display=False)
-    first = next(module.parameters(), torch.empty(0))  # a frozen script has none
+    # A frozen script has none
+    first = next(module.parameters(), torch.empty(0))
     was_training = module.training
     module.eval()
     with torch.no_grad(), counter:
@@ -52,7 +54,8 @@ class StudentVariant:
     reason: str
 
 
-SHARE: Final = 4  # a student has at most one SHARE-th of the teacher's parameters and MACs
+# A student has at most one SHARE-th of the teacher's parameters and MACs
+SHARE: Final = 4
 
 
 def _never(_: Architecture) -> bool:
@@ -127,10 +130,12 @@ def _fitting(family: str, *, size: Size, shape: dict[str, int]) -> list[tuple[Si
 def _teacher_family(teacher: Architecture) -> str:
     if teacher.source == "edgekd":
         family = family_of(teacher.name)
-        assert family is not None  # a built architecture has a family
+        # A built architecture has a family
+        assert family is not None
         return family
     name = teacher.name.lower()
     for part, family in (("mobilenet", "mobilenetv2"), ("vgg", "vgg"), ("wide_resnet", "wrn")):
         if part in name:
             return family
-    return "resnet"  # residual networks are the best students we have for anything else
+    # Residual networks are the best students we have for anything else
+    return "resnet"

@@ -23,11 +23,14 @@ from edgekd.errors import UsageError
 
 AUTO: Final = "auto"
 SHORT_STEPS, SHORT_MINUTES = 2000, 2.0
-SHORT_STRUCTURED: Final = 0.95  # some of the pool all the same: batch-norm is estimated on both
+# Some of the pool all the same: batch-norm is estimated on both
+SHORT_STRUCTURED: Final = 0.95
 # Of a batch, at most, for each image that there is. Real ones are learned by heart, and decide on real images then.
 REAL_PER_IMAGE: Final = {"condensed": 0.0025, "samples": 0.00025}
-EXPANSION_PER_IMAGE: Final = 0.0075  # of the batches that are made, at most, for each
-REAL_SHARE: Final = 0.25  # of a batch, for recipes that do not say it
+# Of the batches that are made, at most, for each
+EXPANSION_PER_IMAGE: Final = 0.0075
+# Of a batch, for recipes that do not say it
+REAL_SHARE: Final = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +38,8 @@ class SelectedRecipe:
     recipe: Recipe
     reason: str  # for people
     notes: tuple[str, ...]
-    steps: int | None  # of the paper's settings
+    # Of the paper's settings
+    steps: int | None
 
 
 def select_recipe(
@@ -177,7 +181,8 @@ def _with_real(
     notes.extend(real.notes)
     wanted = recipe.learning.real or REAL_SHARE
     share = wanted
-    if not as_written:  # docs/log.md has what each costs
+    # Docs/log.md has what each costs
+    if not as_written:
         share = min(share, REAL_PER_IMAGE[real.kind] * len(real.images))
         if not isinstance(source, UnconditionalSource):
             most = EXPANSION_PER_IMAGE * len(real.images)

@@ -11,8 +11,10 @@ Action = Literal["go on", "restart generator", "restart memory", "restore studen
 # Patience is in rounds of one image batch each; limits are shares of what a healthy run has.
 ENTROPY_FLOOR: Final = 0.5  # of ln K
 ENTROPY_PATIENCE: Final = 20
-ROUNDS_TO_SETTLE: Final = 40  # a fresh generator's first batches show few classes
-RARE: Final = 0.1  # of an even share of the pool
+# A fresh generator's first batches show few classes
+ROUNDS_TO_SETTLE: Final = 40
+# Of an even share of the pool
+RARE: Final = 0.1
 MAX_RECOVERIES: Final = 3
 
 

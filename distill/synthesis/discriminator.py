@@ -253,7 +253,8 @@ def make_alignment(
     """
     if real is None or not losses.alignment:
         return None
-    assert real.labels is not None  # where nobody says, the teacher was asked
+    # Where nobody says, the teacher was asked
+    assert real.labels is not None
     with compute.autocast():
         return Alignment(
             module,

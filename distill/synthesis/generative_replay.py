@@ -20,9 +20,12 @@ from edgekd.records import InputSpec
 # Adam, of the VAE, and one step on latents before they are replayed.
 RATE: Final = 5e-4
 LATENT_RATE: Final = 0.02
-DIVERGENCE: Final = 1e-5  # weight of the latents' divergence from N(0, I)
-ONE_HOT: Final = 1.0  # of the tuning of latents
-BALANCE: Final = 5.0  # of 1 - H / ln K; the release has 5 times -H in logarithms to base 10
+# Weight of the latents' divergence from N(0, I)
+DIVERGENCE: Final = 1e-5
+# Of the tuning of latents
+ONE_HOT: Final = 1.0
+# Of 1 - H / ln K; the release has 5 times -H in logarithms to base 10
+BALANCE: Final = 5.0
 
 
 class Replay:

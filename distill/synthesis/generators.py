@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from edgekd.distill.synthesis.synthetic_batch import channel_statistics
 from edgekd.records import InputSpec
 
-START: Final = 8  # pixels of a side, about, before the first doubling
-LARGE: Final = 64  # pixels of a side, above which a generator is half as wide
+# Pixels of a side, about, before the first doubling
+START: Final = 8
+# Pixels of a side, above which a generator is half as wide
+LARGE: Final = 64
 
 Head = Literal["sigmoid", "batch_norm"]
 

@@ -63,7 +63,8 @@ class ImagePool:
         self.images = torch.zeros(capacity, batch, *shape, dtype=torch.uint8, device=device)
         self.classes = torch.zeros(capacity, batch, dtype=torch.int64, device=device)
         self.scores = torch.full((capacity,), torch.inf, dtype=torch.float64)
-        self.made = 0  # batches ever added
+        # Batches ever added
+        self.made = 0
 
     def __len__(self) -> int:
         """Images that are there."""

@@ -47,7 +47,8 @@ class SelectedImages:
 
     images: Tensor  # (N, C, H, W) uint8, CPU
     classes: Tensor  # (N,) what the teacher decides of each as it is stored
-    lacking: dict[int, int]  # by class: how many fewer than its share
+    # By class: how many fewer than its share
+    lacking: dict[int, int]
 
 
 def _keeps(recipe: Recipe) -> bool:

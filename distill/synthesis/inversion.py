@@ -20,7 +20,8 @@ from edgekd.distill.synthesis.synthetic_batch import SyntheticBatch
 from edgekd.records import InputSpec
 
 BETAS = (0.5, 0.999)
-VIEWS: Final = ("color", "scale", "rotate", "crop")  # one after the other, of `siamese`
+# One after the other, of `siamese`
+VIEWS: Final = ("color", "scale", "rotate", "crop")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,9 +30,12 @@ class Fit:
 
     images: Callable[[], Tensor]  # (N, C, H, W) on the scale of 0..1, with a gradient
     optimizer: torch.optim.Optimizer
-    shared: tuple[nn.Parameter, ...] = ()  # of it, what is the same on every rank
-    before_step: Callable[[], None] = lambda: None  # gradients are there, the step is not made
-    after_last: Callable[[], None] = lambda: None  # what the batch taught is to be kept
+    # Of it, what is the same on every rank
+    shared: tuple[nn.Parameter, ...] = ()
+    # Gradients are there, the step is not made
+    before_step: Callable[[], None] = lambda: None
+    # What the batch taught is to be kept
+    after_last: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +118,8 @@ class FittedSource(ABC):
             generator: for latents, views and shifts.
         """
         fit = self.begin(classes, learn=learn, generator=generator)
-        best: tuple[Tensor, Tensor, Tensor] | None = None  # images, logits, score
+        # Images, logits, score
+        best: tuple[Tensor, Tensor, Tensor] | None = None
         judged: SynthesisLossValues | None = None
         with frozen(criterion.student, train=criterion.student_in_train_mode):
             for _ in range(steps):
@@ -131,7 +136,8 @@ class FittedSource(ABC):
                     criterion.learn(judged, generator=generator)
                 best = _better(best, judged_as.detach(), judged)
         fit.after_last()
-        assert judged is not None  # a recipe has at least one step
+        # A recipe has at least one step
+        assert judged is not None
         assert best is not None
         if learn and weights.contrastive:
             criterion.remember(judged.features)

@@ -55,7 +55,8 @@ def fill_pool(pool: ImagePool, images: Tensor, classes: Tensor) -> None:
     """Put images (N, C, H, W) uint8 that were made ahead, with their classes (N,), into a pool of as many."""
     pool.images[:, 0].copy_(images)
     pool.classes[:, 0].copy_(classes)
-    pool.scores.zero_()  # none is better than another
+    # None is better than another
+    pool.scores.zero_()
     pool.made = len(images)
 
 

@@ -21,7 +21,8 @@ from edgekd.distill.synthesis.inversion import (
 )
 from edgekd.distill.synthesis.synthetic_batch import channel_statistics
 
-VIEWS: Final = ("color", "scale", "rotate", "crop")  # one after the other, of `siamese`
+# One after the other, of `siamese`
+VIEWS: Final = ("color", "scale", "rotate", "crop")
 # Adam, of pixels that begin as views, in the teacher's normalised space.
 EXPANSION_RATE: Final = 0.1
 
@@ -85,7 +86,8 @@ class ViewExpansion(_FittedPixels):
             real: condensed or real, with labels, on the device.
             flip: whether mirrored images keep their class.
         """
-        assert real.labels is not None  # where nobody says, the teacher was asked
+        # Where nobody says, the teacher was asked
+        assert real.labels is not None
         self.context = context
         self.age = 0.0
         self.rate = EXPANSION_RATE
@@ -95,7 +97,8 @@ class ViewExpansion(_FittedPixels):
 
     def _first(self, classes: Tensor, *, generator: torch.Generator) -> Tensor:
         own = (self.labels == classes.unsqueeze(1)).float()  # (N, M)
-        own[own.sum(1) == 0] = 1  # of a class that nobody brought, any will do
+        # Of a class that nobody brought, any will do
+        own[own.sum(1) == 0] = 1
         chosen = torch.multinomial(own, 1, generator=generator).squeeze(1)
         others = torch.randint(
             len(self.images), (len(classes),), generator=generator, device=self.context.device

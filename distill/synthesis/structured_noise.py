@@ -19,9 +19,11 @@ from edgekd.distill.synthesis.image_pool import to_uint8
 from edgekd.distill.synthesis.synthetic_batch import channel_statistics
 from edgekd.records import InputSpec
 
-LEAST_CELLS, MOST_CELLS = 3, 11  # of a field's grid along a side
+# Of a field's grid along a side
+LEAST_CELLS, MOST_CELLS = 3, 11
 IMAGES = 40_000
-BYTES = 128 * 2**20  # fewer images where they are large
+# Fewer images where they are large
+BYTES = 128 * 2**20
 # Fewer for a large teacher as well, which is asked about each: about 20 s of a processor's core.
 MACS, LEAST_IMAGES = 400_000_000_000, 2000
 AT_ONCE = 1000

@@ -23,9 +23,12 @@ from edgekd.records import InputSpec
 
 Autocast = Callable[[], AbstractContextManager[None]]
 
-CONTRASTIVE_TEMPERATURE = 0.2  # CMI's released settings have 0.1 to 0.2
-CONTRASTIVE_BANK = 1024  # features of earlier images
-VIEW_SHIFT = 0.125  # of the side, between the two views of an image
+# CMI's released settings have 0.1 to 0.2
+CONTRASTIVE_TEMPERATURE = 0.2
+# Features of earlier images
+CONTRASTIVE_BANK = 1024
+# Of the side, between the two views of an image
+VIEW_SHIFT = 0.125
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +56,8 @@ SCORED = frozenset({"bn", "one_hot", "tv"})
 class SynthesisLoss:
     """Teacher and student as they judge images; the student changes under it, the teacher never."""
 
-    teacher: nn.Module  # evaluation mode
+    # Evaluation mode
+    teacher: nn.Module
     student: nn.Module
     spec: InputSpec
     classes: int
@@ -108,7 +112,8 @@ class SynthesisLoss:
             parts["l2"] = weights.l2 * losses.l2(normalised)
         if weights.activation:
             parts["activation"] = weights.activation * losses.activation(features.features)
-        if tokens is not None and tokens.tokens:  # a network without attention has none
+        # A network without attention has none
+        if tokens is not None and tokens.tokens:
             entropies = [losses.patch_similarity_entropy(each) for each in tokens.tokens]
             parts["patches"] = -weights.patches * torch.stack(entropies).mean()
         if weights.contrastive:

@@ -45,8 +45,10 @@ from edgekd.distill.teachers.loader import Teacher
 logger = logging.getLogger(__name__)
 
 # Held-out images should look like the teacher's classes, not like what the student finds hard.
-HELD_OUT_STEPS: Final = 4  # times the steps of the recipe
-HELD_OUT_ONE_HOT: Final = 4.0  # times its weight
+# Times the steps of the recipe
+HELD_OUT_STEPS: Final = 4
+# Times its weight
+HELD_OUT_ONE_HOT: Final = 4.0
 
 
 class Synthesizer:
@@ -122,7 +124,8 @@ class Synthesizer:
         self.monitors = CollapseMonitor()
         self.rounds = 0
         self.made = 0  # images
-        self.kept_at = -1.0  # progress, when a batch was last put into the memory
+        # Progress, when a batch was last put into the memory
+        self.kept_at = -1.0
         self.progress = 0.0
 
     def _context(self, first: torch.Generator) -> SourceContext:
@@ -197,7 +200,8 @@ class Synthesizer:
         self.moving.set_state(state["moving"].cpu())
         self.criterion.bank[:] = state["bank"]
         if self.ahead is not None:
-            self.take_ahead()  # only rank 0 has them in its checkpoint
+            # Only rank 0 has them in its checkpoint
+            self.take_ahead()
             return
         self.pool.load_state_dict(state["pool"])
         self.held_out.load_state_dict(state["held_out"])
@@ -262,7 +266,8 @@ class Synthesizer:
         if self.rounds % self.recipe.held_out_every == 0 or not self.held_out.made:
             made = self.invert(generator=generator, held_out=True)
             while not self.group.all_reduce_and(bool(torch.isfinite(made.images).all())):
-                self.act(self.monitors.images(finite=False, entropy=0.0))  # stops after a few
+                # Stops after a few
+                self.act(self.monitors.images(finite=False, entropy=0.0))
                 made = self.invert(generator=generator, held_out=True)
             self.held_out.add(entry_of(made))
         return losses
@@ -271,7 +276,8 @@ class Synthesizer:
         """One batch of images against the student as it is, or for the held-out set."""
         assert isinstance(self.source, FittedSource)
         settings = self.recipe.inverted
-        assert settings is not None  # else the source flows
+        # Else the source flows
+        assert settings is not None
         weights = self._weights()
         if held_out:
             weights = weights.against_student(0.0)

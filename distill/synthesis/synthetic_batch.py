@@ -21,7 +21,8 @@ class SyntheticBatch:
     images: Tensor  # (N, C, H, W) on the scale of 0..1
     classes: Tensor | None  # (N,) the class that was asked for; None: none was
     logits: Tensor  # (N, K) of the teacher
-    score: float  # how close to the teacher's view: lower is better; comparable within a run
+    # How close to the teacher's view: lower is better; comparable within a run
+    score: float
     losses: dict[str, float]
 
 

@@ -17,7 +17,8 @@ from edgekd.records import Architecture
 
 Source: TypeAlias = Literal["edgekd", "timm", "torchvision"]
 
-_ANY_SIZE: Final = 32  # pixels; of ours only LeNet-5 depends on it, and is asked for it before
+# Pixels; of ours only LeNet-5 depends on it, and is asked for it before
+_ANY_SIZE: Final = 32
 
 
 def match_architecture(

@@ -39,8 +39,10 @@ _TASKS: Final = (
 class EquivalentNetworks:
     """Networks that compute the same: any of their names will do."""
 
-    names: tuple[str, ...]  # source:name, the one to use first
-    apart: str  # what these have and others of the signature have not, in words
+    # Source:name, the one to use first
+    names: tuple[str, ...]
+    # What these have and others of the signature have not, in words
+    apart: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,15 +52,18 @@ class Recognition:
     functions: tuple[EquivalentNetworks, ...]
     classes: int
     channels: int
-    original: bool  # found by the file's own names, not by those without a wrapper's prefix
+    # Found by the file's own names, not by those without a wrapper's prefix
+    original: bool
 
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedPreprocessing:
     """How the published weights of a network want their images."""
 
-    inputs: tuple[tuple[int, int, int], ...]  # defaults; more than one is a question
-    others: tuple[tuple[int, int, int], ...]  # of other published weights
+    # Defaults; more than one is a question
+    inputs: tuple[tuple[int, int, int], ...]
+    # Of other published weights
+    others: tuple[tuple[int, int, int], ...]
     normalisations: tuple[tuple[tuple[float, ...], tuple[float, ...]], ...]  # (mean, std)
 
 

@@ -40,11 +40,15 @@ from edgekd.records import Architecture
 
 Shape = tuple[int, ...]
 
-CLASSES: Final = (10, 13)  # counts that occur nowhere else at the same place in both builds
+# Counts that occur nowhere else at the same place in both builds
+CLASSES: Final = (10, 13)
 CHANNELS: Final = (3, 5)
-LARGEST_COMPARED: Final = 130_000_000  # parameters: float64 copies of more do not fit beside others
-SAME: Final = 1e-6  # of the scale of the answers; some networks compute parts in float32
-COMPARED_AT: Final = 96  # pixels, where the network takes them
+# Parameters: float64 copies of more do not fit beside others
+LARGEST_COMPARED: Final = 130_000_000
+# Of the scale of the answers; some networks compute parts in float32
+SAME: Final = 1e-6
+# Pixels, where the network takes them
+COMPARED_AT: Final = 96
 
 
 @dataclass(kw_only=True)
@@ -123,7 +127,8 @@ def build(name: str, kind: str) -> _Built | None:
                 _say(f"  {name}: {part} is {pair} for {CLASSES} classes")
                 return None
     if not classes:
-        return None  # features without a head
+        # Features without a head
+        return None
     found = _Built(
         name=name,
         kind=kind,
@@ -187,7 +192,8 @@ def _macs(module: nn.Module, shape: Shape | None) -> int | None:
     from torch.utils.flop_counter import FlopCounterMode
 
     counter = FlopCounterMode(display=False)
-    with contextlib.suppress(Exception), torch.no_grad(), counter:  # some compute with values
+    # Some compute with values
+    with contextlib.suppress(Exception), torch.no_grad(), counter:
         module.eval()(torch.zeros(1, *shape, device="meta"))
         return int(counter.get_total_flops()) // 2
     return None
@@ -231,7 +237,8 @@ def _answer(built: _Built) -> Tensor | None:
         module.eval().double()
         _fill(module)
         for size in (COMPARED_AT, built.input[-1]):
-            with contextlib.suppress(Exception):  # a size that it cannot take
+            # A size that it cannot take
+            with contextlib.suppress(Exception):
                 found = module(_draw("image", (1, CHANNELS[0], size, size)))
                 return found if bool(torch.isfinite(found).all()) else None
     except Exception as error:  # as above

@@ -225,7 +225,8 @@ def _call_factory(file: Path, factory: str) -> nn.Module:
     assert spec is not None
     assert spec.loader is not None
     code = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = code  # dataclasses and pickles look their module up
+    # Dataclasses and pickles look their module up
+    sys.modules[spec.name] = code
     # A file beside it may be imported by it, as when it is run as a script.
     sys.path.insert(0, str(file.resolve().parent))
     try:
@@ -257,7 +258,8 @@ def _build_pickled(known: Known) -> BuiltModule:
     module = next((value for value in values if isinstance(value, nn.Module)), None)
     if module is None:
         raise InputFileError(f"{known.path}: holds no torch.nn.Module, though it was trusted.")
-    inner = getattr(module, "module", module)  # DataParallel
+    # DataParallel
+    inner = getattr(module, "module", module)
     module = inner if isinstance(inner, nn.Module) else module
     return _with_classes(known, module.float(), source="pickle", name=type(module).__name__)
 
@@ -267,7 +269,8 @@ def _build_scripted(found: ScriptFile) -> BuiltModule:
     known = found.known
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # TorchScript is deprecated, and the user knows
+            # TorchScript is deprecated, and the user knows
+            warnings.simplefilter("ignore")
             script = torch.jit.load(str(known.path), map_location="cpu")  # type: ignore[no-untyped-call]
             script = script.float().eval()
     except RuntimeError as error:
@@ -295,7 +298,8 @@ def _build_scripted(found: ScriptFile) -> BuiltModule:
 _ANSWERS_ALONE: Final = (
     "a scripted module shows its answers alone: batch-norm statistics cannot be watched in it"
 )
-_SCRIPT_TOLERANCE: Final = 1e-3  # of the largest answer; scripts may be fused or folded
+# Of the largest answer; scripts may be fused or folded
+_SCRIPT_TOLERANCE: Final = 1e-3
 
 
 def _with_classes(known: Known, module: nn.Module, *, source: str, name: str) -> BuiltModule:

@@ -20,7 +20,8 @@ from typing import Any, Final
 Shape = tuple[int, ...]
 
 FILE: Final = "fingerprints.json.gz"
-COUNTERS: Final = "num_batches_tracked"  # old checkpoints lack them
+# Old checkpoints lack them
+COUNTERS: Final = "num_batches_tracked"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +37,8 @@ class ScaledSize:
 class Configuration:
     """How a set of published weights wants its images."""
 
-    input: tuple[int, int, int]  # channels, height, width
+    # Channels, height, width
+    input: tuple[int, int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
@@ -45,12 +47,18 @@ class Configuration:
 class FingerprintEntry:
     """What is known of an architecture."""
 
-    kind: str  # classifier, detection, segmentation or video
-    parameters: int  # at the library's number of classes
-    macs: int | None  # at the first configuration's size; None where it could not be counted
-    behaviour: int  # equal among the members of a signature: the same function; -1: not compared
-    apart: tuple[str, ...]  # what it has and not all of its signature have
-    configurations: tuple[Configuration, ...]  # the library's default first
+    # Classifier, detection, segmentation or video
+    kind: str
+    # At the library's number of classes
+    parameters: int
+    # At the first configuration's size; None where it could not be counted
+    macs: int | None
+    # Equal among the members of a signature: the same function; -1: not compared
+    behaviour: int
+    # What it has and not all of its signature have
+    apart: tuple[str, ...]
+    # The library's default first
+    configurations: tuple[Configuration, ...]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,8 @@ from edgekd.errors import InputFileError, IntegrityError, UsageError
 from edgekd.files import digest_of
 from edgekd.records import Architecture, InputSpec, NoiseResponse, TeacherInfo
 
-ALIKE: Final = 1e-6  # of the largest logit: answers that differ by less are the same
+# Of the largest logit: answers that differ by less are the same
+ALIKE: Final = 1e-6
 NOISE_IMAGES: Final = 256
 
 
@@ -71,7 +72,8 @@ def load_teacher(
     fed = known.fed()
     made = build_module(found, say)
     architecture, module = made.architecture, made.module.eval()
-    for parameter in module.parameters():  # scripted modules lack the method for all at once
+    # Scripted modules lack the method for all at once
+    for parameter in module.parameters():
         parameter.requires_grad_(False)
     spec = _input_spec(architecture, fed)
     names = known.metadata.options.class_names

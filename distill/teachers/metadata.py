@@ -19,15 +19,20 @@ METADATA_VERSION: Final = 1
 class TeacherOptions:
     """What a user can say of a teacher; what a file says of itself has the same keys."""
 
-    arch: str | None = None  # NAME, timm:NAME, torchvision:NAME or path/to/file.py:factory
-    input: tuple[int, int, int] | None = None  # channels, height, width
+    # NAME, timm:NAME, torchvision:NAME or path/to/file.py:factory
+    arch: str | None = None
+    # Channels, height, width
+    input: tuple[int, int, int] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     classes: int | None = None
     class_names: tuple[str, ...] | None = None
-    flip: bool | None = None  # whether a mirrored image keeps its class
-    weights: str | None = None  # which of several sets of weights in the file
-    trust_pickle: bool | None = None  # whether the file may run code; only ever from the user
+    # Whether a mirrored image keeps its class
+    flip: bool | None = None
+    # Which of several sets of weights in the file
+    weights: str | None = None
+    # Whether the file may run code; only ever from the user
+    trust_pickle: bool | None = None
 
 
 @record
@@ -35,7 +40,8 @@ class Metadata:
     """The options of all sources, and where they came from."""
 
     options: TeacherOptions
-    origin: str  # for people: "options and teacher.toml"
+    # For people: "options and teacher.toml"
+    origin: str
     arch_from: (
         str | None
     )  # "options" or the path of the TOML; what a file says of itself runs no code

@@ -31,7 +31,8 @@ class WeightFile:
     """What a file holds: tensors by name in our spelling, and what it says of itself."""
 
     state: dict[str, Tensor]
-    key: str  # the entry that was taken; "" when the file is the state dict
+    # The entry that was taken; "" when the file is the state dict
+    key: str
     metadata: Mapping[str, Any]
 
 
@@ -81,7 +82,8 @@ def state_of(checkpoint: Checkpoint, found: WeightSet) -> dict[str, Tensor]:
     flat: dict[str, Tensor] = {}
     state = {}
     for name, tensor in found.tensors.items():
-        assert isinstance(tensor, TensorRef)  # `check` refuses any other
+        # `check` refuses any other
+        assert isinstance(tensor, TensorRef)
         key = f"{tensor.storage.key}|{tensor.dtype}"
         if key not in flat:
             dtype = _DTYPES[tensor.dtype]

@@ -35,8 +35,10 @@ from edgekd.files import read_text, translate_os_errors, write_atomically
 STATE: Final = "state.pt"
 IDENTITY: Final = "run.json"
 LOCK: Final = "lock"
-OWN: Final = "own"  # of a state, what a rank has of its own
-OWNS: Final = "owns"  # the same of every rank, as it is saved
+# Of a state, what a rank has of its own
+OWN: Final = "own"
+# The same of every rank, as it is saved
+OWNS: Final = "owns"
 
 
 class Resumable(Protocol):
@@ -62,7 +64,8 @@ class RunFolder:
     def __init__(self, path: Path, *, group: ProcessGroup = SINGLE_PROCESS) -> None:
         self.path = path
         self.group = group
-        self.shards: dict[str, list[str]] = {}  # of this rank's pools
+        # Of this rank's pools
+        self.shards: dict[str, list[str]] = {}
         self.saved: dict[str, int] = {}
 
     @classmethod

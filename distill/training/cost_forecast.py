@@ -18,7 +18,8 @@ TIMED_STUDENT_STEPS: Final = 4
 # Pixels times steps: above this a whole batch is minutes on a CPU; a part of one is timed and multiplied.
 WHOLE_WORK: Final = 128 * 10 * 64 * 64
 TIMED_INNER_STEPS: Final = 2
-MEASURED_PIXELS: Final = 224  # a side from which nothing was ever measured
+# A side from which nothing was ever measured
+MEASURED_PIXELS: Final = 224
 # Student steps of the CIFAR-10 benchmark on two cores (benchmarks/results/cifar10.csv).
 USUAL_STEPS: Final = 10_800
 
@@ -27,15 +28,20 @@ USUAL_STEPS: Final = 10_800
 class Forecast:
     """Medians of very few steps: good for planning a coffee, not for a benchmark."""
 
-    image_batch_s: float  # 0 where images are not made
+    # 0 where images are not made
+    image_batch_s: float
     student_step_s: float
     round_s: float
-    steps: int  # of the student, in the whole run
+    # Of the student, in the whole run
+    steps: int
     images: int
     duration_s: float
-    usual_s: float  # for as many steps as the CIFAR-10 benchmark made
-    memory_bytes: int  # of the process, with the pool full
-    scaled: bool  # from a part of a batch
+    # For as many steps as the CIFAR-10 benchmark made
+    usual_s: float
+    # Of the process, with the pool full
+    memory_bytes: int
+    # From a part of a batch
+    scaled: bool
 
     def __str__(self) -> str:
         made = (

@@ -51,7 +51,8 @@ from edgekd.distill.training.snapshots import Snapshots
 from edgekd.distill.training.student_batches import StudentBatches, label_images
 from edgekd.records import Architecture, HistoryPoint
 
-AGREEMENT_EVERY = 0.02  # of the budget
+# Of the budget
+AGREEMENT_EVERY = 0.02
 
 
 class Distillation:
@@ -134,7 +135,8 @@ class Distillation:
         self.snapshots = Snapshots(teacher.info.classes)
         self.updates = 0
         self.elapsed_s = 0.0
-        self.images_s = 0.0  # of it, spent on making images
+        # Of it, spent on making images
+        self.images_s = 0.0
         self.rate_factor = 1.0
         self.measured_at = 0.0
         self.history: list[HistoryPoint] = []
@@ -321,7 +323,8 @@ class Distillation:
         self.synthesizer.gather()
         self.compute.group.destroy()
         self.compute = replace(self.compute, group=SINGLE_PROCESS)
-        self.meter.forget()  # there are more held-out images now
+        # There are more held-out images now
+        self.meter.forget()
 
     def _progress_now(self, started: float) -> float:
         spent = self.elapsed_s + self.clock() - started
@@ -382,7 +385,8 @@ class Distillation:
 
     def deliver(self) -> nn.Module:
         """The averaged student with batch-norm statistics of the best images; on the CPU, evaluation mode."""
-        self._draw_gallery()  # where a finished run was taken up again
+        # Where a finished run was taken up again
+        self._draw_gallery()
         batch = None if self.ahead is None else self.recipe.source.batch
         with self.compute.autocast():
             return deliver_student(

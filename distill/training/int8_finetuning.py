@@ -29,11 +29,14 @@ class FinetuneConfig:
 
     steps: Repeats = 400
     batch: Repeats = 128
-    rate: Annotated[float, Field(gt=0)] = 2e-4  # of weights and biases, Adam; to 0 along a cosine
-    scale_rate: Annotated[float, Field(gt=0)] = 2e-3  # of logarithms of scales
+    # Of weights and biases, Adam; to 0 along a cosine
+    rate: Annotated[float, Field(gt=0)] = 2e-4
+    # Of logarithms of scales
+    scale_rate: Annotated[float, Field(gt=0)] = 2e-3
     temperature: Annotated[float, Field(gt=0)] = 4.0
     shift: Annotated[float, Field(ge=0, lt=1)] = 0.125  # of a side
-    mix: bool = True  # every second batch
+    # Every second batch
+    mix: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

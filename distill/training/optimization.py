@@ -19,7 +19,8 @@ def make_student(
     student: Architecture, *, seed: int, generator: torch.Generator, compute: Compute
 ) -> nn.Module:
     """A student with its first weights, on the device."""
-    with torch.random.fork_rng(devices=[]):  # what a library draws beside weights of layers
+    # What a library draws beside weights of layers
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # noqa: TID251  # libraries take no generator
         made = architectures.build(student)
     networks.initialise(made, generator=generator)
@@ -113,7 +114,8 @@ def compile_passes(
     example = torch.zeros(shape, device=compute.device).to(memory_format=compute.memory_format)
     buffers = {name: each.clone() for name, each in student.named_buffers()}
     answers = compile_forward(student.train(), example, compute=compute, say=say)
-    student.load_state_dict(buffers, strict=False)  # the trial moved its statistics
+    # The trial moved its statistics
+    student.load_state_dict(buffers, strict=False)
     with torch.no_grad():
         targets = compile_forward(teacher, example, compute=compute, say=say)
     return answers, targets

@@ -15,7 +15,8 @@ from edgekd.distill.compute.device import Compute
 from edgekd.distill.synthesis.image_pool import ImagePool, to_float
 from edgekd.records import HistoryPoint
 
-AT_ONCE: Final = 256  # images, in one pass that measures
+# Images, in one pass that measures
+AT_ONCE: Final = 256
 
 
 @dataclass(frozen=True, kw_only=True)

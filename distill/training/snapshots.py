@@ -11,7 +11,8 @@ from torch import Tensor
 
 from edgekd.distill.synthesis.image_pool import ImagePool
 
-MOMENTS: Final = (0.0, 0.05, 0.15, 0.35, 0.65, 1.0)  # of the budget
+# Of the budget
+MOMENTS: Final = (0.0, 0.05, 0.15, 0.35, 0.65, 1.0)
 CLASSES_SHOWN: Final = 10
 
 
@@ -21,7 +22,8 @@ class Snapshot:
 
     progress: float
     step: int
-    classes: tuple[int, ...]  # those of which there was an image
+    # Those of which there was an image
+    classes: tuple[int, ...]
     images: Tensor  # (S, C, H, W) uint8, CPU
 
 
@@ -34,8 +36,10 @@ class Snapshots:
         self.wanted = tuple(classes * compute // shown for compute in range(shown))
         self.taken: list[Snapshot] = []
         self.passed = 0  # moments
-        self.seen = 0  # batches of the pool at the last one
-        self.late = False  # continued from a checkpoint that had none
+        # Batches of the pool at the last one
+        self.seen = 0
+        # Continued from a checkpoint that had none
+        self.late = False
 
     def look(self, pool: ImagePool, *, progress: float, step: int) -> None:
         """Take one if a moment has come."""
@@ -47,7 +51,8 @@ class Snapshots:
             # The generator's very first batches, from before the student's first step.
             progress, step = 0.0, 0
         else:
-            numbers = numbers[::-1]  # the newest first
+            # The newest first
+            numbers = numbers[::-1]
         found = _one_each(pool, numbers, self.wanted)
         self.taken.append(
             Snapshot(progress=progress, step=step, classes=tuple(found), images=_stack(found, pool))

@@ -10,7 +10,8 @@ from typing import Final
 
 from edgekd.records import HistoryPoint
 
-LAST: Final = 0.2  # of the points
+# Of the points
+LAST: Final = 0.2
 
 KINDS: Final = (
     ("agreement", "agreement", "delivered student"),
@@ -28,7 +29,8 @@ class Stability:
     best: float
     mean: float
     deviation: float
-    last_mean: float  # of the last fifth
+    # Of the last fifth
+    last_mean: float
     last_deviation: float
 
 

@@ -18,7 +18,8 @@ from edgekd.distill.synthesis.image_pool import to_float
 from edgekd.distill.synthesis.structured_noise import StructuredNoise
 from edgekd.distill.synthesis.synthesizer import Synthesizer
 
-AT_ONCE: Final = 256  # images, in one pass of the teacher
+# Images, in one pass of the teacher
+AT_ONCE: Final = 256
 
 
 class StudentBatches:
@@ -105,7 +106,8 @@ class StudentBatches:
             return self.noise_teacher, images, images[:0]
         remembered = torch.empty(0, device=self.compute.device)
         parts: list[Tensor] = []
-        shown: list[Tensor] = []  # as it is: a mixture of two drawings is neither
+        # As it is: a mixture of two drawings is neither
+        shown: list[Tensor] = []
         if self.real is not None and learning.real:
             wanted = max(1, round(learning.real * count))
             parts.append(self._blend(self._real(wanted), self._synthesize(wanted)))
@@ -127,7 +129,8 @@ class StudentBatches:
 
     def augment(self, images: Tensor) -> Tensor:
         """Images (N, C, H, W) as bytes or of 0..1, moved and normalised."""
-        moved = self._move(images)  # bytes are moved faster than floats
+        # Bytes are moved faster than floats
+        moved = self._move(images)
         return self.normalise(to_float(moved) if moved.dtype == torch.uint8 else moved)
 
     def as_learned(self, images: Tensor) -> Tensor:

@@ -223,6 +223,7 @@ def training_options(
         found = replace(found, student=student)
     if recipe is not None:
         found = replace(found, recipe=recipe)
-    if steps is not None or minutes is not None:  # one budget replaces the other
+    # One budget replaces the other
+    if steps is not None or minutes is not None:
         found = replace(found, steps=steps, minutes=minutes)
     return found

@@ -19,10 +19,13 @@ from typing import IO, Final, Protocol
 from edgekd.errors import InputFileError, IntegrityError, UsageError
 
 BLOCK: Final = 512
-RECORD: Final = 20 * BLOCK  # what GNU tar fills an archive up to
+# What GNU tar fills an archive up to
+RECORD: Final = 20 * BLOCK
 LONGEST_NAME: Final = 100
-LARGEST_FILE: Final = 8**11 - 1  # bytes, by the field of a header
-LATEST: Final = 8**11 - 1  # seconds since 1970, likewise
+# Bytes, by the field of a header
+LARGEST_FILE: Final = 8**11 - 1
+# Seconds since 1970, likewise
+LATEST: Final = 8**11 - 1
 # 1980: the earliest date that ZIP and FAT know; tools warn of 1970.
 DEFAULT_DATE: Final = 315_532_800
 CHUNK: Final = 256 * 1024
@@ -30,8 +33,10 @@ TAR: Final = ".tar"
 ZST: Final = ".tar.zst"
 _NAME: Final = re.compile(rb"[A-Za-z0-9_][A-Za-z0-9._-]*(?:/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
 _OCTAL: Final = re.compile(rb"[0-7]{11}\0")
-_LEVEL: Final = 12  # of zstd; a window of 4 MiB
-_WINDOW_LOG: Final = 24  # what a reader keeps at most: 16 MiB
+# Of zstd; a window of 4 MiB
+_LEVEL: Final = 12
+# What a reader keeps at most: 16 MiB
+_WINDOW_LOG: Final = 24
 _KINDS: Final = {
     b"1": "a hard link",
     b"2": "a link",
@@ -53,9 +58,12 @@ class ArchiveLimits:
     """What an archive may hold, so that a small one cannot fill a disk."""
 
     files: int = 4096
-    bytes: int = 16 * 2**30  # of the plain archive
-    ratio: int = 200  # of the plain archive to a compressed one
-    ratio_from: int = 16 * 2**20  # bytes below which the ratio does not count
+    # Of the plain archive
+    bytes: int = 16 * 2**30
+    # Of the plain archive to a compressed one
+    ratio: int = 200
+    # Bytes below which the ratio does not count
+    ratio_from: int = 16 * 2**20
 
 
 LIMITS: Final = ArchiveLimits()
@@ -351,7 +359,8 @@ class _Inflated:
         self._decoder = zstd.ZstdDecompressor(
             options={zstd.DecompressionParameter.window_log_max: _WINDOW_LOG}
         )
-        self._taken = 0  # bytes of the file
+        # Bytes of the file
+        self._taken = 0
         self._given = 0
 
     def read(self, size: int, /) -> bytes:

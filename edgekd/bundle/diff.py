@@ -30,7 +30,8 @@ class Change:
 class BundleDiff:
     """Differences of two bundles that are whole. Figures are of samples: whether they differ beyond chance is not said."""
 
-    before: Digest  # content digests
+    # Content digests
+    before: Digest
     after: Digest
     changes: tuple[Change, ...]
 

@@ -28,7 +28,8 @@ from edgekd.records.manifest import GoldenVectors
 
 COUNT: Final = 16
 NOISE_COUNT: Final = 4
-FORMAT: Final = 1  # of bench/agent/golden_vectors.py
+# Of bench/agent/golden_vectors.py
+FORMAT: Final = 1
 INPUTS_FILE: Final = "golden-inputs.bin"
 
 

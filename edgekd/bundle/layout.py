@@ -27,8 +27,10 @@ PAGE: Final = "report.html"
 CARD: Final = "MODEL_CARD.md"
 BILL: Final = "bom.cdx.json"
 LICENCES: Final = "LICENSES.md"
-SIGNATURE: Final = SUMS + signing.SUFFIX  # of a folder; the one file that has no sum
-LARGEST_TEXT: Final = 32 * 2**20  # bytes of a manifest or list of sums that is read at all
+# Of a folder; the one file that has no sum
+SIGNATURE: Final = SUMS + signing.SUFFIX
+# Bytes of a manifest or list of sums that is read at all
+LARGEST_TEXT: Final = 32 * 2**20
 TEXTS: Final = (SUMS, MANIFEST, REPORT, BILL)
 # What stands in the manifest's file and is not content.
 _NOT_CONTENT: Final = frozenset({"schema", "schema_version", "content_digest"})

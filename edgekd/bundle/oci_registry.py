@@ -33,7 +33,8 @@ LAYERS: Final = {
 }
 SIGNATURE: Final = "application/vnd.edgekd.signature.v1"
 _TITLE: Final = "org.opencontainers.image.title"
-_CHUNK: Final = 4 * 2**20  # bytes of an upload that are in memory
+# Bytes of an upload that are in memory
+_CHUNK: Final = 4 * 2**20
 _TIMEOUT_S: Final = 30.0  # of silence
 _LARGEST_MANIFEST: Final = 4 * 2**20
 # With a host that is one: without, the library would go to a public registry.

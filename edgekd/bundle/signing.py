@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 SUFFIX: Final = ".sig"
 PKCS11: Final = "pkcs11:"
-LARGEST: Final = 64 * 1024  # bytes of a key or signature that are read at all
+# Bytes of a key or signature that are read at all
+LARGEST: Final = 64 * 1024
 Kind = Literal["archive", "folder"]
 # Asks for a secret by what it is of; None where nobody can be asked.
 Ask = Callable[[str], str | None]
@@ -43,7 +44,8 @@ _SIGNATURE: Final = re.compile(
 @dataclass(frozen=True, kw_only=True)
 class PublicKey:
     origin: str
-    id: str  # SHA-256 of it as DER (SubjectPublicKeyInfo)
+    # SHA-256 of it as DER (SubjectPublicKeyInfo)
+    id: str
     key: "Ed25519PublicKey"
 
 

@@ -39,8 +39,10 @@ class VerifiedBundle:
 
     path: Path
     manifest: Manifest
-    texts: Mapping[str, bytes]  # of the files in `TEXTS` that it has
-    signed_by: str | None  # the key; None: no keys were given
+    # Of the files in `TEXTS` that it has
+    texts: Mapping[str, bytes]
+    # The key; None: no keys were given
+    signed_by: str | None
     has_signature: bool
 
     @property
@@ -60,7 +62,8 @@ class BundleContents:
 
     sums: dict[str, Checksum] = field(default_factory=dict)
     texts: dict[str, bytes] = field(default_factory=dict)
-    places: dict[str, str] = field(default_factory=dict)  # of a file in an archive
+    # Of a file in an archive
+    places: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
     def describe_origin(self, name: str) -> str:

@@ -105,7 +105,8 @@ def compress(
         command=typed_command(),
         on_event=print_events(),
     )
-    if outcome is None:  # another process of `torchrun` has it
+    # Another process of `torchrun` has it
+    if outcome is None:
         return
     if output.as_json:
         print_record(outcome, "outcome")

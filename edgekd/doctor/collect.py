@@ -33,8 +33,10 @@ from edgekd.doctor.findings import (
 from edgekd.doctor.requirements import NEEDS, judge_commands
 
 PROBES: Final = Path(__file__).with_name("probes.py")
-TIMEOUT_S: Final = 60.0  # torch from a cold SD card
-TRTEXEC: Final = Path("/usr/src/tensorrt/bin/trtexec")  # where JetPack puts it, not on PATH
+# Torch from a cold SD card
+TIMEOUT_S: Final = 60.0
+# Where JetPack puts it, not on PATH
+TRTEXEC: Final = Path("/usr/src/tensorrt/bin/trtexec")
 MODULES: Final = {"pillow": "PIL", "onnx-ir": "onnx_ir"}
 
 
@@ -170,7 +172,8 @@ def requirements() -> dict[str, str]:
     found = {}
     for line in lines:
         match = re.fullmatch(r"([A-Za-z0-9._-]+)\s*(>=[0-9.]+)?", line)
-        if match is not None:  # those of an extra have a condition, and are not needed to run
+        # Those of an extra have a condition, and are not needed to run
+        if match is not None:
             found[match[1]] = match[2] or ""
     return found
 

@@ -15,10 +15,12 @@ class Library:
     """A dependency: its version, or what is wrong with it."""
 
     name: str
-    needs: str  # ">=2.9"; "" where edgekd does not say
+    # ">=2.9"; "" where edgekd does not say
+    needs: str
     version: str | None = None
     problem: str | None = None
-    took_s: float | None = None  # to import it, where that was done
+    # To import it, where that was done
+    took_s: float | None = None
 
 
 @record
@@ -31,16 +33,19 @@ class Gpu:
 
 @record
 class Cuda:
-    build: str | None  # the CUDA version that torch was built for
+    # The CUDA version that torch was built for
+    build: str | None
     gpus: tuple[Gpu, ...]
-    reason: str | None  # why there is no device
+    # Why there is no device
+    reason: str | None
 
 
 @record
 class TensorRt:
     """Not needed: edgekd writes ONNX, and engines are built on the board."""
 
-    bindings: str | None  # the version that this Python imports
+    # The version that this Python imports
+    bindings: str | None
     trtexec: str | None  # its path
     reason: str | None
 
@@ -48,7 +53,8 @@ class TensorRt:
 @record
 class EnergySensor:
     name: str
-    scope: str | None  # what its joules cover; None: not usable
+    # What its joules cover; None: not usable
+    scope: str | None
     reason: str | None
 
 
@@ -73,7 +79,8 @@ class Doctor:
     cuda: Cuda
     tensorrt: TensorRt
     onnxruntime_providers: tuple[str, ...]
-    torchscript_exporter: bool | None  # of torch; None: torch cannot be asked
+    # Of torch; None: torch cannot be asked
+    torchscript_exporter: bool | None
     energy: tuple[EnergySensor, ...]
     commands: tuple[CommandState, ...]
     took_s: Annotated[float, Field(ge=0)]

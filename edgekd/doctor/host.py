@@ -30,11 +30,15 @@ class Machine:
     os: str
     python: str
     processors: int
-    usable_processors: float  # by affinity, and by the quota of the control group
-    memory_bytes: int | None  # of the machine, or the control group's limit where that is less
+    # By affinity, and by the quota of the control group
+    usable_processors: float
+    # Of the machine, or the control group's limit where that is less
+    memory_bytes: int | None
     available_bytes: int | None
-    memory_is_limited: bool  # by a control group
-    disk_free_bytes: int | None  # in the folder it was started in
+    # By a control group
+    memory_is_limited: bool
+    # In the folder it was started in
+    disk_free_bytes: int | None
     bf16_instructions: tuple[str, ...]
 
 
@@ -102,7 +106,8 @@ def _quota(group: Path) -> float | None:
         words = [_text(group / name) or "" for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us")]
     numbers = [_number(word) for word in words]
     if len(numbers) != 2 or not numbers[0] or not numbers[1]:
-        return None  # "max", -1 or nothing there
+        # "max", -1 or nothing there
+        return None
     return numbers[0] / numbers[1]
 
 

@@ -14,7 +14,8 @@ from edgekd.doctor.requirements import install_lines
 
 WIDTH: Final = 80
 _INDENT: Final = 13
-_FIXED: Final = "\u00a0"  # a space at which no line is folded
+# A space at which no line is folded
+_FIXED: Final = "\u00a0"
 
 
 def diagnosis(found: Doctor) -> str:
@@ -125,7 +126,8 @@ def _commands(states: Sequence[CommandState]) -> Iterator[str]:
 
 def _todo(found: Doctor) -> Iterator[str]:
     for line in install_lines([library for library in found.libraries if library.problem]):
-        yield f"{'to install':{_INDENT}}{line}"  # in one piece, to be copied
+        # In one piece, to be copied
+        yield f"{'to install':{_INDENT}}{line}"
     yield from _entry(
         "done",
         f"in {found.took_s:.1f} s; {'every' if found.works else 'not every'} command can run here",
@@ -135,7 +137,8 @@ def _todo(found: Doctor) -> Iterator[str]:
 def _entry(name: str, text: str) -> Iterator[str]:
     """Name and text in two columns, folded."""
     if text.startswith("-> "):
-        yield " " * _INDENT + text  # a command is not folded
+        # A command is not folded
+        yield " " * _INDENT + text
         return
     folded = textwrap.wrap(
         text,

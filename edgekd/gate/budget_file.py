@@ -41,7 +41,8 @@ class MetricKind:
 
     metric: Metric
     unit: Literal["s", "B", "J", "share of images"]
-    factor: float  # from what is written to the unit
+    # From what is written to the unit
+    factor: float
     bound: Literal["at least", "at most"] = "at most"
 
 

@@ -32,7 +32,8 @@ from edgekd.records.manifest import Manifest, Report
 from edgekd.targets.board_detection import is_board
 from edgekd.targets.catalogue import load_target
 
-_LARGEST: Final = 256 * 2**20  # bytes of a report that is read at all
+# Bytes of a report that is read at all
+_LARGEST: Final = 256 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +62,8 @@ class Finding:
 
     kind: Literal["measured", "estimate", "unmeasured"]
     value: float | None
-    told: str  # "median of 6,000 calls on NVIDIA Jetson Orin Nano"
+    # "median of 6,000 calls on NVIDIA Jetson Orin Nano"
+    told: str
 
 
 def read_reports(paths: Sequence[Path], *, trusted: Sequence[PublicKey] = ()) -> Reports:
@@ -80,7 +82,8 @@ def read_reports(paths: Sequence[Path], *, trusted: Sequence[PublicKey] = ()) ->
     report: Report | None = None
     measurements: list[Measurements] = []
     estimates: list[ModelEstimate] = []
-    origins: list[tuple[str, Path]] = []  # digests of what was measured apart
+    # Digests of what was measured apart
+    origins: list[tuple[str, Path]] = []
     for path in paths:
         beside = path.name == layout.REPORT and (path.parent / layout.MANIFEST).is_file()
         if path.is_dir() or beside or archive.is_archive(path):

@@ -37,7 +37,8 @@ _QUALITY: Final = ("agreement", "accuracy")
 class Judgement:
     """What `edgekd gate --json` prints."""
 
-    subject: str | None  # the model that was judged; None: quality alone
+    # The model that was judged; None: quality alone
+    subject: str | None
     target: str | None
     passed: bool
     results: tuple[GateResult, ...]
@@ -118,7 +119,8 @@ def judge(
     target = figures.target_of(reports, budget)
     old = None
     if any(limit.of == "baseline" for limit in budget.limits.values()):
-        assert budget.baseline is not None  # budgets._check
+        # Budgets._check
+        assert budget.baseline is not None
         old = figures.read_reports([Path(budget.baseline)], trusted=trusted)
     for metric in KINDS:
         limit = budget.limits.get(metric)

@@ -76,7 +76,8 @@ class TargetInfo:
 class Manifest:
     """`manifest.json`. `content_digest` covers everything but measurements and report."""
 
-    made_with: str  # "edgekd 0.1.0"
+    # "edgekd 0.1.0"
+    made_with: str
     target: TargetInfo
     input: InputSpec
     classes: Count
@@ -84,14 +85,16 @@ class Manifest:
     teacher: TeacherInfo
     student: Student
     models: tuple[OnnxModel, ...]
-    without: dict[str, str]  # what was left out, and why
+    # What was left out, and why
+    without: dict[str, str]
     calibration: SyntheticSet | None
     golden: GoldenVectors
     data_used: DataUsed
     quality: Literal["passed", "failed"]
     quality_gates: tuple[GateResult, ...]
     warnings: tuple[str, ...]
-    files: tuple[FileEntry, ...]  # all but the manifest, the report and SHA256SUMS
+    # All but the manifest, the report and SHA256SUMS
+    files: tuple[FileEntry, ...]
     content_digest: Digest
 
 
@@ -129,6 +132,9 @@ class Report:
     evaluation: Evaluation | None
     measurements: tuple[Measurements, ...]
     gates: tuple[GateResult, ...]
-    layer_precision: tuple[LayerPrecision, ...] = ()  # of the INT8 graph, in graph order
-    budget: Budget | None = None  # that the last gates held the figures against
-    bench_failed: str | None = None  # why there are no figures of the board that was asked for
+    # Of the INT8 graph, in graph order
+    layer_precision: tuple[LayerPrecision, ...] = ()
+    # That the last gates held the figures against
+    budget: Budget | None = None
+    # Why there are no figures of the board that was asked for
+    bench_failed: str | None = None

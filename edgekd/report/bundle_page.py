@@ -37,7 +37,8 @@ from edgekd.templating import render
 
 LAYERS_SHOWN: Final = 10
 FULL_BAR_DB: Final = 50.0
-CHARTS_SHOWN: Final = 12  # a report may name any number of losses
+# A report may name any number of losses
+CHARTS_SHOWN: Final = 12
 LOSSES: Final = {
     "kd": "the student's distance from the teacher's answers; its weights follow this one",
     "one_hot": "how far the teacher is from seeing the class that was asked for",
@@ -56,7 +57,8 @@ class ModelRow:
     name: str
     what: str
     accuracy: Value
-    interval: str  # of the accuracy
+    # Of the accuracy
+    interval: str
     agreement: Value
     size: Value
     parameters: int
@@ -68,7 +70,8 @@ class Bar:
     tensor: str
     made_by: str
     db: str
-    share: float  # of a full bar, per cent
+    # Of a full bar, per cent
+    share: float
 
 
 def html(

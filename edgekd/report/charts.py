@@ -25,7 +25,8 @@ _IN_THE_PAGE: Final = {
 # Shown at about this size on a phone, so that text stays text.
 WIDTH_PT: Final = 330.0
 HEIGHT_PT: Final = 170.0
-LARGEST: Final = 1e100  # of a value; beyond it the arithmetic of axes overflows
+# Of a value; beyond it the arithmetic of axes overflows
+LARGEST: Final = 1e100
 MOST_POINTS: Final = 300
 BINS: Final = 32
 
@@ -78,11 +79,13 @@ def histogram(
     taken = np.asarray(values, np.float64)
     low, high = float(taken.min()), float(np.percentile(taken, 99))
     high = max(high, *(value for _, value in marks))
-    if high <= low:  # all the same
+    # All the same
+    if high <= low:
         low, high = low - 0.5 * (abs(low) or 1.0), high + 0.5 * (abs(high) or 1.0)
     with _axes(name, HEIGHT_PT) as (axes, svg):
         axes.hist(taken, bins=BINS, range=(low, high), color=FIRST, rwidth=0.9)
-        axes.set_ylim(0, 1.3 * axes.get_ylim()[1])  # the names of the marks stand above the bars
+        # The names of the marks stand above the bars
+        axes.set_ylim(0, 1.3 * axes.get_ylim()[1])
         top = axes.get_ylim()[1]
         for place, (label, value) in enumerate(marks):
             axes.axvline(value, color=SECOND, linewidth=1.4, linestyle="--" if place else "-")
@@ -222,7 +225,8 @@ def _for_a_page(svg: str, name: str) -> str:
     # A style sheet in an element is that of the whole page.
     svg = re.sub(r"<(metadata|style)\b.*?</\1>", "", svg, flags=re.DOTALL)
     box = re.search(r'viewBox="[^"]+"', svg)
-    assert box is not None  # matplotlib always writes one
+    # Matplotlib always writes one
+    assert box is not None
     # The figure that holds it says what it shows.
     svg = re.sub(
         r"<svg[^>]*>", f'<svg {box[0]} aria-hidden="true" focusable="false">', svg, count=1

@@ -22,8 +22,10 @@ Pixels = npt.NDArray[np.uint8]  # (N, H, W, C)
 CLASSES_SHOWN: Final = 20
 IMAGES_SHOWN: Final = 8  # of a class
 AT_ONCE: Final = 128  # images
-LARGEST_SIDE: Final = 64  # pixels of an image as it is shown
-IMAGE_BYTES: Final = 200_000  # for the classes; the moments get as much
+# Pixels of an image as it is shown
+LARGEST_SIDE: Final = 64
+# For the classes; the moments get as much
+IMAGE_BYTES: Final = 200_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +35,8 @@ class StripMoment:
     progress: float
     step: int
     classes: tuple[int, ...]
-    images: Pixels  # one for each of `classes`
+    # One for each of `classes`
+    images: Pixels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +44,8 @@ class Timeline:
     """How the images changed."""
 
     moments: tuple[StripMoment, ...]
-    late: bool  # the run was continued from a checkpoint without them
+    # The run was continued from a checkpoint without them
+    late: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +66,8 @@ class ClassRow:
 @dataclass(frozen=True, kw_only=True)
 class MomentRow:
     label: str
-    images: tuple[StripImage | None, ...]  # one a moment
+    # One a moment
+    images: tuple[StripImage | None, ...]
 
 
 def class_rows(folder: Path, manifest: Manifest) -> tuple[tuple[ClassRow, ...], str]:
@@ -105,7 +110,8 @@ def _predict(folder: Path, manifest: Manifest, pixels: Pixels) -> npt.NDArray[np
     if model is None:
         raise ValueError("there is no FP32 model to say what they show")
     decided = []
-    for start in range(0, len(pixels), AT_ONCE):  # as floats, all of them can be large
+    # As floats, all of them can be large
+    for start in range(0, len(pixels), AT_ONCE):
         scaled = (pixels[start : start + AT_ONCE].astype(np.float32) / 255 - mean) / std
         images = np.ascontiguousarray(scaled.transpose(0, 3, 1, 2), np.float32)  # (N, C, H, W)
         decided.append(logits_of(folder / model.path, images).argmax(1))

@@ -26,7 +26,8 @@ from edgekd.records import (
 )
 from edgekd.report import charts
 
-AROUND: Final = 0.1  # of a run: what is shown of its trace before it and after
+# Of a run: what is shown of its trace before it and after
+AROUND: Final = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +41,8 @@ class Value:
 @dataclass(frozen=True, kw_only=True)
 class Chart:
     title: str
-    svg: Any  # Markup: the only text that is not escaped
+    # Markup: the only text that is not escaped
+    svg: Any
     caption: str
 
 

@@ -39,7 +39,8 @@ from edgekd.workflows.measure.estimate_latency import estimate, precision_run
 from edgekd.workflows.model_files import Exported, Network, export_network
 
 COSTS: Final[tuple[Metric, ...]] = ("latency-p50", "latency-p99", "energy", "peak-memory", "size")
-SHOWN: Final[tuple[Metric, ...]] = ("latency-p50", "energy", "size")  # the axes of the front
+# The axes of the front
+SHOWN: Final[tuple[Metric, ...]] = ("latency-p50", "energy", "size")
 # Short, as there are many: a median of 200 calls and more is known to a few percent on a quiet board.
 QUICK: Final = BenchConfig(
     processes=2,
@@ -73,9 +74,11 @@ class Candidate:
     architecture: Architecture
     parameters: int
     macs: int
-    precision: Precision  # that it would be deployed in
+    # That it would be deployed in
+    precision: Precision
     costs: dict[Metric, Cost]
-    over: dict[str, float]  # by how much, as a ratio
+    # By how much, as a ratio
+    over: dict[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +87,10 @@ class CostMeasurement:
 
     target: Target
     budget: Budget
-    device: Device | None  # None: this machine, where it is the target's board
-    allowed: frozenset[Metric]  # may stay unknown, or be estimated
+    # None: this machine, where it is the target's board
+    device: Device | None
+    # May stay unknown, or be estimated
+    allowed: frozenset[Metric]
     estimates: bool = True
     images: Pixels  # (N, H, W, C), N at least 64: what INT8 is exported with; costs do not depend on them
 
@@ -112,7 +117,8 @@ def list_candidates(names: Sequence[str], teacher: TeacherInfo) -> list[Architec
         try:
             architecture = architectures.find_architecture(name, **shape)
         except UsageError:
-            continue  # not for images of this size
+            # Not for images of this size
+            continue
         size = _size(architecture, teacher)
         if size.parameters < teacher.parameters and size.macs < teacher.macs:
             found.append(architecture)
@@ -322,7 +328,8 @@ def _costs(
         if value is not None:
             found[metric] = Cost(value=value, estimated=False)
     if "latency-p50" not in found and "latency-p50" in costing.allowed and costing.estimates:
-        with contextlib.suppress(IncompatibleError, InputFileError):  # the limit then says so
+        # The limit then says so
+        with contextlib.suppress(IncompatibleError, InputFileError):
             precision = precision_run(model.precision, costing.target)
             path = folder / model.path
             latency = estimate(path, target=costing.target, precision=precision).latency

@@ -76,20 +76,25 @@ FILE: Final = "search.json"
 STUDENT: Final = "student"
 IMAGES: Final = "images"
 STATE: Final = "state.json"
-LEAST_STEPS, MOST_STEPS = 90, 20_000  # of a run in the last rung
-PROBE_STEPS: Final = 100  # of a run whose speed is forecast
+# Of a run in the last rung
+LEAST_STEPS, MOST_STEPS = 90, 20_000
+# Of a run whose speed is forecast
+PROBE_STEPS: Final = 100
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchJob:
     """What `edgekd search` is asked to do."""
 
-    distil: DistillJob  # of every run; its budget is not looked at
+    # Of every run; its budget is not looked at
+    distil: DistillJob
     target: Target
     budget: Budget
     names: tuple[str, ...] = SearchOptions.candidates
-    minutes: float | None  # in all; None: `steps` says it
-    steps: int | None  # of a run in the last rung
+    # In all; None: `steps` says it
+    minutes: float | None
+    # Of a run in the last rung
+    steps: int | None
     count: int = SearchOptions.count
     device: Device | None = None
     allowed: frozenset[Metric] = frozenset()
@@ -107,7 +112,8 @@ class Search:
     images_digest: str
     candidates: tuple[Candidate, ...]
     runs: tuple[Run, ...]
-    front: tuple[str, ...]  # that no other beats in agreement and in every cost
+    # That no other beats in agreement and in every cost
+    front: tuple[str, ...]
     chosen: str
     reason: str
 
@@ -246,7 +252,8 @@ def _search(
     distil = replace(
         options.distil, data=replace(options.distil.data, images=images.absolute()), command=()
     )
-    distil = replace(distil, teacher=distil.teacher.absolute())  # for workers that stand elsewhere
+    # For workers that stand elsewhere
+    distil = replace(distil, teacher=distil.teacher.absolute())
     if state.steps is None:
         left_s = None
         if options.minutes is not None:
@@ -313,7 +320,8 @@ def _read_state(path: Path) -> _State | None:
 
 def _steps(kept: Sequence[Candidate], options: DistillJob, left_s: float | None) -> int:
     """Of a run in the last rung, so that all runs fit into the time that is left."""
-    assert left_s is not None  # either minutes or steps
+    # Either minutes or steps
+    assert left_s is not None
     ordered = sorted(kept, key=lambda each: each.macs)
     probed = {ordered[0].name, ordered[len(ordered) // 2].name, ordered[-1].name}
     step_s = [

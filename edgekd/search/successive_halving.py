@@ -28,10 +28,14 @@ class Run:
     name: str
     rung: int
     steps: int
-    agreement: float  # 0 where it collapsed
-    images: int  # that the agreement was measured on
-    folder: str  # relative to the search's
-    lost: str | None = None  # why there is no student
+    # 0 where it collapsed
+    agreement: float
+    # That the agreement was measured on
+    images: int
+    # Relative to the search's
+    folder: str
+    # Why there is no student
+    lost: str | None = None
 
 
 @dataclass(frozen=True)

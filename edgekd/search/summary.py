@@ -119,7 +119,8 @@ def _ratios(candidate: Candidate) -> str:
 
 def front(runs: Sequence[Run], kept: Sequence[Candidate]) -> tuple[str, ...]:
     """Names that no other beats in agreement and in every known cost; agreement is of each one's last run."""
-    agreement = {run.name: run.agreement for run in runs if run.lost is None}  # later rungs win
+    # Later rungs win
+    agreement = {run.name: run.agreement for run in runs if run.lost is None}
     points = {
         each.name: (-agreement[each.name], *_costs_of(each, kept))
         for each in kept

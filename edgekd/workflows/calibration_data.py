@@ -40,8 +40,10 @@ class CalibrationSource:
 
     calibration: Pixels
     held_out: Pixels
-    answers: npt.NDArray[np.float32] | None  # the teacher's on `held_out`, where it is at hand
-    outside: Mapping[str, float]  # of its batch-norms, what `calibration` does not reach
+    # The teacher's on `held_out`, where it is at hand
+    answers: npt.NDArray[np.float32] | None
+    # Of its batch-norms, what `calibration` does not reach
+    outside: Mapping[str, float]
     learned: Tensor | None = (
         None  # bytes (N, C, H, W) that INT8 can be tuned on, where the teacher is at hand
     )

@@ -25,9 +25,12 @@ from edgekd.records import (
 from edgekd.targets import catalogue
 
 SCHEMA: Final = "graph-check"
-NEWEST: Final = "11.4.1"  # that no board here brings yet
-MOST_KINDS: Final = 5  # of operators that a DLA cannot run are named
-_ORIN: Final = "8.7"  # compute capability of the boards whose DLA is of the second generation
+# That no board here brings yet
+NEWEST: Final = "11.4.1"
+# Of operators that a DLA cannot run are named
+MOST_KINDS: Final = 5
+# Compute capability of the boards whose DLA is of the second generation
+_ORIN: Final = "8.7"
 
 
 @record
@@ -35,10 +38,12 @@ class Reason:
     """One reason why a graph is not legal, or what is legal and does harm."""
 
     rule: str
-    where: str  # name of a node, tensor or input; "model" for all of it
+    # Name of a node, tensor or input; "model" for all of it
+    where: str
     message: str
     advice: str
-    refuses: bool = True  # False: it is taken, and is worse for it
+    # False: it is taken, and is worse for it
+    refuses: bool = True
 
 
 @record
@@ -55,20 +60,27 @@ class Verdict:
 class DlaCheck:
     """How much of a file the board's deep-learning accelerator could compute in FP16."""
 
-    dla_share: Share | None  # of the multiply-accumulates
-    reason: str | None  # why there is no share
-    cannot: tuple[str, ...] = ()  # kinds of operators that stay on the GPU, the first few
+    # Of the multiply-accumulates
+    dla_share: Share | None
+    # Why there is no share
+    reason: str | None
+    # Kinds of operators that stay on the GPU, the first few
+    cannot: tuple[str, ...] = ()
 
 
 @record
 class GraphCheck:
     """What `edgekd export check --json` prints."""
 
-    model: str  # name of the file
+    # Name of the file
+    model: str
     digest: str
-    target: str | None  # that was asked for
-    verdicts: tuple[Verdict, ...]  # the target's first, then every TensorRT
-    dla: DlaCheck | None = None  # of the target
+    # That was asked for
+    target: str | None
+    # The target's first, then every TensorRT
+    verdicts: tuple[Verdict, ...]
+    # Of the target
+    dla: DlaCheck | None = None
 
 
 def check_model(path: Path, *, target: Target | None) -> GraphCheck:

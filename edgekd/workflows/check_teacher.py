@@ -28,8 +28,10 @@ from edgekd.records import (
 )
 from edgekd.workflows.evaluate import Logits, module_logits
 
-MOST_IMAGES: Final = 2000  # a share is then known to about 2 %
-_CAFFE_MEAN: Final = (103.94, 116.78, 123.68)  # blue, green, red; of 0..255 pixels
+# A share is then known to about 2 %
+MOST_IMAGES: Final = 2000
+# Blue, green, red; of 0..255 pixels
+_CAFFE_MEAN: Final = (103.94, 116.78, 123.68)
 _IMAGENET: Final = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 Pixels = npt.NDArray[np.uint8]  # (N, H, W, C)
@@ -49,7 +51,8 @@ class ClassOrder:
     """A renaming of classes that makes the teacher right."""
 
     accuracy: Share
-    label_of: tuple[int | None, ...]  # for each output of the teacher, the label it answers to
+    # For each output of the teacher, the label it answers to
+    label_of: tuple[int | None, ...]
 
 
 @record
@@ -62,9 +65,11 @@ class TeacherCheck:
     images: Annotated[int, Field(ge=1)]
     classes: Count
     accuracy: Share
-    accuracy_interval: tuple[Share, Share]  # 95 %, Wilson
+    # 95 %, Wilson
+    accuracy_interval: tuple[Share, Share]
     variants: tuple[Variant, ...]  # best first
-    class_order: ClassOrder | None  # where another order does clearly better
+    # Where another order does clearly better
+    class_order: ClassOrder | None
     verdict: Literal["right", "wrong", "chance"]
     hints: tuple[str, ...]
 
@@ -72,7 +77,8 @@ class TeacherCheck:
 @dataclass(frozen=True, kw_only=True)
 class _Preprocessing:
     name: str
-    hint: str  # what to do if this is the best
+    # What to do if this is the best
+    hint: str
     prepare: Callable[[Pixels], Prepared]
 
 

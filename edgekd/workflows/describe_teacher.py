@@ -35,7 +35,8 @@ class OpenQuestion:
 
     option: str
     text: str
-    choices: dict[str, str]  # by value: what sets it apart
+    # By value: what sets it apart
+    choices: dict[str, str]
 
 
 @record
@@ -54,22 +55,26 @@ class Description:
     file_digest: Digest
     size_bytes: Count
     format: str
-    weights_key: str | None  # None where the file holds no weights by name
+    # None where the file holds no weights by name
+    weights_key: str | None
     other_weights: tuple[str, ...]
     tensors: Count
     types: tuple[str, ...]
     network: str | None
-    same_as: tuple[str, ...]  # names of other libraries for the same function
+    # Names of other libraries for the same function
+    same_as: tuple[str, ...]
     network_from: str | None
     parameters: Count
-    macs: Count | None  # of one image; None where only running it would tell
+    # Of one image; None where only running it would tell
+    macs: Count | None
     channels: Annotated[int, Field(ge=1)] | None
     classes: Count | None
     input: StatedValue | None
     mean: StatedValue | None
     std: StatedValue | None
     batch_norm_layers: Count
-    batch_norm_trained: bool | None  # None: only loading tells
+    # None: only loading tells
+    batch_norm_trained: bool | None
     questions: tuple[OpenQuestion, ...]
     notes: tuple[str, ...]
 

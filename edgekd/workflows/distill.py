@@ -54,8 +54,10 @@ STUDENT_FILE: Final = "student.safetensors"
 CALIBRATION_FILE: Final = "calibration.npy"
 HELD_OUT_FILE: Final = "held-out.npy"
 ANSWERS_FILE: Final = "held-out-teacher.npy"
-AT_ONCE: Final = 128  # images, in one pass of the teacher
-HALVED: Final = "batch"  # noted in the folder of a run that starts over with half of its batch
+# Images, in one pass of the teacher
+AT_ONCE: Final = 128
+# Noted in the folder of a run that starts over with half of its batch
+HALVED: Final = "batch"
 LEAST_BATCH: Final = 8
 REVEALING: Final = (
     "the bundle holds images that were inverted out of the teacher; they can reveal what it was "
@@ -70,15 +72,18 @@ Pixels = npt.NDArray[np.uint8]  # (N, H, W, C)
 class Distilled:
     """A delivered student with the images that later stages calibrate and check on. Not a record."""
 
-    module: nn.Module  # evaluation mode, CPU
+    # Evaluation mode, CPU
+    module: nn.Module
     choice: student_choice.StudentVariant
     size: student_choice.Size
     agreement: float
     run: Distillation
     calibration: Pixels
     held_out: Pixels
-    ahead: SyntheticSet | None  # what was learned from, where it was made before
-    real: RealImages | None  # what else was
+    # What was learned from, where it was made before
+    ahead: SyntheticSet | None
+    # What else was
+    real: RealImages | None
 
     @functools.cached_property
     def answers(self) -> npt.NDArray[np.float32]:  # (M, K)
@@ -269,7 +274,8 @@ class Checkpoints:
 def _run(run: Distillation, folder: RunFolder, interrupts: Interrupts, display: Display) -> None:
     """Drive the loop: show events, save between them, stop at a signal."""
     checkpoints = Checkpoints(folder, run)
-    first: tuple[float, float] | None = None  # progress and seconds after the first, slower round
+    # Progress and seconds after the first, slower round
+    first: tuple[float, float] | None = None
     with interrupts.defer(), display.running() as show:
         for event in run.events():
             first = first or (event.progress, run.elapsed_s)
@@ -305,7 +311,8 @@ def write_student(distilled: Distilled, folder: Path) -> Student:
     """The weights as safetensors and the record beside them."""
     path = folder / STUDENT_FILE
     state = {name: tensor.contiguous() for name, tensor in distilled.module.state_dict().items()}
-    path.write_bytes(safetensors_bytes(state))  # its own writer makes files that others can't read
+    # Its own writer makes files that others can't read
+    path.write_bytes(safetensors_bytes(state))
     run = distilled.run
     student = Student(
         checkpoint=STUDENT_FILE,
@@ -361,7 +368,8 @@ def coverage_of(
     decided: list[npt.NDArray[np.int64]] = []
     confidence, distances, layers = 0.0, 0.0, 0
     with watch_reach(teacher.module) as reached:
-        for start in range(0, len(images), AT_ONCE):  # as floats, all of them can be large
+        # As floats, all of them can be large
+        for start in range(0, len(images), AT_ONCE):
             part = images[start : start + AT_ONCE]
             with watch_batch_norm(teacher.module) as statistics:
                 logits = teacher.module(torch.from_numpy(normalise(part, info.input)))

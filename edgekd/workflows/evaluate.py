@@ -35,7 +35,8 @@ from edgekd.records import (
 
 Logits = npt.NDArray[np.float32]  # (N, K)
 
-BINS: Final = 15  # of the calibration error, as Guo et al. have them
+# Of the calibration error, as Guo et al. have them
+BINS: Final = 15
 WORST_PAIRS: Final = 5
 STUDENT_RECORD: Final = "student.json"
 
@@ -55,11 +56,15 @@ class ModelResult:
 
     model: str
     accuracy: Share
-    accuracy_interval: tuple[Share, Share]  # 95 %, Wilson
+    # 95 %, Wilson
+    accuracy_interval: tuple[Share, Share]
     agreement_with_first: Share
-    per_class: tuple[Share | None, ...]  # accuracy; None for a class without images
-    confusions: tuple[Confusion, ...]  # the most frequent, first
-    calibration_error: Share  # expected, over equal bins of confidence
+    # Accuracy; None for a class without images
+    per_class: tuple[Share | None, ...]
+    # The most frequent, first
+    confusions: tuple[Confusion, ...]
+    # Expected, over equal bins of confidence
+    calibration_error: Share
     mean_confidence: Share
 
 
@@ -80,7 +85,8 @@ class _Subject:
 
     def __init__(self, name: str, spec: InputSpec | None, classes: int | None) -> None:
         self.name = name
-        self.spec = spec  # None: the file does not say (bare ONNX)
+        # None: the file does not say (bare ONNX)
+        self.spec = spec
         self.classes = classes
         self.names: tuple[str, ...] | None = None
         self.module: nn.Module | None = None
@@ -90,7 +96,8 @@ class _Subject:
         inputs = data.normalise(spec)
         if self.onnx is not None:
             return logits_of(self.onnx, inputs)
-        assert self.module is not None  # one or the other
+        # One or the other
+        assert self.module is not None
         return module_logits(self.module, inputs)
 
 

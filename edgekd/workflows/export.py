@@ -56,7 +56,8 @@ from edgekd.workflows.model_files import (
 )
 from edgekd.workflows.run_setup import load_and_report_teacher
 
-SET_IMAGES: Final = 768  # of a set that a teacher is exported with: 512 to calibrate on, a tenth apart, and to spare
+# Of a set that a teacher is exported with: 512 to calibrate on, a tenth apart, and to spare
+SET_IMAGES: Final = 768
 
 
 # --- export ---------------------------------------------------------------------------------------
@@ -176,7 +177,8 @@ def export_teacher(
 def _tuner(
     teacher: Teacher, brought: CalibrationSource, options: ExportPlan, display: Display
 ) -> Callable[[FakeQuantised], None]:
-    assert brought.learned is not None  # of a teacher there is a set
+    # Of a teacher there is a set
+    assert brought.learned is not None
     return tuner(
         teacher,
         brought.learned,
@@ -244,7 +246,8 @@ def _write_models(
         closing=f"{out} is kept; do not ship {INT8_FILE} of it. Other images (edgekd synthesize, then --images SET) or "
         "--keep-fp16 0.1, which leaves the layers that INT8 hurts most in floating point, may help.",
     )
-    if options.engine is not None:  # the ONNX files stand whatever becomes of it
+    # The ONNX files stand whatever becomes of it
+    if options.engine is not None:
         engines = build_all(
             exported.models, out, target=target, options=options.engine, display=display
         )

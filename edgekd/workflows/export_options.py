@@ -21,13 +21,17 @@ class ExportPlan:
     """What is asked of the files beyond what the target decides, checked."""
 
     embed: tuple[Part, ...] = ()
-    keeping: FloatShare | None = None  # layers of an INT8 network may stay in floating point
+    # Layers of an INT8 network may stay in floating point
+    keeping: FloatShare | None = None
     tune: int = ExportOptions.tune  # steps
-    engine: EngineOptions | None = None  # build engines on this machine
-    dynamic_batch: bool = ExportOptions.dynamic_batch  # N stays open
+    # Build engines on this machine
+    engine: EngineOptions | None = None
+    # N stays open
+    dynamic_batch: bool = ExportOptions.dynamic_batch
 
 
-PLAIN: Final = ExportPlan()  # the files that the target decides, and nothing else
+# The files that the target decides, and nothing else
+PLAIN: Final = ExportPlan()
 
 
 def plan_export(options: ExportOptions, *, engine: EngineOptions | None = None) -> ExportPlan:

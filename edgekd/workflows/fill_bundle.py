@@ -90,9 +90,11 @@ class CompressJob:
     target: Target
     bundle: BundleOptions = field(default_factory=BundleOptions)
     export: ExportPlan = PLAIN
-    bench_device: Device | None = None  # the board, over ssh; None: this machine
+    # The board, over ssh; None: this machine
+    bench_device: Device | None = None
     budget: Budget = NO_BUDGET
-    allowed: frozenset[Metric] = frozenset()  # limits that pass without a figure of the board
+    # Limits that pass without a figure of the board
+    allowed: frozenset[Metric] = frozenset()
 
 
 @record

@@ -67,6 +67,7 @@ def tuner(
             generator=torch.Generator(compute.device).manual_seed(seed),
             told=lambda *_: None,
         )
-        wrapped.cpu()  # where files are made
+        # Where files are made
+        wrapped.cpu()
 
     return finetune

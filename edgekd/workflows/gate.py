@@ -153,7 +153,8 @@ def check_budget(budget: Budget, *, junit: Path | None) -> None:
         OutputError: the file cannot be written.
     """
     if any(limit.of == "baseline" for limit in budget.limits.values()):
-        assert budget.baseline is not None  # budgets._check
+        # Budgets._check
+        assert budget.baseline is not None
         figures.read_reports([Path(budget.baseline)])
     _check_writable(junit)
 

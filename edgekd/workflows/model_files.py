@@ -35,16 +35,19 @@ from edgekd.workflows.export_options import (
     without_int8,
 )
 
-COMPARED: Final = 32  # images, of a file with everything inside and the plain one
+# Images, of a file with everything inside and the plain one
+COMPARED: Final = 32
 
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
     """What is exported. Not a record."""
 
-    module: nn.Module  # in evaluation mode, on the CPU
+    # In evaluation mode, on the CPU
+    module: nn.Module
     spec: InputSpec
-    digest: str  # of its weights
+    # Of its weights
+    digest: str
 
 
 @record

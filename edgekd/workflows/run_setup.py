@@ -39,7 +39,8 @@ from edgekd.records import Architecture, TeacherInfo
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 
-WATCHED: Final = 1000  # labelled images that are looked at along the way
+# Labelled images that are looked at along the way
+WATCHED: Final = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +53,8 @@ class DistillJob:
     training: TrainingOptions = field(default_factory=TrainingOptions)
     data: DataOptions = field(default_factory=DataOptions)
     run: RunOptions = field(default_factory=RunOptions)
-    command: tuple[str, ...] = ()  # as it was typed, for the report
+    # As it was typed, for the report
+    command: tuple[str, ...] = ()
 
     @property
     def budget(self) -> RunBudget | None:

@@ -33,7 +33,8 @@ class RecipeDescription:
 
     recipe: Recipe
     faithful: bool
-    steps: int | None  # of the student, in the paper's settings
+    # Of the student, in the paper's settings
+    steps: int | None
     needs: tuple[str, ...]
 
 
@@ -43,10 +44,13 @@ class RecipeSummary:
 
     name: str
     paper: str
-    source: str  # kind of what makes its images
-    memory: str  # kind of what keeps them
+    # Kind of what makes its images
+    source: str
+    # Kind of what keeps them
+    memory: str
     needs: tuple[str, ...]
-    faithful: bool  # whether there are the paper's own settings
+    # Whether there are the paper's own settings
+    faithful: bool
 
 
 def show_recipe(name: str, *, faithful: bool) -> RecipeDescription:

@@ -33,7 +33,8 @@ from edgekd.workflows.run_setup import image_set, load_and_report_teacher, recip
 PREVIEW: Final = "preview.png"
 PREVIEW_CLASSES: Final = 20
 PREVIEW_IMAGES: Final = 10  # of a class
-PREVIEW_SIDE: Final = 64  # pixels of an image in it, at most
+# Pixels of an image in it, at most
+PREVIEW_SIDE: Final = 64
 
 Pixels = npt.NDArray[np.uint8]  # (N, H, W, C)
 

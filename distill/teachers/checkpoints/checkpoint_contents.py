@@ -50,17 +50,21 @@ WRAPPERS: Final = (
 )
 # Averages of the weights over training, as scripts call them.
 _AVERAGES: Final = re.compile(r"ema|averag|swa|shadow|polyak", re.IGNORECASE)
-_CHUNK: Final = 1 << 22  # values that are checked at once
+# Values that are checked at once
+_CHUNK: Final = 1 << 22
 
 
 @dataclass(frozen=True, kw_only=True)
 class WeightSet:
     """Tensors by name, without what wrappers put before every name."""
 
-    key: str  # the entry of the file; "" when the file is the state dict
+    # The entry of the file; "" when the file is the state dict
+    key: str
     tensors: Mapping[str, TensorRef | UnsupportedTensor]
-    prefix: str  # what was taken off
-    left: tuple[str, ...] = ()  # names of the same entry that are not of it
+    # What was taken off
+    prefix: str
+    # Names of the same entry that are not of it
+    left: tuple[str, ...] = ()
 
     @property
     def shapes(self) -> dict[str, Shape]:
@@ -84,9 +88,11 @@ class Checkpoint:
     """What a file of weights holds."""
 
     opened: FileContents
-    sets: tuple[WeightSet, ...]  # the first is what is taken unless told otherwise
+    # The first is what is taken unless told otherwise
+    sets: tuple[WeightSet, ...]
     metadata: Mapping[str, Any]
-    module: str | None  # class of a module that was saved whole, whose code is not here
+    # Class of a module that was saved whole, whose code is not here
+    module: str | None
 
     @property
     def path(self) -> Path:
@@ -228,7 +234,8 @@ def check_weights(checkpoint: Checkpoint, weights: WeightSet) -> None:
             problem = _claims(checkpoint.opened, tensor)
             if problem is not None:
                 raise InputFileError(f"{path}: {name} {problem}")
-            assert isinstance(tensor, TensorRef)  # an odd one was a problem
+            # An odd one was a problem
+            assert isinstance(tensor, TensorRef)
             if tensor.dtype not in _FLOATS:
                 continue
             span = checkpoint.opened.storages[tensor.storage.key]
@@ -261,7 +268,8 @@ def _reach(tensor: TensorRef) -> int:
 
 def _not_finite(raw: bytes, dtype: str) -> int:
     values: npt.NDArray[Any] = np.frombuffer(raw, _FLOATS[dtype])
-    if dtype == "bfloat16":  # numpy has none: all bits of the exponent are set
+    # Numpy has none: all bits of the exponent are set
+    if dtype == "bfloat16":
         return int(np.count_nonzero((values & 0x7F80) == 0x7F80))
     return len(values) - int(np.count_nonzero(np.isfinite(values)))
 

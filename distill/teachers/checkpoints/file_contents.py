@@ -22,7 +22,8 @@ SUFFIXES: Final = (
     *(".pt", ".pth", ".th", ".ckpt", ".tar", ".bin", ".safetensors"),
     *(".pt2", ".onnx", ".torchscript", ".jit"),
 )
-LARGEST_PICKLE: Final = 128 << 20  # bytes of opcodes; tensors lie elsewhere
+# Bytes of opcodes; tensors lie elsewhere
+LARGEST_PICKLE: Final = 128 << 20
 
 ITEM_BYTES: Final[dict[str, int]] = {
     "float64": 8,
@@ -52,9 +53,12 @@ class FileContents:
 
     path: Path
     format: Format
-    content: Any  # mappings, lists, values, `TensorRef` and `UnbuiltObject`
-    storages: Mapping[str, ByteSpan] = field(default_factory=dict)  # by the key of a `StorageRef`
-    constants: int = 0  # values that are constants of a program's code, without names
+    # Mappings, lists, values, `TensorRef` and `UnbuiltObject`
+    content: Any
+    # By the key of a `StorageRef`
+    storages: Mapping[str, ByteSpan] = field(default_factory=dict)
+    # Values that are constants of a program's code, without names
+    constants: int = 0
     notes: tuple[str, ...] = ()
 
     def raw(self, storage: StorageRef) -> bytearray:

@@ -16,7 +16,8 @@ METADATA_KEY: Final = "edgekd"
 _BESIDE: Final = re.compile(
     r"optim|sched|scaler|rng|criterion|loss|grad|momentum|\bamp\b|callback|metric", re.IGNORECASE
 )
-_DEEP: Final = 40  # modules in modules
+# Modules in modules
+_DEEP: Final = 40
 TENSORS: Final = 50_000
 
 

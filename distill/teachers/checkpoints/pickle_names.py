@@ -13,7 +13,8 @@ from edgekd.distill.teachers.checkpoints.pickle_values import (
     UnsupportedTensor,
 )
 
-_SIZE: Final = 1 << 62  # no shape, stride or offset is more
+# No shape, stride or offset is more
+_SIZE: Final = 1 << 62
 _AXES: Final = 64
 
 

@@ -35,7 +35,8 @@ class StorageRef:
     """A flat block of values beside the pickle."""
 
     key: str
-    dtype: str  # "float32"; "" where the tensor says it
+    # "float32"; "" where the tensor says it
+    dtype: str
     numel: int
 
 
@@ -45,7 +46,8 @@ class TensorRef:
 
     storage: StorageRef
     dtype: str
-    offset: int  # in elements, as the strides
+    # In elements, as the strides
+    offset: int
     shape: tuple[int, ...]
     stride: tuple[int, ...]
 

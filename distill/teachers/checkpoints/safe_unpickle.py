@@ -26,7 +26,8 @@ from edgekd.distill.teachers.checkpoints.pickle_values import (
     UnsafePickle,
 )
 
-OPCODES: Final = 1_500_000  # a checkpoint with its optimiser has some hundred thousand
+# A checkpoint with its optimiser has some hundred thousand
+OPCODES: Final = 1_500_000
 COPIED_TEXT: Final = 64 << 20  # characters
 
 

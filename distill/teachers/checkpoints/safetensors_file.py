@@ -10,7 +10,8 @@ from edgekd.distill.teachers.checkpoints.file_contents import ITEM_BYTES, ByteSp
 from edgekd.distill.teachers.checkpoints.pickle_values import StorageRef, TensorRef
 from edgekd.errors import InputFileError
 
-LARGEST_HEADER: Final = 100_000_000  # what the safetensors library allows
+# What the safetensors library allows
+LARGEST_HEADER: Final = 100_000_000
 _SAFETENSORS_TYPES: Final = {
     "F64": "float64",
     "F32": "float32",
@@ -118,4 +119,5 @@ def _own_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
     try:
         return {"edgekd": json.loads(text)}
     except (ValueError, RecursionError):
-        return {"edgekd": {"unreadable": text[:40]}}  # refused by name where it is used
+        # Refused by name where it is used
+        return {"edgekd": {"unreadable": text[:40]}}

@@ -65,7 +65,8 @@ def _members(path: Path, archive: zipfile.ZipFile, size: int) -> dict[str, zipfi
         if member.flag_bits & 0x1:
             raise InputFileError(f"{path}: refused. Its member {name[:60]!r} is encrypted.")
         if below.startswith("code/"):
-            continue  # TorchScript's sources are compressed; they are never read
+            # TorchScript's sources are compressed; they are never read
+            continue
         if member.compress_type != zipfile.ZIP_STORED or member.compress_size != member.file_size:
             raise InputFileError(
                 f"{path}: refused. Its member {name[:60]!r} is compressed, and could unpack to any size; torch.save "

@@ -134,7 +134,8 @@ class Inquiry:
                 if named and named[0] in each.names
             )
             if not functions:
-                self._of_ours(weights, arch)  # says how the weights differ from what was named
+                # Says how the weights differ from what was named
+                self._of_ours(weights, arch)
                 return
         self.functions = functions
         if len(functions) > 1:
@@ -266,7 +267,8 @@ class Inquiry:
             self.asked.notes.append(f"{what}: only its weights were read, none of its code was run")
         elif self.options.trust_pickle:
             self.asked.notes.append(f"{what}: its code is run, as --trust-pickle says")
-            self.asked.questions = []  # the code says which network it is
+            # The code says which network it is
+            self.asked.questions = []
         else:
             likely = [
                 (name, "reads only the weights")

@@ -20,18 +20,21 @@ class OpenQuestion:
 
     option: str  # "--arch"
     text: str
-    choices: tuple[tuple[str, str], ...] = ()  # value of the option, what sets it apart
+    # Value of the option, what sets it apart
+    choices: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
     """Which network the weights are of, and who says so."""
 
-    source: str  # edgekd, timm, torchvision, file; of programs their format
+    # Edgekd, timm, torchvision, file; of programs their format
+    source: str
     name: str
     because: str
     same_as: tuple[str, ...] = ()
-    original_names: bool = False  # the network has the file's own names, wrapper's prefix and all
+    # The network has the file's own names, wrapper's prefix and all
+    original_names: bool = False
 
     def __str__(self) -> str:
         return self.name if self.source == "edgekd" else f"{self.source}:{self.name}"

@@ -20,7 +20,8 @@ from edgekd.distill.teachers.inspection.kinds import (
 from edgekd.distill.teachers.metadata import Metadata, TeacherOptions, merge_metadata
 from edgekd.errors import InputFileError, UsageError
 
-if TYPE_CHECKING:  # either is imported when its kind of file comes
+# Either is imported when its kind of file comes
+if TYPE_CHECKING:
     from edgekd.distill.teachers.onnx.loader import OnnxFile
     from edgekd.distill.teachers.pt2.loader import ProgramFile
 
@@ -46,7 +47,8 @@ def inspect_program(
             raise
         return _inspect_trusted(path, metadata)
     asked = Clarifications(metadata)
-    like = _like(getattr(program, "shapes", {}))  # ONNX files need not keep the names
+    # ONNX files need not keep the names
+    like = _like(getattr(program, "shapes", {}))
     size = program.input or metadata.options.input
     channels = size[0] if size is not None else 3
     known = architecture_recognition.settings(like, channels=channels) if like else None

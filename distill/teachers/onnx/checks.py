@@ -13,7 +13,8 @@ from edgekd.distill.teachers.onnx.rewriting import constants_to_initializers, op
 from edgekd.errors import InputFileError
 
 MAX_NODES: Final = 50_000
-MAX_ELEMENTS: Final = 1 << 28  # of any tensor: 1 GiB of float32
+# Of any tensor: 1 GiB of float32
+MAX_ELEMENTS: Final = 1 << 28
 OPSETS: Final = (9, 23)
 
 CONTROL_FLOW: Final = frozenset({"If", "Loop", "Scan", "SequenceMap"})

@@ -8,7 +8,8 @@ from onnx import TensorProto, helper
 
 from edgekd.errors import InputFileError
 
-MAX_BYTES: Final = (1 << 31) - 1  # of a protobuf
+# Of a protobuf
+MAX_BYTES: Final = (1 << 31) - 1
 # A whole and its parts may share bytes of a data file; more than this is a lie.
 MAX_CLAIMED: Final = 4
 

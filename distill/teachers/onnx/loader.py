@@ -15,7 +15,8 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helpe
 from edgekd.distill.teachers.onnx import checks, rewriting
 from edgekd.errors import InputFileError, MissingToolError
 
-if TYPE_CHECKING:  # torch takes seconds to come in, and what a file says is wanted at once
+# Torch takes seconds to come in, and what a file says is wanted at once
+if TYPE_CHECKING:
     from torch import Tensor, nn
 
 FOLDED: Final = "batch-norm is folded into the convolutions: inversion loses its best signal"
@@ -34,10 +35,13 @@ class OnnxFile:
     producer: str
     opset: int
     nodes: int
-    operators: tuple[str, ...]  # distinct, sorted
-    input: tuple[int, int, int] | None  # channels, height, width; None where open or not 4-d
+    # Distinct, sorted
+    operators: tuple[str, ...]
+    # Channels, height, width; None where open or not 4-d
+    input: tuple[int, int, int] | None
     batch: int | None  # None: any
-    parameters: int  # without the statistics of batch-norm
+    # Without the statistics of batch-norm
+    parameters: int
     batch_norm_layers: int
     classes: int | None
     notes: tuple[str, ...]
@@ -225,7 +229,8 @@ def _by_runtime(
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    options.log_severity_level = 4  # what is wrong is raised
+    # What is wrong is raised
+    options.log_severity_level = 4
     try:
         session = onnxruntime.InferenceSession(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]

@@ -14,7 +14,8 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 
 from edgekd.errors import InputFileError
 
-CONVERTED: Final = 17  # what onnx2torch knows
+# What onnx2torch knows
+CONVERTED: Final = 17
 # Reductions that take their axes as an input since opset 18.
 REDUCTIONS: Final = frozenset(
     {

@@ -39,7 +39,8 @@ class _Step:
         self.call = call
         self.arguments = arguments
         self.plural = len(node.outputs) > 1 or isinstance(node.outputs[0], tuple)
-        self.features: str | None = None  # what it takes, where it is the one that makes the logits
+        # What it takes, where it is the one that makes the logits
+        self.features: str | None = None
         self.done: tuple[str, ...] = ()
 
 

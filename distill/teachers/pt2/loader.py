@@ -14,7 +14,8 @@ from edgekd.distill.teachers.pt2.reader import read_archive
 from edgekd.distill.teachers.pt2.records import Archive, Node, TensorPayload, Value
 from edgekd.errors import InputFileError
 
-if TYPE_CHECKING:  # torch takes seconds to come in, and what a file says is wanted at once
+# Torch takes seconds to come in, and what a file says is wanted at once
+if TYPE_CHECKING:
     from torch import Tensor, nn
 
 _ATEN: Final = "torch.ops.aten."
@@ -31,14 +32,17 @@ class ProgramFile:
     """Everything that can be said of a program without running it."""
 
     nodes: int
-    operators: tuple[str, ...]  # distinct, sorted
-    input: tuple[int, int, int] | None  # channels, height, width; None where open or not 4-d
+    # Distinct, sorted
+    operators: tuple[str, ...]
+    # Channels, height, width; None where open or not 4-d
+    input: tuple[int, int, int] | None
     batch: int | None  # None: any
     parameters: int
     batch_norm_layers: int
     classes: int | None
     notes: tuple[str, ...]
-    shapes: Mapping[str, tuple[int, ...]]  # of the state dict, by the exported network's names
+    # Of the state dict, by the exported network's names
+    shapes: Mapping[str, tuple[int, ...]]
 
 
 def read_program(path: Path) -> ProgramFile:

@@ -15,7 +15,8 @@ from torch.nn import functional
 Result: TypeAlias = Any
 
 # Functions of aten, any overload: they compute, and touch nothing but their arguments.
-ATEN: Final = frozenset(  # a list of 170 lines would hide what is missing
+# A list of 170 lines would hide what is missing
+ATEN: Final = frozenset(
     """
     _softmax _log_softmax _to_copy _unsafe_view abs as_strided adaptive_avg_pool1d adaptive_avg_pool2d
     _adaptive_avg_pool2d adaptive_max_pool2d add add_ addcmul addmm alias amax amin any arange argmax

@@ -31,7 +31,8 @@ class Node:
     target: str
     arguments: Mapping[str, Argument]
     outputs: tuple[str | tuple[str, ...] | None, ...]
-    at: str  # the module that it came from, "layer1.0.bn1"; "" where the file does not say
+    # The module that it came from, "layer1.0.bn1"; "" where the file does not say
+    at: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +40,10 @@ class TensorMeta:
     """The type and place of a tensor."""
 
     dtype: str
-    sizes: tuple[int | None, ...]  # None where it is known only when the program runs
-    hints: tuple[int, ...]  # the sizes it was exported with
+    # None where it is known only when the program runs
+    sizes: tuple[int | None, ...]
+    # The sizes it was exported with
+    hints: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +64,15 @@ class Archive:
 
     path: Path
     nodes: tuple[Node, ...]
-    input: str  # the name of the images
-    output: str  # the name of the answer
+    # The name of the images
+    input: str
+    # The name of the answer
+    output: str
     attributes: Mapping[str, str]  # name in the graph -> name in `weights` or `constants`
-    literals: Mapping[str, Argument]  # inputs of the graph that are no tensors
+    # Inputs of the graph that are no tensors
+    literals: Mapping[str, Argument]
     metas: Mapping[str, TensorMeta]
-    weights: Mapping[str, TensorPayload]  # parameters and persistent buffers: the state dict
+    # Parameters and persistent buffers: the state dict
+    weights: Mapping[str, TensorPayload]
     constants: Mapping[str, TensorPayload]
     torch_version: str

@@ -23,7 +23,8 @@ from edgekd.distill.teachers.pt2.schema import (
 from edgekd.errors import InputFileError
 
 MAX_DIMENSIONS: Final = 16
-MAX_DEPTH: Final = 32  # of dots in a name: modules nest by them
+# Of dots in a name: modules nest by them
+MAX_DEPTH: Final = 32
 # A whole and views of its parts are both named where weights are fused; more than this is a lie.
 MAX_CLAIMED: Final = 4
 STRIDED: Final = 7

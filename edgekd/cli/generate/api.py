@@ -30,8 +30,10 @@ _SECTIONS: Final = ("Args", "Attributes", "Returns", "Raises")
 class Docstring:
     """A docstring in the style of Google, taken apart."""
 
-    text: str  # summary and description
-    args: dict[str, str]  # or attributes
+    # Summary and description
+    text: str
+    # Or attributes
+    args: dict[str, str]
     returns: str
     raises: dict[str, str]
 
@@ -191,7 +193,8 @@ def _annotation(node: ast.expr | None) -> str:
 def _node(name: str) -> ast.stmt:
     """The definition of a public name in the source of its module."""
     found = definition(name)
-    module = inspect.getmodule(found) or home_of(name)  # a record may be handed on by a package
+    # A record may be handed on by a package
+    module = inspect.getmodule(found) or home_of(name)
     tree = ast.parse(inspect.getsource(module))
     return next(
         node

@@ -53,7 +53,8 @@ class Probed:
 
     device: str
     setup: MachineState
-    is_target: bool | None  # None: no target was named
+    # None: no target was named
+    is_target: bool | None
 
 
 @record
@@ -69,7 +70,8 @@ class RequestedModel:
 
     file: Path
     precision: Precision
-    described: OnnxModel | None = None  # from a bundle
+    # From a bundle
+    described: OnnxModel | None = None
     vectors: Mapping[Precision, Path] = field(default_factory=dict)
 
 

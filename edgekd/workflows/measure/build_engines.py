@@ -90,7 +90,8 @@ def _engines_of(
     """The precision of each engine, and the file that it is made of."""
     for model in models:
         if model.precision == "fp32" and target.software.typing == "weak":
-            yield "fp16", model  # a flag of the builder
+            # A flag of the builder
+            yield "fp16", model
         elif model.precision == "fp16":
             yield "fp16", model
         elif model.precision == "int8" and dla is None:  # INT8 of Q/DQ is not for the DLA
