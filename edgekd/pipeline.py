@@ -34,7 +34,7 @@ def default_out(teacher: Path, target: Target) -> Path:
 
 
 def compress(options: CompressJob, display: Display) -> Outcome | None:
-    """Teacher to bundle. A failed quality gate is in the outcome: see `require_quality`.
+    """Teacher to bundle. A failed quality gate is in the outcome: see `require_gates`.
 
     Of several processes the first one makes it; the others return None when the student is done.
 

@@ -88,7 +88,7 @@ class _Weight(nn.Module):
 
 
 class FakeQuantised(nn.Module):
-    """A module with the pairs that `quantize.with_pairs` would write, in the same places.
+    """A module with the pairs that `qdq.with_pairs` would write, in the same places.
 
     Args:
         module: evaluation mode, on the CPU; it stays as it is.

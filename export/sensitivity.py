@@ -28,7 +28,7 @@ def sensitivities(
 
     Args:
         model: float graph.
-        limits: of its activations, as `quantize.with_pairs` takes them.
+        limits: of its activations, as `qdq.with_pairs` takes them.
         images: normalised (N, C, H, W); the first 64 are used.
 
     The error is the mean divergence KL(float || INT8) of the two softmax outputs, in nats.

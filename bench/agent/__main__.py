@@ -11,7 +11,7 @@
     __main__.py kit    --plan P --out O all that a plan asks, into one file
 
 Each line is an object with an `event`. The first is `hello`, with the protocol that is spoken; the last is `end`, so that
-a cut answer is seen as one. Exit codes are in `failures.py`.
+a cut answer is seen as one. Exit codes are in `errors.py`.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Joules for each inference, from the agent's readings and windows. `windows.py` says how far they may be off."""
+"""Joules for each inference, from the agent's readings and windows. `energy_windows.py` says how far they may be off."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -96,7 +96,7 @@ def read_samples(
     """Read a few real images for a teacher, labelled or not.
 
     Args:
-        path: see `imagefiles.read_images`.
+        path: see `image_files.read_images`.
         spec: of the teacher's input.
         classes: K, that the teacher knows.
         class_names: of the teacher, where it has some: folders called so may be fewer than all.

@@ -1,7 +1,7 @@
 """Where images come from: sources that fit something to each batch, and those that flow.
 
-A fitted source makes one batch at a time, for a pool: `fitted.py`. A flowing source has a generator
-that takes a step a round, and makes fresh images for every step of the student: `flowing.py`.
+A fitted source makes one batch at a time, for a pool: `inversion.py`. A flowing source has a generator
+that takes a step a round, and makes fresh images for every step of the student: `adversarial.py`.
 
 N images, C channels, H x W pixels, K classes.
 """

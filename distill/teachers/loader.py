@@ -57,7 +57,7 @@ def load_teacher(
     """Load a teacher on the CPU and find out what it is.
 
     Args:
-        path: of any file that `containers.opened` knows.
+        path: of any file that `file_formats.open_file` knows.
         options: what the command line says; a TOML file beside `path` and an `edgekd` entry inside
             it fill in the rest, in that order, and then what the network's library says.
         generator: for the noise of the preflight.

@@ -41,7 +41,7 @@ def read_weights(path: Path, *, weights: str | None = None) -> WeightFile:
 
     Args:
         path: of the file.
-        weights: which of several sets in it; see `weightsets.chosen`.
+        weights: which of several sets in it; see `checkpoint_contents.select_weights`.
 
     Raises:
         InputFileError: missing, empty, truncated, refused because it would execute code, a program

@@ -43,7 +43,7 @@ class StudentBatches:
             synthesizer: where images come from.
             teacher: on the device.
             flip: whether mirrored images keep their class.
-            real: condensed or few real images, `answered`.
+            real: condensed or few real images, `label_images`.
             compute: where to compute.
             generator: of all draws; its state is the caller's to keep.
         """

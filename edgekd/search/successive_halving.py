@@ -1,7 +1,7 @@
 """Successive halving: all candidates learn a little, the best third learns three times as long, and so on.
 
 Jamieson and Talwalkar, AISTATS 2016; a factor of three as in Hyperband (Li et al., JMLR 2018). Every run is one of
-`distilling`, on the same images, with its own schedule for its own length: a run of a later rung is not the earlier one
+`workflows.distill`, on the same images, with its own schedule for its own length: a run of a later rung is not the earlier one
 gone on, whose rate had fallen to nothing. Runs that are done stand in their folder and are not made again.
 """
 

@@ -61,7 +61,7 @@ def judge_reports(
     """Reports held against a budget.
 
     Raises:
-        As `budget_said`, `evidence.read` and `gate.judge`.
+        As `read_budget`, `figures.read_reports` and `gate.judge`.
         UsageError: there is neither a budget nor a bundle, so nothing to judge.
     """
     budget = read_budget(file=file, limits=limits, target=target)

@@ -298,7 +298,7 @@ def _select_watched(path: Path | None, info: TeacherInfo) -> ProgressImages | No
 
 
 def image_set(path: Path, info: TeacherInfo) -> synthetic_set.ImageSet:
-    """A set of images of this teacher; see `imagesets.read_set`."""
+    """A set of images of this teacher; see `synthetic_set.read_set`."""
     return synthetic_set.read_set(
         path, teacher_digest=info.state_digest, spec=info.input, classes=info.classes
     )
