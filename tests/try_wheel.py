@@ -21,8 +21,8 @@ assert (where / "bench" / "agent" / "__main__.py").is_file()
 assert len(catalogue.boards()) >= 15
 for name in ("report.html", "model_card.md", "model.h", "edgekd-modelConfig.cmake", "edgekd-firstboot.service"):
     assert (where / "templates" / name).is_file(), name
-from edgekd.distill.teachers import fingerprints as signatures
-assert "timm:resnet50" in signatures.shipped().entries
+from edgekd.distill.teachers import fingerprints
+assert "timm:resnet50" in fingerprints.load_index().entries
 print("edgekd", edgekd.__version__, "runs from its wheel")
 """
 
