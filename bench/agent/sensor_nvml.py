@@ -167,9 +167,9 @@ def card_or_none(number: int) -> Optional[Card]:
 def state_of(card: Card) -> Tuple[Optional[float], Optional[float], List[str]]:
     """Temperature in Celsius, clock in MHz, and what slows the card now. None where it does not say."""
     found: Dict[str, Any] = {}
-    for name in ("temperature_c", "clock_mhz", "throttled"):
+    for name in ("temperature_c", "clock_mhz", "read_throttling"):
         try:
             found[name] = getattr(card, name)()
         except (OSError, AttributeError):
             continue
-    return found.get("temperature_c"), found.get("clock_mhz"), found.get("throttled", [])
+    return found.get("temperature_c"), found.get("clock_mhz"), found.get("read_throttling", [])

@@ -65,11 +65,12 @@ def made(tmp_path_factory) -> tuple[Path, str, str]:
     with shared_folder(tmp_path_factory, "made") as folder:
         printed = folder / "printed.json"
         if not printed.exists():
+            (folder / "run").mkdir(exist_ok=True)
             process = edgekd_process(
-                "compress", TEACHER, *SHORT_RUN, "--out", "b", "--json", cwd=folder
+                "compress", TEACHER, *SHORT_RUN, "--out", "b", "--json", cwd=folder / "run"
             )
             out, err = process.communicate(timeout=280)
             assert process.returncode == 0, err
             printed.write_text(json.dumps([out, err]))
         out, err = json.loads(printed.read_text())
-    return folder / "b", out, err
+    return folder / "run" / "b", out, err

@@ -139,7 +139,7 @@ def test_a_bundle_is_measured_model_by_model(made, edgekd):
     [
         (["--runtime", "openvino"], "--runtime: Input should be 'auto', 'onnxruntime', 'tensorrt' or 'trtexec'"),
         (["--engine-precision", "int8"], "--engine-precision: Input should be"),
-        (["--energy-sensor", "voltmeter"], "--energy-sensor: Input should be"),
+        (["--energy-sensor", "voltmeter"], "no sensor 'voltmeter', choose from auto, none, INA3221"),
         (["--processes", "0"], "Invalid value for '--processes'"),
         (["--fps", "0"], "Invalid value for '--fps'"),
         (["--warmup-seconds", "nan"], "--warmup-seconds"),

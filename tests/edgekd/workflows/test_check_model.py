@@ -119,7 +119,7 @@ def test_what_share_a_dla_could_run_is_said_where_there_is_one(
 
 
 def test_a_board_with_a_later_tensorrt_has_its_dla_again(edgekd, tmp_path):
-    board = (REPOSITORY / "targets" / "jetson-agx-orin-64gb.toml").read_text()
+    board = (REPOSITORY / "targets" / "boards" / "jetson-agx-orin-64gb.toml").read_text()
     board = board.replace('"jetson-agx-orin-64gb"', '"my-orin"').replace('"jp6.2"', '"jp8"', 1)
     lines = [line for line in board.splitlines() if not line.startswith(("runs", "default"))]
     own = """
