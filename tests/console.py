@@ -57,7 +57,7 @@ def run(block: str, *, cwd: Path, environment: dict[str, str]) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=280,
+        timeout=560,
     )
     parts = re.split(rf"{_MARK} (\d+)\n", ran.stdout)
     for command, printed, code in zip(wanted, parts[::2], parts[1::2], strict=False):

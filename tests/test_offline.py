@@ -183,7 +183,7 @@ def run(line, cwd, environment):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=250,
+        timeout=560,
     )
     assert ran.returncode == 0, f"$ {line}\n{ran.stdout}"
     return ran.stdout

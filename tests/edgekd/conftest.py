@@ -69,7 +69,7 @@ def made(tmp_path_factory) -> tuple[Path, str, str]:
             process = edgekd_process(
                 "compress", TEACHER, *SHORT_RUN, "--out", "b", "--json", cwd=folder / "run"
             )
-            out, err = process.communicate(timeout=280)
+            out, err = process.communicate(timeout=560)
             assert process.returncode == 0, err
             printed.write_text(json.dumps([out, err]))
         out, err = json.loads(printed.read_text())

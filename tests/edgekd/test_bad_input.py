@@ -187,7 +187,7 @@ def test_a_full_disk_is_said_and_leaves_nothing(tmp_path):
         result = subprocess.run(
             [sys.executable, "-m", "edgekd", "compress", TEACHER, "-t", "jetson", "--steps", "3",
              "--no-bench", "--min-agreement", "0", "--out", full / "b"],
-            capture_output=True, text=True, timeout=200,
+            capture_output=True, text=True, timeout=560,
         )  # fmt: skip
         left = sorted(path.name for path in full.iterdir())
         partial = [path.name for path in full.rglob("*") if ".tmp-" in path.name]

@@ -23,7 +23,7 @@ def content_digest(folder: Path) -> str:
 
 def finished(folder: Path, *options: str) -> str:
     process = edgekd_process(*RUN, *options, cwd=folder)
-    _, err = process.communicate(timeout=280)
+    _, err = process.communicate(timeout=560)
     assert process.returncode == 0, err
     return err
 

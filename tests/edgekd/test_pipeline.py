@@ -177,7 +177,7 @@ def test_a_student_that_learned_nothing_exits_4_with_a_bundle_marked_failed(tmp_
         "b",
         cwd=tmp_path,
     )
-    _, err = process.communicate(timeout=200)
+    _, err = process.communicate(timeout=560)
     assert process.returncode == 4, err
     assert "quality gate failed" in err
     manifest = json.loads((tmp_path / "b" / "manifest.json").read_text())

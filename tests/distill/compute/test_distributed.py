@@ -37,7 +37,7 @@ def started(*arguments, cwd):
     )
 
 
-def ended(process, timeout_s=100):
+def ended(process, timeout_s=300):
     """Its exit code and stderr; never left behind, nor its ranks, which end when it is terminated."""
     try:
         _, err = process.communicate(timeout=timeout_s)
@@ -62,7 +62,7 @@ def ranks_of(process):
     return found
 
 
-def saved(process, path, timeout_s=100):
+def saved(process, path, timeout_s=300):
     """Wait for the first checkpoint."""
     deadline = time.monotonic() + timeout_s
     while not path.exists():

@@ -460,7 +460,7 @@ def test_compress_ends_with_its_budget_and_keeps_the_bundle(tmp_path):
     words = ("compress", TEACHER, *SHORT, "--no-bench", "--budget", PROJECT, "--out", "b")
     tight = ("--limit", "agreement=0.01", "--limit", "size-kib=5", "--junit", "out.xml")
     process = edgekd_process(*words, *tight, "--student", "resnet8-w8", cwd=tmp_path)
-    _, err = process.communicate(timeout=280)
+    _, err = process.communicate(timeout=560)
     assert process.returncode == 5, err
     assert "b is kept" in err
     failed = {
@@ -479,7 +479,7 @@ def test_a_board_that_is_not_there_costs_the_figures_and_not_the_bundle(tmp_path
     words = ("compress", TEACHER, *SHORT, "--student", "resnet8-w8", "--out", "b")
     board = ("--bench-device", "ssh://nobody@127.0.0.1:1")
     process = edgekd_process(*words, *board, cwd=tmp_path)
-    _, err = process.communicate(timeout=280)
+    _, err = process.communicate(timeout=560)
     assert process.returncode == 6, err
     assert "is whole, without figures of the board" in err
     assert json.loads((tmp_path / "b" / "report.json").read_text())["bench_failed"]
@@ -493,7 +493,7 @@ def test_a_board_that_is_not_there_costs_the_figures_and_not_the_bundle(tmp_path
 def test_auto_takes_a_student_that_keeps_the_budget(tmp_path):
     words = ("compress", TEACHER, *SHORT, "--no-bench", "--out", "b", "--limit", "size-kib=45")
     process = edgekd_process(*words, "--limit", "agreement=0.01", cwd=tmp_path)
-    _, err = process.communicate(timeout=280)
+    _, err = process.communicate(timeout=560)
     assert process.returncode == 0, err
     assert "over: size-kib" in err
     report = json.loads((tmp_path / "b" / "report.json").read_text())

@@ -44,7 +44,7 @@ def taken(tmp_path_factory):
     save_convolution(folder / "tiny.onnx", ["N", 3, 16, 16])
     outputs = ("--out", "bench.json", "--csv", "bench.csv", "--html", "bench.html")
     process = edgekd_process("bench", "tiny.onnx", *SHORT, *outputs, cwd=folder)
-    out, err = process.communicate(timeout=280)
+    out, err = process.communicate(timeout=560)
     assert process.returncode == 0, err
     return folder, out, err
 
@@ -263,7 +263,7 @@ def kit(tmp_path_factory):
         "kit",
         cwd=folder,
     )
-    out, err = made.communicate(timeout=120)
+    out, err = made.communicate(timeout=300)
     assert made.returncode == 0, err
     assert "sh run.sh" in out
     assert "edgekd bench import kit/result.json" in out
@@ -274,7 +274,7 @@ def kit(tmp_path_factory):
         capture_output=True,
         text=True,
         check=False,
-        timeout=280,
+        timeout=560,
     )
     assert done.returncode == 0, done.stderr
     return folder / "kit"
@@ -412,7 +412,7 @@ def waiting(tmp_path_factory):
         "bench", "tiny.onnx", *SHORT[:8], "--energy-sensor", "none", "--energy-seconds", "0.5", "--energy-windows", "3",
         "--energy-idle-seconds", "1", "--out", "waiting.json", cwd=folder,
     )  # fmt: skip
-    out, err = process.communicate(timeout=280)
+    out, err = process.communicate(timeout=560)
     assert process.returncode == 0, err
     assert "an external meter was to be read, and its readings are not here" in out
     trace = energy_of(folder / "waiting.json").trace

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ from edgekd.files import digest_of
 from edgekd.schemas import schema_text
 from tests.edgekd.conftest import TEACHER, edgekd_process
 
-SMALL = ("--device", "cpu")
+# The pool with half of its batch and a third of its steps: what is tested here is the set, not its images.
+QUICK = Path(__file__).with_name("quick-pool.toml")
+SMALL = ("--device", "cpu", "--recipe", QUICK)
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +26,7 @@ def small_set(tmp_path_factory):
     process = edgekd_process(
         "synthesize", TEACHER, "--count", 300, "--out", "s", "--json", *SMALL, cwd=folder
     )
-    out, err = process.communicate(timeout=280)
+    out, err = process.communicate(timeout=560)
     assert process.returncode == 0, err
     return folder / "s", out, err
 
@@ -76,7 +79,7 @@ def test_a_killed_run_goes_on_to_the_same_set(small_set, tmp_path):
     process.communicate()
     assert not (tmp_path / "s").exists()
     again = edgekd_process(*command, cwd=tmp_path)
-    _, err = again.communicate(timeout=280)
+    _, err = again.communicate(timeout=560)
     assert again.returncode == 0, err
     assert "goes on from" in err
     for name in ("images.npy", "classes.npy", "set.json"):
@@ -155,7 +158,7 @@ def test_a_run_from_a_set_gives_the_same_student_when_it_is_killed(small_set, tm
         )
 
     whole = edgekd_process(*command("whole"), cwd=tmp_path)
-    _, err = whole.communicate(timeout=280)
+    _, err = whole.communicate(timeout=560)
     assert whole.returncode == 0, err
     process = edgekd_process(*command("killed"), cwd=tmp_path)
     deadline = time.monotonic() + 200
@@ -167,7 +170,7 @@ def test_a_run_from_a_set_gives_the_same_student_when_it_is_killed(small_set, tm
     process.communicate()
     if not (tmp_path / "killed").exists():
         again = edgekd_process(*command("killed"), cwd=tmp_path)
-        _, err = again.communicate(timeout=280)
+        _, err = again.communicate(timeout=560)
         assert again.returncode == 0, err
     name = "student.safetensors"
     assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes()
