@@ -1,12 +1,16 @@
 """What a user can ask for, with every default.
 
 The command line, the Python API and the workflows all take these records, so a default is stated here and nowhere else.
-Only the standard library is imported: `edgekd --help` reads this module.
+Nothing heavy is imported: `edgekd --help` reads this module.
 """
 
-from dataclasses import dataclass
+import os
+import types
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from edgekd.errors import UsageError
 
 # Budgets that apply where neither minutes nor steps are given. They cannot be defaults of a field: a default there could
 # not be told from minutes that were asked for, and those must not be combined with steps.
@@ -22,7 +26,76 @@ IMAGES_SUFFIX: Final = "-images"
 SEARCH_SUFFIX: Final = "-search"
 
 
+T = TypeVar("T")
+
+# As the command line refuses them. A pool of fewer than four images has no statistics.
+_LEAST: Final = {"TrainingOptions.batch": 4, "SearchOptions.count": 1, "RunOptions.seed": 0}
+
+
+def _checked(cls: type[T]) -> type[T]:
+    """Let a record refuse values of another type where it is made, and take a path as text too.
+
+    Without it a wrong type is found where the value is first used, hours into a run perhaps.
+    """
+
+    def __post_init__(self: Any) -> None:  # noqa: ANN401, N807  # of any of these records; as dataclasses name it
+        hints = get_type_hints(cls)
+        for each in fields(self):
+            name = f"{cls.__name__}.{each.name}"
+            value = _fit(name, getattr(self, each.name), hints[each.name])
+            least = _LEAST.get(name)
+            if least is not None and value is not None and value < least:
+                raise UsageError(f"{name}: {value!r}: at least {least}.")
+            object.__setattr__(self, each.name, value)
+
+    cls.__post_init__ = __post_init__  # type: ignore[attr-defined]
+    return cls
+
+
+def _fit(name: str, value: Any, hint: Any) -> Any:  # noqa: ANN401  # values of any type are what is checked
+    """The value as its hint has it: a path of text, a tuple of a list.
+
+    Raises:
+        UsageError: it is of another type.
+    """
+    if get_origin(hint) in {Union, types.UnionType}:
+        kinds = [kind for kind in get_args(hint) if kind is not type(None)]
+        if value is None and len(kinds) < len(get_args(hint)):
+            return None
+        return _fit(name, value, kinds[0])
+    if hint is Path and isinstance(value, (str, os.PathLike)):
+        return Path(value)
+    if get_origin(hint) is tuple and isinstance(value, (list, tuple)):
+        kinds = list(get_args(hint))
+        if kinds[-1] is Ellipsis:
+            kinds = kinds[:1] * len(value)
+        if len(kinds) == len(value):
+            return tuple(_fit(name, each, kind) for each, kind in zip(value, kinds, strict=True))
+    # True is an int to isinstance, and no number of steps.
+    numeric = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is float and numeric:
+        return value
+    if hint in {int, bool, str} and type(value) is hint:
+        return value
+    expected = getattr(hint, "__name__", str(hint)) if get_origin(hint) is None else str(hint)
+    raise UsageError(f"{name}: {value!r} is not of type {expected}.")
+
+
+def require_record(value: Any, kind: type[T]) -> T:  # noqa: ANN401  # whatever a caller passed
+    """An options record, or the defaults where there is none.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    if value is None:
+        return kind()
+    if not isinstance(value, kind):
+        raise UsageError(f"{value!r} is no {kind.__name__}: write edgekd.{kind.__name__}(...).")
+    return value
+
+
 @dataclass(frozen=True, kw_only=True)
+@_checked
 class RunOptions:
     """How and where a run computes.
 
@@ -42,6 +115,7 @@ class RunOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+@_checked
 class TrainingOptions:
     """Which student is trained, how, and for how long.
 
@@ -65,6 +139,7 @@ class TrainingOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+@_checked
 class DataOptions:
     """Images that a run is given, beside those that it synthesizes.
 
@@ -92,6 +167,7 @@ class DataOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+@_checked
 class SynthesisOptions:
     """How an image set is made.
 
@@ -105,6 +181,7 @@ class SynthesisOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+@_checked
 class CondenseOptions:
     """How labelled images are condensed.
 
@@ -124,6 +201,7 @@ class CondenseOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+@_checked
 class BudgetOptions:
     """What a model may cost on its board.
 
@@ -139,6 +217,7 @@ class BudgetOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+@_checked
 class SearchOptions:
     """How a search goes about it.
 
@@ -162,6 +241,7 @@ class SearchOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+@_checked
 class ExportOptions:
     """What is asked of exported files beyond what the target decides.
 
@@ -181,6 +261,7 @@ class ExportOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+@_checked
 class BuildOptions:
     """How TensorRT engines are built on this machine.
 
@@ -196,6 +277,7 @@ class BuildOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+@_checked
 class BundleOptions:
     """What a bundle contains and must reach.
 
@@ -215,6 +297,7 @@ class BundleOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+@_checked
 class BenchOptions:
     """How long, how often and with what a model is measured.
 
@@ -256,6 +339,7 @@ class BenchOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+@_checked
 class ConnectionOptions:
     """How boards are reached.
 
@@ -271,6 +355,7 @@ class ConnectionOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+@_checked
 class EstimateOptions:
     """What a latency is estimated for.
 
@@ -284,6 +369,7 @@ class EstimateOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+@_checked
 class MeterOptions:
     """What is known of an external power meter.
 

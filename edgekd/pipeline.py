@@ -66,7 +66,7 @@ def compress(options: CompressJob, display: Display) -> Outcome | None:
     except UsageError as error:
         if not passed_over:
             raise
-        raise OverBudgetError(nearest(passed_over)) from error
+        raise OverBudgetError(nearest(passed_over, option="--student")) from error
     data = _evaluation_data(distil.data.evaluation, setup.teacher.info)
     with caught() as interrupts, run_folder(setup) as folder:
         distilled = run_distillation(setup, folder, interrupts, display)

@@ -1,6 +1,6 @@
 """Whether a board's software takes a graph, and if not, why. Works on any ONNX file.
 
-Written after onnx-tensorrt's `docs/operators.md` (see `operators`) and TensorRT's documentation of
+Written after onnx-tensorrt's `docs/operators.md` (see `tensorrt_operators`) and TensorRT's documentation of
 quantised types and strong typing. Operators that stand in none of its tables are reported as unknown
 to this check, never passed.
 """

@@ -63,7 +63,7 @@ def devices(
     Raises:
         UsageError: an address is none, or a board is named twice.
         InputFileError: the file cannot be used.
-        TargetError: a target is not known.
+        UsageError: a target is not known.
     """
     if ssh_config is not None and not ssh_config.is_file():
         raise InputFileError(f"{ssh_config}: no such file.")

@@ -204,7 +204,7 @@ def init_process_group(*, on_cpu: bool) -> ProcessGroup:
     if world_size() == 1:
         return SINGLE_PROCESS
     # Its functions take the group of the moment of its import for a default, and would keep it, threads included, beyond
-    # `disband`: a thread of gloo's that outlives the interpreter aborts the process. timm imports it.
+    # `destroy`: a thread of gloo's that outlives the interpreter aborts the process. timm imports it.
     importlib.import_module("torch.distributed.nn")
     try:
         # Host tensors (verdicts, checkpoints) go through gloo in either case.

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgekd.options import BudgetOptions
+from edgekd.options import BudgetOptions, require_record
 
 if TYPE_CHECKING:
     from edgekd.bundle.verification import VerifiedBundle
@@ -41,7 +41,7 @@ def gate(
     """
     from edgekd.workflows import gate as workflow
 
-    asked = budget or BudgetOptions()
+    asked = require_record(budget, BudgetOptions)
     paths = [reports] if isinstance(reports, (str, Path)) else list(reports)
     verdicts = None if junit is None else Path(junit)
     found = workflow.judge_reports(

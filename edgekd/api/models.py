@@ -14,6 +14,7 @@ from edgekd.options import (
     ConnectionOptions,
     EstimateOptions,
     ExportOptions,
+    require_record,
 )
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def export(
             workspace_mb=engine.workspace_mb,
             timing_cache=engine.timing_cache,
         )
-    asked = plan_export(options or ExportOptions(), engine=built)
+    asked = plan_export(require_record(options, ExportOptions), engine=built)
     display = display_to(on_event)
     image_set = None if images is None else Path(images)
     if isinstance(source, LoadedTeacher):
@@ -151,9 +152,9 @@ def benchmark(
     from edgekd.bench.transport import fleet
     from edgekd.workflows.measure import benchmark as workflow
 
-    hosts = connection or ConnectionOptions()
-    paths = [models] if isinstance(models, (str, Path)) else list(models)
-    config = workflow.bench_config(options or BenchOptions())
+    hosts = require_record(connection, ConnectionOptions)
+    paths = _paths_of(models)
+    config = workflow.bench_config(require_record(options, BenchOptions))
     board = None if target is None else find_target(target)
     return workflow.bench(
         [Path(each) for each in paths],
@@ -217,5 +218,26 @@ def evaluate(
 
     if isinstance(models, LoadedTeacher):
         return compare([models.source.path], Path(data), models.source.options)
+    paths = _paths_of(models)
+    return compare(
+        [Path(each) for each in paths], Path(data), require_record(teacher, TeacherOptions)
+    )
+
+
+def _paths_of(models: str | Path | Sequence[str | Path]) -> list[str | Path]:
+    """One or more paths.
+
+    Raises:
+        UsageError: there is none, or one is something else.
+    """
+    from edgekd.errors import UsageError
+
     paths = [models] if isinstance(models, (str, Path)) else list(models)
-    return compare([Path(each) for each in paths], Path(data), teacher or TeacherOptions())
+    if not paths:
+        raise UsageError("no model: give at least one path.")
+    for path in paths:
+        if not isinstance(path, (str, Path)):
+            raise UsageError(
+                f"{type(path).__name__} is no path of a model; a teacher that was loaded goes alone."
+            )
+    return paths

@@ -17,6 +17,7 @@ from edgekd.options import (
     RunOptions,
     SearchOptions,
     TrainingOptions,
+    require_record,
 )
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def compress(
     from edgekd.workflows.export_options import plan_export
     from edgekd.workflows.fill_bundle import CompressJob
 
-    settings = options or CompressOptions()
+    settings = require_record(options, CompressOptions)
     source, board = teacher_file(teacher), find_target(target)
     training = training_options(
         settings.training, student=student, recipe=recipe, steps=steps, minutes=minutes
@@ -163,9 +164,9 @@ def search(
     from edgekd.search.successive_halving import LocalExecutor, Pool
 
     settings, limits, how = (
-        options or SearchOptions(),
-        budget or BudgetOptions(),
-        run or RunOptions(),
+        require_record(options, SearchOptions),
+        require_record(budget, BudgetOptions),
+        require_record(run, RunOptions),
     )
     source, board = teacher_file(teacher), find_target(target)
     minutes = workflow.search_minutes(settings.minutes, settings.steps)

@@ -1,11 +1,13 @@
 """A teacher as functions of the API take it."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from edgekd.distill.teachers.metadata import TeacherOptions
+from edgekd.errors import UsageError
 from edgekd.records import TeacherInfo
 
 if TYPE_CHECKING:
@@ -80,6 +82,7 @@ def load_teacher(
         The teacher, to be passed on in place of a path.
 
     Raises:
+        UsageError: An argument is of another type.
         InputFileError: The file cannot be used, or fits no known architecture.
         UsageError: Something has to be known that no source states; the message names the options.
     """
@@ -87,17 +90,25 @@ def load_teacher(
 
     from edgekd.distill.teachers import loader
 
-    options = TeacherOptions(
-        arch=arch,
-        input=input,
-        mean=_as_tuple(mean),
-        std=_as_tuple(std),
-        classes=classes,
-        class_names=None if class_names is None else tuple(class_names),
-        flip=flip,
-        weights=weights,
-        trust_pickle=trust_pickle or None,
-    )
+    try:
+        options = TeacherOptions(
+            arch=arch,
+            input=input,
+            mean=_as_tuple(mean),
+            std=_as_tuple(std),
+            classes=classes,
+            class_names=None if class_names is None else tuple(class_names),
+            flip=flip,
+            weights=weights,
+            trust_pickle=trust_pickle or None,
+        )
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            "load_teacher: an argument is of the wrong type or shape: input is (channels, height, width), mean and std are "
+            f"numbers ({_first_problem(error)})."
+        ) from error
+    if not isinstance(path, (str, os.PathLike)):
+        raise UsageError(f"{path!r} is no path of a teacher file.")
     source = TeacherFile(path=Path(path), options=options)
     loaded = loader.load_teacher(source.path, options, generator=torch.Generator().manual_seed(0))
     return LoadedTeacher(source=source, info=loaded.info, module=loaded.module)
@@ -109,7 +120,17 @@ def teacher_file(teacher: TeacherLike) -> TeacherFile:
         return teacher.source
     if isinstance(teacher, TeacherFile):
         return teacher
+    if not isinstance(teacher, (str, os.PathLike)):
+        raise UsageError(
+            f"{type(teacher).__name__} is no teacher: pass the path of its file, or what load_teacher returned, not a module."
+        )
     return TeacherFile(path=Path(teacher))
+
+
+def _first_problem(error: Exception) -> str:
+    """The first line of a validation that says which value is meant."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return ": ".join(lines[1:3]) if len(lines) > 2 else lines[0]
 
 
 def _as_tuple(value: float | Sequence[float] | None) -> tuple[float, ...] | None:

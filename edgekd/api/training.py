@@ -15,6 +15,7 @@ from edgekd.options import (
     RunOptions,
     SynthesisOptions,
     TrainingOptions,
+    require_record,
 )
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def plan_distillation(
     """
     from edgekd.workflows.distill import plan
 
-    job = distill_job(teacher, out, training or TrainingOptions(), data, run)
+    job = distill_job(teacher, out, require_record(training, TrainingOptions), data, run)
     return plan(job, display_to(on_event))
 
 
@@ -140,8 +141,8 @@ def synthesize(
         teacher_options=source.options,
         count=count,
         out=Path(out) if out is not None else Path(f"{source.path.stem}{IMAGES_SUFFIX}"),
-        synthesis=options or SynthesisOptions(),
-        run=run or RunOptions(),
+        synthesis=require_record(options, SynthesisOptions),
+        run=require_record(run, RunOptions),
     )
     return workflow.synthesize(job, display_to(on_event))
 
@@ -179,8 +180,8 @@ def condense(
         data=Path(data),
         per_class=per_class,
         out=Path(out) if out is not None else Path(CONDENSED_FILE),
-        settings=options or CondenseOptions(),
-        run=run or RunOptions(),
+        settings=require_record(options, CondenseOptions),
+        run=require_record(run, RunOptions),
     )
     return workflow.condense(job, display_to(on_event))
 
@@ -203,8 +204,8 @@ def distill_job(
         teacher_options=source.options,
         out=Path(out) if out is not None else Path(f"{source.path.stem}{STUDENT_SUFFIX}"),
         training=training,
-        data=data or DataOptions(),
-        run=run or RunOptions(),
+        data=require_record(data, DataOptions),
+        run=require_record(run, RunOptions),
         command=command,
     )
 
@@ -218,7 +219,7 @@ def training_options(
     minutes: float | None,
 ) -> TrainingOptions:
     """The settings, with what was given by name in their place."""
-    found = training or TrainingOptions()
+    found = require_record(training, TrainingOptions)
     if student is not None:
         found = replace(found, student=student)
     if recipe is not None:

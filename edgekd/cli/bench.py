@@ -33,7 +33,7 @@ app.command("clean")(boards.clean)
 Models = Annotated[
     list[Path],
     typer.Argument(
-        metavar="MODEL...", help="ONNX files, engines or bundles; several models take turns."
+        metavar="MODEL", help="ONNX files, engines or bundles; several models take turns."
     ),
 ]
 BenchTarget = Annotated[

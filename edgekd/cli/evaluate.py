@@ -14,7 +14,7 @@ def evaluate(
     models: Annotated[
         list[Path],
         typer.Argument(
-            metavar="MODEL...", help="Teacher files, student folders, bundles or ONNX files."
+            metavar="MODEL", help="Teacher files, student folders, bundles or ONNX files."
         ),
     ],
     evaluation: EvaluationImages,

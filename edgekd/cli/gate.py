@@ -87,7 +87,12 @@ def gate(
     if github:
         # GitHub reads them from either; stdout holds the record and nothing else.
         (sys.stderr if as_json else sys.stdout).write(reporters.annotations(found))
-    require_passed(found.results, bundle="", listed=not as_json)
+    require_passed(
+        found.results,
+        bundle="",
+        listed=not as_json,
+        closing="Compress it again with a larger budget or another student, or change the limit (--limit, --budget).",
+    )
 
 
 @config_app.command("show")

@@ -248,7 +248,7 @@ def _search(
     for each in candidates:
         display.say(f"         {row(each)}")
     if not kept:
-        raise OverBudgetError(nearest(candidates))
+        raise OverBudgetError(nearest(candidates, option="--candidate"))
     distil = replace(
         options.distil, data=replace(options.distil.data, images=images.absolute()), command=()
     )

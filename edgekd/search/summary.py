@@ -26,13 +26,13 @@ def cost(metric: Metric, found: Cost) -> str:
     return f"{metric} {'about ' if found.estimated else ''}{shown}{' (estimate)' if found.estimated else ''}"
 
 
-def nearest(candidates: Sequence[Candidate]) -> str:
-    """Of a budget that nothing keeps: what comes nearest, and what to relax."""
+def nearest(candidates: Sequence[Candidate], *, option: str) -> str:
+    """Of a budget that nothing keeps: what comes nearest, what to relax, and the option that names smaller networks."""
     best = min(candidates, key=lambda each: max(each.over.values()))
     wanted = ", ".join(f"{key} by {ratio - 1:.1%}" for key, ratio in sorted(best.over.items()))
     return (
         f"none of {len(candidates)} candidates keeps the budget. The nearest is {best.name}, {_ratios(best)}. Relax {wanted}, "
-        "or name smaller networks with --candidate."
+        f"or name a smaller network with {option}."
     )
 
 

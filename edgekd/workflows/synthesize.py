@@ -58,6 +58,8 @@ def synthesize(options: SynthesisJob, display: Display) -> SyntheticSet:
         UsageError: the set has as many already.
         InputFileError: a set to extend is of another teacher, or is none.
     """
+    if options.count < 1:
+        raise UsageError(f"--count {options.count}: at least 1.")
     check_writable(options.out, force=options.run.force or options.synthesis.extend)
     display.warn(REVEALING.replace("the bundle holds", "a set holds").partition(" --no-images")[0])
     compute = choose_compute(options.run.device, threads=options.run.threads)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import FrozenInstanceError, fields, is_dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -281,3 +282,32 @@ def test_the_example_of_the_page_runs(tmp_path):
     assert "Samples(" in out
     student = Path(tmp_path / "student" / "student.json").read_text()
     assert '"lenet5"' in student
+
+
+# As a caller without a type checker has it.
+UNTYPED: Any = edgekd
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: UNTYPED.load_teacher(TEACHER, input="1x28x28"),
+        lambda: UNTYPED.load_teacher(TEACHER, input=(28, 28)),
+        lambda: UNTYPED.load_teacher(TEACHER, mean="0.1"),
+        lambda: UNTYPED.load_teacher(None),
+        lambda: UNTYPED.distill(7),
+        lambda: UNTYPED.distill(TEACHER, steps="10"),
+        lambda: UNTYPED.distill(TEACHER, training="x"),
+        lambda: UNTYPED.distill(TEACHER, data="x"),
+        lambda: UNTYPED.synthesize(TEACHER, count=0),
+        lambda: UNTYPED.benchmark([]),
+        lambda: UNTYPED.evaluate([], "test.npz"),
+        lambda: UNTYPED.evaluate([3], "test.npz"),
+    ],
+    ids=[str(number) for number in range(12)],
+)
+def test_wrong_arguments_are_usage_errors(call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(errors.UsageError):
+        call()
+    assert list(tmp_path.iterdir()) == []

@@ -100,6 +100,6 @@ def test_what_is_neither_format_is_refused(change):
 
 def test_a_file_with_the_old_and_the_new_name_is_refused():
     plain = json.loads(FILES["measurements"].read_text())
-    plain["measurements"][0]["doubts"] = []
+    plain["measurements"][0]["warnings"] = []
     with pytest.raises(InputFileError, match=r"doubts: a key that this edgekd does not know"):
         read("measurements", json.dumps(plain))

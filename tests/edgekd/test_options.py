@@ -4,10 +4,14 @@ import ast
 import re
 import subprocess
 import sys
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
 
 import pytest
 
 from edgekd import options
+from edgekd.errors import UsageError
 from tests.edgekd.conftest import REPOSITORY
 
 # The module with another default, in the place of the real one.
@@ -144,3 +148,36 @@ def test_no_other_page_repeats_a_default():
         known = sum(len(re.findall(pattern, written)) for pattern, _ in PROSE.get(page, ()))
         stated = STATED.findall(written)
         assert len(stated) == known, f"{path.name}: {stated}. Add it to PROSE"
+
+
+RECORDS = [value for value in vars(options).values() if is_dataclass(value)]
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda value: value.__name__)
+def test_a_path_may_be_text_and_another_type_is_refused_where_it_is_given(record):
+    hints = get_type_hints(record)
+    for each in fields(record):
+        if "Path" in str(hints[each.name]):
+            assert getattr(record(**{each.name: "a/b"}), each.name) == Path("a/b")
+        with pytest.raises(UsageError, match=rf"{record.__name__}\.{each.name}: .*is not of type"):
+            record(**{each.name: object()})
+
+
+@pytest.mark.parametrize(
+    ("record", "name", "value", "words"),
+    [
+        (options.TrainingOptions, "batch", 1, "at least 4"),
+        (options.TrainingOptions, "steps", "10", "is not of type int"),
+        (options.TrainingOptions, "steps", True, "is not of type int"),
+        (options.SearchOptions, "count", 0, "at least 1"),
+        (options.CondenseOptions, "input", (28, 28), "is not of type"),
+    ],
+)
+def test_values_out_of_range_are_refused_as_the_command_line_does(record, name, value, words):
+    with pytest.raises(UsageError, match=words):
+        record(**{name: value})
+
+
+def test_lists_are_taken_for_tuples():
+    given: dict[str, Any] = {"embed": ["softmax"]}
+    assert options.ExportOptions(**given).embed == ("softmax",)

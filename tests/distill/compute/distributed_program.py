@@ -1,4 +1,4 @@
-"""What `test_ranks.py` starts in two processes: `torchrun ... ranked.py FOLDER`, alone for comparison.
+"""What `test_distributed.py` starts in two processes: `torchrun ... distributed_program.py FOLDER`, alone for comparison.
 
 Each rank leaves what it found in FOLDER/<number of ranks>-<rank>.pt.
 """

@@ -330,7 +330,7 @@ def test_a_limited_time_that_is_known_comes_before_one_that_is_not():
 
 
 def test_the_nearest_is_the_one_whose_worst_limit_is_least_over():
-    said = nearest([candidate("a", **{"size-kib": 3.0}), candidate("b", **{"energy-mj": 1.2, "size-kib": 1.5})])  # fmt: skip
+    said = nearest([candidate("a", **{"size-kib": 3.0}), candidate("b", **{"energy-mj": 1.2, "size-kib": 1.5})], option="--candidate")  # fmt: skip
     assert "The nearest is b" in said
     assert "energy-mj by 20.0%, size-kib by 50.0%" in said
 
