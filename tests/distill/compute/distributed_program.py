@@ -110,7 +110,7 @@ def all_digests(teacher, compute):
 def gradients(teacher, group):
     """Of the losses that look at a whole batch: to a weight that all share, and to the images."""
     images = torch.rand(BATCH, 1, 28, 28, generator=drawn(1))
-    own = images.chunk(group.ranks)[group.rank].requires_grad_()
+    own = images.chunk(group.world_size)[group.rank].requires_grad_()
     shared = torch.zeros(1, 28, 28, requires_grad=True)
     with watch_batch_norm(teacher.module) as statistics:
         logits = teacher.module((own + shared) * 3)
@@ -118,7 +118,7 @@ def gradients(teacher, group):
     loss.backward()
     group.average_gradients([shared])
     # An image's own gradient is that of its rank's loss: a mean over fewer images.
-    return {"loss": loss.detach(), "shared": shared.grad, "images": own.grad / group.ranks}
+    return {"loss": loss.detach(), "shared": shared.grad, "images": own.grad / group.world_size}
 
 
 def continued(teacher, compute, folder):
