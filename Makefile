@@ -11,7 +11,7 @@ VENV_FLAGS ?=
 .PHONY: help demo test slow check check-tensorrt dist device-test soak docs schemas options screenshots clean
 
 help:
-	@echo "make demo    distil, export and bench the MNIST teacher in examples/ (about 5 minutes)"
+	@echo "make demo    distil, export and bench the MNIST teacher in examples/ (5 to 15 minutes)"
 	@echo "make test    set up, ruff, mypy, the suite"
 	@echo "make slow    the tests that take minutes each: killed runs, the tutorial"
 	@echo "make check   ruff and mypy"
