@@ -8,7 +8,7 @@ from typing import Final
 import edgekd
 from edgekd.bench.analysis import latency_warnings
 from edgekd.bench.analysis.aggregate import energy_of, memory_of, pool_samples
-from edgekd.bench.analysis.device_state import clocks_of, temperatures_of, timed_spans
+from edgekd.bench.analysis.device_state import clocks_of, find_timed_spans, temperatures_of
 from edgekd.bench.config import BenchConfig
 from edgekd.bench.protocol import requests
 from edgekd.bench.protocol.requests import Request, Runtime, UploadedModel
@@ -337,7 +337,7 @@ def _conditions(
         temperature_c=seen.temperature_c,
         emulated=probe.emulated,
         command=("edgekd-agent", *shown, "--seconds", str(config.seconds)),
-        clocks_mhz=clocks_of(states, timed_spans(runs)),
+        clocks_mhz=clocks_of(states, find_timed_spans(runs)),
         temperatures_c=temperatures_of(states),
         inputs=tuple(
             f"{each.name} {each.dtype} {'x'.join(map(str, each.shape))}" for each in session.inputs

@@ -49,7 +49,7 @@ def main() -> None:
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
-        folder = grown(asked.source, place / "b")
+        folder = grow_bundle(asked.source, place / "b")
         files = sorted(path.name for path in folder.iterdir())
         key = place / "release.pem"
         public = place / "release.pub"
@@ -102,7 +102,7 @@ def main() -> None:
         print(f"{way:20} median {middle:.3f} s, {middle / yardstick:.2f} of tar and sha256sum")
 
 
-def grown(source: Path, folder: Path) -> Path:
+def grow_bundle(source: Path, folder: Path) -> Path:
     """A bundle like another one whose FP32 model has 100 MB that do not compress."""
     manifest, report = layout.read_manifest(source), layout.read_report(source)
     folder.mkdir()

@@ -56,7 +56,7 @@ def digits() -> tuple[Tensor, Tensor]:
     """The 1,000 test images that come with edgekd, normalised (N, 1, 28, 28), and labels (N,)."""
     with np.load(EXAMPLES / "test-1000.npz") as found:
         images, labels = (torch.from_numpy(found[key]) for key in ("images", "labels"))
-    return MNIST.normalised(images.permute(0, 3, 1, 2)).contiguous(), labels.long()
+    return MNIST.normalise(images.permute(0, 3, 1, 2)).contiguous(), labels.long()
 
 
 def small_teacher(seed: int) -> Teacher:
@@ -86,7 +86,7 @@ def small_teacher(seed: int) -> Teacher:
         return load_teacher(path, teacher_options, generator=torch.Generator().manual_seed(0))
 
 
-def shortened(recipe: Recipe) -> Recipe:
+def shorten(recipe: Recipe) -> Recipe:
     """The recipe as it is, but for lengths and sizes."""
     small = for_batch(recipe, BATCH)
     inner = 60 if small.source.kind == "pixels" else 10  # pixels learn more slowly than weights
@@ -117,7 +117,7 @@ def short_run(name: str, seed: int, *, compute: Compute) -> float:
     run = Distillation(
         teacher,
         PAIRS["mnist-lenet"].architecture("lenet5-half"),
-        shortened(select_recipe(name, teacher, real=few).recipe),
+        shorten(select_recipe(name, teacher, real=few).recipe),
         budget=RunBudget(steps=STEPS),
         seed=seed,
         compute=compute,
@@ -129,7 +129,7 @@ def short_run(name: str, seed: int, *, compute: Compute) -> float:
     return accuracy(run.deliver(), images[-TESTED:], labels[-TESTED:])
 
 
-def recorded() -> dict[str, list[float]]:
+def read_recorded() -> dict[str, list[float]]:
     """Accuracy of every recorded run, by recipe."""
     found: dict[str, list[float]] = {}
     for row in read_rows(RESULTS):
@@ -139,7 +139,9 @@ def recorded() -> dict[str, list[float]]:
 
 def floors() -> dict[str, float]:
     """What a short run must reach, by recipe."""
-    return {name: fmean(values) - 3 * _deviation(values) for name, values in recorded().items()}
+    return {
+        name: fmean(values) - 3 * _deviation(values) for name, values in read_recorded().items()
+    }
 
 
 def _deviation(values: list[float]) -> float:
@@ -166,7 +168,7 @@ def main() -> None:
         backward=lambda loss: loss.backward(),  # type: ignore[no-untyped-call]
     )
     for name in RECIPES:
-        for seed in range(len(recorded().get(name, [])), options.seeds):
+        for seed in range(len(read_recorded().get(name, [])), options.seeds):
             reached = short_run(name, seed, compute=compute)
             append_row(
                 RESULTS,
@@ -181,7 +183,7 @@ def main() -> None:
                 },
             )
     lowest = floors()
-    for name, values in recorded().items():
+    for name, values in read_recorded().items():
         print(f"{name:20} {len(values)} runs, mean {fmean(values):.2%}, floor {lowest[name]:.2%}")
 
 

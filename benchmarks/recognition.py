@@ -85,7 +85,7 @@ WRAPPINGS = {
 }
 
 
-def chosen(seed: int) -> list[str]:
+def choose_names(seed: int) -> list[str]:
     """A hundred names, drawn from what the index knows and a disk holds."""
     entries = fingerprints.load_index().entries
     draw = random.Random(seed)
@@ -122,7 +122,7 @@ def answers_alike(known: Inspection, module: nn.Module, shape: tuple[int, ...]) 
     return bool((expected - answer).abs().max() <= 1e-4 * expected.abs().max())
 
 
-def judged(known: Inspection, truth: str, module: nn.Module, shape: tuple[int, ...]) -> str:
+def judge(known: Inspection, truth: str, module: nn.Module, shape: tuple[int, ...]) -> str:
     if known.network is not None:
         if not answers_alike(known, module, shape):
             return "wrong"
@@ -144,7 +144,7 @@ def main() -> None:
     fingerprints.load_index()
     rows = []
     wrappings = list(WRAPPINGS.items())
-    for number, truth in enumerate(chosen(options.seed)):
+    for number, truth in enumerate(choose_names(options.seed)):
         torch.manual_seed(options.seed + number)  # noqa: TID251 - the libraries draw from it
         source, _, name = truth.partition(":")
         shape = fingerprints.load_index().entries[truth].configurations[0].input
@@ -166,7 +166,7 @@ def main() -> None:
                 started = time.perf_counter()
                 known = inspect_teacher(path, TeacherOptions())
                 seconds = time.perf_counter() - started
-                verdict = judged(known, truth, module, shape)
+                verdict = judge(known, truth, module, shape)
             rows.append((truth, wrapping, verdict, str(known.network or ""), f"{seconds:.3f}"))
             if verdict == "wrong":
                 print(f"wrong: {truth} as {wrapping}: {known.network} {known.known.questions}")

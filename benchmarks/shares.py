@@ -59,8 +59,8 @@ def main() -> None:
     assert isinstance(source, MetaGenerator)
     run.synthesizer.round(0.5, generator=run.generator)
     run.student.train()
-    fit_s = timed(lambda: run.synthesizer.invert(generator=run.generator), ROUNDS, run)
-    step_s = timed(lambda: run.student_step(), PASSES, run)
+    fit_s = time_calls(lambda: run.synthesizer.invert(generator=run.generator), ROUNDS, run)
+    step_s = time_calls(lambda: run.student_step(), PASSES, run)
     latents = torch.randn(recipe.source.batch, source.source.latents, device=compute.device)
     with compute.autocast():
         images = source.network(latents).detach()
@@ -93,11 +93,11 @@ def main() -> None:
 
     inner, steps = recipe.inner_steps, learning.steps
     parts = {
-        "generator": inner * timed(generator, PASSES, run),
-        "teacher, images": inner * timed(through(run.teacher_module), PASSES, run),
-        "student, images": inner * timed(through(run.student.eval()), PASSES, run),
-        "teacher, targets": steps * timed(asked, PASSES, run),
-        "student, learning": steps * timed(learned, PASSES, run),
+        "generator": inner * time_calls(generator, PASSES, run),
+        "teacher, images": inner * time_calls(through(run.teacher_module), PASSES, run),
+        "student, images": inner * time_calls(through(run.student.eval()), PASSES, run),
+        "teacher, targets": steps * time_calls(asked, PASSES, run),
+        "student, learning": steps * time_calls(learned, PASSES, run),
     }
     whole = fit_s + steps * step_s
     parts["overhead"] = whole - sum(parts.values())
@@ -111,7 +111,7 @@ def main() -> None:
         print(f"  {name:18} {seconds:6.2f} s  {seconds / whole:4.0%}")
 
 
-def timed(call: Callable[[], object], times: int, run: Distillation) -> float:
+def time_calls(call: Callable[[], object], times: int, run: Distillation) -> float:
     """Median seconds, after one call that nobody counts."""
     call()
     found = []

@@ -309,10 +309,10 @@ def open_engine(trt: Any, cuda: Cuda, plan: bytes, *, seed: int, batch: int) -> 
         for address, size in answers:
             cuda.copy_out(address, size)
 
-    return Opened(call, taken, _declared_memory(trt, engine))
+    return Opened(call, taken, _read_declared_memory(trt, engine))
 
 
-def _declared_memory(trt: Any, engine: "ICudaEngine") -> Dict[str, Optional[int]]:
+def _read_declared_memory(trt: Any, engine: "ICudaEngine") -> Dict[str, Optional[int]]:
     weights: Optional[int] = None
     if hasattr(trt, "EngineStat") and hasattr(engine, "get_engine_stat"):
         weights = int(engine.get_engine_stat(trt.EngineStat.TOTAL_WEIGHTS_SIZE))

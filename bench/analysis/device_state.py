@@ -33,7 +33,7 @@ def clocks_of(
     )
 
 
-def timed_spans(runs: Sequence[LatencyResponse]) -> list[tuple[int, int]]:
+def find_timed_spans(runs: Sequence[LatencyResponse]) -> list[tuple[int, int]]:
     """The spans of the timed calls, where the runtime tells them."""
     return [
         (run.begin_ns, run.end_ns)

@@ -80,7 +80,7 @@ def read_log(path: Path, columns: LogColumns | None = None) -> MeterLog:
         raise InputFileError(f"{path}: a header and at least two readings are needed.")
     separator = max(";\t,", key=lines[0].count)
     first = [name.strip().strip('"') for name in next(csv.reader(lines[:1], delimiter=separator))]
-    header = first if said.header is None else _given_header(said.header, first, path)
+    header = first if said.header is None else _make_header(said.header, first, path)
     readings = lines[1:] if said.header is None else lines
     wanted = _find_columns(header, said, path)
     places = [header.index(name) for name, _ in wanted.values()]
@@ -146,7 +146,7 @@ def _find_columns(header: list[str], said: LogColumns, path: Path) -> dict[str, 
     )
 
 
-def _given_header(names: tuple[str, ...], first: list[str], path: Path) -> list[str]:
+def _make_header(names: tuple[str, ...], first: list[str], path: Path) -> list[str]:
     """The names of all columns, for a log without a header.
 
     Raises:

@@ -100,7 +100,7 @@ class Folding:
                 self._same[node.output[0]] = self._root(node.input[0])
         for node in nodes:
             if node.op_type not in VIEWS:
-                for name in dict.fromkeys(map(self._root, self._computed_inputs(node))):
+                for name in dict.fromkeys(map(self._root, self._list_computed_inputs(node))):
                     self._readers[name].append(node)
         self._outputs = {self._root(entry.name) for entry in graph.output}
         for node in nodes:
@@ -119,7 +119,7 @@ class Folding:
             name = self._same[name]
         return name
 
-    def _computed_inputs(self, node: onnx.NodeProto) -> list[str]:
+    def _list_computed_inputs(self, node: onnx.NodeProto) -> list[str]:
         return [name for name in node.input if name and name not in self.constants]
 
     def _size(self, name: str) -> int:
@@ -142,7 +142,7 @@ class Folding:
                 inputs = (
                     outputs
                     if operator in COPIES
-                    else sum(map(self._size, dict.fromkeys(self._computed_inputs(node))))
+                    else sum(map(self._size, dict.fromkeys(self._list_computed_inputs(node))))
                 )
                 kernel = Kernel(kind=kind, inputs=inputs, outputs=outputs)
                 self._launch(node, kernel, output=name)
@@ -153,7 +153,7 @@ class Folding:
 
     def _product(self, node: onnx.NodeProto) -> Kernel:
         outputs = self._size(node.output[0])
-        inputs = sum(self._size(name) for name in self._computed_inputs(node))
+        inputs = sum(self._size(name) for name in self._list_computed_inputs(node))
         weights = sum(
             prod(self.shapes[name]) for name in node.input if name and name in self.constants
         )
@@ -202,7 +202,7 @@ class Folding:
 
     def _pointwise(self, node: onnx.NodeProto) -> None:
         """Into the kernel before it where one may be extended; else one of its own."""
-        given = list(dict.fromkeys(map(self._root, self._computed_inputs(node))))
+        given = list(dict.fromkeys(map(self._root, self._list_computed_inputs(node))))
         hosts = {
             name: place
             for name in given
@@ -245,7 +245,7 @@ class Folding:
         return len(readers) == 1 and readers[0] is other
 
     def _concatenation(self, node: onnx.NodeProto) -> None:
-        read = Counter(map(self._root, self._computed_inputs(node)))
+        read = Counter(map(self._root, self._list_computed_inputs(node)))
         for name, times in read.items():
             in_place = (
                 times == 1

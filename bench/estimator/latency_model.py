@@ -106,7 +106,7 @@ def work_of(
     width = WIDTH_BYTES[precision]
     return Work(
         kind=np.array([_place(kernel) for kernel in kernels]),
-        compute_s=np.array([_padded_macs(k, tile, machine.multiprocessors) for k in kernels])
+        compute_s=np.array([_count_padded_macs(k, tile, machine.multiprocessors) for k in kernels])
         / rate,
         move_s=np.array([k.bytes_moved(width) for k in kernels], dtype=np.float64)
         / machine.bandwidth_bytes_per_s,
@@ -143,7 +143,7 @@ def _place(kernel: Kernel) -> int:
     return COMPUTING.index(kernel.kind) if kernel.kind in COMPUTING else len(COMPUTING)
 
 
-def _padded_macs(kernel: Kernel, tile: tuple[int, int], multiprocessors: int) -> float:
+def _count_padded_macs(kernel: Kernel, tile: tuple[int, int], multiprocessors: int) -> float:
     """MACs with what tiles compute in vain. Grouped convolutions and products do not use such tiles."""
     if kernel.kind not in ("dense", "dense3x3") or not kernel.macs:
         return float(kernel.macs)

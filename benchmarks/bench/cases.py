@@ -30,7 +30,7 @@ class Case:
     printed: bool = False
 
 
-def described(sensor: sensor_types.Sensor) -> SensorResponse:
+def describe_sensor(sensor: sensor_types.Sensor) -> SensorResponse:
     """A sensor of the agent as the host receives it."""
     told = sensor_types.describe_sensor(sensor)
     sensor.close()
@@ -41,11 +41,11 @@ def described(sensor: sensor_types.Sensor) -> SensorResponse:
     return SensorResponse(event="sensor", channels=channels, **told)
 
 
-def _found(found: sensor_types.Found) -> SensorResponse:
+def _describe_found(found: sensor_types.Found) -> SensorResponse:
     sensor, reason = found
     if sensor is None:
         raise RuntimeError(reason)
-    return described(sensor)
+    return describe_sensor(sensor)
 
 
 def cases(folder: Path) -> dict[str, Case]:
@@ -59,7 +59,7 @@ def cases(folder: Path) -> dict[str, Case]:
         each = folder / name
         board = boards.JETSONS[name]
         boards.jetson(each / "sys", each / "proc", board, driver=board.drivers[-1], first=3)
-        return _found(sensor_discovery.find_sensor(place(name)))
+        return _describe_found(sensor_discovery.find_sensor(place(name)))
 
     def rails(chip: Any, shunt_ohm: float, *parts: tuple[float, float]) -> tuple[Rail, ...]:  # noqa: ANN401
         return tuple(
@@ -113,24 +113,24 @@ def cases(folder: Path) -> dict[str, Case]:
             load_w=(40.0, 120.0),
         ),
         "INA226 meter": Case(
-            sensor=_found(sensor_ina.find_meter(place("meter"))),
+            sensor=_describe_found(sensor_ina.find_meter(place("meter"))),
             rails=rails(INA226, 0.01, (5.0, 1.0)),
             window_s=10.0,
             **small,
         ),
         "tegrastats Orin Nano": Case(
-            sensor=_found(sensor_tegrastats.find(place("tegra"))),
+            sensor=_describe_found(sensor_tegrastats.find(place("tegra"))),
             rails=five,
             window_s=10.0,
             printed=True,
             **small,
         ),
         "RAPL": Case(
-            sensor=_found(sensor_rapl.find(place("x86"))), counter=RAPL, window_s=10.0,
+            sensor=_describe_found(sensor_rapl.find(place("x86"))), counter=RAPL, window_s=10.0,
             idle_w=(2.0, 10.0), load_w=(15.0, 120.0),
         ),
         "NVML counter": Case(
-            sensor=described(card), counter=NVML, window_s=10.0,
+            sensor=describe_sensor(card), counter=NVML, window_s=10.0,
             idle_w=(10.0, 40.0), load_w=(60.0, 300.0),
         ),
     }  # fmt: skip

@@ -85,7 +85,7 @@ def works_of(
     }
 
 
-def left_out(
+def predict_left_out(
     all_rows: Sequence[Row], works: Mapping[Row, Work], boards: tuple[str, ...]
 ) -> dict[Row, float]:
     """Seconds of each row by a fit without its family, on any board and in any precision."""
@@ -113,7 +113,7 @@ def nested(
         def score(
             tiles: tuple[tuple[int, int], tuple[int, int]], rest: Sequence[Row] = rest
         ) -> float:
-            inner = left_out(rest, works[tiles], boards)
+            inner = predict_left_out(rest, works[tiles], boards)
             return float(np.median([abs(np.log(inner[row] / row.measured_s)) for row in rest]))
 
         best = min(TILES, key=score)
@@ -138,7 +138,7 @@ def mac_only(all_rows: Sequence[Row], networks: Mapping[str, Kernels]) -> dict[R
     return found
 
 
-def made(shared: Path) -> tuple[Estimator, dict[Row, float], dict[str, Kernels]]:
+def make_estimator(shared: Path) -> tuple[Estimator, dict[Row, float], dict[str, Kernels]]:
     """The constants, the baseline's seconds of each row, and the kernels of each network."""
     all_rows = rows(shared)
     networks = {name: kernels_of(name, KERNELS) for name in sorted({r.network for r in all_rows})}
@@ -147,7 +147,7 @@ def made(shared: Path) -> tuple[Estimator, dict[Row, float], dict[str, Kernels]]
     machines = {name: machine_of(by_name[name]) for name in names}
     works = works_of(all_rows, networks, machines)
     fitted = fit(all_rows, works, names)
-    outs = left_out(all_rows, works, names)
+    outs = predict_left_out(all_rows, works, names)
     fits = tuple(
         _board_fit(where, all_rows, works, networks, fitted, outs, machines)
         for where in sorted({row.where for row in all_rows})
@@ -238,7 +238,7 @@ def main() -> None:
         "--nested", action="store_true", help="also choose the tiles without the row"
     )
     options = parser.parse_args()
-    shipped, baseline, networks = made(options.shared)
+    shipped, baseline, networks = make_estimator(options.shared)
     lines = table(shipped, baseline)
     for line in lines:
         print("  ".join(f"{key} {value}" for key, value in line.items()))

@@ -67,14 +67,14 @@ def rows(shared: Path) -> list[Row]:
     accelerators beside the GPU, pruned networks, and whatever names no precision.
     """
     with (shared / FILE).open(newline="", encoding="utf-8") as stream:
-        return list(_known(csv.DictReader(stream)))
+        return list(_parse_rows(csv.DictReader(stream)))
 
 
 def rows_digest(shared: Path) -> str:
     return digest_of(shared / FILE)
 
 
-def _known(lines: Iterator[dict[str, str]]) -> Iterator[Row]:
+def _parse_rows(lines: Iterator[dict[str, str]]) -> Iterator[Row]:
     for line in lines:
         model = line["model"].lower().replace("-", "_")
         usable = (

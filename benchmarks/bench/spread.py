@@ -39,7 +39,7 @@ MODELS: Final = ("resnet8-w8", "mobilenetv2_050", "resnet18")
 REACH: Final = 0.5
 
 
-def reported_s(model: Path, config: BenchConfig) -> float:
+def measure_median_s(model: Path, config: BenchConfig) -> float:
     """The median that the bench reports."""
     access = LocalAccess()
     placed = requests.UploadedModel(str(model), None, None)
@@ -105,7 +105,7 @@ def main() -> None:
                 for way in ways:
                     load = os.getloadavg()[0]
                     seconds = (
-                        reported_s(file, config)
+                        measure_median_s(file, config)
                         if way == "bench"
                         else plain_s(file, file.with_suffix(".npy"))
                     )

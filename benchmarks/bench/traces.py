@@ -176,7 +176,7 @@ def rectangle_w(case: Case, run: Run, readings: Readings, phase_s: float) -> Arr
     return np.array([(until(end) - until(begin)) / (end - begin) for begin, end, _ in run.windows])
 
 
-def filtered_w(run: Run, readings: Readings, phase_s: float) -> Array:
+def filter_power_w(run: Run, readings: Readings, phase_s: float) -> Array:
     """Mean watts of each window by an average that is half the reading and half what it was, in milliwatts."""
     ticks = np.arange(phase_s, run.truth.seconds, FILTER_S)
     milliwatts = np.round(readings.at(ticks) * 1e3).astype(np.int64)
@@ -215,7 +215,7 @@ def outcome_of(case: Case, random: np.random.Generator) -> Outcome:
     filtered = (
         np.full(WINDOWS, np.nan)
         if case.counter is not None
-        else np.abs(filtered_w(run, plain, phase_s) / true_w - 1)
+        else np.abs(filter_power_w(run, plain, phase_s) / true_w - 1)
     )
     readings = readings_of(case, run, random, exact=False)
     found = energy.analyse(case.sensor, *answers_of(run, readings)).energy

@@ -46,7 +46,7 @@ def kernels_of(network: str, cache: Path) -> Kernels:
     """Of `MODEL@SIDE`, out of the cache, or into it."""
     known = [row for row in read_rows(cache) if row["network"] == network]
     if not known:
-        known = [{key: str(value) for key, value in row.items()} for row in _folded(network)]
+        known = [{key: str(value) for key, value in row.items()} for row in _fold_network(network)]
         for row in known:
             append_row(cache, row)
     fields = Kernel.__dataclass_fields__
@@ -62,7 +62,7 @@ def kernels_of(network: str, cache: Path) -> Kernels:
     )
 
 
-def _folded(network: str) -> list[dict[str, object]]:
+def _fold_network(network: str) -> list[dict[str, object]]:
     model, side = network.split("@")
     spec = InputSpec(channels=3, height=int(side), width=int(side), mean=(0.0,) * 3, std=(1.0,) * 3)
     module = built(model).eval().requires_grad_(False)

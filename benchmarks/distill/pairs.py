@@ -49,11 +49,11 @@ class Data:
     def tensors(self, shared: Path, split: str) -> tuple[Tensor, Tensor]:
         """Normalised images (N, C, H, W) and labels (N,)."""
         images, labels = (each.copy() for each in self.load(shared, split))
-        return self.normalised(torch.from_numpy(images).permute(0, 3, 1, 2)), torch.from_numpy(
+        return self.normalise(torch.from_numpy(images).permute(0, 3, 1, 2)), torch.from_numpy(
             labels
         )
 
-    def normalised(self, images: Tensor) -> Tensor:  # uint8 (N, C, H, W)
+    def normalise(self, images: Tensor) -> Tensor:  # uint8 (N, C, H, W)
         mean = torch.tensor(self.mean, device=images.device).view(1, -1, 1, 1)
         std = torch.tensor(self.std, device=images.device).view(1, -1, 1, 1)
         return (images.float() / 255 - mean) / std
@@ -152,7 +152,7 @@ def teacher_of(
         flip=data.flip,
     )
     if pair.file is None:
-        path = trained(pair, shared=shared, cache=cache, compute=compute, say=say, toy=toy)
+        path = train_teacher(pair, shared=shared, cache=cache, compute=compute, say=say, toy=toy)
     else:
         where, _, name = pair.file.partition(":")
         path = (EXAMPLES if where == "examples" else shared / "teachers") / name
@@ -162,7 +162,7 @@ def teacher_of(
     return load_teacher(path, teacher_options, generator=torch.Generator().manual_seed(0), say=say)
 
 
-def trained(
+def train_teacher(
     pair: Pair,
     *,
     shared: Path,
@@ -210,7 +210,7 @@ def trained(
             shown = augment.shift(images[chosen], share=0.125, generator=generator)
             if pair.data.flip:
                 shown = augment.flip(shown, generator=generator)
-            shown = pair.data.normalised(shown).contiguous(memory_format=compute.memory_format)
+            shown = pair.data.normalise(shown).contiguous(memory_format=compute.memory_format)
             with compute.autocast():
                 loss = functional.cross_entropy(model(shown), labels[chosen])
             optimizer.zero_grad()

@@ -41,7 +41,7 @@ class Row:
     real: str | None = None  # "dm:10" or "real:10": condensed or real images, of each class
 
 
-def changed(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
+def change_recipe(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
     """The recipe with other values, by their paths."""
     for path, value in changes.items():
         found = _with(recipe, path.split("."), value)
@@ -76,7 +76,7 @@ def run(
     if toy:
         images, labels = images[:TOY_IMAGES], labels[:TOY_IMAGES]
     found, budget = real(row), RunBudget(steps=row.steps, minutes=row.minutes)
-    recipe = changed(
+    recipe = change_recipe(
         select_recipe(row.recipe, teacher, real=found, budget=budget).recipe, row.changes
     )
     if toy:
@@ -124,7 +124,7 @@ def run(
         **stability(engine.history),
         "agreement": f"{engine.agreement(engine.average):.4f}",
         "memory_bytes": engine.nbytes,
-        "vae_keeps": _kept(engine),
+        "vae_keeps": _measure_fidelity(engine),
         "device": torch.cuda.get_device_name() if compute.device.type == "cuda" else processor(),
         "threads": torch.get_num_threads(),
         "precision": compute.precision,
@@ -154,7 +154,7 @@ def stability(history: list[HistoryPoint]) -> dict[str, str]:
     return {**found, "agreement_tracks": f"{tracks:.3f}"}
 
 
-def _kept(engine: Distillation) -> str:
+def _measure_fidelity(engine: Distillation) -> str:
     """Share of the kept images whose class the replay gives back."""
     replay = engine.synthesizer.replay
     if replay is None:

@@ -40,7 +40,7 @@ class _Neighbours:
     second: onnx.NodeProto
 
 
-def equalised(model: onnx.ModelProto) -> onnx.ModelProto:
+def equalise(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy whose neighbouring layers have channels of like ranges; it computes the same.
 
     Per channel i between two layers: s = sqrt(r1 / r2) of the largest absolute weights that make and take
@@ -58,7 +58,7 @@ def equalised(model: onnx.ModelProto) -> onnx.ModelProto:
     return changed
 
 
-def bias_corrected(model: onnx.ModelProto, images: Array) -> onnx.ModelProto:
+def correct_bias(model: onnx.ModelProto, images: Array) -> onnx.ModelProto:
     """A copy whose biases take back the mean shift of INT8 weights, per output channel.
 
     Args:

@@ -91,7 +91,7 @@ def table(options: argparse.Namespace, say: Callable[[str], None]) -> None:
         }
         if not any(missing.values()):
             continue
-        module, images = made(network), _images(network)
+        module, images = make_module(network), _images(network)
         for group in filter(None, missing.values()):
             for row in _rows(network, module, images, group):
                 append_row(path, row)
@@ -113,7 +113,7 @@ def _groups() -> dict[tuple[str, int], list[Software]]:
     return groups
 
 
-def made(network: Network) -> nn.Module:
+def make_module(network: Network) -> nn.Module:
     """With random weights, the same each time; nothing is left at zero or one, where parity would hold of itself."""
     draw = torch.Generator().manual_seed(0)
     with torch.random.fork_rng(devices=[]):
@@ -147,7 +147,7 @@ def _rows(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "m.onnx"
         started = time.process_time()
-        failed, nodes, error = _exported(module, images, spec=spec, software=group[0], path=path)
+        failed, nodes, error = _export(module, images, spec=spec, software=group[0], path=path)
         seconds = time.process_time() - started
         for software in group:
             found = failed
@@ -174,7 +174,7 @@ def _rows(
             }
 
 
-def _exported(
+def _export(
     module: nn.Module, images: Array, *, spec: InputSpec, software: Software, path: Path
 ) -> tuple[str, object, str]:
     """Why not, if not; the number of nodes; and the largest error as a share of the largest logit."""

@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.distill.pairs import PAIRS, Pair
 from benchmarks.distill.running import commit
-from benchmarks.export.equalisation import bias_corrected, equalised
+from benchmarks.export.equalisation import correct_bias, equalise
 from benchmarks.machine import processor
 from benchmarks.rows import append_row
 from edgekd.distill.compute.device import Compute
@@ -186,21 +186,23 @@ def results(subject: Subject, place: Compute, say: Callable[[str], None]) -> Ite
         )
         model = onnx.load(fp32)
 
-        def judged(method: str, images: str, graph: onnx.ModelProto, bits: int = 8) -> Result:
+        def add_result(method: str, images: str, graph: onnx.ModelProto, bits: int = 8) -> Result:
             say(f"{subject.name}: {method}, {images}, {bits} bits")
-            return _judged(subject, method, images, graph, bits)
+            return _judge(subject, method, images, graph, bits)
 
-        yield judged("float", "none", model, 32)
+        yield add_result("float", "none", model, 32)
         kinds = {"synthetic": synthetic, "noise": noise, "real": real}
         for images, calibration in kinds.items():
             limits = {each: _limits(model, calibration, each) for each in METHODS}
             for each in METHODS if images != "noise" else ("max",):
-                yield judged(each, images, qdq.with_pairs(model, limits[each]))
+                yield add_result(each, images, qdq.with_pairs(model, limits[each]))
             if images == "synthetic":
                 found = qdq.choose(model, calibration=calibration, held_out=held_out)
-                yield judged(f"chosen: {found.method}", images, qdq.with_pairs(model, found.limits))
-            even = bias_corrected(equalised(model), calibration)
-            yield judged(
+                yield add_result(
+                    f"chosen: {found.method}", images, qdq.with_pairs(model, found.limits)
+                )
+            even = correct_bias(equalise(model), calibration)
+            yield add_result(
                 "equalisation, bias correction",
                 images,
                 qdq.with_pairs(even, _limits(even, calibration, "max")),
@@ -210,13 +212,13 @@ def results(subject: Subject, place: Compute, say: Callable[[str], None]) -> Ite
             wrapped = FakeQuantised(
                 subject.module, model, limits, shape=spec.shape, weight_bits=bits
             )
-            yield judged("static", "synthetic", _written(model, wrapped), bits)
-            _tuned(subject, wrapped, ahead.images, place)
-            yield judged("tuned", "synthetic", _written(model, wrapped), bits)
+            yield add_result("static", "synthetic", _write_tuned(model, wrapped), bits)
+            _finetune(subject, wrapped, ahead.images, place)
+            yield add_result("tuned", "synthetic", _write_tuned(model, wrapped), bits)
 
 
 def _floats(subject: Subject, images: torch.Tensor) -> Array:  # uint8 (N, C, H, W)
-    return np.ascontiguousarray(subject.pair.data.normalised(images).numpy())
+    return np.ascontiguousarray(subject.pair.data.normalise(images).numpy())
 
 
 def _limits(model: onnx.ModelProto, images: Array, method: str) -> dict[str, float]:
@@ -224,14 +226,16 @@ def _limits(model: onnx.ModelProto, images: Array, method: str) -> dict[str, flo
     return qdq.limits_of(model, ranges, method)
 
 
-def _written(model: onnx.ModelProto, wrapped: FakeQuantised) -> onnx.ModelProto:
+def _write_tuned(model: onnx.ModelProto, wrapped: FakeQuantised) -> onnx.ModelProto:
     found = wrapped.collect_tuned()
     return qdq.with_pairs(
         with_constants(model, found.constants), found.limits, weight_scales=found.weight_scales
     )
 
 
-def _tuned(subject: Subject, wrapped: FakeQuantised, images: torch.Tensor, place: Compute) -> None:
+def _finetune(
+    subject: Subject, wrapped: FakeQuantised, images: torch.Tensor, place: Compute
+) -> None:
     weights, scales = wrapped.learnable_parameters()
     tune(
         wrapped,
@@ -239,7 +243,7 @@ def _tuned(subject: Subject, wrapped: FakeQuantised, images: torch.Tensor, place
         images,
         FinetuneConfig(),
         learned=ParameterGroups(weights=weights, scales=scales),
-        normalised=lambda shown: subject.pair.data.normalised(shown * 255),
+        normalised=lambda shown: subject.pair.data.normalise(shown * 255),
         flip=subject.pair.data.flip,
         place=place,
         generator=torch.Generator().manual_seed(0),
@@ -247,9 +251,7 @@ def _tuned(subject: Subject, wrapped: FakeQuantised, images: torch.Tensor, place
     )
 
 
-def _judged(
-    subject: Subject, method: str, images: str, graph: onnx.ModelProto, bits: int
-) -> Result:
+def _judge(subject: Subject, method: str, images: str, graph: onnx.ModelProto, bits: int) -> Result:
     answers = logits_of(graph.SerializeToString(), subject.test)
     return Result(
         method=method,

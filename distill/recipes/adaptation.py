@@ -72,7 +72,7 @@ def list_changes(before: Recipe, after: Recipe) -> tuple[str, ...]:
     """Every setting that differs, as `learning.rate 0.2 -> 0.002`."""
     old, new = _flat(asdict(before)), _flat(asdict(after))
     return tuple(
-        f"{key} {_shown(old.get(key))} -> {_shown(new.get(key))}"
+        f"{key} {_format_value(old.get(key))} -> {_format_value(new.get(key))}"
         for key in dict.fromkeys([*old, *new])
         if old.get(key) != new.get(key)
     )
@@ -88,7 +88,7 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def _shown(value: object) -> str:
+def _format_value(value: object) -> str:
     if value is None:
         return "none"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

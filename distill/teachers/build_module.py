@@ -136,7 +136,7 @@ class _Frozen(nn.Module):
 
 
 def _architecture(known: Known, *, source: str, name: str, classes: int) -> Architecture:
-    channels, height, width = known.fed().shape
+    channels, height, width = known.preprocessing().shape
     return Architecture(
         source=cast("Any", source),
         name=name,
@@ -277,7 +277,9 @@ def _build_scripted(found: ScriptFile) -> BuiltModule:
         raise InputFileError(f"{known.path}: torch.jit.load failed: {error}") from error
     name = str(getattr(script, "original_name", "module"))
     made = _with_classes(known, script, source="torchscript", name=name)
-    images = torch.randn(4, *known.fed().shape, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(
+        4, *known.preprocessing().shape, generator=torch.Generator().manual_seed(0)
+    )
     with torch.no_grad():
         expected = script(images)
     scale = max(1.0, float(expected.abs().max()))
@@ -304,7 +306,7 @@ _SCRIPT_TOLERANCE: Final = 1e-3
 
 def _with_classes(known: Known, module: nn.Module, *, source: str, name: str) -> BuiltModule:
     """Run the module once for what its answers look like."""
-    channels, height, width = known.fed().shape
+    channels, height, width = known.preprocessing().shape
     module = module.eval()
     try:
         with torch.no_grad():
@@ -338,7 +340,7 @@ def _with_classes(known: Known, module: nn.Module, *, source: str, name: str) ->
 
 def _check_against(known: Known, found: Architecture) -> None:
     path, options = known.path, known.metadata.options
-    channels = known.fed().shape[0]
+    channels = known.preprocessing().shape[0]
     if channels != found.channels:
         raise UsageError(
             f"{path}: the network takes {found.channels} channels, but --input says {channels}."

@@ -69,7 +69,7 @@ def load_teacher(
     """
     found = inspect_teacher(path, options)
     known = found.known
-    fed = known.fed()
+    fed = known.preprocessing()
     made = build_module(found, say)
     architecture, module = made.architecture, made.module.eval()
     # Scripted modules lack the method for all at once

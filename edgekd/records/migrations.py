@@ -82,10 +82,10 @@ def _each(plain: Plain, key: str, change: Callable[[Plain], Plain]) -> Plain:
     found = plain.get(key)
     if not isinstance(found, list):
         return {}
-    return {key: list(_changed(found, change))}
+    return {key: list(_change_each(found, change))}
 
 
-def _changed(items: list[Any], change: Callable[[Plain], Plain]) -> Iterator[Any]:
+def _change_each(items: list[Any], change: Callable[[Plain], Plain]) -> Iterator[Any]:
     for item in items:
         yield change(item) if isinstance(item, dict) else item
 

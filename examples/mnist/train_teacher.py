@@ -33,11 +33,11 @@ def read_idx(folder: Path, split: str) -> tuple[Tensor, Tensor]:  # (N, 1, 28, 2
     )
 
 
-def normalised(images: Tensor) -> Tensor:
+def normalise(images: Tensor) -> Tensor:
     return (images.float() / 255 - MEAN) / STD
 
 
-def shifted(images: Tensor, generator: torch.Generator) -> Tensor:
+def shift(images: Tensor, generator: torch.Generator) -> Tensor:
     """Each batch moved by up to two pixels: enough for a teacher above 99 %."""
     rows, columns = torch.randint(-2, 3, (2,), generator=generator).tolist()
     return images.roll((rows, columns), dims=(2, 3))  # digits keep their distance from the border
@@ -72,7 +72,7 @@ def main() -> None:
             : len(images) // BATCH
         ]:
             loss = functional.cross_entropy(
-                model(shifted(normalised(images[chosen]), generator)), labels[chosen]
+                model(shift(normalise(images[chosen]), generator)), labels[chosen]
             )
             optimizer.zero_grad()
             loss.backward()
@@ -81,7 +81,7 @@ def main() -> None:
         model.eval()
         with torch.no_grad():
             right = sum(
-                int((model(normalised(part)).argmax(1) == truth).sum())
+                int((model(normalise(part)).argmax(1) == truth).sum())
                 for part, truth in zip(
                     test_images.split(1000), test_labels.split(1000), strict=True
                 )

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.distill.page import PAGE, PUBLISHED, page
 from benchmarks.distill.pairs import PAIRS, rank_correlation
-from benchmarks.distill.running import changed, stability
+from benchmarks.distill.running import change_recipe, stability
 from benchmarks.distill.tables import TABLES
 from benchmarks.export.graphs import NETWORKS
 from benchmarks.rows import append_row, read_rows
@@ -86,7 +86,7 @@ def test_every_row_names_a_pair_and_a_recipe_that_there_are():
         for row in table.rows:
             assert row.pair in PAIRS
             assert row.recipe in {"auto", *RECIPES}
-            changed(RECIPES["pool" if row.recipe == "auto" else row.recipe], row.changes)
+            change_recipe(RECIPES["pool" if row.recipe == "auto" else row.recipe], row.changes)
             assert (row.minutes is None) != (row.steps is None)
         assert len({row.name for row in table.rows}) == len(table.rows)
     assert set(PUBLISHED) <= set(TABLES)
@@ -100,11 +100,11 @@ def test_the_first_seed_of_all_rows_comes_before_the_second_of_any():
 
 def test_a_change_is_made_where_its_path_says_and_nowhere_else():
     recipe = RECIPES["pool"]
-    found = changed(recipe, {"losses.one_hot": 7.0})
+    found = change_recipe(recipe, {"losses.one_hot": 7.0})
     weights = replace(recipe.losses, one_hot=7.0)
     assert found == replace(recipe, losses=weights)
     with pytest.raises(AssertionError, match="no nothing"):
-        changed(recipe, {"source.nothing": 1})
+        change_recipe(recipe, {"source.nothing": 1})
 
 
 def test_rank_correlation_asks_for_order_alone():

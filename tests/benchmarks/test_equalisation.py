@@ -5,7 +5,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from benchmarks.export.equalisation import bias_corrected, equalised
+from benchmarks.export.equalisation import correct_bias, equalise
 from edgekd.export.parity import logits_of
 from edgekd.export.qdq import (
     activations,
@@ -49,7 +49,7 @@ def shown(count=64):
 @pytest.mark.parametrize("depthwise", [False, True])
 def test_the_function_stays_and_the_ranges_meet(depthwise):
     model = network(depthwise=depthwise)
-    even = equalised(model)
+    even = equalise(model)
     before, after = (logits_of(m.SerializeToString(), shown(8)) for m in (model, even))
     np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-4 * np.abs(before).max())
     values = constants(even)
@@ -61,13 +61,13 @@ def test_the_function_stays_and_the_ranges_meet(depthwise):
 
 def test_an_activation_that_does_not_scale_is_left_alone():
     model = network(activation="Sigmoid")
-    assert equalised(model).SerializeToString() == model.SerializeToString()
+    assert equalise(model).SerializeToString() == model.SerializeToString()
 
 
 def test_a_tensor_that_others_take_too_is_left_alone():
     model = network()
     model.graph.output.append(helper.make_tensor_value_info("r", TensorProto.FLOAT, None))
-    assert constants(equalised(model))["w1"].tolist() == constants(model)["w1"].tolist()
+    assert constants(equalise(model))["w1"].tolist() == constants(model)["w1"].tolist()
 
 
 def test_correction_takes_the_mean_shift_of_rounded_weights_back():
@@ -80,5 +80,5 @@ def test_correction_takes_the_mean_shift_of_rounded_weights_back():
         answers = logits_of(with_pairs(changed, limits).SerializeToString(), images)
         return np.abs((answers - exact).reshape(len(images), 2, -1).mean((0, 2))).max()
 
-    assert shift(bias_corrected(model, images)) < 0.7 * shift(model)
-    onnx.checker.check_model(bias_corrected(model, images), full_check=True)
+    assert shift(correct_bias(model, images)) < 0.7 * shift(model)
+    onnx.checker.check_model(correct_bias(model, images), full_check=True)

@@ -211,7 +211,7 @@ class Inquiry:
     def finish(self) -> Inspection:
         self._programs()
         input_, mean, std = self._spec()
-        taken = self._taken()
+        taken = self._take_weights()
         shapes = taken.weights.shapes if taken is not None else {}
         layers = architecture_recognition.batch_norm_layers(shapes)
         if taken is not None:
@@ -245,7 +245,7 @@ class Inquiry:
             candidates=tuple(each.names[0] for each in self.functions),
         )
 
-    def _taken(self) -> TakenWeights | None:
+    def _take_weights(self) -> TakenWeights | None:
         if self.checkpoint is None or self.weights is None:
             return None
         return TakenWeights(checkpoint=self.checkpoint, weights=self.weights)

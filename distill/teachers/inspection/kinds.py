@@ -100,7 +100,7 @@ class Known:
             f"(edgekd teacher describe {self.path.name} prepares it; see docs/teachers.md)."
         )
 
-    def fed(self) -> "Preprocessing":
+    def preprocessing(self) -> "Preprocessing":
         """How images are fed, which the answers to the questions say.
 
         Raises:

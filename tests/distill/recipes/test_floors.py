@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.floors import CHANCE, floors, recorded, short_run
+from benchmarks.floors import CHANCE, floors, read_recorded, short_run
 from edgekd.distill.recipes.catalogue import RECIPES
 
 FLOORS = floors()
@@ -28,5 +28,5 @@ def test_a_short_run_reaches_its_floor(name, compute):
 
 def test_floors_come_from_five_runs_and_lie_above_chance():
     assert set(FLOORS) == set(RECIPES)
-    assert all(len(values) >= 5 for values in recorded().values())
+    assert all(len(values) >= 5 for values in read_recorded().values())
     assert {name for name, lowest in FLOORS.items() if lowest <= CHANCE} <= WITHOUT
