@@ -28,8 +28,32 @@ SEARCH_SUFFIX: Final = "-search"
 
 T = TypeVar("T")
 
-# As the command line refuses them. A pool of fewer than four images has no statistics.
-_LEAST: Final = {"TrainingOptions.batch": 4, "SearchOptions.count": 1, "RunOptions.seed": 0}
+# The smallest and the largest value of a field, where it has such; the command line takes them from here.
+RANGES: Final[dict[str, tuple[float | None, float | None]]] = {
+    "RunOptions.seed": (0, None),
+    # Fewer images have no statistics.
+    "TrainingOptions.batch": (4, None),
+    "DataOptions.condensed_number": (0, None),
+    "CondenseOptions.steps": (0, None),
+    "SearchOptions.minutes": (0.0, None),
+    "SearchOptions.steps": (1, None),
+    "SearchOptions.count": (1, None),
+    "ExportOptions.tune": (0, None),
+    "BuildOptions.workspace_mb": (1, None),
+    "BundleOptions.min_agreement": (0.0, 1.0),
+    "BenchOptions.processes": (1, 100),
+    "BenchOptions.seconds": (0, 3600),
+    "BenchOptions.max_runs": (1, 1_000_000),
+    "BenchOptions.warmup_seconds": (0, 3600),
+    "BenchOptions.fps": (0.001, 10_000),
+    "BenchOptions.threads": (1, 1024),
+    "BenchOptions.batch": (1, 65536),
+    "BenchOptions.energy_seconds": (0, 3600),
+    "BenchOptions.energy_windows": (1, 100),
+    "BenchOptions.energy_idle_seconds": (0, 3600),
+    "MeterOptions.offset_watts": (0, None),
+    "MeterOptions.step_watts": (0, None),
+}
 
 
 def _checked(cls: type[T]) -> type[T]:
@@ -43,13 +67,21 @@ def _checked(cls: type[T]) -> type[T]:
         for each in fields(self):
             name = f"{cls.__name__}.{each.name}"
             value = _fit(name, getattr(self, each.name), hints[each.name])
-            least = _LEAST.get(name)
-            if least is not None and value is not None and value < least:
-                raise UsageError(f"{name}: {value!r}: at least {least}.")
+            if value is not None and name in RANGES:
+                _require_in_range(name, value)
             object.__setattr__(self, each.name, value)
 
     cls.__post_init__ = __post_init__  # type: ignore[attr-defined]
     return cls
+
+
+def _require_in_range(name: str, value: float) -> None:
+    least, most = RANGES[name]
+    # Turned round, so that NaN is refused as well.
+    if (least is not None and not value >= least) or (most is not None and not value <= most):
+        words = [f"at least {least}"] if least is not None else []
+        words += [f"at most {most}"] if most is not None else []
+        raise UsageError(f"{name}: {value!r}: {', '.join(words)}.")
 
 
 def _fit(name: str, value: Any, hint: Any) -> Any:  # noqa: ANN401  # values of any type are what is checked

@@ -1,4 +1,9 @@
-"""A model made ready to be called, by whichever runtime the board has."""
+"""A model made ready to be called, by whichever runtime the board has.
+
+A runtime is a module beside `ort_runtime` and `trt_python`, and a branch of `open_model` that gives a `Ready` of it: `call` takes
+no argument and returns when the outputs are there, with nothing left to do; what the runtime lacks is a `RefusedError`. The names
+that a host may ask for are `--runtime` in `__main__` and `BenchConfig`.
+"""
 
 from typing import Any, Callable, Dict, List, NamedTuple, Optional
 

@@ -5,7 +5,7 @@ that worked, never by its presence.
 """
 
 import ctypes
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, List, Optional, Tuple
 
 from edgekd.bench.agent.sensor import (
     Channel,
@@ -166,10 +166,16 @@ def card_or_none(number: int) -> Optional[Card]:
 
 def state_of(card: Card) -> Tuple[Optional[float], Optional[float], List[str]]:
     """Temperature in Celsius, clock in MHz, and what slows the card now. None where it does not say."""
-    found: Dict[str, Any] = {}
-    for name in ("temperature_c", "clock_mhz", "read_throttling"):
-        try:
-            found[name] = getattr(card, name)()
-        except (OSError, AttributeError):
-            continue
-    return found.get("temperature_c"), found.get("clock_mhz"), found.get("read_throttling", [])
+    return (
+        _answer(card.temperature_c),
+        _answer(card.clock_mhz),
+        _answer(card.read_throttling) or [],
+    )
+
+
+def _answer(question: Callable[[], Any]) -> Any:
+    """None where the card does not say. Nothing else is caught: a misspelt question would pass for silence."""
+    try:
+        return question()
+    except OSError:
+        return None

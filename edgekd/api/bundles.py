@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgekd.api.paths import paths_of
 from edgekd.options import BudgetOptions, require_record
 
 if TYPE_CHECKING:
@@ -42,10 +43,9 @@ def gate(
     from edgekd.workflows import gate as workflow
 
     asked = require_record(budget, BudgetOptions)
-    paths = [reports] if isinstance(reports, (str, Path)) else list(reports)
     verdicts = None if junit is None else Path(junit)
     found = workflow.judge_reports(
-        [Path(each) for each in paths],
+        paths_of(reports),
         file=asked.file,
         limits=asked.limits,
         target=target,

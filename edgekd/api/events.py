@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from edgekd.progress import Display, Show, SilentDisplay
+from edgekd.progress import Display, Show, SilentDisplay, summary
 from edgekd.records import HistoryPoint
 
 
@@ -53,11 +53,10 @@ class EventDisplay:
         """Report the rounds of a loop, and that it ends, however it ends."""
 
         def show(point: HistoryPoint, progress: float, remaining_s: float | None) -> None:
-            losses = " ".join(f"{name} {value:.3g}" for name, value in point.losses.items())
             self._on_event(
                 Event(
                     kind="progress",
-                    text=f"step {point.step:,} ({progress:.0%}) {losses}".strip(),
+                    text=summary(point, point.agreement),
                     progress=progress,
                     remaining_s=remaining_s,
                     point=point,

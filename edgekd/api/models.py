@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgekd.api.events import OnEvent, display_to
+from edgekd.api.paths import paths_of
 from edgekd.api.targets import TargetLike, find_target
 from edgekd.api.teachers import LoadedTeacher, TeacherFile
 from edgekd.distill.teachers.metadata import TeacherOptions
@@ -153,11 +154,11 @@ def benchmark(
     from edgekd.workflows.measure import benchmark as workflow
 
     hosts = require_record(connection, ConnectionOptions)
-    paths = _paths_of(models)
+    paths = paths_of(models)
     config = workflow.bench_config(require_record(options, BenchOptions))
     board = None if target is None else find_target(target)
     return workflow.bench(
-        [Path(each) for each in paths],
+        paths,
         display=display_to(on_event),
         config=config,
         target=board,
@@ -218,26 +219,5 @@ def evaluate(
 
     if isinstance(models, LoadedTeacher):
         return compare([models.source.path], Path(data), models.source.options)
-    paths = _paths_of(models)
-    return compare(
-        [Path(each) for each in paths], Path(data), require_record(teacher, TeacherOptions)
-    )
-
-
-def _paths_of(models: str | Path | Sequence[str | Path]) -> list[str | Path]:
-    """One or more paths.
-
-    Raises:
-        UsageError: there is none, or one is something else.
-    """
-    from edgekd.errors import UsageError
-
-    paths = [models] if isinstance(models, (str, Path)) else list(models)
-    if not paths:
-        raise UsageError("no model: give at least one path.")
-    for path in paths:
-        if not isinstance(path, (str, Path)):
-            raise UsageError(
-                f"{type(path).__name__} is no path of a model; a teacher that was loaded goes alone."
-            )
-    return paths
+    paths = paths_of(models)
+    return compare(paths, Path(data), require_record(teacher, TeacherOptions))

@@ -17,6 +17,7 @@ from edgekd.cli.framework.options import (
     Force,
     Json,
     option_groups,
+    record_of,
 )
 from edgekd.cli.framework.verbs import VerbGroup
 from edgekd.errors import UsageError
@@ -92,14 +93,17 @@ class BenchGroup:
     processes: Annotated[
         int,
         typer.Option(
-            min=1, max=100, help="Measuring processes per model.", rich_help_panel=_MEASUREMENT
+            min=defaults.RANGES["BenchOptions.processes"][0],
+            max=defaults.RANGES["BenchOptions.processes"][1],
+            help="Measuring processes per model.",
+            rich_help_panel=_MEASUREMENT,
         ),
     ] = defaults.BenchOptions.processes
     seconds: Annotated[
         float,
         typer.Option(
-            min=0,
-            max=3600,
+            min=defaults.RANGES["BenchOptions.seconds"][0],
+            max=defaults.RANGES["BenchOptions.seconds"][1],
             help="Seconds of timed calls per process.",
             rich_help_panel=_MEASUREMENT,
         ),
@@ -107,8 +111,8 @@ class BenchGroup:
     max_runs: Annotated[
         int,
         typer.Option(
-            min=1,
-            max=1_000_000,
+            min=defaults.RANGES["BenchOptions.max_runs"][0],
+            max=defaults.RANGES["BenchOptions.max_runs"][1],
             help="Maximum number of timed calls per process.",
             rich_help_panel=_MEASUREMENT,
         ),
@@ -116,8 +120,8 @@ class BenchGroup:
     warmup_seconds: Annotated[
         float,
         typer.Option(
-            min=0,
-            max=3600,
+            min=defaults.RANGES["BenchOptions.warmup_seconds"][0],
+            max=defaults.RANGES["BenchOptions.warmup_seconds"][1],
             help="Minimum warm-up in seconds; continues until timings stabilise, at most ten times as long.",
             rich_help_panel=_MEASUREMENT,
         ),
@@ -125,8 +129,8 @@ class BenchGroup:
     fps: Annotated[
         float | None,
         typer.Option(
-            min=0.001,
-            max=10_000,
+            min=defaults.RANGES["BenchOptions.fps"][0],
+            max=defaults.RANGES["BenchOptions.fps"][1],
             help="Also measure latency at this fixed rate.",
             rich_help_panel=_MEASUREMENT,
         ),
@@ -134,14 +138,17 @@ class BenchGroup:
     threads: Annotated[
         int,
         typer.Option(
-            min=1, max=1024, help="CPU threads per process.", rich_help_panel=_MEASUREMENT
+            min=defaults.RANGES["BenchOptions.threads"][0],
+            max=defaults.RANGES["BenchOptions.threads"][1],
+            help="CPU threads per process.",
+            rich_help_panel=_MEASUREMENT,
         ),
     ] = defaults.BenchOptions.threads
     batch: Annotated[
         int,
         typer.Option(
-            min=1,
-            max=65536,
+            min=defaults.RANGES["BenchOptions.batch"][0],
+            max=defaults.RANGES["BenchOptions.batch"][1],
             help="Batch size, for models that leave it open.",
             rich_help_panel=_MEASUREMENT,
         ),
@@ -156,8 +163,8 @@ class BenchGroup:
     energy_seconds: Annotated[
         float,
         typer.Option(
-            min=0,
-            max=3600,
+            min=defaults.RANGES["BenchOptions.energy_seconds"][0],
+            max=defaults.RANGES["BenchOptions.energy_seconds"][1],
             help="Length of an energy window in seconds.",
             rich_help_panel=_MEASUREMENT,
         ),
@@ -165,14 +172,17 @@ class BenchGroup:
     energy_windows: Annotated[
         int,
         typer.Option(
-            min=1, max=100, help="Number of energy windows.", rich_help_panel=_MEASUREMENT
+            min=defaults.RANGES["BenchOptions.energy_windows"][0],
+            max=defaults.RANGES["BenchOptions.energy_windows"][1],
+            help="Number of energy windows.",
+            rich_help_panel=_MEASUREMENT,
         ),
     ] = defaults.BenchOptions.energy_windows
     energy_idle_seconds: Annotated[
         float,
         typer.Option(
-            min=0,
-            max=3600,
+            min=defaults.RANGES["BenchOptions.energy_idle_seconds"][0],
+            max=defaults.RANGES["BenchOptions.energy_idle_seconds"][1],
             help="Seconds of idle before and after the energy windows.",
             rich_help_panel=_MEASUREMENT,
         ),
@@ -192,24 +202,7 @@ class BenchGroup:
 
     def options(self) -> defaults.BenchOptions:
         """The record for the API."""
-        return defaults.BenchOptions(
-            runtime=self.runtime,
-            engine_precision=self.engine_precision,
-            allow_emulated=self.allow_emulated,
-            processes=self.processes,
-            seconds=self.seconds,
-            max_runs=self.max_runs,
-            warmup_seconds=self.warmup_seconds,
-            fps=self.fps,
-            threads=self.threads,
-            batch=self.batch,
-            inputs=self.inputs,
-            energy_seconds=self.energy_seconds,
-            energy_windows=self.energy_windows,
-            energy_idle_seconds=self.energy_idle_seconds,
-            energy_sensor=self.energy_sensor,
-            note=self.note,
-        )
+        return record_of(defaults.BenchOptions, self)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,6 +25,7 @@ from edgekd.cli.framework.options import (
     TargetName,
     TeacherPath,
     option_groups,
+    record_of,
 )
 
 
@@ -35,8 +36,8 @@ class BundleGroup:
     min_agreement: Annotated[
         float,
         typer.Option(
-            min=0.0,
-            max=1.0,
+            min=defaults.RANGES["BundleOptions.min_agreement"][0],
+            max=defaults.RANGES["BundleOptions.min_agreement"][1],
             help="Minimum agreement with the teacher on held-out synthetic images.",
             rich_help_panel=RUN,
         ),
@@ -60,13 +61,7 @@ class BundleGroup:
 
     def options(self) -> defaults.BundleOptions:
         """The record for the API."""
-        return defaults.BundleOptions(
-            min_agreement=self.min_agreement,
-            keep_images=self.keep_images,
-            bench=self.bench_it,
-            bench_device=self.bench_device,
-            junit=self.junit,
-        )
+        return record_of(defaults.BundleOptions, self, bench=self.bench_it)
 
 
 @option_groups

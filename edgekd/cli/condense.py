@@ -18,6 +18,7 @@ from edgekd.cli.framework.options import (
     Threads,
     option_groups,
     parse_shape,
+    record_of,
 )
 from edgekd.options import CONDENSE_STEPS, CONDENSED_FILE
 
@@ -38,7 +39,11 @@ class CondenseGroup:
     ] = defaults.CondenseOptions.method
     steps: Annotated[
         int | None,
-        typer.Option(min=0, help=f"Training steps (default: {_STEPS}).", rich_help_panel=RUN),
+        typer.Option(
+            min=defaults.RANGES["CondenseOptions.steps"][0],
+            help=f"Training steps (default: {_STEPS}).",
+            rich_help_panel=RUN,
+        ),
     ] = defaults.CondenseOptions.steps
     input_shape: Annotated[
         str | None,
@@ -72,13 +77,7 @@ class CondenseGroup:
         Raises:
             UsageError: the shape is none.
         """
-        return defaults.CondenseOptions(
-            method=self.method,
-            steps=self.steps,
-            input=parse_shape(self.input_shape),
-            flip=self.flip,
-            strict=self.strict,
-        )
+        return record_of(defaults.CondenseOptions, self, input=parse_shape(self.input_shape))
 
 
 @option_groups

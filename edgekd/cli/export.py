@@ -14,6 +14,7 @@ from edgekd.cli.framework.options import (
     Json,
     TargetName,
     option_groups,
+    record_of,
 )
 from edgekd.cli.framework.verbs import VerbGroup
 from edgekd.errors import UsageError
@@ -72,7 +73,7 @@ class EngineGroup:
     workspace_mb: Annotated[
         int | None,
         typer.Option(
-            min=1,
+            min=defaults.RANGES["BuildOptions.workspace_mb"][0],
             metavar="MIB",
             help="Maximum workspace of the builder (default: a sixteenth of the memory).",
             rich_help_panel=_ENGINE,
@@ -100,9 +101,7 @@ class EngineGroup:
                     "--dla, --workspace-mb and --timing-cache are about engines: add --engine."
                 )
             return None
-        return defaults.BuildOptions(
-            dla=self.dla, workspace_mb=self.workspace_mb, timing_cache=self.timing_cache
-        )
+        return record_of(defaults.BuildOptions, self)
 
 
 @app.command(completion.DEFAULT_VERB)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from edgekd import options as defaults
-from edgekd.cli.framework.options import OUTPUT, Force, Json, option_groups
+from edgekd.cli.framework.options import OUTPUT, Force, Json, option_groups, record_of
 from edgekd.errors import UsageError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class MeterGroup:
     offset_watts: Annotated[
         float | None,
         typer.Option(
-            min=0,
+            min=defaults.RANGES["MeterOptions.offset_watts"][0],
             help="Maximum zero offset in watts, from the datasheet.",
             rich_help_panel=_METER,
         ),
@@ -47,18 +47,15 @@ class MeterGroup:
     step_watts: Annotated[
         float,
         typer.Option(
-            min=0, help="Resolution of the meter's converter in watts.", rich_help_panel=_METER
+            min=defaults.RANGES["MeterOptions.step_watts"][0],
+            help="Resolution of the meter's converter in watts.",
+            rich_help_panel=_METER,
         ),
     ] = defaults.MeterOptions.step_watts
 
     def options(self) -> defaults.MeterOptions:
         """The record for the workflow."""
-        return defaults.MeterOptions(
-            name=self.name,
-            offset_watts=self.offset_watts,
-            gains=tuple(self.gain or ()),
-            step_watts=self.step_watts,
-        )
+        return record_of(defaults.MeterOptions, self, gains=tuple(self.gain or ()))
 
 
 @dataclass(frozen=True, kw_only=True)

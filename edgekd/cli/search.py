@@ -22,6 +22,7 @@ from edgekd.cli.framework.options import (
     TargetName,
     TeacherPath,
     option_groups,
+    record_of,
 )
 from edgekd.options import SEARCH_MINUTES
 
@@ -41,7 +42,7 @@ class SearchGroup:
     minutes: Annotated[
         float | None,
         typer.Option(
-            min=0.0,
+            min=defaults.RANGES["SearchOptions.minutes"][0],
             help=f"Time budget of the whole search in minutes (default: {SEARCH_MINUTES:g}, unless --steps is given).",
             rich_help_panel=RUN,
         ),
@@ -49,13 +50,15 @@ class SearchGroup:
     steps: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Training steps of each run in the last rung.", rich_help_panel=RUN
+            min=defaults.RANGES["SearchOptions.steps"][0],
+            help="Training steps of each run in the last rung.",
+            rich_help_panel=RUN,
         ),
     ] = defaults.SearchOptions.steps
     count: Annotated[
         int,
         typer.Option(
-            min=1,
+            min=defaults.RANGES["SearchOptions.count"][0],
             help="Number of images in the set that all candidates share.",
             rich_help_panel=RUN,
         ),
@@ -73,15 +76,7 @@ class SearchGroup:
 
     def options(self) -> defaults.SearchOptions:
         """The record for the API."""
-        return defaults.SearchOptions(
-            candidates=tuple(self.candidate or ()),
-            minutes=self.minutes,
-            steps=self.steps,
-            count=self.count,
-            recipe=self.recipe,
-            images=self.images,
-            ray=self.ray,
-        )
+        return record_of(defaults.SearchOptions, self, candidates=tuple(self.candidate or ()))
 
 
 @option_groups

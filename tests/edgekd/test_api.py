@@ -223,7 +223,7 @@ def test_events_are_shown_as_they_were_reported_and_a_loop_ends_also_by_an_error
     assert [each.kind for each in events] == [
         "message", "begin", "progress", "warning", "end", "message",
     ]  # fmt: skip
-    assert str(events[2]) == "step 3 (25%) kd 0.5"
+    assert str(events[2]) == "step 3  images 30  kd 0.5"
     with pytest.raises(FrozenInstanceError):
         events[0].text = "other"  # type: ignore[misc]
 

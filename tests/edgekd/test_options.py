@@ -1,6 +1,7 @@
 """Defaults: each is stated once, in `edgekd.options`, and found wherever it is read."""
 
 import ast
+import math
 import re
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from typing import Any, get_type_hints
 import pytest
 
 from edgekd import options
+from edgekd.cli.framework.option_groups import RunGroup
+from edgekd.cli.framework.options import record_of
 from edgekd.errors import UsageError
 from tests.edgekd.conftest import REPOSITORY
 
@@ -171,6 +174,8 @@ def test_a_path_may_be_text_and_another_type_is_refused_where_it_is_given(record
         (options.TrainingOptions, "steps", True, "is not of type int"),
         (options.SearchOptions, "count", 0, "at least 1"),
         (options.CondenseOptions, "input", (28, 28), "is not of type"),
+        (options.BundleOptions, "min_agreement", 1.5, "at most 1"),
+        (options.BenchOptions, "seconds", math.nan, "at least 0"),
     ],
 )
 def test_values_out_of_range_are_refused_as_the_command_line_does(record, name, value, words):
@@ -181,3 +186,13 @@ def test_values_out_of_range_are_refused_as_the_command_line_does(record, name, 
 def test_lists_are_taken_for_tuples():
     given: dict[str, Any] = {"embed": ["softmax"]}
     assert options.ExportOptions(**given).embed == ("softmax",)
+
+
+def test_every_range_is_of_a_field_that_there_is():
+    known = {f"{record.__name__}.{each.name}" for record in RECORDS for each in fields(record)}
+    assert set(options.RANGES) <= known
+
+
+def test_a_group_of_options_that_lacks_one_of_its_record_is_a_fault():
+    with pytest.raises(TypeError, match="RunOptions: no option for force"):
+        record_of(options.RunOptions, RunGroup())

@@ -29,6 +29,7 @@ from edgekd.cli.framework.options import (
     Threads,
     parse_numbers,
     parse_shape,
+    record_of,
 )
 from edgekd.options import DISTILL_MINUTES
 
@@ -64,13 +65,7 @@ class RunGroup:
 
     def options(self, *, force: bool) -> defaults.RunOptions:
         """The record for the API."""
-        return defaults.RunOptions(
-            seed=self.seed,
-            device=self.device,
-            threads=self.threads,
-            restart=self.restart,
-            force=force,
-        )
+        return record_of(defaults.RunOptions, self, force=force)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,7 +194,10 @@ class TrainingGroup:
     batch: Annotated[
         int | None,
         typer.Option(
-            "--batch", min=4, help="Images per batch (default: the recipe's).", rich_help_panel=RUN
+            "--batch",
+            min=defaults.RANGES["TrainingOptions.batch"][0],
+            help="Images per batch (default: the recipe's).",
+            rich_help_panel=RUN,
         ),
     ] = defaults.TrainingOptions.batch
     compiles: Annotated[
@@ -213,15 +211,7 @@ class TrainingGroup:
 
     def options(self) -> defaults.TrainingOptions:
         """The record for the API."""
-        return defaults.TrainingOptions(
-            student=self.student,
-            recipe=self.recipe,
-            minutes=self.minutes,
-            steps=self.steps,
-            faithful=self.faithful,
-            batch=self.batch,
-            compile=self.compiles,
-        )
+        return record_of(defaults.TrainingOptions, self, compile=self.compiles)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,7 +231,7 @@ class DataGroup:
     condensed_number: Annotated[
         int,
         typer.Option(
-            min=0,
+            min=defaults.RANGES["DataOptions.condensed_number"][0],
             help="Index of the set to take where the --condensed file holds several.",
             rich_help_panel=DATA,
         ),
@@ -295,16 +285,11 @@ class DataGroup:
         Raises:
             UsageError: a list of numbers is not one.
         """
-        return defaults.DataOptions(
-            images=self.images,
-            condensed=self.condensed,
-            condensed_number=self.condensed_number,
+        return record_of(
+            defaults.DataOptions,
+            self,
             condensed_mean=parse_numbers("--condensed-mean", self.condensed_mean),
             condensed_std=parse_numbers("--condensed-std", self.condensed_std),
-            samples=self.samples,
-            strict=self.strict,
-            embeddings=self.embeddings,
-            evaluation=self.evaluation,
         )
 
 
@@ -366,7 +351,7 @@ class ExportGroup:
     tune: Annotated[
         int,
         typer.Option(
-            min=0,
+            min=defaults.RANGES["ExportOptions.tune"][0],
             metavar="STEPS",
             help="Steps of fine-tuning the INT8 model on the synthetic images; 0 only calibrates it.",
             rich_help_panel=OUTPUT,
@@ -375,10 +360,9 @@ class ExportGroup:
 
     def options(self, *, dynamic_batch: bool = False) -> defaults.ExportOptions:
         """The record for the API."""
-        return defaults.ExportOptions(
+        return record_of(
+            defaults.ExportOptions,
+            self,
             embed=tuple(self.embed or ()),
-            keep_fp16=self.keep_fp16,
-            keep_by=self.keep_by,
-            tune=self.tune,
             dynamic_batch=dynamic_batch,
         )

@@ -6,15 +6,19 @@ Defaults come from `edgekd.options`. Nothing heavy is imported here: `--help` re
 import dataclasses
 import functools
 import inspect
+import re
 import typing
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, TypeVar
 
 import typer
 
 from edgekd.cli.framework import completion
 from edgekd.errors import UsageError
+from edgekd.options import RANGES
+
+T = TypeVar("T")
 
 RUN: Final = "Run"
 TEACHER: Final = "Teacher (where its file does not state it)"
@@ -59,6 +63,32 @@ def option_groups(command: Callable[..., None]) -> Callable[..., None]:
     call.__annotations__ = {part.name: part.annotation for part in spread}
     vars(call).pop("__wrapped__")
     return call
+
+
+def record_of(kind: type[T], group: object, **given: object) -> T:
+    """A record of the API from the fields of a group that have its names, and from what is given besides.
+
+    Args:
+        kind: a record of `edgekd.options`.
+        group: the options as they were typed.
+        given: fields that the group has in another form, or not at all.
+
+    Raises:
+        UsageError: a value is out of range.
+    """
+    names = {each.name for each in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    typed = {name: value for name, value in vars(group).items() if name in names}
+    missing = names - {*typed, *given}
+    if missing:
+        # It would keep its default, whatever is typed.
+        raise TypeError(f"{kind.__name__}: no option for {', '.join(sorted(missing))}")
+    try:
+        return kind(**typed | given)
+    except UsageError as error:
+        # Whoever types an option knows it by that name.
+        field = re.compile(rf"^{kind.__name__}\.(\w+)")
+        words = field.sub(lambda found: f"--{found[1].replace('_', '-')}", str(error))
+        raise UsageError(words) from error
 
 
 # --- arguments and single options -----------------------------------------------------------------
@@ -154,7 +184,9 @@ RecipeName = Annotated[
         rich_help_panel=RUN,
     ),
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Random seed.", rich_help_panel=RUN)]
+Seed = Annotated[
+    int, typer.Option(min=RANGES["RunOptions.seed"][0], help="Random seed.", rich_help_panel=RUN)
+]
 ComputeDevice = Annotated[
     str,
     typer.Option(
