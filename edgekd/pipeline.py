@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edgekd.bundle import layout
-from edgekd.distill.data.labelled import LabelledImages, load_labelled
 from edgekd.distill.teachers.loader import Teacher
 from edgekd.errors import DeviceError, OverBudgetError, UsageError
 from edgekd.files import new_folder
@@ -14,7 +13,7 @@ from edgekd.gate.budget_file import NONE as NO_BUDGET
 from edgekd.gate.figures import Reports, model_of
 from edgekd.interrupts import caught
 from edgekd.progress import Display
-from edgekd.records import Architecture, Target, TeacherInfo
+from edgekd.records import Architecture, Target
 from edgekd.search.auto_student import over_budget, slower_than
 from edgekd.search.candidates import Candidate
 from edgekd.search.summary import nearest
@@ -22,7 +21,7 @@ from edgekd.workflows.data_used import warn_of_images
 from edgekd.workflows.distill import run_distillation, run_folder
 from edgekd.workflows.export_options import require_possible
 from edgekd.workflows.fill_bundle import CompressJob, Outcome, fill_bundle
-from edgekd.workflows.gate import check_budget as check_budget
+from edgekd.workflows.gate import check_budget
 from edgekd.workflows.model_files import software_text
 from edgekd.workflows.run_setup import prepare_run
 
@@ -67,13 +66,12 @@ def compress(options: CompressJob, display: Display) -> Outcome | None:
         if not passed_over:
             raise
         raise OverBudgetError(nearest(passed_over, option="--student")) from error
-    data = _evaluation_data(distil.data.evaluation, setup.teacher.info)
     with caught() as interrupts, run_folder(setup) as folder:
         distilled = run_distillation(setup, folder, interrupts, display)
         if distilled is None:
             return None
         with new_folder(distil.out, force=distil.run.force) as temporary:
-            outcome = fill_bundle(options, distilled, data, temporary, display)
+            outcome = fill_bundle(options, distilled, setup.evaluation, temporary, display)
         folder.discard()
     _closing(outcome, display)
     return outcome
@@ -120,12 +118,6 @@ def judgement(outcome: Outcome) -> verdicts.Judgement:
         passed=all(result.passed for result in outcome.report.gates),
         results=outcome.report.gates,
     )
-
-
-def _evaluation_data(path: Path | None, teacher: TeacherInfo) -> LabelledImages | None:
-    if path is None:
-        return None
-    return load_labelled(path, spec=teacher.input, classes=teacher.classes)
 
 
 def _closing(outcome: Outcome, display: Display) -> None:

@@ -67,7 +67,7 @@ NEVER: Final = frozenset(_NEVER.split())
 # TensorRT reads these, and this check does not look at the graphs inside of them.
 CONTROL_FLOW: Final = frozenset({"If", "Loop", "Scan"})
 
-# Uint8 inputs (release notes; NVIDIA/TensorRT#1503)
+# uint8 inputs (release notes; NVIDIA/TensorRT#1503)
 BYTES_SINCE: Final[Version] = (8, 5)
 # Weights that are computed
 CONVOLUTION_WEIGHTS_SINCE: Final[Version] = (8, 5)

@@ -48,7 +48,7 @@ def is_emulated(cpuinfo: Dict[str, str], machine: str, proc: str) -> bool:
     if not machine.startswith(("x86", "i386", "i686")) and all(
         line in cpuinfo for line in _X86_LINES
     ):
-        # Qemu-user lets the host's /proc/cpuinfo through
+        # qemu-user lets the host's /proc/cpuinfo through
         return True
     names = (cpuinfo.get("model name", ""), cpuinfo.get("Model", ""))
     if any("QEMU" in name for name in names):

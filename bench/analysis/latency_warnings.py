@@ -19,7 +19,7 @@ COLD_START_RATIO: Final = 5.0
 DRIFT: Final = 0.05
 # Between the medians of processes
 DISAGREEMENT: Final = 0.05
-# Torch.utils.benchmark's rule for IQR / median
+# torch.utils.benchmark's rule for IQR / median
 SPREAD: Final = 0.10
 TAIL_RATIO: Final = 2.0
 OUTLIER_SHARE: Final = 0.01

@@ -47,7 +47,7 @@ CONTACT_S: Final = 60.0
 PUSH_S: Final = 3600.0
 HEARTBEAT_S: Final = 5.0
 OLDEST_PYTHON: Final = (3, 6)
-# Ssh's own code: everything else is the remote command's
+# ssh's own code: everything else is the remote command's
 SSH_FAILED: Final = 255
 
 # What OpenSSH says, and what to do about it.

@@ -39,7 +39,7 @@ _TASKS: Final = (
 class EquivalentNetworks:
     """Networks that compute the same: any of their names will do."""
 
-    # Source:name, the one to use first
+    # source:name, the one to use first
     names: tuple[str, ...]
     # What these have and others of the signature have not, in words
     apart: str

@@ -33,7 +33,7 @@ from edgekd.doctor.findings import (
 from edgekd.doctor.requirements import NEEDS, judge_commands
 
 PROBES: Final = Path(__file__).with_name("probes.py")
-# Torch from a cold SD card
+# torch from a cold SD card
 TIMEOUT_S: Final = 60.0
 # Where JetPack puts it, not on PATH
 TRTEXEC: Final = Path("/usr/src/tensorrt/bin/trtexec")

@@ -4,7 +4,6 @@ from typing import Literal
 
 from edgekd.records import DataUsed
 from edgekd.workflows.distill import REVEALING, Distilled
-from edgekd.workflows.gate import check_budget as check_budget
 from edgekd.workflows.run_setup import DistillJob
 
 

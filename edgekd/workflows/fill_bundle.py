@@ -70,7 +70,6 @@ from edgekd.workflows.export_options import (
 )
 from edgekd.workflows.finetune import tuner_of
 from edgekd.workflows.gate import Estimator
-from edgekd.workflows.gate import check_budget as check_budget
 from edgekd.workflows.measure.benchmark import RequestedModel, bench_models
 from edgekd.workflows.model_files import (
     Exported,

@@ -13,7 +13,7 @@ from edgekd.distill.compute.device import Compute, choose_compute
 from edgekd.distill.compute.distributed import SINGLE_PROCESS
 from edgekd.distill.data import synthetic_set
 from edgekd.distill.data.given_data import GivenData
-from edgekd.distill.data.labelled import load_labelled, normalise
+from edgekd.distill.data.labelled import LabelledImages, load_labelled, normalise
 from edgekd.distill.data.real_images import RealImages, read_condensed, read_samples
 from edgekd.distill.models import architectures, student_choice
 from edgekd.distill.recipes.adaptation import for_ranks
@@ -128,7 +128,8 @@ class RunSetup:
     ahead: synthetic_set.ImageSet | None
     real: RealImages | None
     embeddings: torch.Tensor | None
-    watched: ProgressImages | None = None
+    # Labelled images to report on. They select nothing.
+    evaluation: LabelledImages | None = None
 
     def fresh(self, recipe: Recipe, *, compute: Compute | None = None) -> Distillation:
         """A run from the start; elsewhere, where a place is given."""
@@ -148,7 +149,7 @@ class RunSetup:
                 real=self.real,
                 embeddings=self.embeddings,
             ),
-            watched=self.watched,
+            watched=_select_watched(self.evaluation, self.teacher.info),
             compiles=self.options.training.compile,
         )
 
@@ -177,7 +178,10 @@ def prepare_run(
     )
     info = teacher.info
     # Files first: choosing a student may export and measure some.
-    watched = _select_watched(options.data.evaluation, info)
+    path = options.data.evaluation
+    evaluation = None
+    if path is not None:
+        evaluation = load_labelled(path, spec=info.input, classes=info.classes)
     if options.data.condensed is not None and options.data.samples is not None:
         raise UsageError("--condensed and --samples are two kinds of one thing: give one of them.")
     real = _real(options.data, info, statistics)
@@ -217,7 +221,7 @@ def prepare_run(
         ahead=ahead,
         real=real,
         embeddings=embeddings,
-        watched=watched,
+        evaluation=evaluation,
     )
 
 
@@ -284,11 +288,10 @@ def _embeddings(path: Path | None, recipe: Recipe, info: TeacherInfo) -> torch.T
     return torch.from_numpy(table.astype(np.float32))
 
 
-def _select_watched(path: Path | None, info: TeacherInfo) -> ProgressImages | None:
+def _select_watched(found: LabelledImages | None, info: TeacherInfo) -> ProgressImages | None:
     """Some of the labelled images, to be looked at along the way."""
-    if path is None:
+    if found is None:
         return None
-    found = load_labelled(path, spec=info.input, classes=info.classes)
     # Spread over the set: files are often sorted by class.
     chosen = np.linspace(0, len(found.labels) - 1, min(WATCHED, len(found.labels))).astype(np.int64)
     images = normalise(found.images[chosen], info.input)

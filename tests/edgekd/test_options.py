@@ -153,7 +153,7 @@ def test_no_other_page_repeats_a_default():
         assert len(stated) == known, f"{path.name}: {stated}. Add it to PROSE"
 
 
-RECORDS = [value for value in vars(options).values() if is_dataclass(value)]
+RECORDS: list[Any] = [value for value in vars(options).values() if is_dataclass(value)]
 
 
 @pytest.mark.parametrize("record", RECORDS, ids=lambda value: value.__name__)

@@ -268,7 +268,7 @@ def _reach(tensor: TensorRef) -> int:
 
 def _not_finite(raw: bytes, dtype: str) -> int:
     values: npt.NDArray[Any] = np.frombuffer(raw, _FLOATS[dtype])
-    # Numpy has none: all bits of the exponent are set
+    # numpy has none: all bits of the exponent are set
     if dtype == "bfloat16":
         return int(np.count_nonzero((values & 0x7F80) == 0x7F80))
     return len(values) - int(np.count_nonzero(np.isfinite(values)))

@@ -28,7 +28,7 @@ class OpenQuestion:
 class Network:
     """Which network the weights are of, and who says so."""
 
-    # Edgekd, timm, torchvision, file; of programs their format
+    # edgekd, timm, torchvision, file; of programs their format
     source: str
     name: str
     because: str

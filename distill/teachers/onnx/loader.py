@@ -15,7 +15,7 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helpe
 from edgekd.distill.teachers.onnx import checks, rewriting
 from edgekd.errors import InputFileError, MissingToolError
 
-# Torch takes seconds to come in, and what a file says is wanted at once
+# torch takes seconds to come in, and what a file says is wanted at once
 if TYPE_CHECKING:
     from torch import Tensor, nn
 

@@ -14,7 +14,7 @@ from edgekd.distill.teachers.pt2.reader import read_archive
 from edgekd.distill.teachers.pt2.records import Archive, Node, TensorPayload, Value
 from edgekd.errors import InputFileError
 
-# Torch takes seconds to come in, and what a file says is wanted at once
+# torch takes seconds to come in, and what a file says is wanted at once
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
