@@ -96,14 +96,14 @@ def choose_student(
             return StudentVariant(
                 architecture=chosen,
                 reason=(
-                    f"the largest {tried} of ours with at most a quarter of the teacher's parameters and MACs: "
+                    f"the largest built-in {tried} with at most a quarter of the teacher's parameters and MACs: "
                     f"{found.parameters:,} of {size.parameters:,} and {found.macs:,} of {size.macs:,}"
                     + (
                         ""
                         if best is fitting[0]
                         else f"; {fitting[0][1].name} would cost the board too much"
                     )
-                    + ("" if tried == family else f"; no {family} of ours is small enough")
+                    + ("" if tried == family else f"; no built-in {family} is small enough")
                 ),
             )
     raise UsageError(

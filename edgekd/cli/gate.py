@@ -1,8 +1,9 @@
 """`edgekd gate` and `edgekd config`."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,6 +19,9 @@ from edgekd.cli.framework.options import (
     Limits,
     option_groups,
 )
+
+if TYPE_CHECKING:
+    from edgekd.records import GateResult
 
 config_app = typer.Typer(help="Show the settings in effect.", no_args_is_help=True)
 
@@ -91,8 +95,19 @@ def gate(
         found.results,
         bundle="",
         listed=not as_json,
-        closing="Compress it again with a larger budget or another student, or change the limit (--limit, --budget).",
+        closing=_advise(found.results),
     )
+
+
+def _advise(results: "Sequence[GateResult]") -> str:
+    """What a failed gate can be mended by, in options of the commands that mend it."""
+    failed = [result for result in results if not result.passed]
+    advice = []
+    if any(result.value is None for result in failed):
+        advice.append("Measure what is not measured on the budget's board: edgekd bench --device.")
+    if any(result.value is not None for result in failed):
+        advice.append("Compress it again for longer or with another student, or change the limit.")
+    return " ".join(advice)
 
 
 @config_app.command("show")

@@ -13,10 +13,10 @@ from edgekd.records import record
 
 SOURCES: Final = {
     "meta": "meta-generator",
-    "restarted": "a generator a batch",
+    "restarted": "fresh generator",
     "noisy_layer": "noisy layer",
     "pixels": "pixels",
-    "unconditional": "generator beside it",
+    "unconditional": "adversarial",
     "noise": "noise",
 }
 MEMORIES: Final = {

@@ -199,7 +199,7 @@ class Inquiry:
         if self.form == "torchscript" and self.options.trust_pickle:
             return
         bodies = fingerprints.with_body(weights.original) or fingerprints.with_body(shapes)
-        text = "(no network of ours, of timm or of torchvision has these names and shapes"
+        text = "(no built-in network, and none of timm or torchvision, has these names and shapes"
         if bodies:
             text += f"; all but the head is {', '.join(bodies[:3])}: write a factory that puts your head on it"
         self.asked.questions.append(
