@@ -107,7 +107,7 @@ def test_a_family_with_nothing_small_enough_falls_to_residual_networks_and_says_
     size = Size(parameters=400_000, macs=50_000_000)
     chosen = choose_student("auto", teacher=ours("vgg11", 3, 32), size=size)
     assert chosen.architecture.name.startswith("resnet")
-    assert "no vgg" in chosen.reason
+    assert "no built-in vgg" in chosen.reason
 
 
 def test_nothing_small_enough_is_a_usage_error():
