@@ -11,7 +11,7 @@ VENV_FLAGS ?=
 .PHONY: help demo test slow check check-tensorrt dist device-test soak docs schemas options screenshots clean
 
 help:
-	@echo "make demo    distil, export and bench the MNIST teacher in examples/ (5 to 15 minutes)"
+	@echo "make demo    distil, export and bench the MNIST teacher in examples/ (2 to 10 minutes)"
 	@echo "make test    set up, ruff, mypy, the suite"
 	@echo "make slow    the tests that take minutes each: killed runs, the tutorial"
 	@echo "make check   ruff and mypy"
@@ -42,7 +42,7 @@ $(VENV)/.docs: $(VENV)/.user
 	@touch $@
 
 demo: $(VENV)/.user
-	$(BIN)/edgekd compress examples/mnist/teacher.pt --target jetson --steps 2600 \
+	$(BIN)/edgekd compress examples/mnist/teacher.pt --target jetson --steps 600 \
 		--eval examples/mnist/test-1000.npz --out $(OUT) --force
 
 check: $(VENV)/.dev

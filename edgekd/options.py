@@ -152,7 +152,8 @@ class TrainingOptions:
     """Which student is trained, how, and for how long.
 
     Attributes:
-        student: Architecture of the student; `auto` chooses one.
+        student: Architecture of the student, or `cut:SHARE`, `cut:macs=SHARE` for a part of the teacher; `auto` chooses.
+        from_scratch: Whether the student takes no weight from the teacher.
         recipe: Name of a recipe, or path of a TOML file with one; `auto` chooses one.
         minutes: Time budget in minutes. With neither minutes nor steps, `DISTILL_MINUTES` applies.
         steps: Budget in training steps of the student; reproducible.
@@ -162,6 +163,7 @@ class TrainingOptions:
     """
 
     student: str = "auto"
+    from_scratch: bool = False
     recipe: str = "auto"
     minutes: float | None = None
     steps: int | None = None

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edgekd.bundle import layout
+from edgekd.distill.models.student_choice import StudentVariant, Worth
 from edgekd.distill.teachers.loader import Teacher
 from edgekd.errors import DeviceError, OverBudgetError, UsageError
 from edgekd.files import new_folder
@@ -13,8 +14,8 @@ from edgekd.gate.budget_file import NONE as NO_BUDGET
 from edgekd.gate.figures import Reports, model_of
 from edgekd.interrupts import caught
 from edgekd.progress import Display
-from edgekd.records import Architecture, Target
-from edgekd.search.auto_student import over_budget, slower_than
+from edgekd.records import Target
+from edgekd.search.auto_student import over_budget, time_gained
 from edgekd.search.candidates import Candidate
 from edgekd.search.summary import nearest
 from edgekd.workflows.data_used import warn_of_images
@@ -60,7 +61,7 @@ def compress(options: CompressJob, display: Display) -> Outcome | None:
         setup = prepare_run(
             distil,
             display,
-            too_costly=lambda teacher: _too_costly(teacher, options, display, passed_over),
+            worth=lambda teacher: _worth(teacher, options, display, passed_over),
         )
     except UsageError as error:
         if not passed_over:
@@ -77,11 +78,11 @@ def compress(options: CompressJob, display: Display) -> Outcome | None:
     return outcome
 
 
-def _too_costly(
+def _worth(
     teacher: Teacher, options: CompressJob, display: Display, passed_over: list[Candidate]
-) -> Callable[[Architecture], bool]:
-    """What tells whether a student is slower than its teacher, or over the budget."""
-    slower = slower_than(teacher, options.target, display)
+) -> Callable[[StudentVariant], Worth]:
+    """What tells whether a student gains time on the board, or is over the budget."""
+    gained = time_gained(teacher, options.target, display)
     over = over_budget(
         options.budget,
         options.target,
@@ -90,7 +91,12 @@ def _too_costly(
         device=options.bench_device,
         passed_over=passed_over,
     )
-    return lambda student: slower(student) or over(student)
+
+    def worth(student: StudentVariant) -> Worth:
+        found = gained(student)
+        return "too costly" if found != "too costly" and over(student) else found
+
+    return worth
 
 
 def require_gates(outcome: Outcome) -> None:

@@ -15,13 +15,14 @@ from benchmarks.machine import processor
 from edgekd.distill.compute.device import Compute
 from edgekd.distill.data.given_data import GivenData
 from edgekd.distill.data.real_images import RealImages
-from edgekd.distill.recipes.adaptation import for_batch
+from edgekd.distill.recipes.adaptation import for_batch, for_inherited
 from edgekd.distill.recipes.config import Recipe, adjust
 from edgekd.distill.recipes.schedule import RunBudget
 from edgekd.distill.recipes.selection import select_recipe
 from edgekd.distill.training.distiller import Distillation
 from edgekd.distill.training.progress_figures import ProgressImages
 from edgekd.records import HistoryPoint
+from edgekd.workflows.select_student import select_student
 
 TOY_BATCH = 16
 WATCHED = 2000  # test images that are looked at along the way
@@ -38,6 +39,9 @@ class Row:
     steps: int | None = None
     seed: int = 0
     changes: dict[str, Any] = field(default_factory=dict)  # "losses.alignment": 0.0
+    student: str | None = (
+        None  # begun from the teacher: "cut:macs=0.25", or a name; None: the pair's, drawn
+    )
     real: str | None = None  # "dm:10" or "real:10": condensed or real images, of each class
 
 
@@ -87,14 +91,25 @@ def run(
             learning=replace(recipe.learning, steps=4),
         )
     started = time.monotonic()
+    student = select_student(
+        row.student or pair.student,
+        teacher,
+        seed=row.seed,
+        from_scratch=row.student is None,
+        say=say,
+    )
+    if student.initial is not None:
+        recipe = change_recipe(
+            for_inherited(recipe, statistics=student.initial.statistics), row.changes
+        )
     engine = Distillation(
         teacher,
-        pair.architecture(pair.student),
+        student.architecture,
         recipe,
         budget=budget,
         seed=row.seed,
         compute=compute,
-        given=GivenData(real=found),
+        given=GivenData(real=found, initial=student.initial),
         watched=ProgressImages(images=images[:WATCHED], labels=labels[:WATCHED]),
     )
     for event in engine.events():
@@ -130,7 +145,13 @@ def run(
         "precision": compute.precision,
         "torch": torch.__version__,
         "commit": commit(),
-        "changes": " ".join(f"{key}={value}" for key, value in row.changes.items()),
+        "changes": " ".join(
+            f"{key}={value}"
+            for key, value in {
+                **({} if row.student is None else {"student": row.student}),
+                **row.changes,
+            }.items()
+        ),
     }
 
 

@@ -112,6 +112,19 @@ TABLES: Final[dict[str, Table]] = {
         seeds=1,
         rows=(Row(name="auto 60 min", pair="cifar10", recipe="auto", minutes=60),),
     ),
+    "cut": Table(
+        about="students that begin from the teacher beside those that are drawn, at equal minutes",
+        seeds=1,
+        rows=(
+            Row(name="cifar10 quarter", pair="cifar10", recipe="auto", minutes=10, student="cut:macs=0.25"),
+            Row(name="cifar10 resnet8 drawn", pair="cifar10", recipe="auto", minutes=10),
+            Row(name="demo quarter", pair="mnist-demo", recipe="auto", minutes=3, student="cut:macs=0.25"),
+            Row(name="demo resnet8-w8 drawn", pair="mnist-demo", recipe="auto", minutes=3),
+            Row(name="lenet half", pair="mnist-lenet", recipe="auto", minutes=10, student="cut:0.5"),
+            Row(name="fashion quarter", pair="fashion", recipe="auto", minutes=10, student="cut:macs=0.25"),
+            Row(name="fashion resnet8", pair="fashion", recipe="auto", minutes=10, student="resnet8"),
+        ),
+    ),
     "gpu-resnet34": Table(
         about="CIFAR-10, ResNet-34 to ResNet-18 on a GPU: recipes at equal minutes",
         seeds=1,

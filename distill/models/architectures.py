@@ -9,7 +9,7 @@ import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Final, Literal, cast
+from typing import Any, Final, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -62,7 +62,10 @@ def build(architecture: Architecture) -> nn.Module:
 
     Raises:
         UsageError: the name is unknown, or the library cannot build it in this shape.
+        ValueError: it is a part of a network: see `pruning.build_network`.
     """
+    if architecture.cut:
+        raise ValueError(f"{architecture} is built from the record of its cut")
     bare, side = _at_side(architecture)
     if side is not None:
         return networks.ResizedInput(build(bare), side=side)
@@ -96,7 +99,12 @@ def find_architecture(
         UsageError: it is none that can be built.
     """
     source, colon, name = asked.partition(":")
-    shape = {"channels": channels, "classes": classes, "height": height, "width": width}
+    shape: dict[str, Any] = {
+        "channels": channels,
+        "classes": classes,
+        "height": height,
+        "width": width,
+    }
     if colon and source in {"timm", "torchvision"}:
         found = Architecture(
             source=cast(Literal["timm", "torchvision"], source), name=name, **shape

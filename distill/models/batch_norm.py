@@ -207,6 +207,14 @@ def _reduction_dims(x: Tensor) -> tuple[int, ...]:
     return (0, *range(2, x.ndim))
 
 
+def train(module: nn.Module, *, frozen_statistics: bool) -> None:
+    """Put a network into training mode; batch-norm may keep its running statistics, and normalise by them."""
+    module.train()
+    if frozen_statistics:
+        for layer in batch_norms(module).values():
+            layer.eval()
+
+
 @torch.no_grad()
 def reestimate(module: nn.Module, batches: Iterable[Tensor]) -> None:
     """Replace running statistics by the average over `batches` of normalised images (N, C, H, W).

@@ -1,12 +1,14 @@
 """The size of a network, and the student that a teacher of a size gets."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, Literal
 
 import torch
 from torch import nn
 
+from edgekd.distill.models import architectures
 from edgekd.distill.models.architectures import (
     GRAMMAR,
     NAMES,
@@ -15,7 +17,7 @@ from edgekd.distill.models.architectures import (
     find_architecture,
 )
 from edgekd.errors import UsageError
-from edgekd.records import Architecture
+from edgekd.records import Architecture, Cut
 
 Shape = tuple[int, ...]
 
@@ -49,9 +51,47 @@ def size_of(module: nn.Module, *, shape: Shape) -> Size:
 
 
 @dataclass(frozen=True, kw_only=True)
+class InitialStudent:
+    """A student that begins with weights of its teacher. Not a record."""
+
+    # Evaluation mode
+    module: nn.Module
+    # Of it out of the teacher; None: whole layers are inherited
+    cut: Cut | None = None
+    # Whether all of its batch-norm layers are the teacher's
+    statistics: bool = True
+
+
+# Of a student on its board: faster than the teacher beyond doubt, perhaps, or slower or over a budget
+Worth = Literal["gains", "unsure", "too costly"]
+
+
+@dataclass(frozen=True, kw_only=True)
 class StudentVariant:
+    """A student before its first step. Not a record."""
+
     architecture: Architecture
     reason: str
+    # With the weights that it inherits; None: they are drawn
+    initial: InitialStudent | None = None
+
+    @property
+    def cut(self) -> Cut | None:
+        """Of it out of the teacher, where it is one."""
+        return None if self.initial is None else self.initial.cut
+
+    @property
+    def initial_weights(self) -> Literal["drawn", "inherited", "cut"]:
+        """Where its first weights are from."""
+        if self.initial is None:
+            return "drawn"
+        return "inherited" if self.initial.cut is None else "cut"
+
+    def build(self) -> nn.Module:
+        """The network, with whatever weights."""
+        if self.initial is None:
+            return architectures.build(self.architecture)
+        return copy.deepcopy(self.initial.module)
 
 
 # A student has at most one SHARE-th of the teacher's parameters and MACs
@@ -68,6 +108,7 @@ def choose_student(
     teacher: Architecture,
     size: Size,
     too_costly: Callable[[Architecture], bool] = _never,
+    most_fewer: int | None = None,
 ) -> StudentVariant:
     """The student that was asked for, or for `auto` the largest of ours that is small enough.
 
@@ -76,11 +117,12 @@ def choose_student(
         teacher: its architecture.
         size: of the teacher.
         too_costly: whether a student is slower on its board than the teacher, or over a budget; such a one is not chosen.
+        most_fewer: a student with fewer parameters than the teacher's by more than this factor is not chosen; None: by any.
 
     Raises:
         UsageError: an unknown name, or nothing small enough for `auto`.
     """
-    shape = {"channels": teacher.channels, "classes": teacher.classes}
+    shape: dict[str, Any] = {"channels": teacher.channels, "classes": teacher.classes}
     shape |= {"height": teacher.height, "width": teacher.width}
     if asked != "auto":
         return StudentVariant(
@@ -89,7 +131,11 @@ def choose_student(
     family = _teacher_family(teacher)
     # A family may have nothing small enough (VGG-11 is our only VGG); residual networks always do.
     for tried in dict.fromkeys((family, "resnet")):
-        fitting = _fitting(tried, size=size, shape=shape)
+        fitting = [
+            each
+            for each in _fitting(tried, size=size, shape=shape)
+            if most_fewer is None or each[0].parameters * most_fewer >= size.parameters
+        ]
         best = next((each for each in fitting if not too_costly(each[1])), None)
         if best is not None:
             found, chosen = best
@@ -112,7 +158,7 @@ def choose_student(
     )
 
 
-def _fitting(family: str, *, size: Size, shape: dict[str, int]) -> list[tuple[Size, Architecture]]:
+def _fitting(family: str, *, size: Size, shape: dict[str, Any]) -> list[tuple[Size, Architecture]]:
     """Those that are small enough, the largest first."""
     fitting = []
     for name in NAMES:

@@ -10,6 +10,9 @@ from edgekd.errors import UsageError
 
 # Of a batch, beside images that flow from no statistics.
 FLOWING_STRUCTURED: Final = 0.8
+# Of students that begin with weights of the teacher (docs/log.md)
+INHERITED_RATE: Final = 0.02
+INHERITED_HINTS: Final = 50.0
 # The most that images take; on a board's teacher of 224 pixels 111 batches.
 POOL_BYTES: Final = 2 << 30
 
@@ -51,6 +54,25 @@ def for_teacher(recipe: Recipe, *, batch_norm: bool, attention: bool = False) ->
         # Mean 0 and deviation 1 of each channel: statistics of a layer that every teacher has.
         source = replace(source, head="batch_norm")
     return replace(recipe, source=source, losses=losses, learning=learning)
+
+
+def for_inherited(recipe: Recipe, *, statistics: bool) -> Recipe:
+    """The recipe for a student that begins with weights of its teacher: small steps, held to the teacher's maps.
+
+    Args:
+        recipe: as it is used for the teacher.
+        statistics: whether all of its batch-norm layers are the teacher's; they keep what real images left there.
+    """
+    learning = replace(
+        recipe.learning,
+        optimizer="adam",
+        rate=INHERITED_RATE,
+        relative_rate=True,
+        weight_decay=0.0,
+        hints=INHERITED_HINTS,
+        frozen_statistics=statistics,
+    )
+    return replace(recipe, learning=learning)
 
 
 def without_batch_norm(recipe: Recipe) -> Recipe:

@@ -280,6 +280,8 @@ class Learning:
     rate: Rate
     weight_decay: Weight
     loss: AnyLoss
+    # Whether the rate is a share of each tensor's own root mean square; for adam.
+    relative_rate: bool = False
     # Of the batches, those that are convex mixtures of two images.
     mix: Share = 0.0
     # Augmentation: random translation, as a share of the side.
@@ -290,6 +292,10 @@ class Learning:
     structured_colour: Share | None = None
     # Of a batch from condensed or real images, where there are any.
     real: Share = 0.0
+    # Of the loss on the teacher's maps, for students that begin with weights of the teacher.
+    hints: Weight = 0.0
+    # Whether batch-norm keeps the statistics that such a student inherits: the teacher's, of real images.
+    frozen_statistics: bool = False
     # Of the budget, on plain noise.
     noise_start: Share = 0.0
     # Of the learning rate, for a step on new images before the loss on remembered ones (LRA).

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Final, Literal, TypeAlias, cast
+from typing import Any, Final, Literal, TypeAlias, cast
 
 import torch
 from torch import nn
@@ -46,7 +46,7 @@ def match_architecture(
         return (found, False) if found is not None else None
     tried: list[str] = []
     # What the file says, not what the options say: a contradiction gets a message of its own.
-    shape = {"channels": channels_of(spelt), "height": height, "width": width}
+    shape: dict[str, Any] = {"channels": channels_of(spelt), "height": height, "width": width}
     # Some networks (SqueezeNet) end in a convolution, and only the user knows the classes.
     matrices = any(len(part) == 2 for part in spelt.values())
     known_classes = None if matrices else options.classes

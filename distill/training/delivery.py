@@ -4,7 +4,7 @@ N images, C channels, H x W pixels.
 """
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import torch
@@ -31,18 +31,19 @@ def choose_batches(pool: ImagePool, batch: int | None) -> list[Tensor]:  # (N, C
 
 
 def deliver_student(
-    average: nn.Module, batches: Iterable[Tensor], as_learned: Callable[[Tensor], Tensor]
+    average: nn.Module, batches: Sequence[Tensor], as_learned: Callable[[Tensor], Tensor]
 ) -> nn.Module:
     """A copy of the averaged student, on the CPU and in evaluation mode.
 
     Args:
         average: left as it is.
-        batches: (N, C, H, W) uint8, that statistics are estimated on.
+        batches: (N, C, H, W) uint8, that statistics are estimated on; none: they stay.
         as_learned: shows them as training does.
     """
     student = copy.deepcopy(average)
     # As in training: the weights have never met the bare images, and statistics of
     # those cost 1 to 8 points (docs/log.md).
-    reestimate(student, map(as_learned, batches))
+    if batches:
+        reestimate(student, map(as_learned, batches))
     # Plain strides: the exporter would otherwise write the layout of this machine.
     return student.eval().cpu().to(memory_format=torch.contiguous_format)

@@ -10,6 +10,7 @@ averaged at every step and running statistics at every round, so that the weight
 N images, C channels, H x W pixels, K classes.
 """
 
+import contextlib
 import copy
 import math
 import time
@@ -25,21 +26,26 @@ from edgekd.distill.compute.device import Compute
 from edgekd.distill.compute.distributed import SINGLE_PROCESS
 from edgekd.distill.data.given_data import NOTHING, GivenData
 from edgekd.distill.models import networks
+from edgekd.distill.models.batch_norm import train
+from edgekd.distill.models.student_choice import InitialStudent
 from edgekd.distill.recipes.adaptation import for_ranks
-from edgekd.distill.recipes.config import Recipe
+from edgekd.distill.recipes.config import PoolMemory, Recipe
 from edgekd.distill.recipes.schedule import RunBudget, ema_decay, learning_rate
 from edgekd.distill.synthesis.image_pool import ImagePool
 from edgekd.distill.synthesis.synthesizer import Synthesizer
 from edgekd.distill.teachers.loader import Teacher
 from edgekd.distill.training.checkpoint import OWN
 from edgekd.distill.training.delivery import choose_batches, deliver_student
+from edgekd.distill.training.feature_hints import FeatureHints
 from edgekd.distill.training.optimization import (
     all_finite,
     average_statistics,
     compile_passes,
     make_optimizer,
     make_student,
+    place_student,
     retention_loss,
+    set_rate,
 )
 from edgekd.distill.training.progress_figures import (
     AgreementMeter,
@@ -47,6 +53,7 @@ from edgekd.distill.training.progress_figures import (
     RoundEnd,
     measure_accuracy,
 )
+from edgekd.distill.training.repair import repair_student
 from edgekd.distill.training.snapshots import Snapshots
 from edgekd.distill.training.student_batches import StudentBatches, label_images
 from edgekd.records import Architecture, HistoryPoint
@@ -82,7 +89,7 @@ class Distillation:
             budget: what may be spent.
             seed: of every draw.
             compute: where to compute.
-            given: images and class vectors that the run does not make itself.
+            given: images, class vectors and first weights that the run does not make itself.
             watched: looked at along the way, for the history alone.
             compiles: whether the passes of the student's steps are compiled; not, where they cannot be.
             clock: seconds, never stepping back.
@@ -104,7 +111,12 @@ class Distillation:
         self.teacher_module = copy.deepcopy(teacher.module).to(
             device, memory_format=compute.memory_format
         )  # type: ignore[call-overload]
-        self.student = make_student(student, seed=seed, generator=first, compute=compute)
+        self.initial = initial = given.initial
+        self.student = (
+            make_student(student, seed=seed, generator=first, compute=compute)
+            if initial is None
+            else place_student(initial.module, compute)
+        )
         self.average = copy.deepcopy(self.student).eval().requires_grad_(False)
         self.optimizer = make_optimizer(self.student, recipe.learning)
         real = given.real
@@ -144,6 +156,7 @@ class Distillation:
             self.student_batches.final_teacher, self.student_batches.normalise
         )
         self.compiles = compiles
+        self.hints = self._find_hints()
         self.answers: Pass = self.student
         self.targets: Pass = self.teacher_module
 
@@ -225,7 +238,9 @@ class Distillation:
             CollapseError: images or student collapsed and did not recover.
         """
         warned = len(self.warnings)
-        if self.compiles:
+        if self.compiles and self.hints is not None:
+            self._warn("--compile: the plain pass is used, for the hints look inside of networks")
+        elif self.compiles:
             self._compile_passes()
         self.prepare()
         while self.progress < 1.0:
@@ -233,6 +248,8 @@ class Distillation:
             losses = self.synthesizer.round(self.progress, generator=self.generator)
             self.compute.synchronize()
             self.images_s += self.clock() - started
+            if self.initial is not None and not self.step:
+                self._repair_student(self.initial)
             losses |= self._train_student(started)
             self.elapsed_s += self.compute.group.broadcast_number(self.clock() - started)
             event = self._event(losses, warned)
@@ -251,6 +268,30 @@ class Distillation:
     def _draw_gallery(self) -> None:
         seed = self.compute.group.seed(self.seed + 4)
         self.student_batches.prepare(seed=seed, steps=self.budget.steps)
+
+    def _repair_student(self, initial: InitialStudent) -> None:
+        """Repair what can be before the first step; see `repair_student`."""
+        if not isinstance(self.recipe.memory, PoolMemory):
+            return
+        batch = None if self.ahead is None else self.recipe.source.batch
+        repair_student(
+            self.student,
+            self.teacher_module,
+            initial.cut,
+            choose_batches(self.pool, batch),
+            self.student_batches,
+            fits=self.recipe.learning.frozen_statistics,
+            macs=self.teacher.info.macs,
+        )
+        self.average.load_state_dict(self.student.state_dict())
+
+    def _find_hints(self) -> FeatureHints | None:
+        """Where the student is held to the teacher's maps; None: nowhere."""
+        if self.initial is None or not self.recipe.learning.hints:
+            return None
+        image = torch.zeros(1, *self.teacher.info.input.shape, device=self.device)
+        found = FeatureHints(self.student, self.teacher_module, self.initial.cut, image)
+        return found if found.hints else None
 
     def _compile_passes(self) -> None:
         """Compile the passes of a step; the time that it takes is not the budget's."""
@@ -287,7 +328,7 @@ class Distillation:
         self.warnings.append(f"step {self.step}: {text}")
 
     def _train_student(self, started: float) -> dict[str, float]:
-        self.student.train()
+        train(self.student, frozen_statistics=self.recipe.learning.frozen_statistics)
         kept = {name: tensor.clone() for name, tensor in self.average.state_dict().items()}
         total = torch.zeros((), device=self.compute.device)
         steps = self.recipe.learning.steps
@@ -296,8 +337,7 @@ class Distillation:
         for done in range(steps):
             progress = self._progress_now(started)
             rate = self.rate_factor * learning_rate(self.recipe.learning.rate, progress)
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
+            set_rate(self.optimizer, rate)
             loss = self.student_step(progress)
             self.step += 1
             self._average(self._progress_now(started) - progress)
@@ -348,11 +388,13 @@ class Distillation:
 
     def _loss(self, teacher: nn.Module, images: Tensor) -> Tensor:
         asked = self.targets if teacher is self.teacher_module else teacher
-        with self.compute.autocast():
+        hints = self.hints if teacher is self.teacher_module else None
+        with self.compute.autocast(), contextlib.nullcontext() if hints is None else hints.watch():
             with torch.no_grad():
                 targets = asked(images)
             answers = self.answers(images)
-        return self.recipe.learning.loss(answers, targets)
+        loss = self.recipe.learning.loss(answers, targets)
+        return loss if hints is None else loss + self.recipe.learning.hints * hints.loss()
 
     def _retaining(self, teacher: nn.Module, new: Tensor, remembered: Tensor) -> Tensor:
         """Loss on new images plus that on remembered ones after a step on the new (LRA)."""
@@ -388,9 +430,12 @@ class Distillation:
         # Where a finished run was taken up again
         self._draw_gallery()
         batch = None if self.ahead is None else self.recipe.source.batch
+        batches = choose_batches(self.pool, batch)
         with self.compute.autocast():
             return deliver_student(
-                self.average, choose_batches(self.pool, batch), self.student_batches.as_learned
+                self.average,
+                [] if self.recipe.learning.frozen_statistics else batches,
+                self.student_batches.as_learned,
             )
 
 

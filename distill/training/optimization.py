@@ -1,6 +1,8 @@
 """Student and optimiser as a run begins with them, and parts of its steps."""
 
+import copy
 from collections.abc import Callable, Iterable
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +16,9 @@ from edgekd.distill.models.batch_norm import batch_norms
 from edgekd.distill.recipes.config import Learning
 from edgekd.records import Architecture
 
+# Of tensors that are zero, like new biases
+LEAST_SCALE: Final = 0.01
+
 
 def make_student(
     student: Architecture, *, seed: int, generator: torch.Generator, compute: Compute
@@ -24,15 +29,24 @@ def make_student(
         torch.manual_seed(seed)  # noqa: TID251  # libraries take no generator
         made = architectures.build(student)
     networks.initialise(made, generator=generator)
-    made.to(compute.device, memory_format=compute.memory_format)  # type: ignore[call-overload]
-    return made
+    return place_student(made, compute)
+
+
+def place_student(student: nn.Module, compute: Compute) -> nn.Module:
+    """A copy on the device, with all its weights to be learned."""
+    placed = copy.deepcopy(student).requires_grad_(True)
+    placed.to(compute.device, memory_format=compute.memory_format)  # type: ignore[call-overload]
+    return placed
 
 
 def make_optimizer(student: nn.Module, learning: Learning) -> torch.optim.Optimizer:
+    """The optimiser of a recipe; `set_rate` sets its rate."""
     if learning.optimizer == "adam":
-        return torch.optim.Adam(
-            student.parameters(), lr=learning.rate, weight_decay=learning.weight_decay
-        )
+        groups = [
+            {"params": [part], "scale": _scale(part) if learning.relative_rate else 1.0}
+            for part in student.parameters()
+        ]
+        return torch.optim.Adam(groups, lr=learning.rate, weight_decay=learning.weight_decay)
     return torch.optim.SGD(
         student.parameters(),
         lr=learning.rate,
@@ -40,6 +54,17 @@ def make_optimizer(student: nn.Module, learning: Learning) -> torch.optim.Optimi
         nesterov=True,
         weight_decay=learning.weight_decay,
     )
+
+
+def _scale(weights: Tensor) -> float:
+    """The root mean square of a tensor: what a step of Adam is a share of, so that no step breaks small weights."""
+    return max(LEAST_SCALE, float(weights.detach().square().mean().sqrt()))
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the rate of the next step, of each tensor by its scale."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get("scale", 1.0)
 
 
 def retention_loss(

@@ -79,12 +79,21 @@ def chain(manifest: Manifest, report: Report) -> tuple[ProvenanceLink, ...]:
     return tuple(links)
 
 
+# A matter of licence as much as of accuracy
+FIRST_WEIGHTS: Final = {
+    "drawn": "drawn from the seed; none is the teacher's",
+    "inherited": "the teacher's, where names and shapes fit",
+    "cut": "the teacher's: the student is a part of it",
+}
+
+
 def model_card(manifest: Manifest, report: Report) -> str:
     """What the model is, what it was made of, what was measured of it, and what was warned of."""
     return render(
         "model_card.md",
         manifest=manifest,
         report=report,
+        first_weights=FIRST_WEIGHTS[manifest.student.initial_weights],
         shape="x".join(map(str, manifest.input.shape)),
         chain=chain(manifest, report),
         measured=[(brief(found), place(found)) for found in report.measurements],
@@ -102,5 +111,6 @@ def licences(manifest: Manifest) -> str:
         "licenses.md",
         manifest=manifest,
         unknown=UNKNOWN,
+        first_weights=FIRST_WEIGHTS[manifest.student.initial_weights],
         student_code=ARCHITECTURE_LICENCES.get(manifest.student.architecture.source, UNKNOWN),
     )

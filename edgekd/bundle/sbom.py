@@ -18,7 +18,7 @@ SPEC_VERSION: Final = "1.6"
 # What had a hand in the files of a bundle.
 TOOLS: Final = (
     *("torch", "torchvision", "timm", "numpy", "onnx", "onnx-ir", "onnxruntime", "onnxscript"),
-    *("safetensors", "accelerate"),
+    *("safetensors", "accelerate", "torch-pruning"),
 )
 # Licences of the code that builds a network, by where its architecture is from; weights are another matter.
 ARCHITECTURE_LICENCES: Final = {
@@ -133,7 +133,12 @@ def _student(manifest: Manifest) -> dict[str, Any]:
             [_metric("agreement with the teacher on synthetic images", student.agreement)],
             limits=manifest.warnings,
         ),
-        "properties": _properties({"edgekd:parameters": str(student.parameters)}),
+        "properties": _properties(
+            {
+                "edgekd:parameters": str(student.parameters),
+                "edgekd:initial_weights": student.initial_weights,
+            }
+        ),
     }
 
 

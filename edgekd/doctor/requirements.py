@@ -31,6 +31,7 @@ _TEACHERS: Final = {
     "timm": "no teachers or students of timm (--arch timm:NAME)",
     "torchvision": "no teachers or students of torchvision (--arch torchvision:NAME)",
 }
+_CUTS: Final = {"torch-pruning": "no students cut out of the teacher (--student cut:SHARE)"}
 _FOLDERS: Final = {"pillow": "--eval takes no folders of images, only .npz and idx files"}
 _FOLDERS_AND_SAMPLES: Final = {
     "pillow": "--eval and --samples take no folders of images, only .npz and idx files"
@@ -39,10 +40,10 @@ _EXPORT: Final = (*_PIPELINE, "onnxscript", "onnxruntime")
 # By command; a test compares this with what the commands import.
 NEEDS: Final[dict[str, Requirements]] = {
     "compress": Requirements(
-        libraries=(*_EXPORT, "accelerate"), optional=_TEACHERS | _FOLDERS_AND_SAMPLES
+        libraries=(*_EXPORT, "accelerate"), optional=_TEACHERS | _CUTS | _FOLDERS_AND_SAMPLES
     ),
     "distill": Requirements(
-        libraries=(*_PIPELINE, "accelerate"), optional=_TEACHERS | _FOLDERS_AND_SAMPLES
+        libraries=(*_PIPELINE, "accelerate"), optional=_TEACHERS | _CUTS | _FOLDERS_AND_SAMPLES
     ),
     "search": Requirements(
         libraries=(*_EXPORT, "accelerate", "pillow", "matplotlib"),

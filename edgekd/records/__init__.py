@@ -29,6 +29,7 @@ from edgekd.records.budgets import (
     Limit,
     Metric,
 )
+from edgekd.records.cuts import Cut, CutRequest, LayerCut
 from edgekd.records.images import (
     CondensedSet,
     Coverage,
@@ -87,6 +88,8 @@ __all__ = [
     "Conditions",
     "Count",
     "Coverage",
+    "Cut",
+    "CutRequest",
     "DataUsed",
     "Digest",
     "Energy",
@@ -99,6 +102,7 @@ __all__ = [
     "GateResult",
     "HistoryPoint",
     "InputSpec",
+    "LayerCut",
     "LayerPrecision",
     "LayerSensitivity",
     "Limit",

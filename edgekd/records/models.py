@@ -30,9 +30,12 @@ class Architecture:
     classes: int
     height: int
     width: int
+    # "cut:macs=0.25": what is left of it is in a record of its own; "" the whole network
+    cut: str = ""
 
     def __str__(self) -> str:
-        return self.name if self.source == "edgekd" else f"{self.source}:{self.name}"
+        name = self.name if self.source == "edgekd" else f"{self.source}:{self.name}"
+        return f"{name} {self.cut}" if self.cut else name
 
 
 @record
@@ -122,6 +125,11 @@ class Student:
     parameters: Count
     macs: Count
     chosen_because: str
+    # Where its first weights are from: drawn, those of the teacher where they fit, or a part of the teacher
+    initial_weights: Literal["drawn", "inherited", "cut"] = "drawn"
+    # What of the teacher is left, where it was cut out of it
+    cut: RelativePath | None = None
+    cut_digest: Digest | None = None
     teacher_digest: Digest
     recipe: str
     seed: int

@@ -14,13 +14,12 @@ from edgekd.bench.estimator.estimate import estimate_latency, fit_for
 from edgekd.bench.estimator.graph_cost import network_of
 from edgekd.bench.format import format_quantity
 from edgekd.bench.transport.fleet import Device
-from edgekd.distill.models import architectures
+from edgekd.distill.models.student_choice import StudentVariant, Worth
 from edgekd.distill.teachers.loader import Teacher
 from edgekd.errors import IncompatibleError, InputFileError
 from edgekd.export.torch_to_onnx import fp32_model
 from edgekd.progress import Display, SilentDisplay
 from edgekd.records import (
-    Architecture,
     Budget,
     Estimate,
     InputSpec,
@@ -40,35 +39,40 @@ from edgekd.workflows.distill import Pixels
 PRECISION: Precision = "fp16"
 
 
-def slower_than(
+def time_gained(
     teacher: Teacher, target: Target, display: Display
-) -> Callable[[Architecture], bool]:
-    """What tells whether a student is estimated to be slower on the target than its teacher.
+) -> Callable[[StudentVariant], Worth]:
+    """What tells whether a student is estimated to gain time on the target over its teacher.
 
-    At a quarter of the size a network can still be slower on a GPU, which waits for each of its layers; a student
-    like that is no student. Where no estimate is possible nothing is slower, and it is said.
+    At a quarter of the size a network can still be as slow on a GPU, which waits for each of its layers. Where no
+    estimate is possible, that is said, and every student may gain.
     """
     try:
         fit_for(target, PRECISION)
         limit = _estimate(copy.deepcopy(teacher.module).cpu(), teacher.info.input, target)
     except (IncompatibleError, InputFileError) as error:
         display.say(f"         the student is chosen by its size alone: {error}")
-        return lambda _: False
+        return lambda _: "gains"
 
-    def slower(student: Architecture) -> bool:
-        module = architectures.build(student).eval()
+    def worth(student: StudentVariant) -> Worth:
+        name = student.architecture
         try:
-            found = _estimate(module, teacher.info.input, target)
+            found = _estimate(student.build().eval(), teacher.info.input, target)
         except (IncompatibleError, InputFileError) as error:
-            display.say(f"         {student.name} is judged by its size alone: {error}")
-            return False
+            display.say(f"         {name} is judged by its size alone: {error}")
+            return "unsure"
+        # Within the interval of the teacher's estimate a difference is none
+        gains = found.value < limit.interval[0]
         display.say(
-            f"         estimated for {target.board.name}, {PRECISION.upper()}, not measured: {student.name} "
+            f"         estimated for {target.board.name}, {PRECISION.upper()}, not measured: {name} "
             f"{_format_estimate(found)}, teacher {_format_estimate(limit)}"
+            + ("" if gains else "; the difference is within the doubt")
         )
-        return found.value > limit.value
+        if gains:
+            return "gains"
+        return "too costly" if found.value > limit.value else "unsure"
 
-    return slower
+    return worth
 
 
 def _estimate(module: nn.Module, spec: InputSpec, target: Target) -> Estimate:
@@ -90,7 +94,7 @@ def over_budget(
     *,
     device: Device | None,
     passed_over: list[Candidate],
-) -> Callable[[Architecture], bool]:
+) -> Callable[[StudentVariant], bool]:
     """What tells whether a student would cost more than a budget allows.
 
     By what is measured on the board, where there is one, and by the size of its file, of the model that the budget is held
@@ -121,9 +125,12 @@ def over_budget(
         images=_noise(teacher),
     )
 
-    def over(student: Architecture) -> bool:
+    def over(student: StudentVariant) -> bool:
         with tempfile.TemporaryDirectory(prefix="edgekd-") as folder:
-            (found,) = measure_costs([student], teacher, costing, Path(folder), SilentDisplay())
+            of_this = replace(costing, networks={student.architecture: student.build()})
+            (found,) = measure_costs(
+                [student.architecture], teacher, of_this, Path(folder), SilentDisplay()
+            )
         if found.over:
             display.say(f"         {row(found)}")
             passed_over.append(found)

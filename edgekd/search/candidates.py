@@ -5,13 +5,15 @@ measured or estimated; it would be deployed in the fastest precision that keeps 
 """
 
 import contextlib
+import copy
 import platform
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 import torch
+from torch import nn
 
 from edgekd.bench.config import BenchConfig
 from edgekd.bench.transport.fleet import Device
@@ -93,6 +95,12 @@ class CostMeasurement:
     allowed: frozenset[Metric]
     estimates: bool = True
     images: Pixels  # (N, H, W, C), N at least 64: what INT8 is exported with; costs do not depend on them
+    # Of those that no name builds
+    networks: Mapping[Architecture, nn.Module] = field(default_factory=dict)
+
+    def build(self, architecture: Architecture) -> nn.Module:
+        found = self.networks.get(architecture)
+        return architectures.build(architecture) if found is None else copy.deepcopy(found)
 
 
 def list_candidates(names: Sequence[str], teacher: TeacherInfo) -> list[Architecture]:
@@ -119,7 +127,7 @@ def list_candidates(names: Sequence[str], teacher: TeacherInfo) -> list[Architec
         except UsageError:
             # Not for images of this size
             continue
-        size = _size(architecture, teacher)
+        size = _size(architectures.build, architecture, teacher)
         if size.parameters < teacher.parameters and size.macs < teacher.macs:
             found.append(architecture)
     if not found:
@@ -178,9 +186,11 @@ def limit_of(metric: Metric, budget: Budget) -> float | None:
     return limit.value
 
 
-def _size(architecture: Architecture, teacher: TeacherInfo) -> student_choice.Size:
+def _size(
+    build: Callable[[Architecture], nn.Module], architecture: Architecture, teacher: TeacherInfo
+) -> student_choice.Size:
     with torch.random.fork_rng(devices=[]):
-        return student_choice.size_of(architectures.build(architecture), shape=teacher.input.shape)
+        return student_choice.size_of(build(architecture), shape=teacher.input.shape)
 
 
 def _export(
@@ -189,7 +199,7 @@ def _export(
     folder.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # noqa: TID251  # libraries take no generator
-        module = architectures.build(architecture).eval().requires_grad_(False)
+        module = costing.build(architecture).eval().requires_grad_(False)
     images = normalise(costing.images[:64], teacher.input)
     return export_network(
         Network(module=module, spec=teacher.input, digest="0" * 64),
@@ -255,7 +265,7 @@ def _candidate(
     costs = {model.precision: _costs(model, folder, taken, costing) for model in models}
     over = {name: _over(found, costing) for name, found in costs.items()}
     precision = _choose_precision(costs, over, costing.budget)
-    size = _size(architecture, teacher)
+    size = _size(costing.build, architecture, teacher)
     return Candidate(
         name=str(architecture),
         architecture=architecture,

@@ -17,7 +17,7 @@ from edgekd import __version__
 from edgekd.distill.compute.distributed import ProcessGroup
 from edgekd.distill.data.labelled import normalise
 from edgekd.distill.data.real_images import RealImages
-from edgekd.distill.models import architectures, student_choice
+from edgekd.distill.models import student_choice
 from edgekd.distill.models.batch_norm import watch_batch_norm, watch_reach
 from edgekd.distill.recipes.adaptation import for_batch
 from edgekd.distill.recipes.config import Recipe
@@ -51,6 +51,7 @@ HELD_OUT_IMAGES: Final = 256
 CHECKPOINT_LEAST_S: Final = 5.0
 CHECKPOINT_MOST_S: Final = 60.0
 STUDENT_FILE: Final = "student.safetensors"
+CUT_FILE: Final = "student.cut.json"
 CALIBRATION_FILE: Final = "calibration.npy"
 HELD_OUT_FILE: Final = "held-out.npy"
 ANSWERS_FILE: Final = "held-out-teacher.npy"
@@ -154,6 +155,8 @@ def run_folder(setup: RunSetup) -> contextlib.AbstractContextManager[RunFolder]:
         "input": asdict(info.input),
         "flip": setup.teacher.flip,
         "student": str(setup.student.architecture),
+        "cut": asdict(setup.student.cut) if setup.student.cut is not None else None,
+        "initial_weights": setup.student.initial_weights,
         "recipe": asdict(setup.chosen.recipe),
         "budget": asdict(setup.budget),
         "seed": options.run.seed,
@@ -236,7 +239,7 @@ def _deliver(setup: RunSetup, run: Distillation, display: Display) -> Distilled:
     return Distilled(
         module=delivered.cpu(),
         choice=setup.student,
-        size=student_choice.size_of(architectures.build(setup.student.architecture), shape=shape),
+        size=student_choice.size_of(setup.student.build(), shape=shape),
         agreement=agreed,
         run=run,
         calibration=pixels_of(calibration[:CALIBRATION_IMAGES]),
@@ -313,15 +316,20 @@ def write_student(distilled: Distilled, folder: Path) -> Student:
     state = {name: tensor.contiguous() for name, tensor in distilled.module.state_dict().items()}
     # Its own writer makes files that others can't read
     path.write_bytes(safetensors_bytes(state))
-    run = distilled.run
+    run, choice = distilled.run, distilled.choice
+    if choice.cut is not None:
+        (folder / CUT_FILE).write_text(to_json(choice.cut, schema="cut"))
     student = Student(
         checkpoint=STUDENT_FILE,
         digest=digest_of(path),
-        architecture=distilled.choice.architecture,
+        architecture=choice.architecture,
         input=distilled.teacher.input,
         parameters=distilled.size.parameters,
         macs=distilled.size.macs,
-        chosen_because=distilled.choice.reason,
+        chosen_because=choice.reason,
+        initial_weights=choice.initial_weights,
+        cut=CUT_FILE if choice.cut is not None else None,
+        cut_digest=digest_of(folder / CUT_FILE) if choice.cut is not None else None,
         teacher_digest=distilled.teacher.state_digest,
         recipe=run.recipe.name,
         seed=run.seed,

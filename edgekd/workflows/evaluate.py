@@ -16,29 +16,24 @@ from torch import nn
 from edgekd.bench.analysis.statistics import share_interval
 from edgekd.bundle import layout, verification
 from edgekd.distill.data.labelled import LabelledImages, load_labelled
-from edgekd.distill.models import architectures
 from edgekd.distill.teachers.loader import load_teacher
 from edgekd.distill.teachers.metadata import TeacherOptions
-from edgekd.distill.teachers.state_dict import read_weights
 from edgekd.errors import InputFileError, UsageError
 from edgekd.export.parity import agreement, logits_of
-from edgekd.files import digest_of, read_text
 from edgekd.records import (
     Count,
     Digest,
     InputSpec,
     Share,
-    Student,
-    from_json,
     record,
 )
+from edgekd.workflows.read_student import read_student
 
 Logits = npt.NDArray[np.float32]  # (N, K)
 
 # Of the calibration error, as Guo et al. have them
 BINS: Final = 15
 WORST_PAIRS: Final = 5
-STUDENT_RECORD: Final = "student.json"
 
 
 @record
@@ -184,15 +179,9 @@ def _of_bundle(path: Path) -> list[_Subject]:
 
 
 def _of_student(path: Path) -> _Subject:
-    origin = path / STUDENT_RECORD
-    student = from_json(Student, read_text(origin), origin=str(origin), schema="student")
-    weights = path / student.checkpoint
-    if not weights.is_file() or digest_of(weights) != student.digest:
-        raise InputFileError(f"{weights}: not the weights that {STUDENT_RECORD} names.")
-    module = architectures.build(student.architecture)
-    module.load_state_dict(read_weights(weights).state)
-    subject = _Subject(str(weights), student.input, student.architecture.classes)
-    subject.module = module.eval().requires_grad_(False)
+    student, module = read_student(path)
+    subject = _Subject(str(path / student.checkpoint), student.input, student.architecture.classes)
+    subject.module = module
     return subject
 
 

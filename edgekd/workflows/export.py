@@ -9,31 +9,24 @@ from typing import Final
 from edgekd.bundle.golden_vectors import clearest, write_golden
 from edgekd.distill.compute.device import choose_compute
 from edgekd.distill.data.labelled import normalise
-from edgekd.distill.models import architectures
 from edgekd.distill.teachers.loader import Teacher
 from edgekd.distill.teachers.metadata import TeacherOptions
-from edgekd.distill.teachers.state_dict import read_weights
 from edgekd.distill.training.int8_finetuning import FinetuneConfig
-from edgekd.errors import InputFileError, UsageError
+from edgekd.errors import UsageError
 from edgekd.export.fake_quant import FakeQuantised
 from edgekd.files import (
     check_writable,
-    digest_of,
     new_folder,
-    read_text,
     write_atomically,
 )
 from edgekd.gate import gates as verdicts
 from edgekd.progress import Display
 from edgekd.records import (
-    Student,
     Target,
-    from_json,
     to_json,
 )
 from edgekd.workflows.calibration_data import (
     CalibrationSource,
-    existing,
     of_student,
     of_teacher,
 )
@@ -54,6 +47,7 @@ from edgekd.workflows.model_files import (
     gates,
     software_text,
 )
+from edgekd.workflows.read_student import read_student
 from edgekd.workflows.run_setup import load_and_report_teacher
 
 # Of a set that a teacher is exported with: 512 to calibrate on, a tenth apart, and to spare
@@ -97,22 +91,10 @@ def export(
         )
     require_possible(options, target)
     check_writable(out, force=force)
-    student = from_json(
-        Student,
-        read_text(source / "student.json"),
-        origin=f"{source}/student.json",
-        schema="student",
-    )
-    weights = source / student.checkpoint
-    if digest_of(existing(weights)) != student.digest:
-        raise InputFileError(f"{weights}: not the weights that student.json names.")
-    module = architectures.build(student.architecture)
-    module.load_state_dict(read_weights(weights).state)
+    student, module = read_student(source)
     display.say(f"export   {student.architecture} for {target.id}, {software_text(target)}")
     return _write_models(
-        Network(
-            module=module.eval().requires_grad_(False), spec=student.input, digest=student.digest
-        ),
+        Network(module=module, spec=student.input, digest=student.digest),
         of_student(source, student, images),
         target=target,
         out=out,

@@ -53,6 +53,7 @@ from edgekd.workflows.data_used import describe_data, warn_of_images
 from edgekd.workflows.distill import (
     ANSWERS_FILE,
     CALIBRATION_FILE,
+    CUT_FILE,
     HELD_OUT_FILE,
     STUDENT_FILE,
     Distilled,
@@ -209,6 +210,7 @@ _ROLES: Final[dict[str, Any]] = {
     INT8_FILE: "model",
     STUDENT_FILE: "student",
     "student.json": "record",
+    CUT_FILE: "record",
     CALIBRATION_FILE: "calibration images",
     HELD_OUT_FILE: "calibration images",
     ANSWERS_FILE: "calibration images",

@@ -15,9 +15,11 @@ from edgekd.distill.data import synthetic_set
 from edgekd.distill.data.given_data import GivenData
 from edgekd.distill.data.labelled import LabelledImages, load_labelled, normalise
 from edgekd.distill.data.real_images import RealImages, read_condensed, read_samples
-from edgekd.distill.models import architectures, student_choice
-from edgekd.distill.recipes.adaptation import for_ranks
+from edgekd.distill.models import student_choice
+from edgekd.distill.models.student_choice import StudentVariant, Worth
+from edgekd.distill.recipes.adaptation import for_inherited, for_ranks
 from edgekd.distill.recipes.config import Recipe
+from edgekd.distill.recipes.recipe_file import is_recipe_file
 from edgekd.distill.recipes.schedule import RunBudget, run_budget
 from edgekd.distill.recipes.selection import SelectedRecipe, select_recipe
 from edgekd.distill.teachers.loader import Teacher, load_teacher, refuse_constant
@@ -35,7 +37,8 @@ from edgekd.errors import InputFileError, UsageError
 from edgekd.files import check_writable
 from edgekd.options import DataOptions, RunOptions, TrainingOptions
 from edgekd.progress import Display
-from edgekd.records import Architecture, TeacherInfo
+from edgekd.records import TeacherInfo
+from edgekd.workflows.select_student import AUTO, select_student
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 
@@ -124,7 +127,7 @@ class RunSetup:
     compute: Compute
     chosen: SelectedRecipe
     budget: RunBudget
-    student: student_choice.StudentVariant
+    student: StudentVariant
     ahead: synthetic_set.ImageSet | None
     real: RealImages | None
     embeddings: torch.Tensor | None
@@ -148,6 +151,7 @@ class RunSetup:
                 else None,
                 real=self.real,
                 embeddings=self.embeddings,
+                initial=self.student.initial,
             ),
             watched=_select_watched(self.evaluation, self.teacher.info),
             compiles=self.options.training.compile,
@@ -158,14 +162,14 @@ def prepare_run(
     options: DistillJob,
     display: Display,
     *,
-    too_costly: Callable[[Teacher], Callable[[Architecture], bool]] | None = None,
+    worth: Callable[[Teacher], Callable[[StudentVariant], Worth]] | None = None,
 ) -> RunSetup:
     """Load and check all that a run is given, before hours are spent.
 
     Args:
         options: of the run.
         display: what happens is said there.
-        too_costly: of a teacher, what tells whether a student costs its board too much; None: nothing is known.
+        worth: of a teacher, what tells whether a student gains anything on its board; None: nothing is known.
 
     Raises:
         EdgekdError: what is wrong with it.
@@ -201,23 +205,28 @@ def prepare_run(
     embeddings = _embeddings(options.data.embeddings, chosen.recipe, info)
     for note in chosen.notes:
         display.warn(note) if note.startswith("weaker") else display.say(f"         {note}")
-    size = student_choice.Size(parameters=info.parameters, macs=info.macs)
+    student = select_student(
+        options.training.student,
+        teacher,
+        seed=options.run.seed,
+        from_scratch=options.training.from_scratch,
+        worth=worth(teacher)
+        if worth is not None and options.training.student == AUTO
+        else lambda _: "gains",
+        say=display.say,
+    )
+    # Whoever names the settings of a paper, or writes some, means them.
+    as_written = options.training.faithful or is_recipe_file(options.training.recipe)
+    if student.initial is not None and not as_written:
+        adapted = for_inherited(chosen.recipe, statistics=student.initial.statistics)
+        chosen = replace(chosen, recipe=adapted)
     return RunSetup(
         options=options,
         teacher=teacher,
         compute=compute,
         chosen=chosen,
         budget=budget or RunBudget(steps=chosen.steps),
-        student=student_choice.choose_student(
-            options.training.student,
-            teacher=info.architecture,
-            size=size,
-            **(
-                {}
-                if too_costly is None or options.training.student != "auto"
-                else {"too_costly": too_costly(teacher)}
-            ),
-        ),
+        student=student,
         ahead=ahead,
         real=real,
         embeddings=embeddings,
@@ -311,7 +320,7 @@ def plan_run(setup: RunSetup, recipe: Recipe, display: Display) -> Forecast:
     """Say what a run would do and cost; nothing is written."""
     compute, info = setup.compute, setup.teacher.info
     architecture = setup.student.architecture
-    size = student_choice.size_of(architectures.build(architecture), shape=info.input.shape)
+    size = student_choice.size_of(setup.student.build(), shape=info.input.shape)
     display.say(
         f"student  {architecture}: {size.parameters:,} parameters, {size.macs / 1e6:,.1f} M MACs ({setup.student.reason})"
     )

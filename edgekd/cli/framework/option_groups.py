@@ -163,11 +163,20 @@ class TrainingGroup:
     student: Annotated[
         str,
         typer.Option(
-            help="Student architecture, or auto to choose one.",
+            help="Student architecture, cut:SHARE, cut:macs=SHARE or cut:params=SHARE for a part of the teacher, or auto "
+            "to choose one.",
             autocompletion=completion.students,
             rich_help_panel=RUN,
         ),
     ] = defaults.TrainingOptions.student
+    from_scratch: Annotated[
+        bool,
+        typer.Option(
+            "--from-scratch",
+            help="Take no weight from the teacher, for example where its licence forbids it.",
+            rich_help_panel=RUN,
+        ),
+    ] = defaults.TrainingOptions.from_scratch
     recipe: RecipeName = defaults.TrainingOptions.recipe
     minutes: Annotated[
         float | None,

@@ -83,7 +83,7 @@ def test_missing_frameworks_are_findings_and_code_3(tmp_path):
     assert not compress["works"]
     assert {"torch", "onnxruntime", "numpy"} <= set(compress["missing"])
     # The environment still has the metadata of a torch that does not import.
-    (line,) = (line for line in compress["todo"] if "torch" in line)
+    (line,) = (line for line in compress["todo"] if "torchvision" in line)
     assert line.startswith("pip install --force-reinstall torch torchvision --index-url")
     assert any("timm" in limit for limit in compress["limits"])
     assert not any("CUDA" in limit for limit in compress["limits"])  # nobody could ask

@@ -1,5 +1,7 @@
 """`--student auto` asks the estimator where it can."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -11,15 +13,19 @@ from edgekd.distill.teachers.metadata import TeacherOptions
 from edgekd.export.torch_to_onnx import fp32_model
 from edgekd.progress import PlainDisplay
 from edgekd.records import Architecture, InputSpec
-from edgekd.search.auto_student import slower_than
+from edgekd.search.auto_student import time_gained
 from edgekd.targets.catalogue import load_target
 
 SPEC = InputSpec(channels=3, height=32, width=32, mean=(0.5,) * 3, std=(0.25,) * 3)
-SHAPE = {"channels": 3, "height": 32, "width": 32, "classes": 10}
+SHAPE: dict[str, Any] = {"channels": 3, "height": 32, "width": 32, "classes": 10}
 
 
 def network(name) -> Architecture:
     return Architecture(source="edgekd", name=name, **SHAPE)
+
+
+def drawn(name):
+    return student_choice.StudentVariant(architecture=network(name), reason="")
 
 
 @pytest.fixture(scope="module")
@@ -36,22 +42,27 @@ def latency(name, target):
     model = fp32_model(
         architectures.build(network(name)).eval(), spec=SPEC, software=target.software
     )
-    return estimate_latency(network_of(model, origin=name), target, "fp16").value
+    return estimate_latency(network_of(model, origin=name), target, "fp16")
 
 
 @pytest.mark.parametrize("name", ["resnet8-w8", "resnet32-w8", "resnet56-w4"])
-def test_a_student_is_slower_where_the_estimate_says_so(teacher, name, capsys):
+def test_a_student_gains_nothing_where_the_estimate_is_within_the_interval_of_the_teachers(
+    teacher, name, capsys
+):
     target = load_target("jetson-agx-xavier")
-    expected = latency(name, target) > latency("resnet20-w16", target)
-    assert slower_than(teacher, target, PlainDisplay())(network(name)) == expected
+    found, limit = latency(name, target), latency("resnet20-w16", target)
+    expected = "gains" if found.value < limit.interval[0] else "unsure"
+    if found.value > limit.value:
+        expected = "too costly"
+    assert time_gained(teacher, target, PlainDisplay())(drawn(name)) == expected
     said = capsys.readouterr().err
     assert f"not measured: {name}" in said
 
 
 def test_a_board_without_an_estimate_says_so_and_nothing_is_slower(teacher, capsys):
-    slower = slower_than(teacher, load_target("jetson-tx2"), PlainDisplay())
+    worth = time_gained(teacher, load_target("jetson-tx2"), PlainDisplay())
     assert "chosen by its size alone" in capsys.readouterr().err
-    assert not slower(network("resnet56-w4"))
+    assert worth(drawn("resnet56-w4")) == "gains"
 
 
 def test_a_deep_student_that_would_be_slower_is_passed_over():

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import jsonschema
 import numpy as np
@@ -266,7 +267,7 @@ def test_workers_of_a_cluster_find_what_one_machine_finds(digits, tmp_path):
 
 
 def candidate(name, **over):
-    shape = {"channels": 1, "classes": 10, "height": 28, "width": 28}
+    shape: dict[str, Any] = {"channels": 1, "classes": 10, "height": 28, "width": 28}
     return Candidate(
         name=name,
         architecture=Architecture(source="edgekd", name="lenet5", **shape),

@@ -1,0 +1,284 @@
+"""How much of each layer is kept, so that what is left has the size that was asked for.
+
+C channels of a group.
+"""
+
+import copy
+import functools
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from edgekd.distill.models.networks import PadShortcut
+from edgekd.distill.models.student_choice import Size, size_of
+from edgekd.distill.pruning.apply_cut import apply_cut, is_attention
+from edgekd.distill.pruning.channel_groups import ChannelGroup, Member, find_channel_groups
+from edgekd.distill.pruning.residual_blocks import find_removable
+from edgekd.errors import InputFileError, UsageError
+from edgekd.records import Architecture, Cut, CutRequest, LayerCut
+
+# Channels are kept in multiples of what the board likes, but of no more than a part of a layer
+ROUND_TO: Final = 8
+LEAST_STEPS: Final = 4
+# Of the size that was asked for, what is near enough; and halvings of the interval that it lies in
+NEAR: Final = 0.05
+HALVINGS: Final = 7
+# Of the largest logit: a cut and the same channels set to zero answer alike
+ALIKE: Final = 1e-3
+
+
+class CutPlanner:
+    """Plans cuts of one network; its graph is traced once."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        architecture: Architecture,
+        teacher_digest: str,
+        round_to: int = ROUND_TO,
+    ) -> None:
+        """Trace a network.
+
+        Args:
+            network: the teacher's, in evaluation mode; it is copied.
+            architecture: of it.
+            teacher_digest: of its weights.
+            round_to: channels are kept in multiples of this where a layer is wide enough.
+
+        Raises:
+            UsageError: nothing of it can be cut.
+        """
+        self.network = copy.deepcopy(network).cpu().eval()
+        self.architecture = architecture
+        self.teacher_digest = teacher_digest
+        self.round_to = round_to
+        self.shape = (architecture.channels, architecture.height, architecture.width)
+        self.groups = find_channel_groups(
+            self.network, shape=self.shape, classes=architecture.classes
+        )
+        self.heads = {
+            name: _rank_heads(layer)
+            for name, layer in self.network.named_modules()
+            if is_attention(layer)
+        }
+        if not self.groups and not self.heads:
+            raise UsageError(
+                f"no layer of {architecture} can be cut. Take a student by name with --student."
+            )
+        noise = torch.randn(4, *self.shape, generator=torch.Generator().manual_seed(0))
+        self.blocks = find_removable(self.network, noise)
+        self.whole = size_of(self.network, shape=self.shape)
+        self._meta = copy.deepcopy(self.network).to("meta")
+
+    def plan(self, asked: CutRequest) -> Cut:
+        """The cut that leaves as much as was asked for.
+
+        Raises:
+            UsageError: the smallest that can be left is larger, or what is left is no longer the network.
+        """
+        removed = self._removed(asked.depth)
+        if asked.measure == "width":
+            found = self._cut(asked.share, asked, removed)
+        else:
+            found = self._search(asked)
+        self._check(found)
+        return found
+
+    def apply(self, cut: Cut) -> nn.Module:
+        """What is left of the network, with its weights."""
+        return apply_cut(copy.deepcopy(self.network), cut)
+
+    def size(self, cut: Cut) -> Size:
+        return size_of(apply_cut(copy.deepcopy(self._meta), cut), shape=self.shape)
+
+    def search(self, asked: CutRequest, cost: Callable[[Cut], float], limit: float) -> Cut:
+        """The widest cut whose cost is within a limit.
+
+        Args:
+            asked: whose depth is kept, and which the record names.
+            cost: of a cut; it grows with the width.
+            limit: in the cost's unit.
+
+        Raises:
+            UsageError: none is.
+        """
+        removed = self._removed(asked.depth)
+        low, high = 0.0, 1.0
+        best = self._cut(low, asked, removed)
+        least = cost(best)
+        if least > limit * (1 + NEAR):
+            raise UsageError(
+                f"{asked}: at least one step of channels is left of each layer, and that is already "
+                f"{least / self._of(asked, self.whole):.1%} of the teacher. Ask for more, or take a student by name."
+            )
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            tried = self._cut(middle, asked, removed)
+            if cost(tried) <= limit * (1 + NEAR):
+                low, best = middle, tried
+            else:
+                high = middle
+        return best
+
+    def _search(self, asked: CutRequest) -> Cut:
+        def cost(cut: Cut) -> float:
+            return self._of(asked, self.size(cut))
+
+        return self.search(asked, cost, asked.share * self._of(asked, self.whole))
+
+    def _of(self, asked: CutRequest, size: Size) -> float:
+        return float(size.macs if asked.measure == "macs" else size.parameters)
+
+    def _removed(self, depth: float) -> tuple[str, ...]:
+        """The blocks that add least; of each sequence of them one is left."""
+        count = len(self.blocks) - math.ceil(depth * len(self.blocks))
+        order = sorted(self.blocks, key=lambda name: self.blocks[name])
+        return tuple(name for name in self.blocks if name in set(order[:count]))
+
+    # --- one cut ---------------------------------------------------------------------------------
+
+    def _cut(self, share: float, asked: CutRequest, removed: tuple[str, ...]) -> Cut:
+        """With this share of each layer's width."""
+        gone: dict[tuple[str, str], set[int]] = {}
+        for group in self.groups:
+            kept = self._kept(group, share)
+            cut = group.least_important(kept)
+            if not cut:
+                continue
+            for member in group.members:
+                gone.setdefault((member.layer, member.side), set()).update(_positions(member, cut))
+        layers: dict[str, LayerCut] = {}
+        for (name, side), positions in sorted(gone.items()):
+            if _inside(name, removed):
+                continue
+            count = _count(self.network.get_submodule(name), side)
+            kept_positions = tuple(each for each in range(count) if each not in positions)
+            before = layers.get(name, LayerCut())
+            layers[name] = replace(before, **{side: kept_positions})
+        for name, ranked in self.heads.items():
+            left = max(1, round(share * len(ranked)))
+            if left < len(ranked) and not _inside(name, removed):
+                layers[name] = LayerCut(heads=tuple(sorted(ranked[:left])))
+        return Cut(
+            teacher_digest=self.teacher_digest,
+            architecture=self.architecture,
+            asked=asked,
+            importance="magnitude",
+            layers=layers,
+            removed=removed,
+        )
+
+    def _kept(self, group: ChannelGroup, share: float) -> int:
+        """How many channels of a group are kept: a multiple of its step."""
+        size = group.channels // group.sections
+        step = self.round_to
+        while step > 1 and size < LEAST_STEPS * step:
+            step //= 2
+        return group.sections * min(size, max(step, step * round(share * size / step)))
+
+    @torch.no_grad()
+    def _check(self, cut: Cut) -> None:
+        """That what is left answers as the network with the same channels set to zero.
+
+        Raises:
+            UsageError: it does not: the graph was misread.
+        """
+        images = torch.randn(2, *self.shape, generator=torch.Generator().manual_seed(1))
+        try:
+            answer = self.apply(cut).eval()(images)
+        except (RuntimeError, ValueError, InputFileError) as error:
+            raise UsageError(
+                f"{self.architecture} cannot be cut: what is left does not fit together ({error}). Take a student by "
+                "name with --student."
+            ) from error
+        if answer.shape != (2, self.architecture.classes):
+            raise UsageError(
+                f"{self.architecture} cannot be cut: what is left answers {tuple(answer.shape)}. Take a student by name."
+            )
+        masked = _masked(copy.deepcopy(self.network), cut)
+        if masked is None:
+            return
+        wanted = masked(images)
+        apart = float((answer - wanted).abs().max())
+        if apart > ALIKE * (1 + float(wanted.abs().max())):
+            raise UsageError(
+                f"{self.architecture} cannot be cut: with its channels set to zero it answers otherwise than without "
+                f"them ({apart:.2g} apart), so its graph was misread. Take a student by name with --student."
+            )
+
+
+def _positions(member: Member, channels: Iterable[int]) -> set[int]:
+    cut = set(channels)
+    return {
+        position
+        for position, channel in zip(member.positions, member.channels, strict=True)
+        if channel in cut
+    }
+
+
+def _count(layer: nn.Module, side: str) -> int:
+    """Channels that a layer has on one side."""
+    ends = {"outputs": ("out_channels", "out_features", "num_features", "num_channels", "num_parameters", "outputs"),
+            "inputs": ("in_channels", "in_features", "inputs")}  # fmt: skip
+    if isinstance(layer, nn.LayerNorm):
+        return layer.normalized_shape[-1]
+    return next(int(getattr(layer, name)) for name in ends[side] if hasattr(layer, name))
+
+
+def _inside(name: str, blocks: Iterable[str]) -> bool:
+    return any(name == block or name.startswith(f"{block}.") for block in blocks)
+
+
+def _attention(layer: Any) -> tuple[nn.Linear, nn.Linear, int]:  # noqa: ANN401
+    """The two matrices of an attention layer, and how many heads they are of."""
+    return layer.qkv, layer.proj, layer.num_heads
+
+
+def _rank_heads(layer: nn.Module) -> list[int]:
+    """Heads by the squares of their weights, the largest first."""
+    qkv, proj, heads = _attention(layer)
+    rows = qkv.weight.detach().square().view(3, heads, -1).sum((0, 2))
+    columns = proj.weight.detach().square().sum(0).view(heads, -1).sum(1)
+    return torch.argsort(rows + columns, descending=True, stable=True).tolist()
+
+
+@torch.no_grad()
+def _masked(network: nn.Module, cut: Cut) -> nn.Module | None:
+    """The whole network with what is cut set to zero; None where zero channels are not like none.
+
+    Normalisations over channels count those that are zero.
+    """
+    for name, kept in cut.layers.items():
+        layer = network.get_submodule(name)
+        if kept.outputs is None:
+            continue
+        if isinstance(layer, nn.LayerNorm | nn.GroupNorm):
+            return None
+        gone = [each for each in range(_count(layer, "outputs")) if each not in set(kept.outputs)]
+        if isinstance(layer, PadShortcut):
+            layer.register_forward_hook(functools.partial(_silence, gone))
+        elif not isinstance(layer, nn.PReLU):
+            for part in ("weight", "bias"):
+                found: Tensor | None = getattr(layer, part, None)
+                if found is not None:
+                    found[gone] = 0.0
+    for name, kept in cut.layers.items():
+        layer = network.get_submodule(name)
+        if kept.heads is not None:
+            _, proj, heads = _attention(layer)
+            size = proj.in_features // heads
+            gone = [place for place in range(proj.in_features) if place // size not in kept.heads]
+            proj.weight[:, gone] = 0.0
+    for name in cut.removed:
+        parent, _, last = name.rpartition(".")
+        network.get_submodule(parent)._modules[last] = nn.Identity()
+    return network
+
+
+def _silence(gone: list[int], _: nn.Module, __: object, output: Tensor) -> Tensor:
+    return output.index_fill(1, torch.tensor(gone), 0.0)

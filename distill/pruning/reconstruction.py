@@ -1,0 +1,174 @@
+"""What a cut network is left with, fitted layer by layer to what the whole one made of the same images.
+
+After He, Zhang and Sun, "Channel Pruning for Accelerating Very Deep Neural Networks", ICCV 2017, section 3.1, the second
+step: weights by least squares. No gradient goes through more than one layer, so a few hundred images and one pass per
+layer suffice; the loop repairs the rest.
+
+N images, P places, I inputs of a place, O outputs.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _NormBase
+
+from edgekd.records import Cut
+
+# Places of all images together, that a layer is fitted on; some for each of its inputs
+LEAST_PLACES: Final = 8192
+PLACES_PER_INPUT: Final = 16
+# Of the mean square of the inputs: how strongly weights stay what they were
+RIDGE: Final = 0.1
+# Multiply-accumulates of all passes, which bound the number of images; and images in one pass
+MOST_MACS: Final = 4e12
+LEAST_IMAGES: Final = 64
+MOST_IMAGES: Final = 768
+AT_ONCE: Final = 64
+
+
+class _ReachedError(Exception):
+    """The layer was reached: the rest of the pass is not needed."""
+
+
+@torch.no_grad()
+def reconstruct(
+    student: nn.Module, teacher: nn.Module, cut: Cut | None, images: Tensor, *, macs: int
+) -> None:
+    """Fit each convolution and linear layer that both have, in place, in the order of the pass.
+
+    Args:
+        student: in evaluation mode.
+        teacher: in evaluation mode, with layers of the same names.
+        cut: of the one out of the other; None: whole layers are the same.
+        images: (N, C, H, W) normalised; some of them suffice.
+        macs: of a pass of the teacher.
+    """
+    generator = torch.Generator().manual_seed(0)
+    layers = _order(student, teacher, images[:1])
+    # Each layer takes a pass of its own, of half of both networks on average
+    most = int(MOST_MACS / max(1, len(layers) * macs))
+    images = images[: min(MOST_IMAGES, max(LEAST_IMAGES, most))]
+    for name, norm in layers.items():
+        layer = student.get_submodule(name)
+        found = cut.layers.get(name) if cut is not None else None
+        kept = None if found is None else found.outputs
+        taken, wanted = [], []
+        for part in torch.split(images, AT_ONCE):
+            inputs = _reach(student, name, part)[0]
+            outputs = _reach(teacher, name, part)[1]
+            if kept is not None:
+                channel = -1 if isinstance(layer, nn.Linear) else 1
+                outputs = outputs.index_select(channel, torch.tensor(kept, device=outputs.device))
+            x, y = _rows(layer, inputs, outputs)  # (P, groups, I), (P, groups, O)
+            places = max(LEAST_PLACES, PLACES_PER_INPUT * x.shape[2])
+            share = max(1, places * len(part) // len(images))
+            if len(x) > share:
+                chosen = torch.randperm(len(x), generator=generator)[:share].to(x.device)
+                x, y = x[chosen], y[chosen]
+            taken.append(x)
+            wanted.append(y)
+        _fit(layer, torch.cat(taken), torch.cat(wanted), norm)
+
+
+def _order(student: nn.Module, teacher: nn.Module, image: Tensor) -> dict[str, _NormBase | None]:
+    """Layers to fit, as they are called, and the batch-norm that takes what each gives.
+
+    Layers that are called twice have two inputs, and stay.
+    """
+    called: list[str] = []
+    behind: dict[str, _NormBase | None] = {}
+    given: list[tuple[Tensor, str]] = []
+
+    def record_layer(name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, __: object, output: Tensor) -> None:
+            called.append(name)
+            given.append((output, name))
+            behind[name] = None
+
+        return hook
+
+    def record_norm(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        for output, name in given:
+            if output is inputs[0] and isinstance(norm, _NormBase):
+                behind[name] = norm
+
+    theirs = dict(teacher.named_modules())
+    handles = []
+    for name, layer in student.named_modules():
+        if isinstance(layer, _NormBase) and layer.running_mean is not None:
+            handles.append(layer.register_forward_pre_hook(record_norm))
+        if (
+            name in theirs
+            and isinstance(layer, nn.Linear | nn.Conv2d)
+            and getattr(layer, "padding_mode", "zeros") == "zeros"
+            and not isinstance(getattr(layer, "padding", 0), str)
+        ):
+            handles.append(layer.register_forward_hook(record_layer(name)))
+    try:
+        student(image)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: norm for name, norm in behind.items() if called.count(name) == 1}
+
+
+def _reach(network: nn.Module, name: str, images: Tensor) -> tuple[Tensor, Tensor]:
+    """What a layer takes and gives."""
+    found: list[Tensor] = []
+
+    def stop(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        found.extend((inputs[0], output))
+        raise _ReachedError
+
+    handle = network.get_submodule(name).register_forward_hook(stop)
+    try:
+        network(images)
+    except _ReachedError:
+        pass
+    finally:
+        handle.remove()
+    return found[0].float(), found[1].float()
+
+
+def _rows(layer: Any, inputs: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ANN401
+    """Inputs (P, groups, I) and outputs (P, groups, O) of each place."""
+    if isinstance(layer, nn.Linear):
+        return inputs.reshape(-1, 1, inputs.shape[-1]), outputs.reshape(-1, 1, outputs.shape[-1])
+    columns = functional.unfold(
+        inputs,
+        layer.kernel_size,
+        dilation=layer.dilation,
+        padding=layer.padding,
+        stride=layer.stride,
+    )  # (N, C x k, L)
+    x = columns.transpose(1, 2).reshape(-1, layer.groups, columns.shape[1] // layer.groups)
+    y = outputs.flatten(2).transpose(1, 2)
+    return x, y.reshape(-1, layer.groups, outputs.shape[1] // layer.groups)
+
+
+def _fit(layer: Any, x: Tensor, y: Tensor, norm: _NormBase | None) -> None:  # noqa: ANN401
+    """Ridge regression towards the weights as they are; of each group by itself.
+
+    What is left of the mean goes into the bias, or into the running mean of the batch-norm behind.
+    """
+    groups, size = x.shape[1], x.shape[2]
+    weight = layer.weight.detach().float()
+    before = weight.reshape(groups, -1, size).transpose(1, 2).double()  # (groups, I, O)
+    x, y = x.transpose(0, 1).double(), y.transpose(0, 1).double()  # (groups, P, .)
+    x_mean, y_mean = x.mean(1, keepdim=True), y.mean(1, keepdim=True)
+    if layer.bias is None and norm is None:
+        x_mean, y_mean = torch.zeros_like(x_mean), torch.zeros_like(y_mean)
+    centred, wanted = x - x_mean, y - y_mean
+    gram = centred.transpose(1, 2) @ centred
+    scale = RIDGE * gram.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-12)
+    ridge = scale[:, None, None] * torch.eye(size, dtype=gram.dtype, device=gram.device)
+    fitted = torch.linalg.solve(gram + ridge, centred.transpose(1, 2) @ wanted + ridge @ before)
+    layer.weight.copy_(fitted.transpose(1, 2).reshape(layer.weight.shape))
+    left = (y_mean - x_mean @ fitted).reshape(-1)  # (O,)
+    if layer.bias is not None:
+        layer.bias.copy_(left)
+    elif norm is not None and norm.running_mean is not None:
+        norm.running_mean.sub_(left.to(norm.running_mean.dtype))

@@ -1,0 +1,157 @@
+"""Which student a teacher gets, and the weights that it begins with."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+
+from edgekd.distill.models import student_choice
+from edgekd.distill.models.student_choice import InitialStudent, Size, StudentVariant, Worth
+from edgekd.distill.pruning.cut_request import is_cut, parse_cut
+from edgekd.distill.pruning.inheritance import inherit
+from edgekd.distill.pruning.plan_cut import CutPlanner
+from edgekd.distill.teachers.loader import Teacher
+from edgekd.errors import UsageError
+from edgekd.records import CutRequest
+
+AUTO: Final = "auto"
+# What can be built again from its name alone, without the teacher's file
+BUILDABLE: Final = frozenset({"edgekd", "timm", "torchvision"})
+# Of the teacher's multiply-accumulates: what `auto` leaves, the first that the board gains from
+QUARTER: Final = CutRequest(measure="macs", share=0.25)
+CUTS: Final = (QUARTER, replace(QUARTER, depth=0.5), replace(QUARTER, share=0.125, depth=0.5))
+# Fewer parameters than the teacher's by this factor are never chosen unasked
+MOST_FEWER: Final = 16
+
+
+def select_student(
+    asked: str,
+    teacher: Teacher,
+    *,
+    seed: int,
+    from_scratch: bool = False,
+    worth: Callable[[StudentVariant], Worth] = lambda _: "gains",
+    say: Callable[[str], None],
+) -> StudentVariant:
+    """The student that was asked for, with the weights that it begins with.
+
+    Args:
+        asked: a name, `cut:...`, or "auto".
+        teacher: loaded.
+        seed: of what is drawn.
+        from_scratch: no weight is taken from the teacher.
+        worth: of a student on its board; one that is too costly is not chosen by `auto`, and one that gains before one
+            that may.
+        say: takes what a reader should know.
+
+    Raises:
+        UsageError: it is not understood, the teacher cannot be cut, or nothing is small enough for `auto`.
+    """
+    if is_cut(asked):
+        request = parse_cut(asked)
+        if from_scratch:
+            raise UsageError(
+                f"--student {asked} is a part of the teacher, weights and all, and --from-scratch asks for none of them: "
+                "name a network instead."
+            )
+        return _cut(_planner(teacher), request, "asked for with --student")
+    if asked == AUTO and not from_scratch:
+        found = _auto_cut(teacher, worth, say)
+        if found is not None:
+            return found
+    chosen = student_choice.choose_student(
+        asked,
+        teacher=teacher.info.architecture,
+        size=Size(parameters=teacher.info.parameters, macs=teacher.info.macs),
+        too_costly=lambda architecture: (
+            worth(StudentVariant(architecture=architecture, reason="")) == "too costly"
+        ),
+        most_fewer=MOST_FEWER,
+    )
+    return chosen if from_scratch else _inherited(chosen, teacher, seed)
+
+
+def _planner(teacher: Teacher) -> CutPlanner:
+    architecture = teacher.info.architecture
+    if architecture.source not in BUILDABLE:
+        raise UsageError(
+            f"a student cut out of {architecture} could not be built again without the teacher's file: only networks of "
+            "edgekd, timm and torchvision are cut. Give the weights with --arch timm:NAME or torchvision:NAME where the "
+            "network is one of theirs, or take a student by name with --student."
+        )
+    return CutPlanner(
+        teacher.module,
+        architecture=architecture,
+        teacher_digest=teacher.info.state_digest,
+    )
+
+
+def _cut(planner: CutPlanner, request: CutRequest, reason: str) -> StudentVariant:
+    cut = planner.plan(request)
+    return StudentVariant(
+        architecture=replace(planner.architecture, cut=str(request)),
+        reason=reason,
+        initial=InitialStudent(module=planner.apply(cut).eval().requires_grad_(False), cut=cut),
+    )
+
+
+def _auto_cut(
+    teacher: Teacher,
+    worth: Callable[[StudentVariant], Worth],
+    say: Callable[[str], None],
+) -> StudentVariant | None:
+    """A part of the teacher that the board gains from; None: there is none."""
+    try:
+        planner = _planner(teacher)
+    except UsageError as error:
+        say(f"         not cut out of the teacher: {error}")
+        return None
+    unsure: tuple[StudentVariant, CutRequest] | None = None
+    for request in CUTS:
+        if request.depth < 1 and not planner.blocks:
+            continue
+        try:
+            found = _cut(planner, request, "")
+        except UsageError as error:
+            say(f"         {error}")
+            continue
+        verdict = worth(found)
+        if verdict == "gains":
+            return _explained(planner, found, request)
+        if verdict == "unsure":
+            unsure = unsure or (found, request)
+    if unsure is None:
+        return None
+    say(
+        "         no part of the teacher is estimated to be faster beyond doubt: measure it on the board"
+    )
+    return _explained(planner, *unsure)
+
+
+def _explained(planner: CutPlanner, found: StudentVariant, request: CutRequest) -> StudentVariant:
+    """The choice with its reason."""
+    assert found.cut is not None
+    size, whole = planner.size(found.cut), planner.whole
+    reason = (
+        f"a part of the teacher with {size.parameters:,} of {whole.parameters:,} parameters and {size.macs:,} of "
+        f"{whole.macs:,} MACs; {_neighbours(planner, request)}"
+    )
+    return replace(found, reason=reason)
+
+
+def _neighbours(planner: CutPlanner, request: CutRequest) -> str:
+    """What the next larger and the next smaller part would cost."""
+    parts = []
+    for word, share in (("larger", min(0.9, 2 * request.share)), ("smaller", request.share / 2)):
+        asked = replace(request, share=share)
+        try:
+            size = planner.size(planner.plan(asked))
+        except UsageError:
+            continue
+        parts.append(f"{word}: {asked} with {size.macs:,} MACs")
+    return ", ".join(parts)
+
+
+def _inherited(chosen: StudentVariant, teacher: Teacher, seed: int) -> StudentVariant:
+    """The student with what fits of the teacher's weights; as it was, where nothing does."""
+    initial = inherit(chosen.architecture, teacher.module, seed=seed)
+    return replace(chosen, initial=initial)

@@ -1,0 +1,82 @@
+"""What is left of a network is fitted to what the whole one gave."""
+
+import copy
+
+import torch
+from torch import nn
+
+from edgekd.distill.pruning.apply_cut import apply_cut
+from edgekd.distill.pruning.reconstruction import reconstruct
+from edgekd.records import Architecture, Cut, CutRequest, LayerCut
+
+ARCHITECTURE = Architecture(
+    source="edgekd", name="resnet8", channels=3, classes=4, height=8, width=8
+)
+KEPT = (0, 1, 2, 3)
+
+
+class Doubled(nn.Module):
+    """Every channel of the first layer is there twice: half of them say all."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.second = nn.Conv2d(8, 5, 3, stride=2)
+        self.head = nn.Linear(5, 4)
+        for layer in (self.first, self.depthwise):
+            layer.weight.data[4:] = layer.weight.data[:4]
+            layer.state_dict()["bias"][4:] = layer.state_dict()["bias"][:4]
+
+    def forward(self, x):
+        x = self.depthwise(torch.relu(self.norm(self.first(x))))
+        return self.head(torch.relu(self.second(x)).mean((2, 3)))
+
+
+def cut_of(**layers):
+    return Cut(
+        teacher_digest="0" * 64,
+        architecture=ARCHITECTURE,
+        asked=CutRequest(measure="width", share=0.5),
+        importance="magnitude",
+        layers=layers,
+    )
+
+
+def pair():
+    teacher = Doubled().eval().requires_grad_(False)
+    half = LayerCut(outputs=KEPT)
+    cut = cut_of(first=half, norm=half, depthwise=half, second=LayerCut(inputs=KEPT))
+    return teacher, apply_cut(copy.deepcopy(teacher), cut), cut
+
+
+def images(count):
+    return torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def apart(first, second):
+    shown = images(300)[200:]
+    return float((first(shown) - second(shown)).norm() / second(shown).norm())
+
+
+def test_what_redundant_channels_said_is_recovered():
+    teacher, student, cut = pair()
+    before = apart(student, teacher)
+    reconstruct(student, teacher, cut, images(200), macs=10_000)
+    assert apart(student, teacher) < 0.1 * before
+
+
+def test_a_network_that_lost_nothing_stays_as_it_is():
+    teacher = Doubled().eval().requires_grad_(False)
+    student = copy.deepcopy(teacher)
+    reconstruct(student, teacher, cut_of(), images(200), macs=10_000)
+    assert apart(student, teacher) < 1e-4
+
+
+def test_the_number_of_images_is_bounded_by_the_cost_of_a_pass():
+    teacher, student, cut = pair()
+    seen = []
+    teacher.first.register_forward_hook(lambda _, __, output: seen.append(len(output)))
+    reconstruct(student, teacher, cut, images(200), macs=10**12)
+    assert sum(seen) == 4 * 64

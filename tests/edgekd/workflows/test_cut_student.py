@@ -1,0 +1,123 @@
+"""Students that begin with weights of the teacher, from the command line: real digits stand for inverted ones."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from edgekd.workflows.read_student import read_student
+from tests.edgekd.conftest import IMAGES, TEACHER, shared_folder
+from tests.edgekd.making import write_set
+
+STEPS = 60
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """With a set of images; students are made beside it."""
+    with shared_folder(tmp_path_factory, "cut-students") as found:
+        if not (found / "set").exists():
+            images = np.load(IMAGES)["images"]
+            write_set(found / "set", images.reshape(len(images), 28, 28, 1)[:800], TEACHER)
+        yield found
+
+
+@pytest.fixture
+def made(folder, edgekd):
+    def make(student, *options):
+        out = folder / student.replace(":", "-").replace("=", "-")
+        if not (out / "student.json").exists():
+            code, _, said = edgekd(
+                *("distill", TEACHER, "--student", student, "--images", folder / "set"),
+                *("--steps", STEPS, "--batch", 64, "--out", out, *options),
+            )
+            assert code == 0, said
+        return out
+
+    return make
+
+
+def accuracy(edgekd, out):
+    code, found, said = edgekd("eval", out, "--eval", IMAGES, "--json")
+    assert code == 0, said
+    return json.loads(found)["results"][0]["accuracy"]
+
+
+def test_half_of_the_teacher_decides_as_it_does_after_a_minute(made, edgekd):
+    out = made("cut:0.5")
+    student, _ = read_student(out)
+    assert str(student.architecture) == "resnet14-w12 cut:0.5"
+    assert student.initial_weights == "cut"
+    assert student.cut == "student.cut.json"
+    assert accuracy(edgekd, out) > 0.95
+
+
+def test_a_student_of_the_family_begins_with_its_blocks(made, edgekd):
+    out = made("resnet8-w12")
+    student, _ = read_student(out)
+    assert student.initial_weights == "inherited"
+    assert student.cut is None
+    assert accuracy(edgekd, out) > 0.95
+
+
+def test_from_scratch_nothing_is_taken(made):
+    out = made("resnet8-w4", "--from-scratch")
+    assert read_student(out)[0].initial_weights == "drawn"
+
+
+def test_a_cut_student_is_exported_without_the_teacher(made, edgekd, tmp_path):
+    out = made("cut:0.5")
+    code, _, said = edgekd("export", out, "--target", "jetson", "--out", tmp_path / "models")
+    assert code == 0, said
+    assert "resnet14-w12 cut:0.5" in said
+    assert (tmp_path / "models" / "model-int8.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "expected"),
+    [
+        (lambda folder: (folder / "student.cut.json").unlink(), "missing, the record of the cut"),
+        (lambda folder: _edit(folder / "student.cut.json", asked={"measure": "width", "share": 0.25}), "not the record"),
+        (lambda folder: _edit(folder / "student.json", cut=None, cut_digest=None), "says which is missing"),
+        (lambda folder: _edit(folder / "student.json", teacher_digest="1" * 64), "another teacher"),
+    ],
+    ids=["gone", "another's", "unnamed", "another teacher's"],
+)  # fmt: skip
+def test_a_folder_without_its_own_record_is_refused(made, edgekd, tmp_path, spoil, expected):
+    out = shutil.copytree(made("cut:0.5"), tmp_path / "student")
+    spoil(out)
+    code, _, said = edgekd("export", out, "--target", "jetson", "--out", tmp_path / "models")
+    assert code == 2
+    assert expected in said
+
+
+def _edit(path, **changes):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.parametrize(
+    ("student", "options", "expected"),
+    [
+        ("cut:2", (), "no part of a teacher"),
+        ("cut:params=0.0001", (), "at least one step of channels"),
+        ("cut:0.5", ("--from-scratch",), "name a network instead"),
+    ],
+)
+def test_what_cannot_be_cut_is_a_usage_error(edgekd, tmp_path, student, options, expected):
+    code, _, said = edgekd(
+        *(
+            "distill",
+            TEACHER,
+            "--student",
+            student,
+            "--steps",
+            2,
+            "--out",
+            tmp_path / "out",
+            *options,
+        )
+    )
+    assert code == 2
+    assert expected in said
+    assert not (tmp_path / "out").exists()

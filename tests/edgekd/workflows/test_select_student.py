@@ -1,0 +1,91 @@
+"""Which student `auto` takes, and what it begins with."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from edgekd.distill.teachers.loader import load_teacher
+from edgekd.distill.teachers.metadata import TeacherOptions
+from edgekd.workflows.select_student import MOST_FEWER, select_student
+from tests.edgekd.conftest import TEACHER
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    return load_teacher(TEACHER, TeacherOptions(), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def select(teacher):
+    def call(asked="auto", of=teacher, **options):
+        said: list[str] = []
+        return select_student(asked, of, seed=0, say=said.append, **options), "\n".join(said)
+
+    return call
+
+
+def names(worth):
+    """What is asked of each candidate, in order."""
+    asked: list[str] = []
+
+    def judge(student):
+        asked.append(str(student.architecture))
+        return worth(student)
+
+    return asked, judge
+
+
+def test_auto_leaves_a_quarter_of_the_macs_and_says_what_others_cost(select):
+    found, _ = select()
+    assert str(found.architecture) == "resnet14-w12 cut:macs=0.25"
+    assert found.initial_weights == "cut"
+    assert "larger: cut:macs=0.5" in found.reason
+    assert "smaller: cut:macs=0.125" in found.reason
+
+
+def test_what_gains_on_the_board_goes_before_what_may(select):
+    def gains(student):
+        return "gains" if "depth" in student.architecture.cut else "unsure"
+
+    found, said = select(worth=gains)
+    assert found.architecture.cut == "cut:macs=0.25,depth=0.5"
+    assert "beyond doubt" not in said
+    found, said = select(worth=lambda _: "unsure")
+    assert found.architecture.cut == "cut:macs=0.25"
+    assert "beyond doubt" in said
+
+
+def test_where_every_part_costs_too_much_a_network_by_name_is_taken(select):
+    asked, judge = names(lambda student: "too costly" if student.architecture.cut else "unsure")
+    found, _ = select(worth=judge)
+    assert [name for name in asked if "cut:" in name] == [
+        f"resnet14-w12 cut:macs={share}" for share in ("0.25", "0.25,depth=0.5", "0.125,depth=0.5")
+    ]
+    assert found.architecture.cut == ""
+    assert found.initial_weights == "drawn"
+
+
+def test_from_scratch_nothing_is_cut_and_nothing_is_too_small(select, teacher):
+    found, _ = select(from_scratch=True)
+    assert found.initial is None
+    parameters = sum(part.numel() for part in found.build().parameters())
+    assert parameters * MOST_FEWER >= teacher.info.parameters
+
+
+def test_a_teacher_that_no_name_builds_is_not_cut(select, teacher):
+    architecture = replace(teacher.info.architecture, source="pt2", name="program")
+    other = replace(teacher, info=replace(teacher.info, architecture=architecture))
+    found, said = select(of=other)
+    assert found.architecture.cut == ""
+    assert "could not be built again without the teacher's file" in said
+
+
+def test_a_network_of_the_family_begins_with_what_fits(select, teacher):
+    found, _ = select("resnet8-w12")
+    assert found.initial_weights == "inherited"
+    assert found.initial.statistics
+    theirs = teacher.module.state_dict()
+    for name, tensor in found.build().state_dict().items():
+        assert torch.equal(tensor, theirs[name])
+    assert select("resnet8-w4")[0].initial_weights == "drawn"
