@@ -6,7 +6,7 @@ C channels of a group.
 import copy
 import functools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, Final
 
@@ -85,7 +85,7 @@ class CutPlanner:
         if asked.measure == "width":
             found = self._cut(asked.share, asked, removed)
         else:
-            found = self._search(asked)
+            found = self._search(asked, removed)
         self._check(found)
         return found
 
@@ -96,46 +96,32 @@ class CutPlanner:
     def size(self, cut: Cut) -> Size:
         return size_of(apply_cut(copy.deepcopy(self._meta), cut), shape=self.shape)
 
-    def search(self, asked: CutRequest, cost: Callable[[Cut], float], limit: float) -> Cut:
-        """The widest cut whose cost is within a limit.
-
-        Args:
-            asked: whose depth is kept, and which the record names.
-            cost: of a cut; it grows with the width.
-            limit: in the cost's unit.
-
-        Raises:
-            UsageError: none is.
-        """
-        removed = self._removed(asked.depth)
+    def _search(self, asked: CutRequest, removed: tuple[str, ...]) -> Cut:
+        """The widest cut of about the size that was asked for."""
+        whole = self._of(asked, self.whole)
+        limit = asked.share * whole * (1 + NEAR)
         low, high = 0.0, 1.0
         best = self._cut(low, asked, removed)
-        least = cost(best)
-        if least > limit * (1 + NEAR):
+        least = self._of(asked, self.size(best))
+        if least > limit:
             raise UsageError(
-                f"{asked}: at least one step of channels is left of each layer, and that is already "
-                f"{least / self._of(asked, self.whole):.1%} of the teacher. Ask for more, or take a student by name."
+                f"{asked}: at least one step of channels is left of each layer, and that is already {least / whole:.1%} "
+                "of the teacher. Ask for more, or take a student by name."
             )
         for _ in range(HALVINGS):
             middle = (low + high) / 2
             tried = self._cut(middle, asked, removed)
-            if cost(tried) <= limit * (1 + NEAR):
+            if self._of(asked, self.size(tried)) <= limit:
                 low, best = middle, tried
             else:
                 high = middle
         return best
 
-    def _search(self, asked: CutRequest) -> Cut:
-        def cost(cut: Cut) -> float:
-            return self._of(asked, self.size(cut))
-
-        return self.search(asked, cost, asked.share * self._of(asked, self.whole))
-
     def _of(self, asked: CutRequest, size: Size) -> float:
         return float(size.macs if asked.measure == "macs" else size.parameters)
 
     def _removed(self, depth: float) -> tuple[str, ...]:
-        """The blocks that add least; of each sequence of them one is left."""
+        """The blocks that add least to what goes through them."""
         count = len(self.blocks) - math.ceil(depth * len(self.blocks))
         order = sorted(self.blocks, key=lambda name: self.blocks[name])
         return tuple(name for name in self.blocks if name in set(order[:count]))
@@ -205,7 +191,8 @@ class CutPlanner:
             return
         wanted = masked(images)
         apart = float((answer - wanted).abs().max())
-        if apart > ALIKE * (1 + float(wanted.abs().max())):
+        # Turned round, so that what is no number is refused
+        if not apart <= ALIKE * (1 + float(wanted.abs().max())):
             raise UsageError(
                 f"{self.architecture} cannot be cut: with its channels set to zero it answers otherwise than without "
                 f"them ({apart:.2g} apart), so its graph was misread. Take a student by name with --student."

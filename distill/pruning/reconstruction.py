@@ -7,6 +7,7 @@ layer suffice; the loop repairs the rest.
 N images, P places, I inputs of a place, O outputs.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -19,14 +20,16 @@ from edgekd.records import Cut
 
 # Places of all images together, that a layer is fitted on; some for each of its inputs
 LEAST_PLACES: Final = 8192
-PLACES_PER_INPUT: Final = 16
+PLACES_PER_INPUT: Final = 8
 # Of the mean square of the inputs: how strongly weights stay what they were
 RIDGE: Final = 0.1
 # Multiply-accumulates of all passes, which bound the number of images; and images in one pass
-MOST_MACS: Final = 4e12
-LEAST_IMAGES: Final = 64
+MOST_MACS: Final = 1e12
+LEAST_IMAGES: Final = 32
 MOST_IMAGES: Final = 768
 AT_ONCE: Final = 64
+# Numbers of one unfolded input: 256 MiB
+MOST_ELEMENTS: Final = 1 << 26
 
 
 class _ReachedError(Exception):
@@ -55,22 +58,56 @@ def reconstruct(
         layer = student.get_submodule(name)
         found = cut.layers.get(name) if cut is not None else None
         kept = None if found is None else found.outputs
-        taken, wanted = [], []
+        moments = _Moments()
         for part in torch.split(images, AT_ONCE):
             inputs = _reach(student, name, part)[0]
             outputs = _reach(teacher, name, part)[1]
             if kept is not None:
                 channel = -1 if isinstance(layer, nn.Linear) else 1
                 outputs = outputs.index_select(channel, torch.tensor(kept, device=outputs.device))
-            x, y = _rows(layer, inputs, outputs)  # (P, groups, I), (P, groups, O)
-            places = max(LEAST_PLACES, PLACES_PER_INPUT * x.shape[2])
-            share = max(1, places * len(part) // len(images))
-            if len(x) > share:
-                chosen = torch.randperm(len(x), generator=generator)[:share].to(x.device)
-                x, y = x[chosen], y[chosen]
-            taken.append(x)
-            wanted.append(y)
-        _fit(layer, torch.cat(taken), torch.cat(wanted), norm)
+            at_once = max(1, MOST_ELEMENTS // _elements(layer, inputs, outputs))
+            for some, given in zip(
+                torch.split(inputs, at_once), torch.split(outputs, at_once), strict=True
+            ):
+                x, y = _rows(layer, some, given)  # (P, groups, I), (P, groups, O)
+                places = max(LEAST_PLACES, PLACES_PER_INPUT * x.shape[2])
+                share = max(1, places * len(some) // len(images))
+                if len(x) > share:
+                    chosen = torch.randperm(len(x), generator=generator)[:share].to(x.device)
+                    x, y = x[chosen], y[chosen]
+                moments.add(x.transpose(0, 1).double(), y.transpose(0, 1).double())
+        _fit(layer, moments, norm)
+
+
+class _Moments:
+    """First and second moments of inputs (groups, P, I) and outputs (groups, P, O) over all places."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.sums: list[Tensor] = []
+
+    def add(self, x: Tensor, y: Tensor) -> None:
+        new = [x.sum(1, keepdim=True), y.sum(1, keepdim=True), x.mT @ x, x.mT @ y]
+        self.count += x.shape[1]
+        self.sums = (
+            [old + more for old, more in zip(self.sums, new, strict=True)] if self.sums else new
+        )
+
+    def centred(self, *, about_zero: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Means (groups, 1, .), and sums of products about them: (groups, I, I) and (groups, I, O)."""
+        x_sum, y_sum, xx, xy = self.sums
+        if about_zero:
+            return torch.zeros_like(x_sum), torch.zeros_like(y_sum), xx, xy
+        x_mean, y_mean = x_sum / self.count, y_sum / self.count
+        return x_mean, y_mean, xx - x_mean.mT @ x_sum, xy - x_mean.mT @ y_sum
+
+
+def _elements(layer: Any, inputs: Tensor, outputs: Tensor) -> int:  # noqa: ANN401
+    """Numbers that the inputs of all places of one image are."""
+    if isinstance(layer, nn.Linear):
+        return max(1, inputs[0].numel())
+    taken: int = inputs.shape[1] * math.prod(layer.kernel_size)
+    return max(1, taken * outputs[0, 0].numel())
 
 
 def _order(student: nn.Module, teacher: nn.Module, image: Tensor) -> dict[str, _NormBase | None]:
@@ -149,24 +186,19 @@ def _rows(layer: Any, inputs: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:
     return x, y.reshape(-1, layer.groups, outputs.shape[1] // layer.groups)
 
 
-def _fit(layer: Any, x: Tensor, y: Tensor, norm: _NormBase | None) -> None:  # noqa: ANN401
+def _fit(layer: Any, moments: _Moments, norm: _NormBase | None) -> None:  # noqa: ANN401
     """Ridge regression towards the weights as they are; of each group by itself.
 
     What is left of the mean goes into the bias, or into the running mean of the batch-norm behind.
     """
-    groups, size = x.shape[1], x.shape[2]
-    weight = layer.weight.detach().float()
-    before = weight.reshape(groups, -1, size).transpose(1, 2).double()  # (groups, I, O)
-    x, y = x.transpose(0, 1).double(), y.transpose(0, 1).double()  # (groups, P, .)
-    x_mean, y_mean = x.mean(1, keepdim=True), y.mean(1, keepdim=True)
-    if layer.bias is None and norm is None:
-        x_mean, y_mean = torch.zeros_like(x_mean), torch.zeros_like(y_mean)
-    centred, wanted = x - x_mean, y - y_mean
-    gram = centred.transpose(1, 2) @ centred
+    without = layer.bias is None and norm is None
+    x_mean, y_mean, gram, product = moments.centred(about_zero=without)
+    groups, size = gram.shape[:2]
+    before = layer.weight.detach().double().reshape(groups, -1, size).mT  # (groups, I, O)
     scale = RIDGE * gram.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-12)
     ridge = scale[:, None, None] * torch.eye(size, dtype=gram.dtype, device=gram.device)
-    fitted = torch.linalg.solve(gram + ridge, centred.transpose(1, 2) @ wanted + ridge @ before)
-    layer.weight.copy_(fitted.transpose(1, 2).reshape(layer.weight.shape))
+    fitted = torch.linalg.solve(gram + ridge, product + ridge @ before)
+    layer.weight.copy_(fitted.mT.reshape(layer.weight.shape))
     left = (y_mean - x_mean @ fitted).reshape(-1)  # (O,)
     if layer.bias is not None:
         layer.bias.copy_(left)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from edgekd.distill.pruning.apply_cut import apply_cut
-from edgekd.distill.pruning.reconstruction import reconstruct
+from edgekd.distill.pruning.reconstruction import LEAST_IMAGES, reconstruct
 from edgekd.records import Architecture, Cut, CutRequest, LayerCut
 
 ARCHITECTURE = Architecture(
@@ -79,4 +79,4 @@ def test_the_number_of_images_is_bounded_by_the_cost_of_a_pass():
     seen = []
     teacher.first.register_forward_hook(lambda _, __, output: seen.append(len(output)))
     reconstruct(student, teacher, cut, images(200), macs=10**12)
-    assert sum(seen) == 4 * 64
+    assert sum(seen) == 4 * LEAST_IMAGES
