@@ -14,6 +14,8 @@ from edgekd.errors import UsageError
 
 # Budgets that apply where neither minutes nor steps are given. They cannot be defaults of a field: a default there could
 # not be told from minutes that were asked for, and those must not be combined with steps.
+# A student or recipe that edgekd is to choose
+AUTO: Final = "auto"
 DISTILL_MINUTES: Final = 15.0
 SEARCH_MINUTES: Final = 20.0
 # Training steps of each method of `condense`, where none are given. The papers take 20,000 (dm) and 10,000 (dsa, ten images

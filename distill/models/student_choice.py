@@ -152,9 +152,10 @@ def choose_student(
                     + ("" if tried == family else f"; no built-in {family} is small enough")
                 ),
             )
+    few = "" if most_fewer is None else f", at least 1/{most_fewer} of its parameters,"
     raise UsageError(
         f"none of our networks has at most a quarter of the teacher's {size.parameters:,} parameters "
-        f"and {size.macs:,} MACs and costs the board no more than it may. Name one with --student: {GRAMMAR}."
+        f"and {size.macs:,} MACs{few} and costs the board no more than it may. Name one with --student: {GRAMMAR}."
     )
 
 

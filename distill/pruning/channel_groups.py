@@ -91,7 +91,7 @@ def find_channel_groups(
                 customized_pruners={PadShortcut: _padding_pruner(tp)},
                 verbose=False,
             )
-            groups = _groups(graph, tp, names, shielded=_shielded(traced, classes))
+            groups = _groups(graph, tp, names, shielded=_find_shielded(traced, classes))
             found = list(_without_overlaps(groups))
     except (
         RuntimeError,
@@ -108,7 +108,7 @@ def find_channel_groups(
     return found
 
 
-def _shielded(network: nn.Module, classes: int) -> set[nn.Module]:
+def _find_shielded(network: nn.Module, classes: int) -> set[nn.Module]:
     """Layers whose outputs stay: the one that makes the logits, and those inside of attention."""
     layers = list(network.modules())[::-1]
     linear = (
@@ -121,13 +121,13 @@ def _shielded(network: nn.Module, classes: int) -> set[nn.Module]:
         if (
             is_attention(layer)
             or isinstance(layer, nn.MultiheadAttention)
-            or _named_attention(layer)
+            or _is_named_attention(layer)
         ):
             found.update(layer.modules())
     return found
 
 
-def _named_attention(layer: nn.Module) -> bool:
+def _is_named_attention(layer: nn.Module) -> bool:
     """What is called attention and holds a matrix of its own kind; that of channels has convolutions or sizes."""
     return "Attention" in type(layer).__name__ and any(
         isinstance(part, nn.Linear) for part in layer.modules()

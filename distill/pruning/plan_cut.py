@@ -81,7 +81,7 @@ class CutPlanner:
         Raises:
             UsageError: the smallest that can be left is larger, or what is left is no longer the network.
         """
-        removed = self._removed(asked.depth)
+        removed = self._choose_removed(asked.depth)
         if asked.measure == "width":
             found = self._cut(asked.share, asked, removed)
         else:
@@ -120,7 +120,7 @@ class CutPlanner:
     def _of(self, asked: CutRequest, size: Size) -> float:
         return float(size.macs if asked.measure == "macs" else size.parameters)
 
-    def _removed(self, depth: float) -> tuple[str, ...]:
+    def _choose_removed(self, depth: float) -> tuple[str, ...]:
         """The blocks that add least to what goes through them."""
         count = len(self.blocks) - math.ceil(depth * len(self.blocks))
         order = sorted(self.blocks, key=lambda name: self.blocks[name])
@@ -132,7 +132,7 @@ class CutPlanner:
         """With this share of each layer's width."""
         gone: dict[tuple[str, str], set[int]] = {}
         for group in self.groups:
-            kept = self._kept(group, share)
+            kept = self._count_kept(group, share)
             cut = group.least_important(kept)
             if not cut:
                 continue
@@ -159,7 +159,7 @@ class CutPlanner:
             removed=removed,
         )
 
-    def _kept(self, group: ChannelGroup, share: float) -> int:
+    def _count_kept(self, group: ChannelGroup, share: float) -> int:
         """How many channels of a group are kept: a multiple of its step."""
         size = group.channels // group.sections
         step = self.round_to

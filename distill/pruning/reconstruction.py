@@ -7,6 +7,7 @@ layer suffice; the loop repairs the rest.
 N images, P places, I inputs of a place, O outputs.
 """
 
+import contextlib
 import math
 from collections.abc import Callable
 from typing import Any, Final
@@ -58,6 +59,9 @@ def reconstruct(
         layer = student.get_submodule(name)
         found = cut.layers.get(name) if cut is not None else None
         kept = None if found is None else found.outputs
+        if kept is None and not _gives_as_many(layer, teacher.get_submodule(name)):
+            # A layer that shares the name alone: its weights were drawn
+            continue
         moments = _Moments()
         for part in torch.split(images, AT_ONCE):
             inputs = _reach(student, name, part)[0]
@@ -79,6 +83,15 @@ def reconstruct(
         _fit(layer, moments, norm)
 
 
+def _gives_as_many(layer: nn.Module, other: nn.Module) -> bool:
+    """Whether two layers have as many outputs; what has no weights is judged by its own count."""
+    widths = [
+        len(each.weight) if isinstance(each, nn.Linear | nn.Conv2d) else getattr(each, "outputs", 0)
+        for each in (layer, other)
+    ]
+    return widths[0] == widths[1]
+
+
 class _Moments:
     """First and second moments of inputs (groups, P, I) and outputs (groups, P, O) over all places."""
 
@@ -93,7 +106,7 @@ class _Moments:
             [old + more for old, more in zip(self.sums, new, strict=True)] if self.sums else new
         )
 
-    def centred(self, *, about_zero: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def centre(self, *, about_zero: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Means (groups, 1, .), and sums of products about them: (groups, I, I) and (groups, I, O)."""
         x_sum, y_sum, xx, xy = self.sums
         if about_zero:
@@ -133,7 +146,12 @@ def _order(student: nn.Module, teacher: nn.Module, image: Tensor) -> dict[str, _
                 behind[name] = norm
 
     theirs = dict(teacher.named_modules())
-    handles = []
+    reached: set[str] = set()
+    handles = [
+        layer.register_forward_pre_hook(lambda *_, name=name: reached.add(name))
+        for name, layer in theirs.items()
+        if name
+    ]
     for name, layer in student.named_modules():
         if isinstance(layer, _NormBase) and layer.running_mean is not None:
             handles.append(layer.register_forward_pre_hook(record_norm))
@@ -145,11 +163,15 @@ def _order(student: nn.Module, teacher: nn.Module, image: Tensor) -> dict[str, _
         ):
             handles.append(layer.register_forward_hook(record_layer(name)))
     try:
+        teacher(image)
         student(image)
     finally:
         for handle in handles:
             handle.remove()
-    return {name: norm for name, norm in behind.items() if called.count(name) == 1}
+    # A name alone is no layer: programs that were read from a file keep weights under names, and call nothing there
+    return {
+        name: norm for name, norm in behind.items() if called.count(name) == 1 and name in reached
+    }
 
 
 def _reach(network: nn.Module, name: str, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -162,9 +184,8 @@ def _reach(network: nn.Module, name: str, images: Tensor) -> tuple[Tensor, Tenso
 
     handle = network.get_submodule(name).register_forward_hook(stop)
     try:
-        network(images)
-    except _ReachedError:
-        pass
+        with contextlib.suppress(_ReachedError):
+            network(images)
     finally:
         handle.remove()
     return found[0].float(), found[1].float()
@@ -192,7 +213,7 @@ def _fit(layer: Any, moments: _Moments, norm: _NormBase | None) -> None:  # noqa
     What is left of the mean goes into the bias, or into the running mean of the batch-norm behind.
     """
     without = layer.bias is None and norm is None
-    x_mean, y_mean, gram, product = moments.centred(about_zero=without)
+    x_mean, y_mean, gram, product = moments.centre(about_zero=without)
     groups, size = gram.shape[:2]
     before = layer.weight.detach().double().reshape(groups, -1, size).mT  # (groups, I, O)
     scale = RIDGE * gram.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-12)

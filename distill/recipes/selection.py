@@ -20,8 +20,8 @@ from edgekd.distill.recipes.schedule import RunBudget
 from edgekd.distill.teachers.feature_hooks import has_attention, has_features
 from edgekd.distill.teachers.loader import Teacher
 from edgekd.errors import UsageError
+from edgekd.options import AUTO
 
-AUTO: Final = "auto"
 SHORT_STEPS, SHORT_MINUTES = 2000, 2.0
 # Some of the pool all the same: batch-norm is estimated on both
 SHORT_STRUCTURED: Final = 0.95

@@ -7,7 +7,7 @@ N images, C channels, H x W places.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -57,7 +57,7 @@ class FeatureHints:
             for handle in handles:
                 handle.remove()
 
-    def _recorder(self, number: int, name: str):  # type: ignore[no-untyped-def]  # noqa: ANN202
+    def _recorder(self, number: int, name: str) -> Callable[[nn.Module, object, Tensor], None]:
         def record(_: nn.Module, __: object, output: Tensor) -> None:
             self._seen[number, name] = output
 
@@ -107,7 +107,7 @@ def _maps(network: nn.Module, image: Tensor) -> dict[str, tuple[int, ...]]:
     """The shapes (C, H, W) of maps of more than one place, by module, in the order in which they are given."""
     shapes: dict[str, tuple[int, ...]] = {}
 
-    def recorder(name: str):  # type: ignore[no-untyped-def]  # noqa: ANN202
+    def recorder(name: str) -> Callable[[nn.Module, object, object], None]:
         def record(_: nn.Module, __: object, output: object) -> None:
             if (
                 isinstance(output, Tensor)

@@ -35,10 +35,10 @@ from edgekd.distill.training.distiller import Distillation
 from edgekd.distill.training.progress_figures import ProgressImages
 from edgekd.errors import InputFileError, UsageError
 from edgekd.files import check_writable
-from edgekd.options import DataOptions, RunOptions, TrainingOptions
+from edgekd.options import AUTO, DataOptions, RunOptions, TrainingOptions
 from edgekd.progress import Display
 from edgekd.records import TeacherInfo
-from edgekd.workflows.select_student import AUTO, select_student
+from edgekd.workflows.select_student import select_student
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 

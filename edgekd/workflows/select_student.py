@@ -11,11 +11,12 @@ from edgekd.distill.pruning.inheritance import inherit
 from edgekd.distill.pruning.plan_cut import CutPlanner
 from edgekd.distill.teachers.loader import Teacher
 from edgekd.errors import UsageError
+from edgekd.options import AUTO
 from edgekd.records import CutRequest
 
-AUTO: Final = "auto"
 # What can be built again from its name alone, without the teacher's file
 BUILDABLE: Final = frozenset({"edgekd", "timm", "torchvision"})
+PROGRAMS: Final = frozenset({"torchscript", "pt2", "onnx"})
 # Of the teacher's multiply-accumulates: what `auto` leaves, the first that the board gains from
 QUARTER: Final = CutRequest(measure="macs", share=0.25)
 CUTS: Final = (QUARTER, replace(QUARTER, depth=0.5), replace(QUARTER, share=0.125, depth=0.5))
@@ -67,7 +68,7 @@ def select_student(
         ),
         most_fewer=MOST_FEWER,
     )
-    return chosen if from_scratch else _inherited(chosen, teacher, seed)
+    return chosen if from_scratch else _inherit_weights(chosen, teacher, seed)
 
 
 def _planner(teacher: Teacher) -> CutPlanner:
@@ -116,7 +117,7 @@ def _auto_cut(
             continue
         verdict = worth(found)
         if verdict == "gains":
-            return _explained(planner, found, request)
+            return _explain(planner, found, request)
         if verdict == "unsure":
             unsure = unsure or (found, request)
     if unsure is None:
@@ -124,10 +125,10 @@ def _auto_cut(
     say(
         "         no part of the teacher is estimated to be faster beyond doubt: measure it on the board"
     )
-    return _explained(planner, *unsure)
+    return _explain(planner, *unsure)
 
 
-def _explained(planner: CutPlanner, found: StudentVariant, request: CutRequest) -> StudentVariant:
+def _explain(planner: CutPlanner, found: StudentVariant, request: CutRequest) -> StudentVariant:
     """The choice with its reason."""
     assert found.cut is not None
     size, whole = planner.size(found.cut), planner.whole
@@ -151,7 +152,12 @@ def _neighbours(planner: CutPlanner, request: CutRequest) -> str:
     return ", ".join(parts)
 
 
-def _inherited(chosen: StudentVariant, teacher: Teacher, seed: int) -> StudentVariant:
-    """The student with what fits of the teacher's weights; as it was, where nothing does."""
+def _inherit_weights(chosen: StudentVariant, teacher: Teacher, seed: int) -> StudentVariant:
+    """The student with what fits of the teacher's weights; as it was, where nothing does.
+
+    A program that was read from a file has weights by name, and no layers that a student could be held to.
+    """
+    if teacher.info.architecture.source in PROGRAMS:
+        return chosen
     initial = inherit(chosen.architecture, teacher.module, seed=seed)
     return replace(chosen, initial=initial)

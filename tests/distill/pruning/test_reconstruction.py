@@ -79,4 +79,40 @@ def test_the_number_of_images_is_bounded_by_the_cost_of_a_pass():
     seen = []
     teacher.first.register_forward_hook(lambda _, __, output: seen.append(len(output)))
     reconstruct(student, teacher, cut, images(200), macs=10**12)
-    assert sum(seen) == 4 * LEAST_IMAGES
+    # One image is looked at for the order of the layers
+    assert seen[0] == 1
+    assert sum(seen[1:]) == 4 * LEAST_IMAGES
+
+
+def test_a_layer_that_shares_its_name_alone_stays_as_it_was():
+    teacher, student = (
+        Doubled().eval().requires_grad_(False),
+        Doubled().eval().requires_grad_(False),
+    )
+    student.second = nn.Conv2d(8, 6, 3, stride=2)
+    student.head = nn.Linear(6, 4)
+    drawn = student.second.weight.detach().clone()
+    reconstruct(student, teacher, None, images(64), macs=10_000)
+    assert torch.equal(student.second.weight, drawn)
+    assert torch.isfinite(student(images(4))).all()
+
+
+class Named(nn.Module):
+    """Weights under the names of layers that are never called, as a program from a file has them."""
+
+    def __init__(self, other):
+        super().__init__()
+        for name, part in other.named_children():
+            holder = nn.Module()
+            holder.weight = part.weight
+            self.add_module(name, holder)
+
+    def forward(self, x):
+        return x.mean((2, 3)) @ torch.ones(3, 4)
+
+
+def test_names_that_call_nothing_are_no_layers():
+    student = Doubled().eval().requires_grad_(False)
+    before = copy.deepcopy(student.state_dict())
+    reconstruct(student, Named(student), None, images(64), macs=10_000)
+    assert all(torch.equal(before[name], tensor) for name, tensor in student.state_dict().items())

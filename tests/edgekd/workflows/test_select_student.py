@@ -79,6 +79,7 @@ def test_a_teacher_that_no_name_builds_is_not_cut(select, teacher):
     found, said = select(of=other)
     assert found.architecture.cut == ""
     assert "could not be built again without the teacher's file" in said
+    assert select("resnet8-w12", other)[0].initial_weights == "drawn"
 
 
 def test_a_network_of_the_family_begins_with_what_fits(select, teacher):
