@@ -284,6 +284,14 @@ def _multiple_of_8(size: float) -> int:
     return rounded + 8 if rounded < 0.9 * size else rounded
 
 
+def find_head(module: nn.Module, *, classes: int) -> nn.Module | None:
+    """The layer that makes the logits: the last linear one that gives `classes` numbers, or else the last convolution."""
+    parts = list(module.modules())[::-1]
+    linear = (p for p in parts if isinstance(p, nn.Linear) and p.out_features == classes)
+    convolution = (p for p in parts if isinstance(p, nn.Conv2d) and p.out_channels == classes)
+    return next(linear, None) or next(convolution, None)
+
+
 def initialise(module: nn.Module, *, generator: torch.Generator) -> None:
     """Draw all parameters again from `generator`: He et al. 2015 for convolutions and linear layers.
 

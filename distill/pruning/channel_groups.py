@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from edgekd.distill.models.networks import PadShortcut
+from edgekd.distill.models.networks import PadShortcut, find_head
 from edgekd.distill.pruning.apply_cut import is_attention, is_cuttable
 from edgekd.errors import UsageError
 
@@ -110,14 +110,9 @@ def find_channel_groups(
 
 def _find_shielded(network: nn.Module, classes: int) -> set[nn.Module]:
     """Layers whose outputs stay: the one that makes the logits, and those inside of attention."""
-    layers = list(network.modules())[::-1]
-    linear = (
-        each for each in layers if isinstance(each, nn.Linear) and each.out_features == classes
-    )
-    conv = (each for each in layers if isinstance(each, _ConvNd) and each.out_channels == classes)
-    head = next(linear, None) or next(conv, None)
+    head = find_head(network, classes=classes)
     found: set[nn.Module] = set() if head is None else {head}
-    for layer in layers:
+    for layer in network.modules():
         if (
             is_attention(layer)
             or isinstance(layer, nn.MultiheadAttention)

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from edgekd.distill.models.networks import find_head
 from edgekd.distill.teachers.pt2.interpreter import Program
 from edgekd.errors import UsageError
 
@@ -64,10 +65,7 @@ def _head(module: nn.Module, classes: int) -> nn.Module | None:
     """The layer whose input is the features."""
     if isinstance(module, Program):
         return module.edgekd_before_head
-    parts = list(module.modules())[::-1]
-    linear = (p for p in parts if isinstance(p, nn.Linear) and p.out_features == classes)
-    convolution = (p for p in parts if isinstance(p, nn.Conv2d) and p.out_channels == classes)
-    return next(linear, None) or next(convolution, None)
+    return find_head(module, classes=classes)
 
 
 def _pool(x: Tensor, *, channels_last: bool) -> Tensor:  # (N, F), (N, ..., F), (N, F, H, W)

@@ -5,6 +5,7 @@ import copy
 import torch
 from torch import nn
 
+from edgekd.distill.models import networks
 from edgekd.distill.pruning.apply_cut import apply_cut
 from edgekd.distill.pruning.reconstruction import LEAST_IMAGES, reconstruct
 from edgekd.records import Architecture, Cut, CutRequest, LayerCut
@@ -25,6 +26,7 @@ class Doubled(nn.Module):
         self.depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8)
         self.second = nn.Conv2d(8, 5, 3, stride=2)
         self.head = nn.Linear(5, 4)
+        networks.initialise(self, generator=torch.Generator().manual_seed(0))
         for layer in (self.first, self.depthwise):
             layer.weight.data[4:] = layer.weight.data[:4]
             layer.state_dict()["bias"][4:] = layer.state_dict()["bias"][:4]
