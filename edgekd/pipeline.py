@@ -7,6 +7,7 @@ from pathlib import Path
 from edgekd.bundle import layout
 from edgekd.distill.models.student_choice import StudentVariant, Worth
 from edgekd.distill.teachers.loader import Teacher
+from edgekd.distill.training.checkpoint import RunFolder
 from edgekd.errors import DeviceError, OverBudgetError, UsageError
 from edgekd.files import new_folder
 from edgekd.gate import gates as verdicts
@@ -42,6 +43,7 @@ def compress(options: CompressJob, display: Display) -> Outcome | None:
         EdgekdError: see each stage.
     """
     distil, target = options.distil, options.target
+    RunFolder.require_free(distil.out)
     require_possible(options.export, target)
     if options.bench_device is not None and not options.bundle.bench:
         raise UsageError(

@@ -58,6 +58,15 @@ class Resumable(Protocol):
         """Restore it; the pools are there already."""
 
 
+def _lock(descriptor: int, kind: int, path: Path) -> None:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise UsageError(
+            f"{path}: another edgekd is working on this run. Wait for it, or choose another --out."
+        ) from error
+
+
 class RunFolder:
     """One run's folder, locked while it is open."""
 
@@ -99,15 +108,33 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise UsageError(
-                    f"{path}: another edgekd is working on this run. Wait for it, or choose another --out."
-                ) from error
+            _lock(descriptor, fcntl.LOCK_EX, path)
             folder = cls(path, group=group)
             folder._settle(identity, restart=restart)
             yield folder
+        finally:
+            os.close(descriptor)
+
+    @staticmethod
+    def beside(out: Path) -> Path:
+        """Where the unfinished run of an output is."""
+        return out.with_name(f"{out.name}.run")
+
+    @classmethod
+    def require_free(cls, out: Path) -> None:
+        """Refuse an output that another process is working on, before anything is loaded for it.
+
+        Raises:
+            UsageError: one has.
+        """
+        path = cls.beside(out)
+        if not (path / LOCK).exists():
+            return
+        with translate_os_errors(path):
+            descriptor = os.open(path / LOCK, os.O_RDONLY)
+        try:
+            # Shared: ranks of one job ask at the same time
+            _lock(descriptor, fcntl.LOCK_SH, path)
         finally:
             os.close(descriptor)
 

@@ -129,6 +129,7 @@ def distil(options: DistillJob, display: Display) -> Student | None:
 
     Of several processes the first one writes it; the others return None.
     """
+    RunFolder.require_free(options.out)
     setup = prepare_run(options, display)
     with caught() as interrupts, run_folder(setup) as folder:
         distilled = run_distillation(setup, folder, interrupts, display)
@@ -169,8 +170,12 @@ def run_folder(setup: RunSetup) -> contextlib.AbstractContextManager[RunFolder]:
         else None,
         "ranks": setup.compute.world_size if setup.compute.world_size > 1 else None,
     }
-    path = options.out.with_name(f"{options.out.name}.run")
-    return RunFolder.open(path, identity, restart=options.run.restart, group=setup.compute.group)
+    return RunFolder.open(
+        RunFolder.beside(options.out),
+        identity,
+        restart=options.run.restart,
+        group=setup.compute.group,
+    )
 
 
 def run_distillation(

@@ -60,6 +60,7 @@ def synthesize(options: SynthesisJob, display: Display) -> SyntheticSet:
     """
     if options.count < 1:
         raise UsageError(f"--count {options.count}: at least 1.")
+    RunFolder.require_free(options.out)
     check_writable(options.out, force=options.run.force or options.synthesis.extend)
     display.warn(REVEALING.replace("the bundle holds", "a set holds").partition(" --no-images")[0])
     compute = choose_compute(options.run.device, threads=options.run.threads)
@@ -84,7 +85,7 @@ def synthesize(options: SynthesisJob, display: Display) -> SyntheticSet:
         "precision": compute.precision,
         "extends": found.record.digest if found is not None else None,
     }
-    path = options.out.with_name(f"{options.out.name}.run")
+    path = RunFolder.beside(options.out)
     with (
         caught() as interrupts,
         RunFolder.open(path, identity, restart=options.run.restart) as folder,

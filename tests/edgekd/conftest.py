@@ -30,15 +30,31 @@ def edgekd(capfd) -> Callable[..., tuple[int, str, str]]:
     return call
 
 
+_started: list[subprocess.Popen[str]] = []
+
+
+@pytest.fixture(autouse=True)
+def _no_process_outlives_its_test() -> Iterator[None]:
+    """A test that fails would leave a run of hours to the tests after it."""
+    yield
+    while _started:
+        process = _started.pop()
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+
+
 def edgekd_process(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
     """The same in a process of its own, for signals."""
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-m", "edgekd", *map(str, arguments)],
         cwd=cwd,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+    _started.append(process)
+    return process
 
 
 SHORT_RUN = (

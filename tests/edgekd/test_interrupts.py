@@ -28,7 +28,7 @@ def finished(folder: Path, *options: str) -> str:
     return err
 
 
-def wait_for(path: Path, process, timeout_s: float = 120) -> None:
+def wait_for(path: Path, process, timeout_s: float = 300) -> None:
     deadline = time.monotonic() + timeout_s
     while not path.exists():
         assert process.poll() is None, process.communicate()[1]
