@@ -42,7 +42,7 @@ $(VENV)/.docs: $(VENV)/.user
 	@touch $@
 
 demo: $(VENV)/.user
-	$(BIN)/edgekd compress examples/mnist/teacher.pt --target jetson --steps 600 \
+	$(BIN)/edgekd compress examples/mnist/teacher.pt --target jetson --steps 120 \
 		--eval examples/mnist/test-1000.npz --out $(OUT) --force
 
 check: $(VENV)/.dev

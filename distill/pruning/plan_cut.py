@@ -18,12 +18,15 @@ from edgekd.distill.models.student_choice import Size, size_of
 from edgekd.distill.pruning.apply_cut import apply_cut, is_attention
 from edgekd.distill.pruning.channel_groups import ChannelGroup, Member, find_channel_groups
 from edgekd.distill.pruning.residual_blocks import find_removable
+from edgekd.distill.pruning.residual_sums import find_shortcuts
 from edgekd.errors import InputFileError, UsageError
 from edgekd.records import Architecture, Cut, CutRequest, LayerCut
 
 # Channels are kept in multiples of what the board likes, but of no more than a part of a layer
 ROUND_TO: Final = 8
 LEAST_STEPS: Final = 4
+# The width of what shortcuts carry, where that of all else is w: w to this power (docs/log.md)
+CARRIED: Final = 0.25
 # Of the size that was asked for, what is near enough; and halvings of the interval that it lies in
 NEAR: Final = 0.05
 HALVINGS: Final = 7
@@ -72,6 +75,13 @@ class CutPlanner:
             )
         noise = torch.randn(4, *self.shape, generator=torch.Generator().manual_seed(0))
         self.blocks = find_removable(self.network, noise)
+        modules = {name: name for name, _ in self.network.named_modules() if name}
+        added = find_shortcuts(self.network, modules, noise[:1])
+        self.carried = frozenset(
+            group.name
+            for group in self.groups
+            if any(each.side == "outputs" and each.layer in added for each in group.members)
+        )
         self.whole = size_of(self.network, shape=self.shape)
         self._meta = copy.deepcopy(self.network).to("meta")
 
@@ -129,10 +139,16 @@ class CutPlanner:
     # --- one cut ---------------------------------------------------------------------------------
 
     def _cut(self, share: float, asked: CutRequest, removed: tuple[str, ...]) -> Cut:
-        """With this share of each layer's width."""
+        """With this share of each layer's width; of what shortcuts carry a larger one, where a size was asked for.
+
+        A channel that is gone there is gone for all blocks behind.
+        """
         gone: dict[tuple[str, str], set[int]] = {}
         for group in self.groups:
-            kept = self._count_kept(group, share)
+            width = share
+            if asked.measure != "width" and group.name in self.carried:
+                width = share**CARRIED
+            kept = self._count_kept(group, width)
             cut = group.least_important(kept)
             if not cut:
                 continue

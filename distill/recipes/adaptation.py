@@ -5,14 +5,15 @@ from dataclasses import asdict, replace
 from typing import Any, Final
 
 from edgekd.distill.kd_losses import LogitDistance
-from edgekd.distill.recipes.config import NoiseSource, PixelSource, Recipe
+from edgekd.distill.recipes.config import MetaSource, NoiseSource, PixelSource, Recipe
 from edgekd.errors import UsageError
 
 # Of a batch, beside images that flow from no statistics.
 FLOWING_STRUCTURED: Final = 0.8
 # Of students that begin with weights of the teacher (docs/log.md)
-INHERITED_RATE: Final = 0.02
+INHERITED_RATE: Final = 0.01
 INHERITED_HINTS: Final = 50.0
+INHERITED_IMAGE_STEPS: Final = 2
 # The most that images take; on a board's teacher of 224 pixels 111 batches.
 POOL_BYTES: Final = 2 << 30
 
@@ -72,6 +73,10 @@ def for_inherited(recipe: Recipe, *, statistics: bool) -> Recipe:
         hints=INHERITED_HINTS,
         frozen_statistics=statistics,
     )
+    if isinstance(recipe.source, MetaSource):
+        # A run is short, so that what is shown first counts most
+        source = replace(recipe.source, steps=INHERITED_IMAGE_STEPS * recipe.source.steps)
+        recipe = replace(recipe, source=source, warm_up_batches=recipe.first_batches // 2)
     return replace(recipe, learning=learning)
 
 

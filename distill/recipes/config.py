@@ -313,6 +313,8 @@ class Recipe:
     adversary: Adversary = Adversary()
     memory: Memory
     learning: Learning
+    # Batches that a generator learns to start with, and that no student sees.
+    warm_up_batches: Annotated[int, Field(ge=0, le=10_000)] = 0
     # Images or steps of the generator, before the student's first.
     first_batches: Annotated[int, Field(ge=1, le=10_000)] = 1
     # Rounds; a batch that is never learned from.

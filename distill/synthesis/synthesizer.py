@@ -252,11 +252,13 @@ class Synthesizer:
         return self.recipe.losses.against_student(factor)
 
     def _fit(self, source: FittedSource, *, generator: torch.Generator) -> dict[str, float]:
-        wanted = self.recipe.first_batches if self.pool.made == 0 else 1
+        wanted, unseen = 1, 0
+        if self.pool.made == 0:
+            wanted, unseen = self.recipe.first_batches, self.recipe.warm_up_batches
         losses: dict[str, float] = {}
-        for _ in range(wanted):
+        for number in range(unseen + wanted):
             made = self.invert(generator=generator)
-            if self._watched(made):
+            if self._watched(made) and number >= unseen:
                 self._keep(entry_of(made))
                 losses = made.losses
         if not len(self.pool):

@@ -102,7 +102,7 @@ def forecast(fresh: Callable[[Recipe], Distillation], recipe: Recipe, *, pixels:
         recipe.learning.batch / timed.learning.batch
     )
     round_s = image_batch_s + recipe.learning.steps * student_step_s
-    first_s = (recipe.first_batches - 1) * image_batch_s
+    first_s = (recipe.warm_up_batches + recipe.first_batches - 1) * image_batch_s
     if budget.steps is not None:
         steps = budget.steps
         duration_s = _of_steps(steps, recipe, image_batch_s, student_step_s)
@@ -183,7 +183,7 @@ def _of_half(fresh: Callable[[Recipe], Distillation], timed: Recipe) -> int:
 
 
 def _of_steps(steps: int, recipe: Recipe, image_batch_s: float, student_step_s: float) -> float:
-    batches = steps / recipe.learning.steps + recipe.first_batches - 1
+    batches = steps / recipe.learning.steps + recipe.warm_up_batches + recipe.first_batches - 1
     return batches * image_batch_s + steps * student_step_s
 
 

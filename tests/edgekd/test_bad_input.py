@@ -1,5 +1,6 @@
 """Each bad input has its message and code, and leaves nothing behind."""
 
+import fcntl
 import os
 import pickle
 import shutil
@@ -116,6 +117,22 @@ def test_both_budgets_are_refused(edgekd, tmp_path):
         edgekd, tmp_path, "compress", TEACHER, "-t", "jetson", "--steps", 9, "--minutes", 1
     )
     assert "give one" in err
+
+
+@pytest.mark.parametrize(
+    "command", [("compress", "-t", "jetson"), ("distill",), ("synthesize", "--count", "8")]
+)
+def test_a_run_that_another_process_is_working_on_is_refused_at_once(
+    edgekd, tmp_path, monkeypatch, command
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "b.run").mkdir()
+    with (tmp_path / "b.run" / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        # There is no such teacher: nothing was looked at
+        code, _, err = edgekd(command[0], "no.pt", *command[1:], "--out", "b")
+    assert code == 2
+    assert "another edgekd" in err
 
 
 def test_an_unknown_target_suggests_the_nearest(edgekd, tmp_path):

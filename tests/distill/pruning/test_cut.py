@@ -232,3 +232,13 @@ def test_a_cut_student_needs_the_record_of_its_own_network():
 def test_less_than_can_be_left_is_refused():
     with pytest.raises(UsageError, match="already"):
         planner(at("resnet8")).plan(CutRequest(measure="params", share=0.0001))
+
+
+def test_what_shortcuts_carry_keeps_more_than_what_is_inside_of_blocks():
+    cut = planner(at("resnet20")).plan(QUARTER).layers
+    carried, inside = (len(cut[f"layer3.1.{name}"].outputs) / 64 for name in ("conv2", "conv1"))
+    assert carried > 0.6
+    assert inside < 0.5
+    # A share of the width is one share
+    half = planner(at("resnet20")).plan(HALF).layers
+    assert {len(half[f"layer3.1.{name}"].outputs) for name in ("conv1", "conv2")} == {32}

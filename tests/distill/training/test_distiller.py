@@ -220,3 +220,13 @@ def test_statistics_of_delivery_are_of_what_was_learned_from(make):
     assert again.student_batches.gallery is not None
     assert torch.equal(again.student_batches.gallery.images, run.student_batches.gallery.images)
     assert digest == finished(make(recipe=tiny(structured=0.75)))[1]
+
+
+def test_what_a_generator_learns_to_start_with_is_not_kept(make):
+    plain, warmed = make(), make(recipe=replace(TINY, warm_up_batches=3))
+    for run in (plain, warmed):
+        next(run.events())
+    assert plain.pool.made == warmed.pool.made == TINY.first_batches
+    # The same classes and latents, of a generator that has learned
+    assert not torch.equal(plain.pool.images[:2], warmed.pool.images[:2])
+    assert warmed.pool.scores[0] < plain.pool.scores[0]
