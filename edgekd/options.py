@@ -258,7 +258,7 @@ class SearchOptions:
     """How a search goes about it.
 
     Attributes:
-        candidates: Architectures to try; none tries a selection of the built-in ones.
+        candidates: Architectures and parts of the teacher (`cut:macs=0.25`) to try; none tries a selection of the built-in ones.
         minutes: Time budget of the whole search. With neither minutes nor steps, `SEARCH_MINUTES` applies.
         steps: Training steps of each run in the last rung.
         count: Images in the set that all candidates share.

@@ -35,7 +35,7 @@ class SearchGroup:
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="Student to try: a built-in name, timm:NAME, torchvision:NAME or NAME@SIDE; repeatable (default: a selection).",
+            help="Student to try: a built-in name, timm:NAME, torchvision:NAME, NAME@SIDE, or a part of the teacher (cut:macs=0.25); repeatable (default: a selection).",
             rich_help_panel=RUN,
         ),
     ] = None

@@ -19,6 +19,9 @@ from edgekd.bench.config import BenchConfig
 from edgekd.bench.transport.fleet import Device
 from edgekd.distill.data.labelled import normalise
 from edgekd.distill.models import architectures, student_choice
+from edgekd.distill.pruning.cut_request import is_cut
+from edgekd.distill.teachers.build_module import silent
+from edgekd.distill.teachers.loader import Teacher
 from edgekd.errors import IncompatibleError, InputFileError, UsageError
 from edgekd.gate.budget_file import NAMES
 from edgekd.gate.figures import figure, taken_there
@@ -39,6 +42,7 @@ from edgekd.workflows.distill import Pixels
 from edgekd.workflows.measure.benchmark import RequestedModel, bench_models
 from edgekd.workflows.measure.estimate_latency import estimate, precision_run
 from edgekd.workflows.model_files import Exported, Network, export_network
+from edgekd.workflows.select_student import select_student
 
 COSTS: Final[tuple[Metric, ...]] = ("latency-p50", "latency-p99", "energy", "peak-memory", "size")
 # The axes of the front
@@ -106,6 +110,8 @@ class CostMeasurement:
 def list_candidates(names: Sequence[str], teacher: TeacherInfo) -> list[Architecture]:
     """The candidates by name; without names, those of ours that are smaller than the teacher.
 
+    Parts of the teacher are `list_cuts`.
+
     Raises:
         UsageError: a name is none, is given twice, or nothing is smaller.
     """
@@ -119,7 +125,9 @@ def list_candidates(names: Sequence[str], teacher: TeacherInfo) -> list[Architec
         doubled = sorted({name for name in names if names.count(name) > 1})
         if doubled:
             raise UsageError(f"--candidate {doubled[0]}: given twice.")
-        return [architectures.find_architecture(name, **shape) for name in names]
+        return [
+            architectures.find_architecture(name, **shape) for name in names if not is_cut(name)
+        ]
     found = []
     for name in OWN:
         try:
@@ -136,6 +144,26 @@ def list_candidates(names: Sequence[str], teacher: TeacherInfo) -> list[Architec
             "MACs). Name some with --candidate."
         )
     return found
+
+
+def list_cuts(
+    names: Sequence[str], teacher: Teacher, *, seed: int
+) -> dict[Architecture, nn.Module]:
+    """Those candidates that are parts of the teacher (`cut:macs=0.25`), as they are before they learn.
+
+    Raises:
+        UsageError: one is not understood, or the teacher cannot be cut so.
+    """
+    found = {}
+    for name in filter(is_cut, names):
+        student = select_student(name, teacher, seed=seed, say=silent)
+        found[student.architecture] = student.build()
+    return found
+
+
+def name_of(architecture: Architecture) -> str:
+    """What `--student` takes for it."""
+    return architecture.cut or str(architecture)
 
 
 def measure_costs(
@@ -267,7 +295,7 @@ def _candidate(
     precision = _choose_precision(costs, over, costing.budget)
     size = _size(costing.build, architecture, teacher)
     return Candidate(
-        name=str(architecture),
+        name=name_of(architecture),
         architecture=architecture,
         parameters=size.parameters,
         macs=size.macs,

@@ -6,10 +6,12 @@ learned from; of candidates that are not more than one image apart, the faster.
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
+
+from torch import nn
 
 from edgekd import __version__
 from edgekd.bench.transport.fleet import Device
@@ -50,7 +52,9 @@ from edgekd.search.candidates import (
     is_here,
     limit_of,
     list_candidates,
+    list_cuts,
     measure_costs,
+    name_of,
     unknown,
 )
 from edgekd.search.successive_halving import (
@@ -150,17 +154,19 @@ def search(options: SearchJob, display: Display) -> Search:
     distil, out = options.distil, options.distil.out
     check_writable(out, force=distil.run.force)
     _require_judgeable(options)
-    teacher = load_and_report_teacher(
+    loaded = load_and_report_teacher(
         distil.teacher, distil.teacher_options, seed=distil.run.seed, display=display
-    ).info
-    wanted = list_candidates(options.names, teacher)
+    )
+    teacher = loaded.info
+    cuts = list_cuts(options.names, loaded, seed=distil.run.seed)
+    wanted = [*list_candidates(options.names, teacher), *cuts]
     brought = None if distil.data.images is None else image_set(distil.data.images, teacher)
     folder = out.with_name(f"{out.name}.search")
     if distil.run.restart:
         shutil.rmtree(folder, ignore_errors=True)
     identity = _identity(options, teacher, wanted, brought)
     with caught(), RunFolder.open(folder, identity, restart=False):
-        result = _search(options, teacher, wanted, brought, folder, begin, display)
+        result = _search(options, teacher, wanted, cuts, brought, folder, begin, display)
     shutil.rmtree(folder)
     display.say(
         f"search   {duration(time.monotonic() - begin)} in all: {out}/{FILE}, {out}/search.png"
@@ -201,7 +207,7 @@ def _identity(
         "edgekd": __version__,
         "teacher": teacher.state_digest,
         "input": asdict(teacher.input),
-        "candidates": [str(each) for each in wanted],
+        "candidates": [name_of(each) for each in wanted],
         "target": options.target.id,
         "budget": {name: asdict(limit) for name, limit in options.budget.limits.items()},
         "precision": options.budget.precision,
@@ -219,6 +225,7 @@ def _search(
     options: SearchJob,
     teacher: TeacherInfo,
     wanted: Sequence[Architecture],
+    cuts: Mapping[Architecture, nn.Module],
     brought: ImageSet | None,
     folder: Path,
     begin: float,
@@ -236,6 +243,7 @@ def _search(
             device=options.device,
             allowed=options.allowed,
             images=found.images,
+            networks=cuts,
         )
         state = _State(
             steps=None,

@@ -113,6 +113,18 @@ def test_the_best_within_the_budget_is_written_with_all_that_was_tried(search, t
     assert "3 for 3 steps, then 2 for 9 steps" in err
 
 
+def test_parts_of_the_teacher_are_candidates(search, tmp_path):
+    parts = ("cut:macs=0.25", "cut:macs=0.9")
+    words = [word for name in ("resnet8-w4", *parts) for word in ("--candidate", name)]
+    code, out, err = search(*words, "--limit", "size-kib=200", "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert {each["name"] for each in found["candidates"] if each["over"]} == {"cut:macs=0.9"}
+    # It begins with what the teacher knows
+    assert found["chosen"] == "cut:macs=0.25"
+    assert (tmp_path / "s" / "student" / "student.cut.json").is_file()
+
+
 def test_the_front_is_printed_with_the_choice_marked():
     runs = [run("slow", 0.5), replace(run("fast", 0.94), steps=27)]
     candidates = [candidate("slow"), candidate("fast")]
