@@ -57,12 +57,16 @@ def time_gained(
         display.say(f"         the student is chosen by its size alone: {error}")
         return lambda _: "gains"
 
+    said: set[str] = set()
+
     def worth(student: StudentVariant) -> Worth:
         name = student.architecture
         try:
             found = _estimate(student.build().eval(), teacher.info.input, target)
         except (IncompatibleError, InputFileError) as error:
-            display.say(f"         {name} is judged by its size alone: {error}")
+            reason = ", likewise" if str(error) in said else f": {error}"
+            said.add(str(error))
+            display.say(f"         {name} is judged by its size alone{reason}")
             return "unsure"
         # Within the interval of the teacher's estimate a difference is none
         gains = found.value < limit.interval[0]
