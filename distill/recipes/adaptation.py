@@ -76,7 +76,8 @@ def for_inherited(recipe: Recipe, *, statistics: bool) -> Recipe:
     if isinstance(recipe.source, MetaSource):
         # A run is short, so that what is shown first counts most
         source = replace(recipe.source, steps=INHERITED_IMAGE_STEPS * recipe.source.steps)
-        recipe = replace(recipe, source=source, warm_up_batches=recipe.first_batches // 2)
+        batches = math.ceil(recipe.first_batches / INHERITED_IMAGE_STEPS)
+        recipe = replace(recipe, source=source, warm_up_batches=batches, first_batches=batches)
     return replace(recipe, learning=learning)
 
 
