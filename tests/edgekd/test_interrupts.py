@@ -12,7 +12,8 @@ import pytest
 from tests.edgekd.conftest import TEACHER, edgekd_process
 
 RUN = (
-    *("compress", TEACHER, "-t", "jetson", "--batch", "64"),
+    # Small batches: the first checkpoint comes after the first images
+    *("compress", TEACHER, "-t", "jetson", "--batch", "32"),
     *("--min-agreement", "0", "--no-bench", "--out", "b"),
 )
 
@@ -78,7 +79,7 @@ def test_a_signal_saves_the_state_and_the_same_command_goes_on(tmp_path, number,
     # Until the loop runs there is nothing to save; its first checkpoint says that it does.
     wait_for(tmp_path / "b.run" / "state.pt", process)
     process.send_signal(number)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=200)
     assert process.returncode == code, err
     assert "same command continues" in err
     assert not (tmp_path / "b").exists()
@@ -88,10 +89,10 @@ def test_a_signal_saves_the_state_and_the_same_command_goes_on(tmp_path, number,
         assert again.poll() is None, again.communicate()[1]
         time.sleep(0.1)
     again.send_signal(number)
-    _, err = again.communicate(timeout=60)
+    _, err = again.communicate(timeout=200)
     assert "goes on from step" in err
     other = edgekd_process(*RUN, "--steps", "100001", cwd=tmp_path)
-    _, err = other.communicate(timeout=60)
+    _, err = other.communicate(timeout=200)
     assert other.returncode == 2
     assert "budget" in err
     assert "--restart" in err
@@ -102,7 +103,7 @@ def test_a_second_process_on_the_same_run_is_refused(tmp_path):
     first = edgekd_process(*RUN, "--steps", "100000", cwd=tmp_path)
     wait_for(tmp_path / "b.run" / "lock", first)
     second = edgekd_process(*RUN, "--steps", "100000", cwd=tmp_path)
-    _, err = second.communicate(timeout=60)
+    _, err = second.communicate(timeout=200)
     first.kill()
     first.communicate()
     assert second.returncode == 2
