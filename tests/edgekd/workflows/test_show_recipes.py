@@ -129,7 +129,9 @@ def test_a_dry_run_says_what_it_would_cost_and_writes_nothing(edgekd, tmp_path):
     validate(found, json.loads(schema_text("plan")))
     assert (found["recipe"], found["steps"], found["faithful"]) == ("pool", 600, False)
     assert "batch-norm layers to match" in found["because"]
-    assert found["images"] == 8 * (600 // RECIPES["pool"].learning.steps + 8)
+    # Inherited: half of the recipe's first batches
+    first = RECIPES["pool"].first_batches // 2
+    assert found["images"] == 8 * (600 // RECIPES["pool"].learning.steps + first)
     assert found["duration_s"] > 0
     assert found["memory_bytes"] > 2**20
     assert "recipe pool" in err
