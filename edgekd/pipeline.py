@@ -43,7 +43,7 @@ def compress(options: CompressJob, display: Display) -> Outcome | None:
         EdgekdError: see each stage.
     """
     distil, target = options.distil, options.target
-    RunFolder.require_free(distil.out)
+    RunFolder.require_free(RunFolder.beside(distil.out))
     require_possible(options.export, target)
     if options.bench_device is not None and not options.bundle.bench:
         raise UsageError(

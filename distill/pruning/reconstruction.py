@@ -205,9 +205,9 @@ def _ask_teacher(teacher: nn.Module, layers: list[_Layer], groups: tuple[Tensor,
         with _watch(teacher, layers, number) as seen:
             teacher(images)
         for each in layers:
-            each.wanted.append(_kept(seen[each.name], each.kept))
+            each.wanted.append(_select_channels(seen[each.name], each.kept))
             if each.shortcut is not None:
-                each.beside.append(_kept(seen[each.name, "shortcut"], each.kept))
+                each.beside.append(_select_channels(seen[each.name, "shortcut"], each.kept))
 
 
 @contextlib.contextmanager
@@ -240,7 +240,7 @@ def _reach(student: nn.Module, each: _Layer, number: int, images: Tensor) -> tup
     found: list[Tensor] = []
 
     def stop(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        found.append(_taken(each.layer, inputs[0], output, each.places[number]))
+        found.append(_gather_patches(each.layer, inputs[0], output, each.places[number]))
         raise _ReachedError
 
     handle = each.layer.register_forward_hook(stop)
@@ -252,7 +252,7 @@ def _reach(student: nn.Module, each: _Layer, number: int, images: Tensor) -> tup
     return found[0].float(), seen.get((each.name, "shortcut"), torch.zeros(())).float()
 
 
-def _kept(rows: Tensor, kept: Tensor | None) -> Tensor:
+def _select_channels(rows: Tensor, kept: Tensor | None) -> Tensor:
     return (rows if kept is None else rows.index_select(1, kept)).float()
 
 
@@ -263,7 +263,7 @@ def _by_place(layer: nn.Module, output: Tensor) -> Tensor:
     return output.permute(0, 2, 3, 1).reshape(-1, output.shape[1])
 
 
-def _taken(layer: Any, inputs: Tensor, output: Tensor, places: Tensor) -> Tensor:  # noqa: ANN401
+def _gather_patches(layer: Any, inputs: Tensor, output: Tensor, places: Tensor) -> Tensor:  # noqa: ANN401
     """What a layer takes at places (P,) of its output: (P, groups, I)."""
     if isinstance(layer, nn.Linear):
         return inputs.reshape(-1, 1, inputs.shape[-1])[places]

@@ -1,14 +1,12 @@
 """Residual blocks that can be left out whole: what goes in is what comes out, plus what the block adds."""
 
 import copy
-from typing import Final
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-# Of the largest value: what differs by less is the same
-ALIKE: Final = 1e-5
+from edgekd.distill.pruning.residual_sums import is_alike
 
 
 @torch.no_grad()
@@ -36,7 +34,7 @@ def find_removable(network: nn.Module, images: Tensor) -> dict[str, float]:
         block = tried.get_submodule(name)
         emptied = copy.deepcopy(block)
         _empty(emptied)
-        if _alike(emptied(taken), taken):
+        if is_alike(emptied(taken), taken):
             found[name] = float((given - taken).norm() / taken.norm().clamp_min(1e-12))
     return {name: found[name] for name in seen if name in found}
 
@@ -82,7 +80,3 @@ def _empty(block: nn.Module) -> None:
                 part.running_mean.zero_()
             if part.running_var is not None:
                 part.running_var.fill_(1.0)
-
-
-def _alike(first: Tensor, second: Tensor) -> bool:
-    return float((first - second).abs().max()) <= ALIKE * (1 + float(second.abs().max()))

@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 # Of the largest value: what differs by less is the same
-ALIKE = 1e-5
+ALIKE: Final = 1e-5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ def find_shortcuts(
             if taken.shape == given.shape:
                 candidates.append((Shortcut(name=block, side="inputs"), taken))
             for shortcut, tensor in candidates:
-                if any(_alike(shape(branch + tensor), given) for shape in (_same, torch.relu)):
+                if any(is_alike(shape(branch + tensor), given) for shape in (_same, torch.relu)):
                     found[layer] = shortcut
                     break
     return found
@@ -108,5 +108,6 @@ def _record(network: nn.Module, image: Tensor) -> dict[str, tuple[Tensor, Tensor
     return found
 
 
-def _alike(first: Tensor, second: Tensor) -> bool:
+def is_alike(first: Tensor, second: Tensor) -> bool:
+    """Whether two tensors of one shape are the same but for rounding."""
     return float((first - second).abs().max()) <= ALIKE * (1 + float(second.abs().max()))

@@ -327,6 +327,10 @@ class Recipe:
             raise ValueError(
                 f'source.kind "{self.source.kind}" takes memory.kind {takes}, not "{self.memory.kind}"'
             )
+        if self.warm_up_batches and self.flows:
+            raise ValueError(
+                f'warm_up_batches is of sources that fit batches, and source.kind "{self.source.kind}" flows: leave it out'
+            )
         if not isinstance(self.source, NoiseSource) and not self.losses.asks_anything:
             raise ValueError(
                 f'source.kind "{self.source.kind}" makes images by losses: give one of them a weight above 0'

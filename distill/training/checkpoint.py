@@ -120,14 +120,13 @@ class RunFolder:
         """Where the unfinished run of an output is."""
         return out.with_name(f"{out.name}.run")
 
-    @classmethod
-    def require_free(cls, out: Path) -> None:
-        """Refuse an output that another process is working on, before anything is loaded for it.
+    @staticmethod
+    def require_free(path: Path) -> None:
+        """Refuse a folder that another process has open, before anything is loaded for it.
 
         Raises:
             UsageError: one has.
         """
-        path = cls.beside(out)
         if not (path / LOCK).exists():
             return
         with translate_os_errors(path):

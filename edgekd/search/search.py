@@ -152,6 +152,9 @@ def search(options: SearchJob, display: Display) -> Search:
     """
     begin = time.monotonic()
     distil, out = options.distil, options.distil.out
+    folder = out.with_name(f"{out.name}.search")
+    # Before --restart throws away what another process is at
+    RunFolder.require_free(folder)
     check_writable(out, force=distil.run.force)
     _require_judgeable(options)
     loaded = load_and_report_teacher(
@@ -161,7 +164,6 @@ def search(options: SearchJob, display: Display) -> Search:
     cuts = list_cuts(options.names, loaded, seed=distil.run.seed)
     wanted = [*list_candidates(options.names, teacher), *cuts]
     brought = None if distil.data.images is None else image_set(distil.data.images, teacher)
-    folder = out.with_name(f"{out.name}.search")
     if distil.run.restart:
         shutil.rmtree(folder, ignore_errors=True)
     identity = _identity(options, teacher, wanted, brought)

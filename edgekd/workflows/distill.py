@@ -129,7 +129,7 @@ def distil(options: DistillJob, display: Display) -> Student | None:
 
     Of several processes the first one writes it; the others return None.
     """
-    RunFolder.require_free(options.out)
+    RunFolder.require_free(RunFolder.beside(options.out))
     setup = prepare_run(options, display)
     with caught() as interrupts, run_folder(setup) as folder:
         distilled = run_distillation(setup, folder, interrupts, display)

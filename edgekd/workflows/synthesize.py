@@ -60,7 +60,7 @@ def synthesize(options: SynthesisJob, display: Display) -> SyntheticSet:
     """
     if options.count < 1:
         raise UsageError(f"--count {options.count}: at least 1.")
-    RunFolder.require_free(options.out)
+    RunFolder.require_free(RunFolder.beside(options.out))
     check_writable(options.out, force=options.run.force or options.synthesis.extend)
     display.warn(REVEALING.replace("the bundle holds", "a set holds").partition(" --no-images")[0])
     compute = choose_compute(options.run.device, threads=options.run.threads)

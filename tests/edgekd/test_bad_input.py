@@ -120,19 +120,26 @@ def test_both_budgets_are_refused(edgekd, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "command", [("compress", "-t", "jetson"), ("distill",), ("synthesize", "--count", "8")]
+    ("command", "folder"),
+    [
+        (("compress", "-t", "jetson"), "b.run"),
+        (("distill",), "b.run"),
+        (("synthesize", "--count", "8"), "b.run"),
+        (("search", "-t", "jetson", "--restart"), "b.search"),
+    ],
 )
 def test_a_run_that_another_process_is_working_on_is_refused_at_once(
-    edgekd, tmp_path, monkeypatch, command
+    edgekd, tmp_path, monkeypatch, command, folder
 ):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "b.run").mkdir()
-    with (tmp_path / "b.run" / "lock").open("w") as lock:
+    (tmp_path / folder).mkdir()
+    with (tmp_path / folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         # There is no such teacher: nothing was looked at
         code, _, err = edgekd(command[0], "no.pt", *command[1:], "--out", "b")
     assert code == 2
     assert "another edgekd" in err
+    assert (tmp_path / folder / "lock").exists()
 
 
 def test_an_unknown_target_suggests_the_nearest(edgekd, tmp_path):
