@@ -653,3 +653,8 @@ def test_noise_has_a_teacher_of_its_own_only_where_it_is_used(make):
     events, _ = finished(run)
     assert run.student_batches.batch(1.0)[0] is run.student_batches.noise_teacher
     assert 0 <= events[-1].point.agreement <= 1
+
+
+def test_a_source_that_flows_has_no_batches_to_warm_up_with():
+    with pytest.raises(ValueError, match="warm_up_batches"):
+        replace(RECIPES["memory-bank"], warm_up_batches=1)
