@@ -1,5 +1,6 @@
 """What a run will cost, from a few timed steps on throw-away state."""
 
+import math
 import os
 import resource
 import time
@@ -12,6 +13,7 @@ import torch
 
 from edgekd.distill.recipes.config import Recipe, adjust
 from edgekd.distill.synthesis.image_pool import entry_of
+from edgekd.distill.synthesis.synthesizer import HELD_OUT_STEPS
 from edgekd.distill.training.distiller import Distillation
 
 TIMED_STUDENT_STEPS: Final = 4
@@ -101,8 +103,8 @@ def forecast(fresh: Callable[[Recipe], Distillation], recipe: Recipe, *, pixels:
     student_step_s = sorted(seconds)[len(seconds) // 2] * (
         recipe.learning.batch / timed.learning.batch
     )
-    round_s = image_batch_s + recipe.learning.steps * student_step_s
-    first_s = (recipe.warm_up_batches + recipe.first_batches - 1) * image_batch_s
+    round_s = _batches_a_round(recipe) * image_batch_s + recipe.learning.steps * student_step_s
+    first_s = _first_batches(recipe) * image_batch_s
     if budget.steps is not None:
         steps = budget.steps
         duration_s = _of_steps(steps, recipe, image_batch_s, student_step_s)
@@ -111,7 +113,6 @@ def forecast(fresh: Callable[[Recipe], Distillation], recipe: Recipe, *, pixels:
         duration_s = 60 * budget.minutes
         rounds = max(1.0, (duration_s - first_s) / round_s)
         steps = round(rounds * recipe.learning.steps)
-    batches = steps / recipe.learning.steps + recipe.first_batches
     # What half a batch did not need yet is what the other half needs.
     part = timed.source.batch
     grown = (_peak_bytes(scratch) - half_bytes) / (part / 2) * (recipe.source.batch - part)
@@ -120,9 +121,7 @@ def forecast(fresh: Callable[[Recipe], Distillation], recipe: Recipe, *, pixels:
         student_step_s=student_step_s,
         round_s=round_s,
         steps=steps,
-        images=len(scratch.pool)
-        if scratch.ahead is not None
-        else _images_made(recipe, steps, batches),
+        images=len(scratch.pool) if scratch.ahead is not None else _images_made(recipe, steps),
         duration_s=duration_s,
         usual_s=_of_steps(USUAL_STEPS, recipe, image_batch_s, student_step_s),
         memory_bytes=_memory_bytes(scratch, recipe, round(grown)),
@@ -130,11 +129,12 @@ def forecast(fresh: Callable[[Recipe], Distillation], recipe: Recipe, *, pixels:
     )
 
 
-def _images_made(recipe: Recipe, steps: int, batches: float) -> int:
+def _images_made(recipe: Recipe, steps: int) -> int:
     """Images of a whole run: a source that flows makes those of every step of the student."""
     if recipe.flows:
         return round(steps * recipe.learning.batch * (1 - recipe.reminded))
-    return round(batches) * recipe.source.batch
+    rounds = math.ceil(steps / recipe.learning.steps)
+    return (recipe.first_batches - 1 + rounds) * recipe.source.batch
 
 
 def _work(recipe: Recipe) -> int:
@@ -183,8 +183,20 @@ def _of_half(fresh: Callable[[Recipe], Distillation], timed: Recipe) -> int:
 
 
 def _of_steps(steps: int, recipe: Recipe, image_batch_s: float, student_step_s: float) -> float:
-    batches = steps / recipe.learning.steps + recipe.warm_up_batches + recipe.first_batches - 1
+    rounds = steps / recipe.learning.steps
+    batches = _first_batches(recipe) + _batches_a_round(recipe) * rounds
     return batches * image_batch_s + steps * student_step_s
+
+
+def _first_batches(recipe: Recipe) -> int:
+    """Batches, in the time of one, that the first round makes more of than those after it."""
+    held_out = 0 if recipe.flows else HELD_OUT_STEPS
+    return recipe.warm_up_batches + recipe.first_batches - 1 + held_out
+
+
+def _batches_a_round(recipe: Recipe) -> float:
+    """The time of a round's images, in that of one batch: some rounds make a held-out one too."""
+    return 1.0 if recipe.flows else 1.0 + HELD_OUT_STEPS / recipe.held_out_every
 
 
 def _peak_bytes(scratch: Distillation) -> int:

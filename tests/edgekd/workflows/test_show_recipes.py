@@ -131,7 +131,7 @@ def test_a_dry_run_says_what_it_would_cost_and_writes_nothing(edgekd, tmp_path):
     assert "batch-norm layers to match" in found["because"]
     # Inherited: half of the recipe's first batches
     first = RECIPES["pool"].first_batches // 2
-    assert found["images"] == 8 * (600 // RECIPES["pool"].learning.steps + first)
+    assert found["images"] == 8 * (first - 1 + 600 // RECIPES["pool"].learning.steps)
     assert found["duration_s"] > 0
     assert found["memory_bytes"] > 2**20
     assert "recipe pool" in err
