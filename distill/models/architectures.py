@@ -21,6 +21,8 @@ from edgekd.records import Architecture
 
 Shape = tuple[int, ...]
 
+# Sources whose networks are built again from their names alone, without the teacher's file
+BUILDABLE: Final = frozenset({"edgekd", "timm", "torchvision"})
 GRAMMAR: Final = (
     "lenet5, lenet5-half, resnet8|14|20|32|44|56 (a: option-A shortcuts; -wN: first width N instead of 16), "
     "resnet18, resnet34, wrn-D-K, vgg11, mobilenetv2-F"

@@ -100,6 +100,7 @@ def find_channel_groups(
         IndexError,
         AttributeError,
         AssertionError,
+        ArithmeticError,
         TypeError,
     ) as error:
         raise UsageError(
@@ -168,7 +169,11 @@ def _groups(
         else:
             root = items[0].dep.target.module
             channels = len(items[0].idxs)
-            importance = score(group)
+            try:
+                importance = score(group)
+            except IndexError:
+                # Channels that a reshape mixed up: it names some that there are not
+                continue
             if importance is None or channels % sections or channels == sections:
                 continue
             yield ChannelGroup(

@@ -32,6 +32,20 @@ NEAR: Final = 0.05
 HALVINGS: Final = 7
 # Of the largest logit: a cut and the same channels set to zero answer alike
 ALIKE: Final = 1e-3
+# What a network raises that was cut where it cannot be
+BROKEN: Final = (
+    RuntimeError,
+    ValueError,
+    IndexError,
+    TypeError,
+    AssertionError,
+    ArithmeticError,
+    InputFileError,
+)
+
+
+class _MisreadGraphError(Exception):
+    """What is left of a network is no longer that network."""
 
 
 class CutPlanner:
@@ -83,14 +97,36 @@ class CutPlanner:
             if any(each.side == "outputs" and each.layer in added for each in group.members)
         )
         self.whole = size_of(self.network, shape=self.shape)
-        self._meta = copy.deepcopy(self.network).to("meta")
+        self._measured = copy.deepcopy(self.network).to("meta")
+        try:
+            size_of(self._measured, shape=self.shape)
+        except (RuntimeError, NotImplementedError):
+            # Some networks look at values, and those of a meta tensor are not there
+            self._measured = self.network
+        self._tried = False
 
     def plan(self, asked: CutRequest) -> Cut:
         """The cut that leaves as much as was asked for.
 
+        Groups of channels that cannot be cut by themselves, whatever the graph says, are left whole.
+
         Raises:
             UsageError: the smallest that can be left is larger, or what is left is no longer the network.
         """
+        try:
+            return self._plan(asked)
+        except _MisreadGraphError as error:
+            reason = error
+        if not self._tried:
+            self._tried = True
+            self._leave_out_unsound()
+            if self.groups or self.heads:
+                return self.plan(asked)
+        raise UsageError(
+            f"{self.architecture} cannot be cut: {reason}. Take a student by name with --student."
+        )
+
+    def _plan(self, asked: CutRequest) -> Cut:
         removed = self._choose_removed(asked.depth)
         if asked.measure == "width":
             found = self._cut(asked.share, asked, removed)
@@ -99,12 +135,41 @@ class CutPlanner:
         self._check(found)
         return found
 
+    def _leave_out_unsound(self) -> None:
+        """Try each group and each layer's heads by itself, and keep those whose cut is sound."""
+        groups, heads = self.groups, self.heads
+        self.groups, self.heads = [], {}
+        sound_groups, sound_heads = [], {}
+        for group in groups:
+            self.groups = [group]
+            if self._is_sound():
+                sound_groups.append(group)
+        self.groups = []
+        for name, ranked in heads.items():
+            self.heads = {name: ranked}
+            if self._is_sound():
+                sound_heads[name] = ranked
+        self.groups, self.heads = sound_groups, sound_heads
+
+    def _is_sound(self) -> bool:
+        """Whether half of what is there can be cut, and all but the least."""
+        asked = CutRequest(measure="width", share=0.5)
+        try:
+            for share in (0.5, 0.0):
+                self._check(self._cut(share, asked, ()))
+        except _MisreadGraphError:
+            return False
+        return True
+
     def apply(self, cut: Cut) -> nn.Module:
         """What is left of the network, with its weights."""
         return apply_cut(copy.deepcopy(self.network), cut)
 
     def size(self, cut: Cut) -> Size:
-        return size_of(apply_cut(copy.deepcopy(self._meta), cut), shape=self.shape)
+        try:
+            return size_of(apply_cut(copy.deepcopy(self._measured), cut), shape=self.shape)
+        except BROKEN as error:
+            raise _MisreadGraphError(f"what is left does not fit together ({error})") from error
 
     def _search(self, asked: CutRequest, removed: tuple[str, ...]) -> Cut:
         """The widest cut of about the size that was asked for."""
@@ -188,20 +253,15 @@ class CutPlanner:
         """That what is left answers as the network with the same channels set to zero.
 
         Raises:
-            UsageError: it does not: the graph was misread.
+            _MisreadGraphError: it does not.
         """
         images = torch.randn(2, *self.shape, generator=torch.Generator().manual_seed(1))
         try:
             answer = self.apply(cut).eval()(images)
-        except (RuntimeError, ValueError, InputFileError) as error:
-            raise UsageError(
-                f"{self.architecture} cannot be cut: what is left does not fit together ({error}). Take a student by "
-                "name with --student."
-            ) from error
+        except BROKEN as error:
+            raise _MisreadGraphError(f"what is left does not fit together ({error})") from error
         if answer.shape != (2, self.architecture.classes):
-            raise UsageError(
-                f"{self.architecture} cannot be cut: what is left answers {tuple(answer.shape)}. Take a student by name."
-            )
+            raise _MisreadGraphError(f"what is left answers {tuple(answer.shape)}")
         masked = _masked(copy.deepcopy(self.network), cut)
         if masked is None:
             return
@@ -209,9 +269,9 @@ class CutPlanner:
         apart = float((answer - wanted).abs().max())
         # Turned round, so that what is no number is refused
         if not apart <= ALIKE * (1 + float(wanted.abs().max())):
-            raise UsageError(
-                f"{self.architecture} cannot be cut: with its channels set to zero it answers otherwise than without "
-                f"them ({apart:.2g} apart), so its graph was misread. Take a student by name with --student."
+            raise _MisreadGraphError(
+                f"with its channels set to zero it answers otherwise than without them ({apart:.2g} apart), so its graph "
+                "was misread"
             )
 
 

@@ -130,6 +130,9 @@ class Student:
     # What of the teacher is left, where it was cut out of it
     cut: RelativePath | None = None
     cut_digest: Digest | None = None
+    # Its network as a `.pt2` program, where no library builds it
+    program: RelativePath | None = None
+    program_digest: Digest | None = None
     teacher_digest: Digest
     recipe: str
     seed: int

@@ -17,11 +17,12 @@ from edgekd import __version__
 from edgekd.distill.compute.distributed import ProcessGroup
 from edgekd.distill.data.labelled import normalise
 from edgekd.distill.data.real_images import RealImages
-from edgekd.distill.models import student_choice
+from edgekd.distill.models import architectures, student_choice
 from edgekd.distill.models.batch_norm import watch_batch_norm, watch_reach
 from edgekd.distill.recipes.adaptation import for_batch
 from edgekd.distill.recipes.config import Recipe
 from edgekd.distill.teachers.loader import Teacher
+from edgekd.distill.teachers.pt2.writer import write_program
 from edgekd.distill.training import stability
 from edgekd.distill.training.checkpoint import Resumable, RunFolder
 from edgekd.distill.training.distiller import Distillation
@@ -52,6 +53,7 @@ CHECKPOINT_LEAST_S: Final = 5.0
 CHECKPOINT_MOST_S: Final = 60.0
 STUDENT_FILE: Final = "student.safetensors"
 CUT_FILE: Final = "student.cut.json"
+PROGRAM_FILE: Final = "student.pt2"
 CALIBRATION_FILE: Final = "calibration.npy"
 HELD_OUT_FILE: Final = "held-out.npy"
 ANSWERS_FILE: Final = "held-out-teacher.npy"
@@ -324,6 +326,10 @@ def write_student(distilled: Distilled, folder: Path) -> Student:
     run, choice = distilled.run, distilled.choice
     if choice.cut is not None:
         (folder / CUT_FILE).write_text(to_json(choice.cut, schema="cut"))
+    by_program = choice.architecture.source not in architectures.BUILDABLE
+    if by_program:
+        shape = distilled.teacher.input.shape
+        write_program(distilled.module, folder / PROGRAM_FILE, shape=shape)
     student = Student(
         checkpoint=STUDENT_FILE,
         digest=digest_of(path),
@@ -335,6 +341,8 @@ def write_student(distilled: Distilled, folder: Path) -> Student:
         initial_weights=choice.initial_weights,
         cut=CUT_FILE if choice.cut is not None else None,
         cut_digest=digest_of(folder / CUT_FILE) if choice.cut is not None else None,
+        program=PROGRAM_FILE if by_program else None,
+        program_digest=digest_of(folder / PROGRAM_FILE) if by_program else None,
         teacher_digest=distilled.teacher.state_digest,
         recipe=run.recipe.name,
         seed=run.seed,

@@ -5,7 +5,9 @@ from typing import Final
 
 from torch import nn
 
+from edgekd.distill.models.architectures import BUILDABLE
 from edgekd.distill.pruning.build_network import build_network
+from edgekd.distill.teachers.pt2.loader import load_program
 from edgekd.distill.teachers.state_dict import read_weights
 from edgekd.errors import InputFileError
 from edgekd.files import digest_of, read_text
@@ -24,11 +26,7 @@ def read_student(folder: Path) -> tuple[Student, nn.Module]:
     student = from_json(Student, read_text(origin), origin=str(origin), schema="student")
     weights = folder / student.checkpoint
     _require(weights, student.digest, "weights")
-    module = build_network(
-        student.architecture,
-        _read_cut(folder, student),
-        origin=str(folder / (student.cut or RECORD)),
-    )
+    module = _build(folder, student)
     try:
         module.load_state_dict(read_weights(weights).state)
     except RuntimeError as error:
@@ -36,6 +34,21 @@ def read_student(folder: Path) -> tuple[Student, nn.Module]:
             f"{weights}: not the weights of {student.architecture} ({error})."
         ) from error
     return student, module.eval().requires_grad_(False)
+
+
+def _build(folder: Path, student: Student) -> nn.Module:
+    """The network with whatever weights."""
+    cut = _read_cut(folder, student)
+    architecture = student.architecture
+    if architecture.source in BUILDABLE:
+        return build_network(architecture, cut, origin=str(folder / (student.cut or RECORD)))
+    if student.program is None or student.program_digest is None:
+        raise InputFileError(
+            f"{folder / RECORD}: {architecture} cannot be built from its name, and no program of it is named. Distil again."
+        )
+    path = folder / student.program
+    _require(path, student.program_digest, "program")
+    return load_program(path)
 
 
 def _read_cut(folder: Path, student: Student) -> Cut | None:

@@ -5,21 +5,27 @@ from dataclasses import replace
 from typing import Final
 
 from edgekd.distill.models import student_choice
+from edgekd.distill.models.architectures import BUILDABLE
 from edgekd.distill.models.student_choice import InitialStudent, Size, StudentVariant, Worth
 from edgekd.distill.pruning.cut_request import is_cut, parse_cut
 from edgekd.distill.pruning.inheritance import inherit
 from edgekd.distill.pruning.plan_cut import CutPlanner
 from edgekd.distill.teachers.loader import Teacher
+from edgekd.distill.teachers.pt2.writer import check_program
 from edgekd.errors import UsageError
 from edgekd.options import AUTO
 from edgekd.records import CutRequest
 
-# What can be built again from its name alone, without the teacher's file
-BUILDABLE: Final = frozenset({"edgekd", "timm", "torchvision"})
 PROGRAMS: Final = frozenset({"torchscript", "pt2", "onnx"})
-# Of the teacher's multiply-accumulates: what `auto` leaves, the first that the board gains from
+# Of the teacher's multiply-accumulates: what `auto` leaves, the first that the board gains from; of a network that keeps
+# too much of itself for a quarter, a half
 QUARTER: Final = CutRequest(measure="macs", share=0.25)
-CUTS: Final = (QUARTER, replace(QUARTER, depth=0.5), replace(QUARTER, share=0.125, depth=0.5))
+CUTS: Final = (
+    QUARTER,
+    replace(QUARTER, depth=0.5),
+    replace(QUARTER, share=0.125, depth=0.5),
+    replace(QUARTER, share=0.5),
+)
 # Fewer parameters than the teacher's by this factor are never chosen unasked
 MOST_FEWER: Final = 16
 
@@ -73,11 +79,10 @@ def select_student(
 
 def _planner(teacher: Teacher) -> CutPlanner:
     architecture = teacher.info.architecture
-    if architecture.source not in BUILDABLE:
+    if architecture.source == "torchscript":
         raise UsageError(
-            f"a student cut out of {architecture} could not be built again without the teacher's file: only networks of "
-            "edgekd, timm and torchvision are cut. Give the weights with --arch timm:NAME or torchvision:NAME where the "
-            "network is one of theirs, or take a student by name with --student."
+            f"{architecture} cannot be cut: a script shows its answers alone, and no layers. Give the weights with --arch, "
+            "or take a student by name with --student."
         )
     return CutPlanner(
         teacher.module,
@@ -88,10 +93,14 @@ def _planner(teacher: Teacher) -> CutPlanner:
 
 def _cut(planner: CutPlanner, request: CutRequest, reason: str) -> StudentVariant:
     cut = planner.plan(request)
+    module = planner.apply(cut).eval().requires_grad_(False)
+    if planner.architecture.source not in BUILDABLE:
+        # Before hours are spent
+        check_program(module, shape=planner.shape)
     return StudentVariant(
         architecture=replace(planner.architecture, cut=str(request)),
         reason=reason,
-        initial=InitialStudent(module=planner.apply(cut).eval().requires_grad_(False), cut=cut),
+        initial=InitialStudent(module=module, cut=cut),
     )
 
 

@@ -18,6 +18,7 @@ from edgekd.errors import InputFileError, MissingToolError
 # torch takes seconds to come in, and what a file says is wanted at once
 if TYPE_CHECKING:
     from torch import Tensor, nn
+    from torch.fx import GraphModule
 
 FOLDED: Final = "batch-norm is folded into the convolutions: inversion loses its best signal"
 AGAIN: Final = (
@@ -93,6 +94,8 @@ def load_onnx(path: Path) -> "nn.Module":
         MissingToolError: onnx2torch is not installed.
     """
     convert = _converter()
+    from edgekd.distill.teachers.onnx.reshaping import fix_reshapes
+
     model = checks.read_model(path)
     _check_values(path, model)
     images = _images(path, model)
@@ -115,6 +118,7 @@ def load_onnx(path: Path) -> "nn.Module":
     rewriting.convertible(path, model)
     try:
         module = convert(model)
+        fix_reshapes(module)
     except Exception as error:  # the converters fail as they may on what they do not know
         raise _not_converted(path, error) from error
     module.float().eval().requires_grad_(False)
@@ -123,14 +127,14 @@ def load_onnx(path: Path) -> "nn.Module":
     return module
 
 
-def _converter() -> "Callable[[ModelProto], nn.Module]":
+def _converter() -> "Callable[[ModelProto], GraphModule]":
     try:
         from onnx2torch import convert
     except ImportError as error:
         raise MissingToolError(
             "onnx2torch is not installed; ONNX teachers need it: pip install 'edgekd[onnx-teachers]'"
         ) from error
-    return cast("Callable[[ModelProto], nn.Module]", convert)
+    return cast("Callable[[ModelProto], GraphModule]", convert)
 
 
 # --- the ends of the graph -----------------------------------------------------------------------

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from edgekd.distill.teachers.pt2.batch_norm import build_norms, norm_name
+from edgekd.distill.teachers.pt2.layers import INPUT, build_layers, layer_name
 from edgekd.distill.teachers.pt2.operators import (
     ADAPTED,
     BATCH_NORM,
@@ -39,6 +40,8 @@ class _Step:
         self.call = call
         self.arguments = arguments
         self.plural = len(node.outputs) > 1 or isinstance(node.outputs[0], tuple)
+        # Called with the program first
+        self.layer = False
         # What it takes, where it is the one that makes the logits
         self.features: str | None = None
         self.done: tuple[str, ...] = ()
@@ -47,7 +50,7 @@ class _Step:
 class Program(nn.Module):
     """The network of an archive: images (N, C, H, W) to logits (N, K).
 
-    Parameters, buffers and batch-norm layers carry the names of the network that was exported.
+    Parameters, buffers and layers carry the names of the network that was exported.
 
     Attributes:
         batch: the number of images that it insists on, `None` for any.
@@ -70,10 +73,15 @@ class Program(nn.Module):
         self.batch: int | None = None
         self._images = archive.input
         self._answer = answer
-        norms = build_norms(archive, tensors)
-        for name, layer in norms.items():
-            self._put(name, layer)
-        owned = {f"{name}.{part}" for name, layer in norms.items() for part in layer.state_dict()}
+        self._layers = frozenset(layers := build_layers(archive, tensors))
+        made: dict[str, nn.Module] = {**layers, **build_norms(archive, tensors)}
+        # In the network's own order, in which a layer comes before what is inside of it
+        places: dict[str, int] = {}
+        for place, name in enumerate(archive.weights):
+            places.setdefault(name.rpartition(".")[0], place)
+        for name in sorted(made, key=lambda name: places.get(name, len(places))):
+            self._put(name, made[name])
+        owned = {f"{name}.{part}" for name, layer in made.items() for part in layer.state_dict()}
         for name, tensor in tensors.items():
             if name in owned:
                 continue
@@ -88,8 +96,7 @@ class Program(nn.Module):
             _writes(node) and next(iter(node.arguments.values()), None) == Value(archive.input)
             for node in archive.nodes
         )
-        self._names = dict(archive.attributes)
-        self._steps = self._plan(_live(archive, answer))
+        self._steps = self._plan(archive, _live(archive, answer))
         head = _head(archive, answer)
         found = [step for step in self._steps if step.node is head]
         for step in found:
@@ -122,8 +129,8 @@ class Program(nn.Module):
         except KeyError as error:
             raise ValueError(f"two parts are called {name}") from error
 
-    def _plan(self, nodes: list[Node]) -> list[_Step]:
-        steps = [self._step(node) for node in nodes]
+    def _plan(self, archive: Archive, nodes: list[Node]) -> list[_Step]:
+        steps = [self._step(archive, node) for node in nodes]
         seen = {self._answer}
         for step in reversed(steps):
             names = set(_references(list(step.arguments.values())))
@@ -131,14 +138,14 @@ class Program(nn.Module):
             seen |= names
         return steps
 
-    def _step(self, node: Node) -> _Step:
+    def _step(self, archive: Archive, node: Node) -> _Step:
         name = aten_name(node.target)
         arguments = dict(node.arguments)
         if name in BATCH_NORM:
-            key = norm_name(node, self._names)
-            images = {"images": arguments["input"]}
-            # Looked up each time it runs: a copy of the module must use its own layers.
-            return _Step(node, lambda module, images: module.get_submodule(key)(images), images)
+            return _run_layer(node, norm_name(node, archive.attributes), "input")
+        layer = layer_name(node, archive)
+        if layer in self._layers:
+            return _run_layer(node, layer, INPUT[name])
         if name in DROPOUT:
             first = "input" if "input" in arguments else "self"
             return _Step(node, first_of, {first: arguments[first]})
@@ -170,10 +177,7 @@ class Program(nn.Module):
                 name: _ready(argument, values, images.device)
                 for name, argument in step.arguments.items()
             }
-            if aten_name(step.node.target) in BATCH_NORM:
-                result = step.call(self, **ready)
-            else:
-                result = step.call(**ready)
+            result = step.call(self, **ready) if step.layer else step.call(**ready)
             _bind(step, result, values)
             for name in step.done:
                 values.pop(name, None)
@@ -181,6 +185,18 @@ class Program(nn.Module):
         if not isinstance(answer, Tensor):
             raise TypeError("the answer is not a tensor")
         return answer
+
+
+def _run_layer(node: Node, name: str, images: str) -> _Step:
+    """A node that runs a layer of the program."""
+    # Looked up each time it runs: a copy of the program must use its own, and one that is cut another.
+    found = _Step(
+        node,
+        lambda program, images: program.get_submodule(name)(images),
+        {"images": node.arguments[images]},
+    )
+    found.layer = True
+    return found
 
 
 def _bind(step: _Step, result: Result, values: dict[str, Result]) -> None:

@@ -21,7 +21,7 @@ ATEN: Final = frozenset(
     _softmax _log_softmax _to_copy _unsafe_view abs as_strided adaptive_avg_pool1d adaptive_avg_pool2d
     _adaptive_avg_pool2d adaptive_max_pool2d add add_ addcmul addmm alias amax amin any arange argmax
     avg_pool1d avg_pool2d baddbmm bitwise_and bitwise_not bitwise_or bmm broadcast_to cat channel_shuffle
-    chunk clamp clamp_ clamp_max clamp_max_ clamp_min clamp_min_ clone constant_pad_nd contiguous
+    chunk clamp clamp_ clip clip_ clamp_max clamp_max_ clamp_min clamp_min_ clone constant_pad_nd contiguous
     conv1d conv2d conv3d copy cos cumsum detach detach_ div div_ elu elu_ empty_like eq erf exp expand
     expand_as eye fill fill_ flatten flip floor floor_divide fmod full full_like ge gelu gelu_ glu
     group_norm gt hardsigmoid hardsigmoid_ hardswish hardswish_ hardtanh hardtanh_ index index_select

@@ -155,9 +155,19 @@ class Shifted(nn.Module):
         return self.head(y.mean((2, 3)))
 
 
-def test_a_graph_that_is_misread_is_refused():
+def test_what_is_misread_is_left_whole():
+    found = CutPlanner(Shifted(), architecture=at("resnet8"), teacher_digest=DIGEST)
+    student = found.apply(found.plan(HALF))
+    assert student.first.out_channels == 16
+    assert student.second.out_channels == 8
+
+
+def test_a_graph_of_which_all_is_misread_is_refused():
+    network = Shifted()
+    network.head = nn.Identity()
+    network.second = nn.Conv2d(32, 10, 3, padding=1)
     with pytest.raises(UsageError, match="--student"):
-        CutPlanner(Shifted(), architecture=at("resnet8"), teacher_digest=DIGEST).plan(HALF)
+        CutPlanner(network, architecture=at("resnet8"), teacher_digest=DIGEST).plan(HALF)
 
 
 def test_whole_blocks_are_left_out_and_one_by_one():

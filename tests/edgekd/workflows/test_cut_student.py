@@ -74,6 +74,53 @@ def test_a_cut_student_is_exported_without_the_teacher(made, edgekd, tmp_path):
     assert (tmp_path / "models" / "model-int8.onnx").exists()
 
 
+FACTORY = """
+from edgekd.distill.models import architectures
+from edgekd.records import Architecture
+
+def make():
+    return architectures.build(
+        Architecture(source="edgekd", name="resnet14-w12", channels=1, classes=10, height=28, width=28)
+    )
+"""
+
+
+def test_a_part_of_the_users_own_network_needs_neither_the_code_nor_the_teacher(
+    folder, edgekd, tmp_path
+):
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "net.py").write_text(FACTORY)
+    shutil.copy(TEACHER, own / "weights.pt")
+    out = tmp_path / "student"
+    code, _, said = edgekd(
+        *("distill", own / "weights.pt", "--arch", f"{own / 'net.py'}:make", "--input", "1x28x28"),
+        *(
+            "--mean",
+            "0.1307",
+            "--std",
+            "0.3081",
+            "--student",
+            "cut:macs=0.25",
+            "--images",
+            folder / "set",
+        ),
+        *("--steps", STEPS, "--batch", 64, "--out", out),
+    )
+    assert code == 0, said
+    shutil.rmtree(own)
+    student, _ = read_student(out)
+    assert str(student.architecture) == "file:net.py:make cut:macs=0.25"
+    assert student.program == "student.pt2"
+    assert accuracy(edgekd, out) > 0.95
+    code, _, said = edgekd("export", out, "--target", "jetson", "--out", tmp_path / "models")
+    assert code == 0, said
+    (out / "student.pt2").unlink()
+    code, _, said = edgekd("export", out, "--target", "jetson", "--out", tmp_path / "other")
+    assert code == 2
+    assert "missing, the program" in said
+
+
 @pytest.mark.parametrize(
     ("spoil", "expected"),
     [
