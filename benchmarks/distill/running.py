@@ -19,6 +19,7 @@ from edgekd.distill.recipes.adaptation import for_batch, for_inherited
 from edgekd.distill.recipes.config import Recipe, adjust
 from edgekd.distill.recipes.schedule import RunBudget
 from edgekd.distill.recipes.selection import select_recipe
+from edgekd.distill.synthesis.generators import affordable_width
 from edgekd.distill.training.distiller import Distillation
 from edgekd.distill.training.progress_figures import ProgressImages
 from edgekd.records import HistoryPoint
@@ -100,7 +101,12 @@ def run(
     )
     if student.initial is not None:
         recipe = change_recipe(
-            for_inherited(recipe, statistics=student.initial.statistics), row.changes
+            for_inherited(
+                recipe,
+                statistics=student.initial.statistics,
+                width=affordable_width(teacher.info.input, macs=teacher.info.macs),
+            ),
+            row.changes,
         )
     engine = Distillation(
         teacher,

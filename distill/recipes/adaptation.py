@@ -14,6 +14,7 @@ FLOWING_STRUCTURED: Final = 0.8
 INHERITED_RATE: Final = 0.01
 INHERITED_HINTS: Final = 50.0
 INHERITED_IMAGE_STEPS: Final = 2
+INHERITED_HELD_OUT_STEPS: Final = 2
 # The most that images take; on a board's teacher of 224 pixels 111 batches.
 POOL_BYTES: Final = 2 << 30
 
@@ -57,12 +58,13 @@ def for_teacher(recipe: Recipe, *, batch_norm: bool, attention: bool = False) ->
     return replace(recipe, source=source, losses=losses, learning=learning)
 
 
-def for_inherited(recipe: Recipe, *, statistics: bool) -> Recipe:
+def for_inherited(recipe: Recipe, *, statistics: bool, width: int | None = None) -> Recipe:
     """The recipe for a student that begins with weights of its teacher: small steps, held to the teacher's maps.
 
     Args:
         recipe: as it is used for the teacher.
         statistics: whether all of its batch-norm layers are the teacher's; they keep what real images left there.
+        width: of a generator that costs no more than the teacher; None: as the recipe has it.
     """
     learning = replace(
         recipe.learning,
@@ -75,9 +77,19 @@ def for_inherited(recipe: Recipe, *, statistics: bool) -> Recipe:
     )
     if isinstance(recipe.source, MetaSource):
         # A run is short, so that what is shown first counts most
-        source = replace(recipe.source, steps=INHERITED_IMAGE_STEPS * recipe.source.steps)
+        source = replace(
+            recipe.source,
+            steps=INHERITED_IMAGE_STEPS * recipe.source.steps,
+            width=recipe.source.width or width,
+        )
         batches = math.ceil(recipe.first_batches / INHERITED_IMAGE_STEPS)
-        recipe = replace(recipe, source=source, warm_up_batches=batches, first_batches=batches)
+        recipe = replace(
+            recipe,
+            source=source,
+            warm_up_batches=batches,
+            first_batches=batches,
+            held_out_steps=INHERITED_HELD_OUT_STEPS,
+        )
     return replace(recipe, learning=learning)
 
 

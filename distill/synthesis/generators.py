@@ -17,6 +17,9 @@ from edgekd.records import InputSpec
 START: Final = 8
 # Pixels of a side, above which a generator is half as wide
 LARGE: Final = 64
+# Times the teacher's pass: what a generator may cost where its width is free (docs/log.md)
+AFFORDABLE: Final = 1.0
+LEAST_WIDTH: Final = 8
 
 Head = Literal["sigmoid", "batch_norm"]
 
@@ -24,6 +27,32 @@ Head = Literal["sigmoid", "batch_norm"]
 def width_for(spec: InputSpec) -> int:
     """Channels at full size: at 32 pixels a width of 64 costs more than the teacher it serves."""
     return 32 if max(spec.height, spec.width) <= LARGE else 16
+
+
+def affordable_width(spec: InputSpec, *, macs: int) -> int:
+    """The widest of 32, 16 and 8 channels at full size that cost no more than the teacher's pass.
+
+    Args:
+        spec: of the images.
+        macs: multiply-accumulates of the teacher's pass.
+    """
+    width = width_for(spec)
+    while width > LEAST_WIDTH and macs_of(spec, width=width) > AFFORDABLE * macs:
+        width //= 2
+    return width
+
+
+def macs_of(spec: InputSpec, *, width: int) -> int:
+    """Multiply-accumulates of an image in the convolutions of a generator."""
+    pixels = spec.height * spec.width
+    doublings = _doublings(spec)
+    # Each before the last sees a quarter of the pixels of the one behind
+    inner = sum(4 * width * width * (pixels >> 2 * back) for back in range(1, doublings))
+    return 9 * (inner + 2 * width * width * pixels + width * spec.channels * pixels)
+
+
+def _doublings(spec: InputSpec) -> int:
+    return max(2, math.ceil(math.log2(max(spec.height, spec.width) / START)))
 
 
 class Generator(nn.Module):
@@ -38,8 +67,7 @@ class Generator(nn.Module):
 
     def __init__(self, spec: InputSpec, *, latents: int, width: int, head: Head) -> None:
         super().__init__()
-        side = max(spec.height, spec.width)
-        doublings = max(2, math.ceil(math.log2(side / START)))
+        doublings = _doublings(spec)
         scale = 2**doublings
         self.size = (spec.height, spec.width)
         self.start = (math.ceil(spec.height / scale), math.ceil(spec.width / scale))

@@ -44,10 +44,7 @@ from edgekd.distill.teachers.loader import Teacher
 
 logger = logging.getLogger(__name__)
 
-# Held-out images should look like the teacher's classes, not like what the student finds hard.
-# Times the steps of the recipe
-HELD_OUT_STEPS: Final = 4
-# Times its weight
+# Held-out images should look like the teacher's classes, not like what the student finds hard: times its weight
 HELD_OUT_ONE_HOT: Final = 4.0
 
 
@@ -228,8 +225,20 @@ class Synthesizer:
 
     # --- a round -------------------------------------------------------------------------------
 
-    def round(self, progress: float, *, generator: torch.Generator) -> dict[str, float]:
-        """Make what a round makes; the losses that it was made by."""
+    def round(
+        self,
+        progress: float,
+        *,
+        generator: torch.Generator,
+        is_enough: Callable[[], bool] = lambda: False,
+    ) -> dict[str, float]:
+        """Make what a round makes; the losses that it was made by.
+
+        Args:
+            progress: of the run.
+            generator: of the draws.
+            is_enough: whether the first round should end with the batch that it is at; the same on all ranks.
+        """
         advance, self.progress = progress - self.progress, progress
         if self.ahead is not None:
             if not self.pool.made:
@@ -240,7 +249,7 @@ class Synthesizer:
             losses = self._flow(self.source, generator=generator)
         else:
             self.source.advance(advance)
-            losses = self._fit(self.source, generator=generator)
+            losses = self._fit(self.source, generator=generator, is_enough=is_enough)
         counts = self.group.all_reduce_sum(self.pool.histogram(self.teacher.info.classes))
         self.act(self.monitors.pool(counts))
         return losses
@@ -251,20 +260,24 @@ class Synthesizer:
         factor = 0.0 if young else 1 - adversary.fading * self.progress
         return self.recipe.losses.against_student(factor)
 
-    def _fit(self, source: FittedSource, *, generator: torch.Generator) -> dict[str, float]:
+    def _fit(
+        self, source: FittedSource, *, generator: torch.Generator, is_enough: Callable[[], bool]
+    ) -> dict[str, float]:
         wanted, unseen = 1, 0
         if self.pool.made == 0:
             wanted, unseen = self.recipe.first_batches, self.recipe.warm_up_batches
         losses: dict[str, float] = {}
         for number in range(unseen + wanted):
+            late = bool(number) and is_enough()
+            if late and len(self.pool):
+                break
             made = self.invert(generator=generator)
-            if self._watched(made) and number >= unseen:
+            if self._watched(made) and (number >= unseen or late):
                 self._keep(entry_of(made))
                 losses = made.losses
         if not len(self.pool):
-            return self._fit(
-                source, generator=generator
-            )  # nothing finite yet: the monitor stops this
+            # Nothing finite yet: the monitor stops this
+            return self._fit(source, generator=generator, is_enough=is_enough)
         if self.rounds % self.recipe.held_out_every == 0 or not self.held_out.made:
             made = self.invert(generator=generator, held_out=True)
             while not self.group.all_reduce_and(bool(torch.isfinite(made.images).all())):
@@ -299,7 +312,7 @@ class Synthesizer:
             self.criterion,
             wanted[self.group.rank :: self.group.world_size],
             weights=weights,
-            steps=settings.steps * (HELD_OUT_STEPS if held_out else 1),
+            steps=settings.steps * (self.recipe.held_out_steps if held_out else 1),
             learn=not held_out,
             generator=generator,
         )

@@ -13,8 +13,7 @@ import torch
 
 from edgekd.distill.recipes.config import Recipe, adjust
 from edgekd.distill.synthesis.image_pool import entry_of
-from edgekd.distill.synthesis.synthesizer import HELD_OUT_STEPS
-from edgekd.distill.training.distiller import Distillation
+from edgekd.distill.training.distiller import FIRST_IMAGES, Distillation
 
 TIMED_STUDENT_STEPS: Final = 4
 # Pixels times steps: above this a whole batch is minutes on a CPU; a part of one is timed and multiplied.
@@ -24,6 +23,8 @@ TIMED_INNER_STEPS: Final = 2
 MEASURED_PIXELS: Final = 224
 # Student steps of the CIFAR-10 benchmark on two cores (benchmarks/results/cifar10.csv).
 USUAL_STEPS: Final = 10_800
+# With fewer a student is hardly more than what it began with
+LEAST_STEPS: Final = 120
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,8 @@ class Forecast:
     duration_s: float
     # For as many steps as the CIFAR-10 benchmark made
     usual_s: float
+    # For the fewest that are worth a run
+    least_s: float
     # Of the process, with the pool full
     memory_bytes: int
     # From a part of a batch
@@ -104,15 +107,16 @@ def forecast(fresh: Callable[[Recipe], Distillation], recipe: Recipe, *, pixels:
         recipe.learning.batch / timed.learning.batch
     )
     round_s = _batches_a_round(recipe) * image_batch_s + recipe.learning.steps * student_step_s
-    first_s = _first_batches(recipe) * image_batch_s
+    kept = recipe.first_batches
     if budget.steps is not None:
         steps = budget.steps
         duration_s = _of_steps(steps, recipe, image_batch_s, student_step_s)
     else:
         assert budget.minutes is not None
         duration_s = 60 * budget.minutes
-        rounds = max(1.0, (duration_s - first_s) / round_s)
-        steps = round(rounds * recipe.learning.steps)
+        kept = _kept_at_first(recipe, duration_s, image_batch_s)
+        first_s = (_first_batches(recipe) + kept - recipe.first_batches) * image_batch_s
+        steps = max(1, round((duration_s - first_s) / round_s * recipe.learning.steps))
     # What half a batch did not need yet is what the other half needs.
     part = timed.source.batch
     grown = (_peak_bytes(scratch) - half_bytes) / (part / 2) * (recipe.source.batch - part)
@@ -121,20 +125,31 @@ def forecast(fresh: Callable[[Recipe], Distillation], recipe: Recipe, *, pixels:
         student_step_s=student_step_s,
         round_s=round_s,
         steps=steps,
-        images=len(scratch.pool) if scratch.ahead is not None else _images_made(recipe, steps),
+        images=len(scratch.pool)
+        if scratch.ahead is not None
+        else _images_made(recipe, steps, kept=kept),
         duration_s=duration_s,
         usual_s=_of_steps(USUAL_STEPS, recipe, image_batch_s, student_step_s),
+        least_s=_of_steps(LEAST_STEPS, recipe, image_batch_s, student_step_s),
         memory_bytes=_memory_bytes(scratch, recipe, round(grown)),
         scaled=timed is not recipe,
     )
 
 
-def _images_made(recipe: Recipe, steps: int) -> int:
+def _kept_at_first(recipe: Recipe, duration_s: float, image_batch_s: float) -> int:
+    """Batches before the first step: they end with the one that the clock finds them at."""
+    if recipe.flows or not image_batch_s:
+        return recipe.first_batches
+    most = math.ceil(FIRST_IMAGES * duration_s / image_batch_s) - recipe.warm_up_batches
+    return max(1, min(recipe.first_batches, most))
+
+
+def _images_made(recipe: Recipe, steps: int, *, kept: int) -> int:
     """Images of a whole run: a source that flows makes those of every step of the student."""
     if recipe.flows:
         return round(steps * recipe.learning.batch * (1 - recipe.reminded))
     rounds = math.ceil(steps / recipe.learning.steps)
-    return (recipe.first_batches - 1 + rounds) * recipe.source.batch
+    return (kept - 1 + rounds) * recipe.source.batch
 
 
 def _work(recipe: Recipe) -> int:
@@ -190,13 +205,17 @@ def _of_steps(steps: int, recipe: Recipe, image_batch_s: float, student_step_s: 
 
 def _first_batches(recipe: Recipe) -> int:
     """Batches, in the time of one, that the first round makes more of than those after it."""
-    held_out = 0 if recipe.flows else HELD_OUT_STEPS
-    return recipe.warm_up_batches + recipe.first_batches - 1 + held_out
+    return recipe.warm_up_batches + recipe.first_batches - 1 + _held_out(recipe)
 
 
 def _batches_a_round(recipe: Recipe) -> float:
     """The time of a round's images, in that of one batch: some rounds make a held-out one too."""
-    return 1.0 if recipe.flows else 1.0 + HELD_OUT_STEPS / recipe.held_out_every
+    return 1.0 + _held_out(recipe) / recipe.held_out_every
+
+
+def _held_out(recipe: Recipe) -> int:
+    """Of a held-out batch, in the time of another."""
+    return 0 if recipe.flows else recipe.held_out_steps
 
 
 def _peak_bytes(scratch: Distillation) -> int:

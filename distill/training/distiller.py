@@ -12,6 +12,7 @@ N images, C channels, H x W pixels, K classes.
 
 import contextlib
 import copy
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -60,6 +61,8 @@ from edgekd.records import Architecture, HistoryPoint
 
 # Of the budget
 AGREEMENT_EVERY = 0.02
+# Of the minutes: what the images before the first step may take
+FIRST_IMAGES = 0.25
 
 
 class Distillation:
@@ -245,16 +248,29 @@ class Distillation:
         self.prepare()
         while self.progress < 1.0:
             started = self.clock()
-            losses = self.synthesizer.round(self.progress, generator=self.generator)
+            losses = self.synthesizer.round(
+                self.progress,
+                generator=self.generator,
+                is_enough=functools.partial(self._has_spent, FIRST_IMAGES, started),
+            )
             self.compute.synchronize()
             self.images_s += self.clock() - started
             if self.initial is not None and not self.step:
                 self._repair_student(self.initial)
             losses |= self._train_student(started)
             self.elapsed_s += self.compute.group.broadcast_number(self.clock() - started)
+            if self._has_spent(1.0, self.clock()) and self.step < self.recipe.learning.steps:
+                self._warn(
+                    f"the budget ended after {self.step} steps of the student: what it is worth was hardly tried. Give more "
+                    "--minutes"
+                )
             event = self._event(losses, warned)
             warned = len(self.warnings)
             yield event
+
+    def _has_spent(self, share: float, started: float) -> bool:
+        """Whether so much of the minutes is gone; steps are not spent by images."""
+        return self.budget.minutes is not None and self._progress_now(started) >= share
 
     def prepare(self) -> None:
         """Draw the gallery of structured noise, where the recipe has one; its time counts."""

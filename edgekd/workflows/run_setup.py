@@ -1,6 +1,7 @@
 """What a run is made of: everything it is told and given, loaded and checked before hours are spent."""
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,9 +23,11 @@ from edgekd.distill.recipes.config import Recipe
 from edgekd.distill.recipes.recipe_file import is_recipe_file
 from edgekd.distill.recipes.schedule import RunBudget, run_budget
 from edgekd.distill.recipes.selection import SelectedRecipe, select_recipe
+from edgekd.distill.synthesis.generators import affordable_width
 from edgekd.distill.teachers.loader import Teacher, load_teacher, refuse_constant
 from edgekd.distill.teachers.metadata import TeacherOptions
 from edgekd.distill.training.cost_forecast import (
+    LEAST_STEPS,
     MEASURED_PIXELS,
     Forecast,
     available_bytes,
@@ -218,7 +221,11 @@ def prepare_run(
     # Whoever names the settings of a paper, or writes some, means them.
     as_written = options.training.faithful or is_recipe_file(options.training.recipe)
     if student.initial is not None and not as_written:
-        adapted = for_inherited(chosen.recipe, statistics=student.initial.statistics)
+        adapted = for_inherited(
+            chosen.recipe,
+            statistics=student.initial.statistics,
+            width=affordable_width(info.input, macs=info.macs),
+        )
         chosen = replace(chosen, recipe=adapted)
     return RunSetup(
         options=options,
@@ -334,6 +341,11 @@ def plan_run(setup: RunSetup, recipe: Recipe, display: Display) -> Forecast:
     display.say(
         f"distil   recipe {recipe.name} ({settings}) on {compute.device.type} in {compute.precision}{several}: {expected}"
     )
+    if setup.budget.minutes is not None and expected.steps < LEAST_STEPS:
+        display.warn(
+            f"about {expected.steps} steps of the student are too few; for {LEAST_STEPS} give --minutes "
+            f"{math.ceil(expected.least_s / 60)}"
+        )
     _warn_of_size(expected, info, compute, display)
     return expected
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from edgekd.distill.data.real_images import RealImages
+from edgekd.distill.models.student_choice import size_of
 from edgekd.distill.recipes.catalogue import RECIPES
 from edgekd.distill.recipes.config import MetaSource, UnconditionalSource, adjust
 from edgekd.distill.synthesis.adversarial import (
@@ -25,6 +26,8 @@ from edgekd.distill.synthesis.generators import (
     Embeddings,
     Generator,
     NoisyLayers,
+    affordable_width,
+    macs_of,
     occurrence,
 )
 from edgekd.distill.synthesis.inversion import SourceContext
@@ -460,6 +463,15 @@ def test_generators_begin_small_and_end_at_the_size_asked(side, start):
     network = Generator(spec, latents=4, width=2, head="sigmoid")
     assert network.start == (start, start)
     assert network(torch.randn(2, 4, generator=drawn())).shape == (2, 3, side, side)
+
+
+def test_a_generator_costs_no_more_than_the_teacher_where_its_width_is_free():
+    spec = InputSpec(channels=3, height=32, width=32, mean=(0.5,) * 3, std=(0.25,) * 3)
+    network = Generator(spec, latents=4, width=16, head="sigmoid")
+    counted = size_of(network.body, shape=(32, *network.start))
+    assert macs_of(spec, width=16) == counted.macs
+    wide = macs_of(spec, width=32)
+    assert [affordable_width(spec, macs=macs) for macs in (wide, wide - 1, 1)] == [32, 16, 8]
 
 
 @hypothesis_settings(max_examples=15, deadline=None)

@@ -230,3 +230,30 @@ def test_what_a_generator_learns_to_start_with_is_not_kept(make):
     # The same classes and latents, of a generator that has learned
     assert not torch.equal(plain.pool.images[:2], warmed.pool.images[:2])
     assert warmed.pool.scores[0] < plain.pool.scores[0]
+
+
+def test_the_first_images_leave_the_student_most_of_the_minutes(make):
+    ticks = iter(range(10_000))
+    recipe = replace(TINY, first_batches=500)
+    run = make(recipe=recipe, budget=RunBudget(minutes=1.0), clock=lambda: float(next(ticks)))
+    first = next(run.events())
+    # A tick a batch, a quarter of sixty ticks
+    assert 10 * 16 < first.point.images < 20 * 16
+    assert first.point.step == 3
+
+
+def test_batches_of_the_warm_up_end_with_one_that_is_kept(make):
+    ticks = iter(range(10_000))
+    recipe = replace(TINY, warm_up_batches=500)
+    run = make(recipe=recipe, budget=RunBudget(minutes=1.0), clock=lambda: float(next(ticks)))
+    first = next(run.events())
+    assert first.point.images == 16
+    assert first.point.step == 3
+
+
+def test_a_run_of_hardly_any_steps_says_so(make):
+    ticks = iter(range(0, 100_000, 40))
+    run = make(budget=RunBudget(minutes=1.0), clock=lambda: float(next(ticks)))
+    events, _ = finished(run)
+    assert run.step == 1
+    assert "the budget ended after 1 step" in events[-1].warnings[-1]
