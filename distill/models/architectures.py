@@ -233,9 +233,34 @@ def _timm(architecture: Architecture) -> nn.Module:
         raise UsageError(
             f"timm has no model {architecture.name!r}. Near: {', '.join(near) or 'none'}."
         )
-    shape = {"in_chans": architecture.channels, "num_classes": architecture.classes}
-    module: nn.Module = timm.create_model(architecture.name, pretrained=False, **shape)
+    shape: dict[str, Any] = {
+        "in_chans": architecture.channels,
+        "num_classes": architecture.classes,
+    }
+    side, wanted = fixed_side(architecture.name), (architecture.height, architecture.width)
+    if side is not None and wanted != side:
+        shape["img_size"] = wanted
+    try:
+        module: nn.Module = timm.create_model(architecture.name, pretrained=False, **shape)
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+        if "img_size" not in shape:
+            raise
+        raise UsageError(
+            f"timm:{architecture.name} takes images of {side[0] if side else 0} pixels and cannot be built for "
+            f"{wanted[0]} x {wanted[1]} ({error})."
+        ) from error
     return module
+
+
+def fixed_side(name: str) -> tuple[int, int] | None:
+    """Height and width that a timm network is built for, where its weights depend on them (transformers); else None."""
+    import timm
+
+    known = timm.get_pretrained_cfg(name)
+    if known is None or not known.fixed_input_size:
+        return None
+    _, height, width = known.input_size
+    return height, width
 
 
 def _torchvision(architecture: Architecture) -> nn.Module:

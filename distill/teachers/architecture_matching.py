@@ -52,7 +52,11 @@ def match_architecture(
     known_classes = None if matrices else options.classes
     shape["classes"] = classes_of(spelt) if known_classes is None else known_classes
     for source, name in _sources(options.arch):
-        candidate = Architecture(source=source, name=name, **shape)
+        side = None
+        if source == "timm" and options.input is None:
+            side = architectures.fixed_side(name)
+        known = {} if side is None else {"height": side[0], "width": side[1]}
+        candidate = Architecture(source=source, name=name, **{**shape, **known})
         module = skeleton(candidate)
         named = (spelt,) if source == "edgekd" else (weights.original, weights.shapes)
         for shapes in named:
@@ -100,7 +104,12 @@ def skeleton(candidate: Architecture) -> nn.Module:
 
 
 def _difference(candidate: Architecture, module: nn.Module, shapes: Mapping[str, Shape]) -> str:
-    return f"{candidate}: {difference(module, shapes)}"
+    sized = candidate.source == "timm" and architectures.fixed_side(candidate.name) is not None
+    hint = (
+        f". Its weights depend on the size of its images ({candidate.height} x {candidate.width} here): say it with "
+        "--input"
+    )
+    return f"{candidate}: {difference(module, shapes)}{hint if sized else ''}"
 
 
 def difference(module: nn.Module, shapes: Mapping[str, Shape]) -> str:

@@ -413,3 +413,26 @@ def test_programs_are_teachers_with_their_batch_norm(tmp_path, suffix):
         loaded(path, input=(3, 64, 64), mean=(0.5,), std=(0.25,))
     with pytest.raises(UsageError, match="--arch and --weights"):
         loaded(path, arch="resnet8", mean=(0.5,), std=(0.25,))
+
+
+@pytest.mark.parametrize("side", [160, 64])
+def test_a_transformer_is_built_for_the_size_of_its_images(tmp_path, side):
+    import timm
+
+    # The library's own size is 160
+    network = timm.create_model("test_vit", num_classes=4, img_size=side)
+    torch.save(network.state_dict(), tmp_path / "t.pt")
+    told = TeacherOptions(arch="timm:test_vit", input=(3, side, side), mean=(0.5,), std=(0.5,))
+    info = load_teacher(tmp_path / "t.pt", told, generator=generator()).info
+    assert info.input.shape == (3, side, side)
+
+
+def test_the_size_that_a_transformer_was_trained_at_is_asked_for(tmp_path):
+    import timm
+
+    torch.save(
+        timm.create_model("test_vit", num_classes=4, img_size=64).state_dict(), tmp_path / "t.pt"
+    )
+    told = TeacherOptions(arch="timm:test_vit", mean=(0.5,), std=(0.5,))
+    with pytest.raises(InputFileError, match=r"160 x 160 here\): say it with --input"):
+        load_teacher(tmp_path / "t.pt", told, generator=generator())
