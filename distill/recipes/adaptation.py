@@ -14,7 +14,6 @@ FLOWING_STRUCTURED: Final = 0.8
 INHERITED_RATE: Final = 0.01
 INHERITED_HINTS: Final = 50.0
 INHERITED_IMAGE_STEPS: Final = 2
-INHERITED_HELD_OUT_STEPS: Final = 2
 # The most that images take; on a board's teacher of 224 pixels 111 batches.
 POOL_BYTES: Final = 2 << 30
 
@@ -64,7 +63,7 @@ def for_inherited(recipe: Recipe, *, statistics: bool, width: int | None = None)
     Args:
         recipe: as it is used for the teacher.
         statistics: whether all of its batch-norm layers are the teacher's; they keep what real images left there.
-        width: of a generator that costs no more than the teacher; None: as the recipe has it.
+        width: of a generator whose cost the teacher is worth; None: as the recipe has it.
     """
     learning = replace(
         recipe.learning,
@@ -83,13 +82,7 @@ def for_inherited(recipe: Recipe, *, statistics: bool, width: int | None = None)
             width=recipe.source.width or width,
         )
         batches = math.ceil(recipe.first_batches / INHERITED_IMAGE_STEPS)
-        recipe = replace(
-            recipe,
-            source=source,
-            warm_up_batches=batches,
-            first_batches=batches,
-            held_out_steps=INHERITED_HELD_OUT_STEPS,
-        )
+        recipe = replace(recipe, source=source, warm_up_batches=batches, first_batches=batches)
     return replace(recipe, learning=learning)
 
 

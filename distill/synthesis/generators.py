@@ -18,7 +18,7 @@ START: Final = 8
 # Pixels of a side, above which a generator is half as wide
 LARGE: Final = 64
 # Times the teacher's pass: what a generator may cost where its width is free (docs/log.md)
-AFFORDABLE: Final = 1.0
+AFFORDABLE: Final = 3.0
 LEAST_WIDTH: Final = 8
 
 Head = Literal["sigmoid", "batch_norm"]
@@ -30,7 +30,7 @@ def width_for(spec: InputSpec) -> int:
 
 
 def affordable_width(spec: InputSpec, *, macs: int) -> int:
-    """The widest of 32, 16 and 8 channels at full size that cost no more than the teacher's pass.
+    """The widest of 32, 16 and 8 channels at full size that cost no more than a few of the teacher's passes.
 
     Args:
         spec: of the images.

@@ -44,7 +44,11 @@ from edgekd.distill.teachers.loader import Teacher
 
 logger = logging.getLogger(__name__)
 
-# Held-out images should look like the teacher's classes, not like what the student finds hard: times its weight
+# Held-out images should look like the teacher's classes, not like what the student finds hard.
+# Times the steps of the recipe; and where the minutes are short
+HELD_OUT_STEPS: Final = 4
+HURRIED_STEPS: Final = 2
+# Times its weight
 HELD_OUT_ONE_HOT: Final = 4.0
 
 
@@ -279,16 +283,19 @@ class Synthesizer:
             # Nothing finite yet: the monitor stops this
             return self._fit(source, generator=generator, is_enough=is_enough)
         if self.rounds % self.recipe.held_out_every == 0 or not self.held_out.made:
-            made = self.invert(generator=generator, held_out=True)
+            longer = HURRIED_STEPS if is_enough() else HELD_OUT_STEPS
+            made = self.invert(generator=generator, held_out=True, longer=longer)
             while not self.group.all_reduce_and(bool(torch.isfinite(made.images).all())):
                 # Stops after a few
                 self.act(self.monitors.images(finite=False, entropy=0.0))
-                made = self.invert(generator=generator, held_out=True)
+                made = self.invert(generator=generator, held_out=True, longer=longer)
             self.held_out.add(entry_of(made))
         return losses
 
-    def invert(self, *, generator: torch.Generator, held_out: bool = False) -> SyntheticBatch:
-        """One batch of images against the student as it is, or for the held-out set."""
+    def invert(
+        self, *, generator: torch.Generator, held_out: bool = False, longer: int = 1
+    ) -> SyntheticBatch:
+        """One batch of images against the student as it is, or for the held-out set, of so many times the steps."""
         assert isinstance(self.source, FittedSource)
         settings = self.recipe.inverted
         # Else the source flows
@@ -312,7 +319,7 @@ class Synthesizer:
             self.criterion,
             wanted[self.group.rank :: self.group.world_size],
             weights=weights,
-            steps=settings.steps * (self.recipe.held_out_steps if held_out else 1),
+            steps=settings.steps * longer,
             learn=not held_out,
             generator=generator,
         )

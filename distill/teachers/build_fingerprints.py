@@ -166,14 +166,16 @@ def _build(source: str, bare: str, kind: str, *, classes: int, channels: int) ->
             bare, weights=None, num_classes=classes, **_backbone(kind)
         )
         return plain
+    side = architectures.fixed_side(bare) if source == "timm" else None
+    height, width = side or (224, 224)
     return architectures.build(
         Architecture(
             source=source,  # type: ignore[arg-type]
             name=bare,
             channels=channels,
             classes=classes,
-            height=224,
-            width=224,
+            height=height,
+            width=width,
         )
     )
 

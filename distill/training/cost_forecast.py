@@ -13,6 +13,7 @@ import torch
 
 from edgekd.distill.recipes.config import Recipe, adjust
 from edgekd.distill.synthesis.image_pool import entry_of
+from edgekd.distill.synthesis.synthesizer import HELD_OUT_STEPS
 from edgekd.distill.training.distiller import FIRST_IMAGES, Distillation
 
 TIMED_STUDENT_STEPS: Final = 4
@@ -215,7 +216,7 @@ def _batches_a_round(recipe: Recipe) -> float:
 
 def _held_out(recipe: Recipe) -> int:
     """Of a held-out batch, in the time of another."""
-    return 0 if recipe.flows else recipe.held_out_steps
+    return 0 if recipe.flows else HELD_OUT_STEPS
 
 
 def _peak_bytes(scratch: Distillation) -> int:

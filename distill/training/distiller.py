@@ -251,7 +251,7 @@ class Distillation:
             losses = self.synthesizer.round(
                 self.progress,
                 generator=self.generator,
-                is_enough=functools.partial(self._has_spent, FIRST_IMAGES, started),
+                is_enough=functools.partial(self._is_first_over, started),
             )
             self.compute.synchronize()
             self.images_s += self.clock() - started
@@ -267,6 +267,9 @@ class Distillation:
             event = self._event(losses, warned)
             warned = len(self.warnings)
             yield event
+
+    def _is_first_over(self, started: float) -> bool:
+        return not self.step and self._has_spent(FIRST_IMAGES, started)
 
     def _has_spent(self, share: float, started: float) -> bool:
         """Whether so much of the minutes is gone; steps are not spent by images."""

@@ -20,12 +20,8 @@ PROGRAMS: Final = frozenset({"torchscript", "pt2", "onnx"})
 # Of the teacher's multiply-accumulates: what `auto` leaves, the first that the board gains from; of a network that keeps
 # too much of itself for a quarter, a half
 QUARTER: Final = CutRequest(measure="macs", share=0.25)
-CUTS: Final = (
-    QUARTER,
-    replace(QUARTER, depth=0.5),
-    replace(QUARTER, share=0.125, depth=0.5),
-    replace(QUARTER, share=0.5),
-)
+CUTS: Final = (QUARTER, replace(QUARTER, depth=0.5), replace(QUARTER, share=0.125, depth=0.5))
+HALF: Final = replace(QUARTER, share=0.5)
 # Fewer parameters than the teacher's by this factor are never chosen unasked
 MOST_FEWER: Final = 16
 
@@ -116,14 +112,16 @@ def _auto_cut(
         say(f"         not cut out of the teacher: {error}")
         return None
     unsure: tuple[StudentVariant, CutRequest] | None = None
-    for request in CUTS:
-        if request.depth < 1 and not planner.blocks:
+    tried = 0
+    for request in (*CUTS, HALF):
+        if (request.depth < 1 and not planner.blocks) or (request == HALF and tried):
             continue
         try:
             found = _cut(planner, request, "")
         except UsageError as error:
             say(f"         {error}")
             continue
+        tried += 1
         verdict = worth(found)
         if verdict == "gains":
             return _explain(planner, found, request)

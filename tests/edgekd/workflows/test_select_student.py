@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from edgekd.distill.teachers.loader import load_teacher
 from edgekd.distill.teachers.metadata import TeacherOptions
@@ -73,13 +74,50 @@ def test_from_scratch_nothing_is_cut_and_nothing_is_too_small(select, teacher):
     assert parameters * MOST_FEWER >= teacher.info.parameters
 
 
-def test_a_teacher_that_no_name_builds_is_not_cut(select, teacher):
-    architecture = replace(teacher.info.architecture, source="pt2", name="program")
-    other = replace(teacher, info=replace(teacher.info, architecture=architecture))
-    found, said = select(of=other)
-    assert found.architecture.cut == ""
-    assert "could not be built again without the teacher's file" in said
+def of_source(teacher, source):
+    architecture = replace(teacher.info.architecture, source=source, name="program")
+    return replace(teacher, info=replace(teacher.info, architecture=architecture))
+
+
+def test_a_teacher_that_no_name_builds_is_cut_and_names_inherit_nothing(select, teacher):
+    other = of_source(teacher, "pt2")
+    assert str(select(of=other)[0].architecture) == "pt2:program cut:macs=0.25"
     assert select("resnet8-w12", other)[0].initial_weights == "drawn"
+
+
+def test_a_script_is_not_cut(select, teacher):
+    found, said = select(of=of_source(teacher, "torchscript"))
+    assert found.architecture.cut == ""
+    assert "a script shows its answers alone" in said
+
+
+class Stubborn(nn.Module):
+    """More than a quarter of it lies between reshapes to numbers of channels that are written in the code."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(1, 64, 3, padding=1)
+        self.second = nn.Conv2d(64, 16, 3, padding=1)
+        self.fixed = nn.Conv2d(16, 16, 3, padding=1)
+        self.third = nn.Conv2d(16, 32, 3, padding=1)
+        self.head = nn.Linear(32, 10)
+
+    def forward(self, images):
+        maps = _split(self.second(self.first(images).relu()).relu())
+        maps = _split(self.fixed(maps).relu())
+        return self.head(self.third(maps).relu().mean((2, 3)))
+
+
+def _split(maps):
+    count, _, height, width = maps.shape
+    return maps.view(count, 2, 8, height, width).flatten(1, 2)
+
+
+def test_of_a_network_that_keeps_more_than_a_quarter_a_half_is_left(select, teacher):
+    network = Stubborn().eval().requires_grad_(False)
+    found, said = select(of=replace(of_source(teacher, "file"), module=network))
+    assert str(found.architecture) == "file:program cut:macs=0.5"
+    assert "that is already" in said
 
 
 def test_a_network_of_the_family_begins_with_what_fits(select, teacher):
