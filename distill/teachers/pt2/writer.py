@@ -90,13 +90,9 @@ def check_program(network: nn.Module, *, shape: tuple[int, int, int]) -> None:
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Keep what torch says of its own ways off stderr, and the graph, which it prints where it fails, off stdout."""
+    """Keep what torch says of its own ways off stderr, and the graph, which it prints where it fails: the error says it."""
     before = logging.root.manager.disable
-    with (
-        warnings.catch_warnings(),
-        contextlib.redirect_stdout(io.StringIO()),
-        contextlib.redirect_stderr(io.StringIO()),
-    ):
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
         logging.disable(logging.CRITICAL)
         try:

@@ -184,7 +184,7 @@ def test_networks_that_stay_as_they_are_are_refused_by_name():
         planner(drawn(torchvision.models.shufflenet_v2_x0_5(num_classes=10)))
 
 
-def test_a_network_that_torch_export_cannot_follow_is_refused():
+def test_a_network_that_torch_export_cannot_follow_is_refused_in_a_line(capfd):
     class Data(Own):
         def forward(self, given):
             found = super().forward(given)
@@ -192,3 +192,4 @@ def test_a_network_that_torch_export_cannot_follow_is_refused():
 
     with pytest.raises(UsageError, match=r"torch\.export cannot follow"):
         check_program(drawn(Data()), shape=SHAPE)
+    assert capfd.readouterr() == ("", "")
