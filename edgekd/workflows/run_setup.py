@@ -343,8 +343,8 @@ def plan_run(setup: RunSetup, recipe: Recipe, display: Display) -> Forecast:
     )
     if setup.budget.minutes is not None and expected.steps < LEAST_STEPS:
         display.warn(
-            f"about {expected.steps} steps of the student are too few; for {LEAST_STEPS} give --minutes "
-            f"{math.ceil(expected.least_s / 60)}"
+            f"the minutes are enough for about {expected.steps} of the student's steps, and fewer than {LEAST_STEPS} are hardly "
+            f"worth a run: give --minutes {math.ceil(expected.least_s / 60)}"
         )
     _warn_of_size(expected, info, compute, display)
     return expected

@@ -139,6 +139,13 @@ def test_a_dry_run_says_what_it_would_cost_and_writes_nothing(edgekd, tmp_path):
     assert "MiB of memory" in err
 
 
+def test_minutes_that_are_too_few_are_said_with_those_that_are_enough(edgekd, tmp_path):
+    code, out, err = dry(edgekd, tmp_path, "--minutes", 0.01, "--json")
+    assert code == 0
+    assert json.loads(out)["steps"] < 120
+    assert "fewer than 120 are hardly worth a run: give --minutes 1" in err
+
+
 @pytest.mark.parametrize("name", ["dfad", "fast"])
 def test_a_dry_run_of_the_papers_settings_has_their_length(edgekd, tmp_path, name):
     code, out, _ = dry(edgekd, tmp_path, "--recipe", name, "--faithful", "--json")
