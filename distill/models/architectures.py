@@ -119,6 +119,7 @@ def find_architecture(
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             # Whose own checks say what is wrong
             module = build(found)
+            _check_patches(module, height, width)
             answer = module.eval()(torch.zeros(1, channels, height, width))
     except (RuntimeError, ValueError, IndexError, AssertionError, TypeError) as error:
         raise UsageError(
@@ -127,6 +128,19 @@ def find_architecture(
     if answer.shape != (1, classes):
         raise UsageError(f"{found} answers {tuple(answer.shape)}, not {classes} logits per image.")
     return found
+
+
+def _check_patches(module: nn.Module, height: int, width: int) -> None:
+    """That the patches of a transformer cover its images: what is over at the edge, its convolution drops without a word.
+
+    Raises:
+        ValueError: they do not.
+    """
+    sizes = getattr(getattr(module, "patch_embed", None), "patch_size", None)
+    if isinstance(sizes, tuple) and (height % sizes[0] or width % sizes[1]):
+        raise ValueError(
+            f"its patches of {sizes[0]} x {sizes[1]} pixels leave out what is over at the edge"
+        )
 
 
 def _signature(architecture: Architecture) -> Signature:

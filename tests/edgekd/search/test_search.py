@@ -245,7 +245,10 @@ def test_a_student_at_fewer_pixels_can_be_exported(search, edgekd):
         (("--candidate", "resnet8-w4@8"), "@SIDE should be"),
         (("--candidate", "resnet8-w4", "--candidate", "resnet8-w4"), "given twice"),
         (("--minutes", "3"), "either --minutes or --steps"),
-        (("--candidate", "timm:vit_tiny_patch16_224"), "takes no images of 1x28x28"),
+        (
+            ("--candidate", "timm:vit_tiny_patch16_224"),
+            "takes no images of 1x28x28 (its patches of 16 x 16 pixels",
+        ),
         (("--limit", "accuracy=0.9"), "no labelled images"),
         (("--limit", "precision=fp16"), "there are files in fp32, int8"),
     ],
