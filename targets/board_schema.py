@@ -2,7 +2,6 @@
 
 import difflib
 import json
-import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeAlias, TypeVar
@@ -17,6 +16,7 @@ from edgekd.records import (
     Runtime,
     record,
 )
+from edgekd.toml_text import parse_toml
 
 T = TypeVar("T")
 
@@ -141,8 +141,8 @@ def suggestion(word: str, known: Iterable[str]) -> str:
 
 def _read(kind: type[T], path: Path) -> T:
     try:
-        plain = tomllib.loads(read_text(path))
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        plain = parse_toml(read_text(path))
+    except ValueError as error:
         raise InputFileError(f"{path}: not TOML ({error}).") from error
     try:
         # By way of JSON: pydantic is strict about types there, and still takes lists as tuples.

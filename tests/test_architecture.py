@@ -30,7 +30,7 @@ LAYERS = (
     {"edgekd.targets"},
     {"edgekd.progress", "edgekd.templating"},
     {"edgekd.records"},
-    {"edgekd.files", "edgekd.interrupts", "edgekd.options"},
+    {"edgekd.files", "edgekd.interrupts", "edgekd.options", "edgekd.toml_text"},
     {"edgekd.errors"},
 )
 

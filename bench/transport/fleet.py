@@ -6,7 +6,6 @@ target = "jetson-orin-nano-8gb@jp6.2"    # optional
 python = "/opt/venv/bin/python"          # optional: the Python there that has ONNX Runtime
 """
 
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from edgekd.errors import InputFileError, UsageError
 from edgekd.files import read_text
 from edgekd.records import Target, record
 from edgekd.targets.catalogue import load_target
+from edgekd.toml_text import parse_toml
 
 
 @dataclass(frozen=True)
@@ -94,10 +94,11 @@ def devices(
 
 def _read(path: Path, options: tuple[str, ...], python: str | None) -> dict[str, Device]:
     try:
-        plain = tomllib.loads(read_text(path))
-        fleet = TypeAdapter(_Fleet).validate_python(plain)
-    except tomllib.TOMLDecodeError as error:
+        plain = parse_toml(read_text(path))
+    except ValueError as error:
         raise InputFileError(f"{path}: not TOML ({error}).") from error
+    try:
+        fleet = TypeAdapter(_Fleet).validate_python(plain)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

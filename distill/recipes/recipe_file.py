@@ -4,7 +4,6 @@ import difflib
 import json
 import math
 import os
-import tomllib
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +22,7 @@ from edgekd.distill.recipes.config import (
 )
 from edgekd.errors import InputFileError
 from edgekd.records import printable
+from edgekd.toml_text import parse_toml
 
 # Of the form of the file; the settings in it are a recipe's.
 FORMAT: Final = 1
@@ -84,7 +84,7 @@ def parse_recipe(data: bytes, *, origin: str) -> Recipe:
         InputFileError: not TOML, or not a recipe.
     """
     try:
-        plain = tomllib.loads(data.decode("utf-8"))
+        plain = parse_toml(data.decode("utf-8"))
         _require_plain(plain, ())
         version = plain.pop(_VERSION, FORMAT)
         text = json.dumps(plain)

@@ -1,6 +1,5 @@
 """What is said of a teacher: on the command line, in a TOML file beside it, inside the file."""
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -11,6 +10,7 @@ from edgekd.distill.teachers.checkpoints.file_contents import SUFFIXES
 from edgekd.errors import InputFileError
 from edgekd.files import read_text
 from edgekd.records import record
+from edgekd.toml_text import parse_toml
 
 METADATA_VERSION: Final = 1
 
@@ -111,8 +111,8 @@ def toml_path(path: Path) -> Path:
 
 def _from_toml(path: Path) -> TeacherOptions:
     try:
-        content = tomllib.loads(read_text(path))
-    except tomllib.TOMLDecodeError as error:
+        content = parse_toml(read_text(path))
+    except ValueError as error:
         raise InputFileError(f"{path}: not valid TOML ({error}).") from error
     return _validate(content, origin=str(path))
 

@@ -15,7 +15,6 @@ of = "teacher"
 """
 
 import math
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +30,7 @@ from edgekd.records import (
     Target,
 )
 from edgekd.targets.board_schema import suggestion
+from edgekd.toml_text import parse_toml
 
 PROJECT: Final = "edgekd.toml"
 
@@ -110,11 +110,8 @@ def read_project(path: Path) -> Budget:
         InputFileError: it is missing, not TOML, or holds what no budget has.
     """
     try:
-        plain = tomllib.loads(read_text(path))
-    except (
-        ValueError,
-        RecursionError,
-    ) as error:  # a TOMLDecodeError, or a number of too many digits
+        plain = parse_toml(read_text(path))
+    except ValueError as error:
         raise InputFileError(f"{path}: not TOML ({error}).") from error
     for key in plain:
         if key != "budget":
