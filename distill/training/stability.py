@@ -58,7 +58,12 @@ def format_stability(history: Sequence[HistoryPoint]) -> list[str]:
     lines = []
     for figure, name, whose in KINDS:
         found = of_history(history, figure)
-        if found is not None:
+        if found is None:
+            continue
+        if sum(getattr(point, figure) is not None for point in history) == 1:
+            # Nothing is known of how it moved
+            lines.append(f"{name} of the {whose}: {found.final:.2%}, looked at once")
+        else:
             lines.append(
                 f"{name} of the {whose}: final {found.final:.2%}, best {found.best:.2%}, mean "
                 f"{found.mean:.2%} (sd {found.deviation:.2%}); last fifth {found.last_mean:.2%} (sd "
