@@ -13,7 +13,7 @@ import torch
 
 from edgekd.distill.recipes.config import Recipe, adjust
 from edgekd.distill.synthesis.image_pool import entry_of
-from edgekd.distill.synthesis.synthesizer import HELD_OUT_STEPS
+from edgekd.distill.synthesis.synthesizer import HELD_OUT_STEPS, HURRIED_STEPS
 from edgekd.distill.training.distiller import FIRST_IMAGES, Distillation
 
 TIMED_STUDENT_STEPS: Final = 4
@@ -115,9 +115,10 @@ def forecast(fresh: Callable[[Recipe], Distillation], recipe: Recipe, *, pixels:
     else:
         assert budget.minutes is not None
         duration_s = 60 * budget.minutes
-        kept = _kept_at_first(recipe, duration_s, image_batch_s)
-        first_s = (_first_batches(recipe) + kept - recipe.first_batches) * image_batch_s
-        steps = max(1, round((duration_s - first_s) / round_s * recipe.learning.steps))
+        made, kept, held_out = _count_first(recipe, duration_s, image_batch_s)
+        # A round's own batch is in its time
+        left_s = duration_s - (made - 1 + held_out) * image_batch_s
+        steps = max(1, round(left_s / round_s * recipe.learning.steps))
     # What half a batch did not need yet is what the other half needs.
     part = timed.source.batch
     grown = (_peak_bytes(scratch) - half_bytes) / (part / 2) * (recipe.source.batch - part)
@@ -137,12 +138,19 @@ def forecast(fresh: Callable[[Recipe], Distillation], recipe: Recipe, *, pixels:
     )
 
 
-def _kept_at_first(recipe: Recipe, duration_s: float, image_batch_s: float) -> int:
-    """Batches before the first step: they end with the one that the clock finds them at."""
+def _count_first(recipe: Recipe, duration_s: float, image_batch_s: float) -> tuple[int, int, int]:
+    """Batches before the first step of so long a run: made, kept of them, and the held-out one in the time of one.
+
+    They end with the one that the clock finds them at, but not before one is kept.
+    """
+    total = recipe.warm_up_batches + recipe.first_batches
     if recipe.flows or not image_batch_s:
-        return recipe.first_batches
-    most = math.ceil(FIRST_IMAGES * duration_s / image_batch_s) - recipe.warm_up_batches
-    return max(1, min(recipe.first_batches, most))
+        return total, recipe.first_batches, _count_held_out(recipe)
+    most = max(1, math.ceil(FIRST_IMAGES * duration_s / image_batch_s))
+    if most >= total:
+        return total, recipe.first_batches, _count_held_out(recipe)
+    kept = max(1, most - recipe.warm_up_batches)
+    return min(most, recipe.warm_up_batches) + kept, kept, HURRIED_STEPS
 
 
 def _images_made(recipe: Recipe, steps: int, *, kept: int) -> int:
@@ -206,15 +214,15 @@ def _of_steps(steps: int, recipe: Recipe, image_batch_s: float, student_step_s: 
 
 def _first_batches(recipe: Recipe) -> int:
     """Batches, in the time of one, that the first round makes more of than those after it."""
-    return recipe.warm_up_batches + recipe.first_batches - 1 + _held_out(recipe)
+    return recipe.warm_up_batches + recipe.first_batches - 1 + _count_held_out(recipe)
 
 
 def _batches_a_round(recipe: Recipe) -> float:
     """The time of a round's images, in that of one batch: some rounds make a held-out one too."""
-    return 1.0 + _held_out(recipe) / recipe.held_out_every
+    return 1.0 + _count_held_out(recipe) / recipe.held_out_every
 
 
-def _held_out(recipe: Recipe) -> int:
+def _count_held_out(recipe: Recipe) -> int:
     """Of a held-out batch, in the time of another."""
     return 0 if recipe.flows else HELD_OUT_STEPS
 

@@ -259,9 +259,10 @@ class Distillation:
                 self._repair_student(self.initial)
             losses |= self._train_student(started)
             self.elapsed_s += self.compute.group.broadcast_number(self.clock() - started)
-            if self._has_spent(1.0, self.clock()) and self.step < self.recipe.learning.steps:
+            ended = self.budget.minutes is not None and self.progress >= 1.0
+            if ended and self.step < self.recipe.learning.steps:
                 self._warn(
-                    f"the budget ended after {self.step} steps of the student: what it is worth was hardly tried. Give more "
+                    f"the minutes ended after {self.step} of the student's steps: what it is worth was hardly tried. Give more "
                     "--minutes"
                 )
             event = self._event(losses, warned)
@@ -269,11 +270,9 @@ class Distillation:
             yield event
 
     def _is_first_over(self, started: float) -> bool:
-        return not self.step and self._has_spent(FIRST_IMAGES, started)
-
-    def _has_spent(self, share: float, started: float) -> bool:
-        """Whether so much of the minutes is gone; steps are not spent by images."""
-        return self.budget.minutes is not None and self._progress_now(started) >= share
+        """Whether the images before the first step had their share of the minutes; steps are not spent by images."""
+        minutes = self.budget.minutes is not None
+        return minutes and not self.step and self._progress_now(started) >= FIRST_IMAGES
 
     def prepare(self) -> None:
         """Draw the gallery of structured noise, where the recipe has one; its time counts."""

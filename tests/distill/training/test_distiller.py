@@ -256,4 +256,4 @@ def test_a_run_of_hardly_any_steps_says_so(make):
     run = make(budget=RunBudget(minutes=1.0), clock=lambda: float(next(ticks)))
     events, _ = finished(run)
     assert run.step == 1
-    assert "the budget ended after 1 step" in events[-1].warnings[-1]
+    assert "the minutes ended after 1 of" in events[-1].warnings[-1]

@@ -2,6 +2,7 @@
 
 import math
 from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 import torch
@@ -324,6 +325,19 @@ def test_lengths_of_time_are_said_in_units_to_plan_with():
         "1.5 h",
         "10 h",
     ]
+
+
+@pytest.mark.parametrize(
+    ("minutes", "expected"),
+    # Batches of 10 s, 4 not shown and 4 that are: made, kept, and the held-out one in the time of one
+    [(10, (8, 4, 4)), (4, (6, 2, 2)), (2, (4, 1, 2)), (0.1, (2, 1, 2))],
+)
+def test_first_images_are_forecast_to_end_with_a_quarter_of_the_minutes(minutes, expected):
+    from edgekd.distill.recipes.catalogue import RECIPES
+    from edgekd.distill.training.cost_forecast import _count_first
+
+    recipe = replace(RECIPES["pool"], warm_up_batches=4, first_batches=4)
+    assert _count_first(recipe, 60 * minutes, 10.0) == expected
 
 
 def test_large_images_are_forecast_from_a_part_of_a_batch(compute):
