@@ -192,7 +192,11 @@ def _measure_fidelity(engine: Distillation) -> str:
 
 
 def commit() -> str:
+    """Of the working tree; "-dirty" where it was changed since."""
     done = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+        ["git", "describe", "--always", "--dirty", "--exclude=*"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return done.stdout.strip() or "unknown"

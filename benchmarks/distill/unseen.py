@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.distill.pairs import CIFAR10, FASHION, MNIST, Data, accuracy
+from benchmarks.distill.running import commit
 from benchmarks.machine import processor
 from benchmarks.rows import append_row, read_rows
 from edgekd.distill.data import augment
@@ -79,15 +80,15 @@ class Unseen:
         return made
 
 
-def _sized(data: Data, side: int) -> Data:
+def _as_rgb(data: Data, side: int) -> Data:
     """The data as three channels of `side` x `side` pixels."""
     repeat = 3 // data.channels
     return replace(data, channels=3, side=side, mean=data.mean * repeat, std=data.std * repeat)
 
 
-MNIST_32 = _sized(MNIST, 32)
-FASHION_32, FASHION_64 = _sized(FASHION, 32), _sized(FASHION, 64)
-CIFAR10_32, CIFAR10_64 = _sized(CIFAR10, 32), _sized(CIFAR10, 64)
+MNIST_32 = _as_rgb(MNIST, 32)
+FASHION_32, FASHION_64 = _as_rgb(FASHION, 32), _as_rgb(FASHION, 64)
+CIFAR10_32, CIFAR10_64 = _as_rgb(CIFAR10, 32), _as_rgb(CIFAR10, 64)
 
 TEACHERS: Final = {
     teacher.name: teacher
@@ -251,7 +252,7 @@ def compress(
     command = [
         *("edgekd", "compress", str(weights), "--arch", teacher.arch),
         *("--input", f"{data.channels}x{data.side}x{data.side}"),
-        *("--mean", _listed(data.mean), "--std", _listed(data.std)),
+        *("--mean", _join(data.mean), "--std", _join(data.std)),
         *("-t", "jetson", "--minutes", f"{minutes:g}", "--eval", str(test)),
         *("--threads", str(threads), "--out", str(bundle), "--force"),
     ]
@@ -319,17 +320,6 @@ def last_error(log: str) -> str:
     return " ".join(lines[said[-1] :] if said else lines[-1:])
 
 
-def commit() -> str:
-    """Of the working tree; "-dirty" where it was changed since."""
-    done = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--exclude=*"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.stdout.strip() or "unknown"
-
-
 def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
@@ -338,7 +328,7 @@ def _share(tested: Mapping[str, Mapping[str, float]], model: str, key: str) -> s
     return f"{tested[model][key]:.4f}" if model in tested else ""
 
 
-def _listed(values: tuple[float, ...]) -> str:
+def _join(values: tuple[float, ...]) -> str:
     return ",".join(f"{value:g}" for value in values)
 
 

@@ -251,7 +251,7 @@ def _timm(architecture: Architecture) -> nn.Module:
         "in_chans": architecture.channels,
         "num_classes": architecture.classes,
     }
-    side, wanted = fixed_side(architecture.name), (architecture.height, architecture.width)
+    side, wanted = required_size(architecture.name), (architecture.height, architecture.width)
     if side is not None and wanted != side:
         shape["img_size"] = wanted
     try:
@@ -266,7 +266,7 @@ def _timm(architecture: Architecture) -> nn.Module:
     return module
 
 
-def fixed_side(name: str) -> tuple[int, int] | None:
+def required_size(name: str) -> tuple[int, int] | None:
     """Height and width that a timm network is built for, where its weights depend on them (transformers); else None."""
     import timm
 

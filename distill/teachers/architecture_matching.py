@@ -54,7 +54,7 @@ def match_architecture(
     for source, name in _sources(options.arch):
         side = None
         if source == "timm" and options.input is None:
-            side = architectures.fixed_side(name)
+            side = architectures.required_size(name)
         known = {} if side is None else {"height": side[0], "width": side[1]}
         candidate = Architecture(source=source, name=name, **{**shape, **known})
         module = skeleton(candidate)
@@ -104,7 +104,11 @@ def skeleton(candidate: Architecture) -> nn.Module:
 
 
 def _difference(candidate: Architecture, module: nn.Module, shapes: Mapping[str, Shape]) -> str:
-    sized = candidate.source == "timm" and architectures.fixed_side(candidate.name) is not None
+    sized = (
+        candidate.source == "timm"
+        and architectures.required_size(candidate.name) is not None
+        and shapes_of(module.state_dict()).keys() == shapes.keys()
+    )
     hint = (
         f". Its weights depend on the size of its images ({candidate.height} x {candidate.width} here): say it with "
         "--input"

@@ -166,7 +166,7 @@ def _build(source: str, bare: str, kind: str, *, classes: int, channels: int) ->
             bare, weights=None, num_classes=classes, **_backbone(kind)
         )
         return plain
-    side = architectures.fixed_side(bare) if source == "timm" else None
+    side = architectures.required_size(bare) if source == "timm" else None
     height, width = side or (224, 224)
     return architectures.build(
         Architecture(

@@ -162,7 +162,7 @@ def _neighbours(planner: CutPlanner, request: CutRequest) -> str:
 def _inherit_weights(chosen: StudentVariant, teacher: Teacher, seed: int) -> StudentVariant:
     """The student with what fits of the teacher's weights; as it was, where nothing does.
 
-    A program that was read from a file has weights by name, and no layers that a student could be held to.
+    Of a program that was read from a file nothing is inherited: it was not tried.
     """
     if teacher.info.architecture.source in PROGRAMS:
         return chosen
