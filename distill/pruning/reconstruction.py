@@ -36,6 +36,13 @@ AT_ONCE: Final = 64
 LEAST_SCALE: Final = 1e-2
 
 
+# Of the largest output: how far a layer may be from the product of its inputs and weights
+ALIKE: Final = 1e-3
+
+# Left, right, top and bottom, as `functional.pad` takes them
+Padding = tuple[int, int, int, int]
+
+
 class _ReachedError(Exception):
     """The layer was reached: the rest of the pass is not needed."""
 
@@ -46,6 +53,8 @@ class _Layer:
 
     name: str
     layer: Any
+    # Of its inputs
+    padding: Padding
     # That takes what it gives
     norm: _NormBase | None = None
     # Where that is added to something else
@@ -90,7 +99,7 @@ def reconstruct(
 def _find_layers(
     student: nn.Module, teacher: nn.Module, cut: Cut | None, image: Tensor
 ) -> list[_Layer]:
-    norms, sizes = _order(student, teacher, image)
+    norms, sizes, paddings = _order(student, teacher, image)
     names = {module: name for name, module in student.named_modules()}
     shortcuts = find_shortcuts(
         teacher, {name: names[norm] if norm else name for name, norm in norms.items()}, image
@@ -110,6 +119,7 @@ def _find_layers(
             _Layer(
                 name=name,
                 layer=layer,
+                padding=paddings[name],
                 norm=norm,
                 shortcut=shortcut,
                 per_image=sizes[name],
@@ -130,18 +140,24 @@ def _gives_as_many(layer: nn.Module, other: nn.Module) -> bool:
 
 def _order(
     student: nn.Module, teacher: nn.Module, image: Tensor
-) -> tuple[dict[str, _NormBase | None], dict[str, int]]:
-    """Layers to fit, as they are called, and the batch-norm that takes what each gives; and places of one image.
+) -> tuple[dict[str, _NormBase | None], dict[str, int], dict[str, Padding]]:
+    """Layers to fit, as they are called, and the batch-norm that takes what each gives; places of one image; paddings.
 
-    Layers that are called twice have two inputs, and stay.
+    Layers that are called twice have two inputs, and stay. So do those that are no plain product, whatever they are
+    derived from.
     """
     called: list[str] = []
     behind: dict[str, _NormBase | None] = {}
     given: list[tuple[Tensor, str]] = []
+    paddings: dict[str, Padding] = {}
 
     def record_layer(name: str) -> Callable[..., None]:
-        def hook(_: nn.Module, __: object, output: Tensor) -> None:
+        def hook(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             called.append(name)
+            padding = _find_padding(layer, inputs[0], output)
+            if padding is None:
+                return
+            paddings[name] = padding
             given.append((output, name))
             behind[name] = None
 
@@ -162,12 +178,7 @@ def _order(
     for name, layer in student.named_modules():
         if isinstance(layer, _NormBase) and layer.running_mean is not None:
             handles.append(layer.register_forward_pre_hook(record_norm))
-        if (
-            name in theirs
-            and isinstance(layer, nn.Linear | nn.Conv2d)
-            and getattr(layer, "padding_mode", "zeros") == "zeros"
-            and not isinstance(getattr(layer, "padding", 0), str)
-        ):
+        if name in theirs and isinstance(layer, nn.Linear | nn.Conv2d):
             handles.append(layer.register_forward_hook(record_layer(name)))
     try:
         teacher(image)
@@ -179,9 +190,53 @@ def _order(
     found = {
         name: norm for name, norm in behind.items() if called.count(name) == 1 and name in reached
     }
-    return found, {
-        name: len(_by_place(student.get_submodule(name), output)) for output, name in given
-    }
+    sizes = {name: len(_by_place(student.get_submodule(name), output)) for output, name in given}
+    return found, sizes, paddings
+
+
+def _find_padding(layer: Any, inputs: Tensor, output: Tensor) -> Padding | None:  # noqa: ANN401
+    """The zeros about its inputs with which a layer is the product of them and its weights; None: it is no such product.
+
+    Classes that are derived from a convolution pad by themselves (TensorFlow's "same"), or standardise their weights.
+    """
+    if layer._parameters.get("weight") is None:
+        # Computed from others, and lost with the next pass
+        return None
+    if isinstance(layer, nn.Linear):
+        plain = functional.linear(inputs, layer.weight, layer.bias)
+        return (0, 0, 0, 0) if _is_alike(plain, output) else None
+    found: list[Padding] = []
+    if not isinstance(layer.padding, str):
+        down, right = layer.padding
+        found.append((right, right, down, down))
+    # One more at the end, where their number is odd
+    same: list[int] = []
+    for axis in (1, 0):
+        reached = (output.shape[2 + axis] - 1) * layer.stride[axis]
+        reached += (layer.kernel_size[axis] - 1) * layer.dilation[axis] + 1
+        missing = max(0, reached - inputs.shape[2 + axis])
+        same += [missing // 2, missing - missing // 2]
+    found.append((same[0], same[1], same[2], same[3]))
+    for padding in found:
+        plain = functional.conv2d(
+            functional.pad(inputs, padding),
+            layer.weight,
+            layer.bias,
+            tuple(layer.stride),
+            0,
+            layer.dilation,
+            layer.groups,
+        )
+        if _is_alike(plain, output):
+            return padding
+    return None
+
+
+def _is_alike(plain: Tensor, output: Tensor) -> bool:
+    if plain.shape != output.shape:
+        return False
+    # Turned round, so that what is no number is none
+    return bool((plain - output).abs().max() <= ALIKE * (1e-6 + output.abs().max()))
 
 
 # --- what is looked at ------------------------------------------------------------------------------
@@ -240,7 +295,7 @@ def _reach(student: nn.Module, each: _Layer, number: int, images: Tensor) -> tup
     found: list[Tensor] = []
 
     def stop(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        found.append(_gather_patches(each.layer, inputs[0], output, each.places[number]))
+        found.append(_gather_patches(each, inputs[0], output, each.places[number]))
         raise _ReachedError
 
     handle = each.layer.register_forward_hook(stop)
@@ -263,13 +318,14 @@ def _by_place(layer: nn.Module, output: Tensor) -> Tensor:
     return output.permute(0, 2, 3, 1).reshape(-1, output.shape[1])
 
 
-def _gather_patches(layer: Any, inputs: Tensor, output: Tensor, places: Tensor) -> Tensor:  # noqa: ANN401
+def _gather_patches(each: _Layer, inputs: Tensor, output: Tensor, places: Tensor) -> Tensor:
     """What a layer takes at places (P,) of its output: (P, groups, I)."""
+    layer = each.layer
     if isinstance(layer, nn.Linear):
         return inputs.reshape(-1, 1, inputs.shape[-1])[places]
     height, width = output.shape[2:]
-    (down, right), (high, wide) = layer.padding, layer.kernel_size
-    padded = functional.pad(inputs, (right, right, down, down))
+    high, wide = layer.kernel_size
+    padded = functional.pad(inputs, each.padding)
     of_image, place = places // (height * width), places % (height * width)
     rows = (place // width * layer.stride[0])[:, None]
     columns = (place % width * layer.stride[1])[:, None]

@@ -2,8 +2,11 @@
 
 import copy
 
+import pytest
 import torch
 from torch import nn
+from torch.nn import functional
+from torch.nn.utils.parametrizations import weight_norm
 
 from edgekd.distill.models import networks
 from edgekd.distill.pruning.apply_cut import apply_cut
@@ -153,3 +156,67 @@ def test_a_layer_makes_up_for_what_is_amiss_at_the_shortcut():
     # The shortcut itself stays wrong: only the sum behind it is right again
     assert before > 0.05
     assert apart(student, teacher) < 0.01 * before
+
+
+class SameConv(nn.Conv2d):
+    """Pads by itself as TensorFlow does, one more at the end, and says that it does not pad."""
+
+    def forward(self, x):
+        return super().forward(functional.pad(x, (0, 1, 0, 1)))
+
+
+class StandardisedConv(nn.Conv2d):
+    """What it multiplies by is not what it keeps."""
+
+    def forward(self, x):
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return functional.conv2d(x, weight / weight.std(), self.bias, padding=self.padding)
+
+
+class ScaledLinear(nn.Linear):
+    def forward(self, x):
+        return 3 * super().forward(x)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: SameConv(8, 5, 3, stride=2),
+        lambda: nn.Conv2d(8, 5, 3, dilation=3, padding="same"),
+    ],
+    ids=["derived", "dilated"],
+)
+def test_layers_that_pad_as_much_as_is_needed_are_fitted(layer):
+    teacher, _, cut = pair()
+    teacher.second = layer().requires_grad_(False)
+    student = apply_cut(copy.deepcopy(teacher), cut)
+    before = apart(student, teacher)
+    reconstruct(student, teacher, cut, images(200), macs=10_000)
+    assert apart(student, teacher) < 0.1 * before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda net: setattr(net, "second", StandardisedConv(8, 5, 3)),
+        lambda net: setattr(net, "second", weight_norm(nn.Conv2d(8, 5, 3))),
+        lambda net: setattr(net, "head", ScaledLinear(5, 4)),
+    ],
+    ids=["standardised", "weight norm", "scaled"],
+)
+def test_layers_that_are_no_plain_product_stay_as_they_were_cut(change):
+    teacher, _, cut = pair()
+    change(teacher)
+    teacher.eval().requires_grad_(False)
+    student = copy.deepcopy(teacher)
+    student.first.state_dict()["bias"] += 1.0
+    before = copy.deepcopy(student.state_dict())
+    reconstruct(student, teacher, cut_of(), images(200), macs=10_000)
+    changed = {
+        name
+        for name, tensor in student.state_dict().items()
+        if not torch.equal(tensor, before[name])
+    }
+    derived = "head" if isinstance(teacher.head, ScaledLinear) else "second"
+    assert "depthwise.weight" in changed
+    assert not {name for name in changed if name.startswith(derived)}
