@@ -1,5 +1,6 @@
 """The way from a teacher to a bundle: the stages in order, each handing the next what it needs."""
 
+import functools
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from edgekd.gate.figures import Reports, model_of
 from edgekd.interrupts import caught
 from edgekd.progress import Display
 from edgekd.records import Target
-from edgekd.search.auto_student import over_budget, time_gained
+from edgekd.search.auto_student import board_costs, over_budget, time_gained
 from edgekd.search.candidates import Candidate
 from edgekd.search.summary import nearest
 from edgekd.workflows.data_used import warn_of_images
@@ -26,6 +27,7 @@ from edgekd.workflows.fill_bundle import CompressJob, Outcome, fill_bundle
 from edgekd.workflows.gate import check_budget
 from edgekd.workflows.model_files import software_text
 from edgekd.workflows.run_setup import prepare_run
+from edgekd.workflows.select_student import BoardCosts
 
 # --- compress -------------------------------------------------------------------------------------
 
@@ -63,7 +65,7 @@ def compress(options: CompressJob, display: Display) -> Outcome | None:
         setup = prepare_run(
             distil,
             display,
-            worth=lambda teacher: _worth(teacher, options, display, passed_over),
+            board=lambda teacher: _board(teacher, options, display, passed_over),
         )
     except UsageError as error:
         if not passed_over:
@@ -78,6 +80,24 @@ def compress(options: CompressJob, display: Display) -> Outcome | None:
         folder.discard()
     _closing(outcome, display)
     return outcome
+
+
+def _board(
+    teacher: Teacher, options: CompressJob, display: Display, passed_over: list[Candidate]
+) -> BoardCosts:
+    """What students cost on the board; only `auto` asks whether they are worth it."""
+
+    @functools.cache
+    def worth() -> Callable[[StudentVariant], Worth]:
+        return _worth(teacher, options, display, passed_over)
+
+    return board_costs(
+        teacher.info,
+        options.target,
+        display,
+        device=options.bench_device,
+        worth=lambda student: worth()(student),
+    )
 
 
 def _worth(

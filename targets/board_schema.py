@@ -35,6 +35,8 @@ FACTS: Final[Mapping[str, Literal["text", "whole", "number", "flag"]]] = {
     "tensor_cores": "whole",
     "dla_cores": "whole",
     "int8": "flag",
+    # Channels that it computes at once: parts of a teacher keep multiples of it where a layer is wide enough
+    "channel_multiple": "whole",
     "int8_tops": "number",
     "int8_tops_sparse": "number",
     "int8_tops_sparse_super": "number",
@@ -112,6 +114,8 @@ def read_board(path: Path) -> BoardFile:
         # bool is an int to isinstance, and no count of cores.
         if not values or not all(type(value) in types for value in values):
             raise InputFileError(f"{path}: facts.{key}.value: should be a {FACTS[key]}.")
+        if key == "channel_multiple" and not (len(values) == 1 and int(str(values[0])) >= 1):
+            raise InputFileError(f"{path}: facts.{key}.value: should be one number, 1 or more.")
     for key in file.other_facts:
         if key in FACTS:
             raise InputFileError(

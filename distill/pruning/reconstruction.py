@@ -2,13 +2,12 @@
 
 After He, Zhang and Sun, "Channel Pruning for Accelerating Very Deep Neural Networks", ICCV 2017: weights by least squares
 (section 3.1, the second step), and a layer whose output is added to a shortcut makes up for what is amiss there (section
-3.3). No gradient goes through more than one layer, so a few hundred images suffice, one pass of the whole network and one
-per layer of what is left; the loop repairs the rest.
+3.3). No gradient goes through more than one layer, so a few hundred images suffice, and one pass of each network: a
+layer of what is left is fitted when its inputs come, before it is called. The loop repairs the rest.
 
 N images, P places of them, I inputs of a place, O outputs.
 """
 
-import contextlib
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -27,11 +26,13 @@ LEAST_PLACES: Final = 8192
 PLACES_PER_INPUT: Final = 8
 # Of the mean square of the inputs: how strongly weights stay what they were
 RIDGE: Final = 0.1
-# Multiply-accumulates of all passes, which bound the number of images; and images in one pass
+# Multiply-accumulates of both passes, and bytes of the largest map, which bound the number of images
 MOST_MACS: Final = 1e12
+MOST_BYTES: Final = 2**29
 LEAST_IMAGES: Final = 32
 MOST_IMAGES: Final = 768
-AT_ONCE: Final = 64
+# Inputs of places (P, I) that are multiplied at once
+AT_ONCE: Final = 2**24
 # Of the largest scale of a batch-norm: a channel that is scaled by less makes up for nothing
 LEAST_SCALE: Final = 1e-2
 
@@ -43,8 +44,14 @@ ALIKE: Final = 1e-3
 Padding = tuple[int, int, int, int]
 
 
-class _ReachedError(Exception):
-    """The layer was reached: the rest of the pass is not needed."""
+@dataclass(frozen=True, kw_only=True)
+class _Call:
+    """How a layer is called, seen on one image."""
+
+    padding: Padding
+    # Height and width of what a convolution gives; places of it, or of what a linear layer gives
+    size: tuple[int, ...]
+    places: int
 
 
 @dataclass(kw_only=True)
@@ -53,20 +60,17 @@ class _Layer:
 
     name: str
     layer: Any
-    # Of its inputs
-    padding: Padding
+    call: _Call
     # That takes what it gives
     norm: _NormBase | None = None
     # Where that is added to something else
     shortcut: Shortcut | None = None
     # Of the teacher's outputs; None: all
     kept: Tensor | None = None
-    # Places of one image
-    per_image: int
-    # By group of images: places (P,), and what the teacher gave there (P, O)
-    places: list[Tensor] = field(default_factory=list)
-    wanted: list[Tensor] = field(default_factory=list)
-    beside: list[Tensor] = field(default_factory=list)
+    # Places (P,) of all images, and what the teacher gave there (P, O), and what that was added to
+    places: Tensor = field(default_factory=lambda: torch.empty(0))
+    wanted: Tensor = field(default_factory=lambda: torch.empty(0))
+    beside: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
 @torch.no_grad()
@@ -82,24 +86,19 @@ def reconstruct(
         images: (N, C, H, W) normalised; some of them suffice.
         macs: of a pass of the teacher.
     """
-    layers = _find_layers(student, teacher, cut, images[:1])
-    share = sum(part.numel() for part in student.parameters()) / max(
-        1, sum(part.numel() for part in teacher.parameters())
-    )
-    # Each layer takes a pass of its own, of half of what is left on average
-    passes = 1 + share * len(layers) / 2
-    most = int(MOST_MACS / max(1.0, passes * macs))
-    groups = torch.split(images[: min(MOST_IMAGES, max(LEAST_IMAGES, most))], AT_ONCE)
-    _draw_places(layers, groups)
-    _ask_teacher(teacher, layers, groups)
-    for each in layers:
-        _fit(each, _sum_moments(student, each, groups))
+    layers, largest = _find_layers(student, teacher, cut, images[:1])
+    most = min(int(MOST_MACS / (2.0 * max(1, macs))), MOST_BYTES // largest)
+    images = images[: min(MOST_IMAGES, max(LEAST_IMAGES, most))]
+    _draw_places(layers, len(images))
+    _ask_teacher(teacher, layers, images)
+    _fit_student(student, layers, images)
 
 
 def _find_layers(
     student: nn.Module, teacher: nn.Module, cut: Cut | None, image: Tensor
-) -> list[_Layer]:
-    norms, sizes, paddings = _order(student, teacher, image)
+) -> tuple[list[_Layer], int]:
+    """The layers to fit, and the bytes of the largest map of an image."""
+    norms, called, largest = _order(student, teacher, image)
     names = {module: name for name, module in student.named_modules()}
     shortcuts = find_shortcuts(
         teacher, {name: names[norm] if norm else name for name, norm in norms.items()}, image
@@ -119,14 +118,13 @@ def _find_layers(
             _Layer(
                 name=name,
                 layer=layer,
-                padding=paddings[name],
+                call=called[name],
                 norm=norm,
                 shortcut=shortcut,
-                per_image=sizes[name],
                 kept=None if kept is None else torch.tensor(kept, device=image.device),
             )
         )
-    return found
+    return found, largest
 
 
 def _gives_as_many(layer: nn.Module, other: nn.Module) -> bool:
@@ -140,8 +138,8 @@ def _gives_as_many(layer: nn.Module, other: nn.Module) -> bool:
 
 def _order(
     student: nn.Module, teacher: nn.Module, image: Tensor
-) -> tuple[dict[str, _NormBase | None], dict[str, int], dict[str, Padding]]:
-    """Layers to fit, as they are called, and the batch-norm that takes what each gives; places of one image; paddings.
+) -> tuple[dict[str, _NormBase | None], dict[str, _Call], int]:
+    """Layers to fit and the batch-norm that takes what each gives; how each is called; bytes of the teacher's largest map.
 
     Layers that are called twice have two inputs, and stay. So do those that are no plain product, whatever they are
     derived from.
@@ -149,7 +147,8 @@ def _order(
     called: list[str] = []
     behind: dict[str, _NormBase | None] = {}
     given: list[tuple[Tensor, str]] = []
-    paddings: dict[str, Padding] = {}
+    calls: dict[str, _Call] = {}
+    largest = image.nbytes
 
     def record_layer(name: str) -> Callable[..., None]:
         def hook(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -157,7 +156,11 @@ def _order(
             padding = _find_padding(layer, inputs[0], output)
             if padding is None:
                 return
-            paddings[name] = padding
+            calls[name] = _Call(
+                padding=padding,
+                size=tuple(output.shape[2:]),
+                places=len(_by_place(layer, output)),
+            )
             given.append((output, name))
             behind[name] = None
 
@@ -170,10 +173,18 @@ def _order(
 
     theirs = dict(teacher.named_modules())
     reached: set[str] = set()
+
+    def record_reached(name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, __: object, output: object) -> None:
+            nonlocal largest
+            reached.add(name)
+            if isinstance(output, Tensor):
+                largest = max(largest, output.nbytes)
+
+        return hook
+
     handles = [
-        layer.register_forward_pre_hook(lambda *_, name=name: reached.add(name))
-        for name, layer in theirs.items()
-        if name
+        layer.register_forward_hook(record_reached(name)) for name, layer in theirs.items() if name
     ]
     for name, layer in student.named_modules():
         if isinstance(layer, _NormBase) and layer.running_mean is not None:
@@ -190,8 +201,7 @@ def _order(
     found = {
         name: norm for name, norm in behind.items() if called.count(name) == 1 and name in reached
     }
-    sizes = {name: len(_by_place(student.get_submodule(name), output)) for output, name in given}
-    return found, sizes, paddings
+    return found, calls, largest
 
 
 def _find_padding(layer: Any, inputs: Tensor, output: Tensor) -> Padding | None:  # noqa: ANN401
@@ -242,69 +252,65 @@ def _is_alike(plain: Tensor, output: Tensor) -> bool:
 # --- what is looked at ------------------------------------------------------------------------------
 
 
-def _draw_places(layers: list[_Layer], groups: tuple[Tensor, ...]) -> None:
-    """Where each layer is looked at, by group of images."""
+def _draw_places(layers: list[_Layer], count: int) -> None:
+    """Where each layer is looked at, in so many images."""
     generator = torch.Generator().manual_seed(0)
-    count = sum(map(len, groups))
-    for images in groups:
-        for each in layers:
-            wanted = max(LEAST_PLACES, PLACES_PER_INPUT * each.layer.weight[0].numel())
-            share = max(1, wanted * len(images) // count)
-            chosen = torch.randperm(each.per_image * len(images), generator=generator)[:share]
-            each.places.append(chosen.to(images.device))
+    for each in layers:
+        wanted = max(LEAST_PLACES, PLACES_PER_INPUT * each.layer.weight[0].numel())
+        chosen = torch.randperm(each.call.places * count, generator=generator)[:wanted]
+        each.places = chosen.to(each.layer.weight.device)
 
 
-def _ask_teacher(teacher: nn.Module, layers: list[_Layer], groups: tuple[Tensor, ...]) -> None:
-    """Keep what the teacher gives at the places of each layer; one pass."""
-    for number, images in enumerate(groups):
-        with _watch(teacher, layers, number) as seen:
-            teacher(images)
-        for each in layers:
-            each.wanted.append(_select_channels(seen[each.name], each.kept))
-            if each.shortcut is not None:
-                each.beside.append(_select_channels(seen[each.name, "shortcut"], each.kept))
-
-
-@contextlib.contextmanager
-def _watch(network: nn.Module, layers: list[_Layer], number: int) -> Iterator[dict[Any, Tensor]]:
-    """What layers give, and what that is added to, at their places (P, O), of a pass in the block.
+def _ask_teacher(teacher: nn.Module, layers: list[_Layer], images: Tensor) -> None:
+    """Keep what the teacher gives at the places of each layer; one pass.
 
     Taken when it is given, for a network may go on to work on it in place.
     """
-    seen: dict[Any, Tensor] = {}
 
-    def take(each: _Layer, key: object, output: Tensor) -> None:
-        seen[key] = _by_place(each.layer, output)[each.places[number]]
+    def take(each: _Layer, what: str, output: Tensor) -> None:
+        rows = _by_place(each.layer, output)[each.places]
+        setattr(each, what, _select_channels(rows, each.kept))
 
     handles = []
     for each in layers:
         own = Shortcut(name=each.name, side="outputs")
-        handles.append(own.watch(network, functools.partial(take, each, each.name)))
+        handles.append(own.watch(teacher, functools.partial(take, each, "wanted")))
         if each.shortcut is not None:
-            key = (each.name, "shortcut")
-            handles.append(each.shortcut.watch(network, functools.partial(take, each, key)))
+            beside = functools.partial(take, each, "beside")
+            handles.append(each.shortcut.watch(teacher, beside))
     try:
-        yield seen
+        teacher(images)
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _reach(student: nn.Module, each: _Layer, number: int, images: Tensor) -> tuple[Tensor, Tensor]:
-    """What a layer takes at its places (P, groups, I), and what its output would be added to (P, O) or 0."""
-    found: list[Tensor] = []
+def _fit_student(student: nn.Module, layers: list[_Layer], images: Tensor) -> None:
+    """Fit each layer when its inputs come; one pass, in which what is behind sees what was fitted before."""
+    # What the outputs of a layer are added to, where that came before
+    added: dict[str, Tensor] = {}
 
-    def stop(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        found.append(_gather_patches(each, inputs[0], output, each.places[number]))
-        raise _ReachedError
+    def take(each: _Layer, output: Tensor) -> None:
+        added[each.name] = _by_place(each.layer, output)[each.places].float()
 
-    handle = each.layer.register_forward_hook(stop)
+    def fit(each: _Layer, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        wanted = each.wanted
+        if each.shortcut is not None:
+            missing = each.beside - added.pop(each.name, torch.zeros_like(each.beside))
+            wanted = wanted + _unscale(missing, each.norm)
+        _fit(each, _sum_moments(each, inputs[0], wanted))
+        each.wanted = each.beside = each.places
+
+    handles = []
+    for each in layers:
+        handles.append(each.layer.register_forward_pre_hook(functools.partial(fit, each)))
+        if each.shortcut is not None:
+            handles.append(each.shortcut.watch(student, functools.partial(take, each)))
     try:
-        with _watch(student, [each], number) as seen, contextlib.suppress(_ReachedError):
-            student(images)
+        student(images)
     finally:
-        handle.remove()
-    return found[0].float(), seen.get((each.name, "shortcut"), torch.zeros(())).float()
+        for handle in handles:
+            handle.remove()
 
 
 def _select_channels(rows: Tensor, kept: Tensor | None) -> Tensor:
@@ -318,22 +324,32 @@ def _by_place(layer: nn.Module, output: Tensor) -> Tensor:
     return output.permute(0, 2, 3, 1).reshape(-1, output.shape[1])
 
 
-def _gather_patches(each: _Layer, inputs: Tensor, output: Tensor, places: Tensor) -> Tensor:
-    """What a layer takes at places (P,) of its output: (P, groups, I)."""
+def _gather_patches(each: _Layer, inputs: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """What a layer takes at its places, part by part: which of them, and (P, groups, I)."""
     layer = each.layer
+    size = max(1, AT_ONCE // max(1, layer.weight[0].numel() * getattr(layer, "groups", 1)))
+    parts = [
+        slice(start, min(start + size, len(each.places)))
+        for start in range(0, len(each.places), size)
+    ]
     if isinstance(layer, nn.Linear):
-        return inputs.reshape(-1, 1, inputs.shape[-1])[places]
-    height, width = output.shape[2:]
+        rows = inputs.reshape(-1, 1, inputs.shape[-1])
+        for part in parts:
+            yield part, rows[each.places[part]]
+        return
+    height, width = each.call.size
     high, wide = layer.kernel_size
-    padded = functional.pad(inputs, each.padding)
-    of_image, place = places // (height * width), places % (height * width)
-    rows = (place // width * layer.stride[0])[:, None]
-    columns = (place % width * layer.stride[1])[:, None]
-    rows = rows + layer.dilation[0] * torch.arange(high, device=places.device)
-    columns = columns + layer.dilation[1] * torch.arange(wide, device=places.device)
-    # (P, kernel, kernel, C), for the slice stands between the indices
-    patches = padded[of_image[:, None, None], :, rows[:, :, None], columns[:, None, :]]
-    return patches.permute(0, 3, 1, 2).reshape(len(places), layer.groups, -1)
+    padded = functional.pad(inputs, each.call.padding)
+    for part in parts:
+        places = each.places[part]
+        of_image, place = places // (height * width), places % (height * width)
+        down = (place // width * layer.stride[0])[:, None]
+        right = (place % width * layer.stride[1])[:, None]
+        down = down + layer.dilation[0] * torch.arange(high, device=places.device)
+        right = right + layer.dilation[1] * torch.arange(wide, device=places.device)
+        # (P, kernel, kernel, C), for the slice stands between the indices
+        patches = padded[of_image[:, None, None], :, down[:, :, None], right[:, None, :]]
+        yield part, patches.permute(0, 3, 1, 2).reshape(len(places), layer.groups, -1)
 
 
 # --- least squares ----------------------------------------------------------------------------------
@@ -347,7 +363,8 @@ class _Moments:
         self.sums: list[Tensor] = []
 
     def add(self, x: Tensor, y: Tensor) -> None:
-        new = [x.sum(1, keepdim=True), y.sum(1, keepdim=True), x.mT @ x, x.mT @ y]
+        products = (x.sum(1, keepdim=True), y.sum(1, keepdim=True), x.mT @ x, x.mT @ y)
+        new = [each.double() for each in products]
         self.count += x.shape[1]
         self.sums = (
             [old + more for old, more in zip(self.sums, new, strict=True)] if self.sums else new
@@ -362,16 +379,12 @@ class _Moments:
         return x_mean, y_mean, xx - x_mean.mT @ x_sum, xy - x_mean.mT @ y_sum
 
 
-def _sum_moments(student: nn.Module, each: _Layer, groups: tuple[Tensor, ...]) -> _Moments:
-    """Of what the student's layer takes, and of what it should give."""
+def _sum_moments(each: _Layer, inputs: Tensor, wanted: Tensor) -> _Moments:
+    """Of what a layer takes, and of what it should give (P, O)."""
     moments = _Moments()
-    for number, images in enumerate(groups):
-        x, added = _reach(student, each, number, images)
-        y = each.wanted[number]
-        if each.shortcut is not None:
-            y = y + _unscale(each.beside[number] - added, each.norm)
-        y = y.reshape(len(y), x.shape[1], -1)
-        moments.add(x.transpose(0, 1).double(), y.transpose(0, 1).double())
+    for part, x in _gather_patches(each, inputs):
+        y = wanted[part].reshape(len(x), x.shape[1], -1)
+        moments.add(x.float().transpose(0, 1), y.transpose(0, 1))
     return moments
 
 

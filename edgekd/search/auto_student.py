@@ -1,6 +1,7 @@
 """Whether a student is worth its size on the board, and keeps the budget: `--student auto`."""
 
 import copy
+import functools
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,6 +20,7 @@ from edgekd.distill.models.student_choice import StudentVariant, Worth
 from edgekd.distill.teachers.loader import Teacher
 from edgekd.errors import EdgekdError, IncompatibleError, InputFileError
 from edgekd.export.torch_to_onnx import fp32_model
+from edgekd.gate.budget_file import NONE as NO_BUDGET
 from edgekd.progress import Display, SilentDisplay
 from edgekd.records import (
     Budget,
@@ -33,10 +35,12 @@ from edgekd.search.candidates import (
     COSTS,
     Candidate,
     CostMeasurement,
+    is_here,
     measure_costs,
 )
 from edgekd.search.summary import row
 from edgekd.workflows.distill import Pixels
+from edgekd.workflows.select_student import NO_BOARD, BoardCosts
 
 PRECISION: Final[Precision] = "fp16"
 QUICKER: Final[Exporter] = "torchscript"
@@ -80,6 +84,70 @@ def time_gained(
         return "too costly" if found.value > limit.value else "unsure"
 
     return worth
+
+
+def board_costs(
+    teacher: TeacherInfo,
+    target: Target,
+    display: Display,
+    *,
+    device: Device | None,
+    worth: Callable[[StudentVariant], Worth] = NO_BOARD.worth,
+) -> BoardCosts:
+    """What students cost on a board; nothing is estimated or measured before one is asked about."""
+
+    @functools.cache
+    def latency() -> Callable[[StudentVariant], float]:
+        return _latency_on(target, teacher, display, device=device)
+
+    fact = target.board.facts.get("channel_multiple")
+    return BoardCosts(
+        worth=worth,
+        latency=lambda student: latency()(student),
+        channel_multiple=NO_BOARD.channel_multiple if fact is None else int(str(fact.value)),
+    )
+
+
+def _latency_on(
+    target: Target, teacher: TeacherInfo, display: Display, *, device: Device | None
+) -> Callable[[StudentVariant], float]:
+    """What tells the seconds of one image on the board: measured where it is at hand, or else estimated.
+
+    Raises:
+        IncompatibleError: it is not at hand, and no estimate is possible.
+    """
+    if device is None and not is_here(target):
+        fit_for(target, PRECISION)
+        display.say(
+            f"         times are estimated for {target.board.name}, {PRECISION.upper()}, not measured"
+        )
+        return lambda student: _estimate(student.build().eval(), teacher.input, target).value
+    costing = CostMeasurement(
+        target=target,
+        budget=NO_BUDGET,
+        device=device,
+        allowed=frozenset(COSTS),
+        estimates=False,
+        images=_noise(teacher),
+    )
+    display.say(f"         times are medians measured on {target.board.name}, of the fastest file")
+
+    def latency(student: StudentVariant) -> float:
+        found = _measure_cost(student, teacher, costing)
+        return found.costs["latency-p50"].value
+
+    return latency
+
+
+def _measure_cost(
+    student: StudentVariant, teacher: TeacherInfo, costing: CostMeasurement
+) -> Candidate:
+    with tempfile.TemporaryDirectory(prefix="edgekd-") as folder:
+        of_this = replace(costing, networks={student.architecture: student.build()})
+        (found,) = measure_costs(
+            [student.architecture], teacher, of_this, Path(folder), SilentDisplay()
+        )
+    return found
 
 
 def _estimate(module: nn.Module, spec: InputSpec, target: Target) -> Estimate:
@@ -141,11 +209,7 @@ def over_budget(
     )
 
     def over(student: StudentVariant) -> bool:
-        with tempfile.TemporaryDirectory(prefix="edgekd-") as folder:
-            of_this = replace(costing, networks={student.architecture: student.build()})
-            (found,) = measure_costs(
-                [student.architecture], teacher, of_this, Path(folder), SilentDisplay()
-            )
+        found = _measure_cost(student, teacher, costing)
         if found.over:
             display.say(f"         {row(found)}")
             passed_over.append(found)

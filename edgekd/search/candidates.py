@@ -42,7 +42,7 @@ from edgekd.workflows.distill import Pixels
 from edgekd.workflows.measure.benchmark import RequestedModel, bench_models
 from edgekd.workflows.measure.estimate_latency import estimate, precision_run
 from edgekd.workflows.model_files import Exported, Network, export_network
-from edgekd.workflows.select_student import select_student
+from edgekd.workflows.select_student import BoardCosts, select_student
 
 COSTS: Final[tuple[Metric, ...]] = ("latency-p50", "latency-p99", "energy", "peak-memory", "size")
 # The axes of the front
@@ -147,7 +147,7 @@ def list_candidates(names: Sequence[str], teacher: TeacherInfo) -> list[Architec
 
 
 def list_cuts(
-    names: Sequence[str], teacher: Teacher, *, seed: int
+    names: Sequence[str], teacher: Teacher, *, seed: int, board: BoardCosts
 ) -> dict[Architecture, nn.Module]:
     """Those candidates that are parts of the teacher (`cut:macs=0.25`), as they are before they learn.
 
@@ -156,7 +156,7 @@ def list_cuts(
     """
     found = {}
     for name in filter(is_cut, names):
-        student = select_student(name, teacher, seed=seed, say=silent)
+        student = select_student(name, teacher, seed=seed, board=board, say=silent)
         found[student.architecture] = student.build()
     return found
 

@@ -45,6 +45,7 @@ from edgekd.records import (
     record,
     to_json,
 )
+from edgekd.search.auto_student import board_costs
 from edgekd.search.candidates import (
     COSTS,
     Candidate,
@@ -161,7 +162,8 @@ def search(options: SearchJob, display: Display) -> Search:
         distil.teacher, distil.teacher_options, seed=distil.run.seed, display=display
     )
     teacher = loaded.info
-    cuts = list_cuts(options.names, loaded, seed=distil.run.seed)
+    board = board_costs(teacher, options.target, display, device=options.device)
+    cuts = list_cuts(options.names, loaded, seed=distil.run.seed, board=board)
     wanted = [*list_candidates(options.names, teacher), *cuts]
     brought = None if distil.data.images is None else image_set(distil.data.images, teacher)
     if distil.run.restart:

@@ -17,7 +17,7 @@ from edgekd.distill.data.given_data import GivenData
 from edgekd.distill.data.labelled import LabelledImages, load_labelled, normalise
 from edgekd.distill.data.real_images import RealImages, read_condensed, read_samples
 from edgekd.distill.models import student_choice
-from edgekd.distill.models.student_choice import StudentVariant, Worth
+from edgekd.distill.models.student_choice import StudentVariant
 from edgekd.distill.recipes.adaptation import for_inherited, for_ranks
 from edgekd.distill.recipes.config import Recipe
 from edgekd.distill.recipes.recipe_file import is_recipe_file
@@ -38,10 +38,10 @@ from edgekd.distill.training.distiller import Distillation
 from edgekd.distill.training.progress_figures import ProgressImages
 from edgekd.errors import InputFileError, UsageError
 from edgekd.files import check_writable
-from edgekd.options import AUTO, DataOptions, RunOptions, TrainingOptions
+from edgekd.options import DataOptions, RunOptions, TrainingOptions
 from edgekd.progress import Display
 from edgekd.records import TeacherInfo
-from edgekd.workflows.select_student import select_student
+from edgekd.workflows.select_student import NO_BOARD, BoardCosts, select_student
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 
@@ -165,14 +165,14 @@ def prepare_run(
     options: DistillJob,
     display: Display,
     *,
-    worth: Callable[[Teacher], Callable[[StudentVariant], Worth]] | None = None,
+    board: Callable[[Teacher], BoardCosts] = lambda _: NO_BOARD,
 ) -> RunSetup:
     """Load and check all that a run is given, before hours are spent.
 
     Args:
         options: of the run.
         display: what happens is said there.
-        worth: of a teacher, what tells whether a student gains anything on its board; None: nothing is known.
+        board: of a teacher, what its students cost on their board.
 
     Raises:
         EdgekdError: what is wrong with it.
@@ -213,9 +213,7 @@ def prepare_run(
         teacher,
         seed=options.run.seed,
         from_scratch=options.training.from_scratch,
-        worth=worth(teacher)
-        if worth is not None and options.training.student == AUTO
-        else lambda _: "gains",
+        board=board(teacher),
         say=display.say,
     )
     # Whoever names the settings of a paper, or writes some, means them.

@@ -1,18 +1,20 @@
 """Which student a teacher gets, and the weights that it begins with."""
 
+import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
+from edgekd.bench.format import format_quantity
 from edgekd.distill.models import student_choice
 from edgekd.distill.models.architectures import BUILDABLE
 from edgekd.distill.models.student_choice import InitialStudent, Size, StudentVariant, Worth
-from edgekd.distill.pruning.cut_request import is_cut, parse_cut
+from edgekd.distill.pruning.cut_request import LatencyRequest, is_cut, parse_cut
 from edgekd.distill.pruning.inheritance import inherit
-from edgekd.distill.pruning.plan_cut import CutPlanner
+from edgekd.distill.pruning.plan_cut import ROUND_TO, CutPlanner
 from edgekd.distill.teachers.loader import Teacher
 from edgekd.distill.teachers.pt2.writer import check_program
-from edgekd.errors import UsageError
+from edgekd.errors import IncompatibleError, UsageError
 from edgekd.options import AUTO
 from edgekd.records import CutRequest
 
@@ -24,6 +26,27 @@ CUTS: Final = (QUARTER, replace(QUARTER, depth=0.5), replace(QUARTER, share=0.12
 HALF: Final = replace(QUARTER, share=0.5)
 # Fewer parameters than the teacher's by this factor are never chosen unasked
 MOST_FEWER: Final = 16
+# Halvings of the interval that a part of a certain latency lies in: to a few hundredths of the teacher
+HALVINGS: Final = 6
+
+
+def _gains(_: StudentVariant) -> Worth:
+    return "gains"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoardCosts:
+    """What a student costs on its board. Not a record."""
+
+    # One that is too costly is not chosen by `auto`, and one that gains before one that may.
+    worth: Callable[[StudentVariant], Worth] = _gains
+    # Seconds of one image, estimated or measured; None: no board is known
+    latency: Callable[[StudentVariant], float] | None = None
+    # Channels of a layer that the board computes at once
+    channel_multiple: int = ROUND_TO
+
+
+NO_BOARD: Final = BoardCosts()
 
 
 def select_student(
@@ -32,7 +55,7 @@ def select_student(
     *,
     seed: int,
     from_scratch: bool = False,
-    worth: Callable[[StudentVariant], Worth] = lambda _: "gains",
+    board: BoardCosts = NO_BOARD,
     say: Callable[[str], None],
 ) -> StudentVariant:
     """The student that was asked for, with the weights that it begins with.
@@ -42,8 +65,7 @@ def select_student(
         teacher: loaded.
         seed: of what is drawn.
         from_scratch: no weight is taken from the teacher.
-        worth: of a student on its board; one that is too costly is not chosen by `auto`, and one that gains before one
-            that may.
+        board: what students cost there.
         say: takes what a reader should know.
 
     Raises:
@@ -56,9 +78,12 @@ def select_student(
                 f"--student {asked} is a part of the teacher, weights and all, and --from-scratch asks for none of them: "
                 "name a network instead."
             )
-        return _cut(_planner(teacher), request, "asked for with --student")
+        planner = _planner(teacher, board)
+        if isinstance(request, LatencyRequest):
+            return _cut_to_latency(planner, request, asked, board, say)
+        return _cut(planner, request, "asked for with --student")
     if asked == AUTO and not from_scratch:
-        found = _auto_cut(teacher, worth, say)
+        found = _auto_cut(teacher, board, say)
         if found is not None:
             return found
     chosen = student_choice.choose_student(
@@ -66,14 +91,14 @@ def select_student(
         teacher=teacher.info.architecture,
         size=Size(parameters=teacher.info.parameters, macs=teacher.info.macs),
         too_costly=lambda architecture: (
-            worth(StudentVariant(architecture=architecture, reason="")) == "too costly"
+            board.worth(StudentVariant(architecture=architecture, reason="")) == "too costly"
         ),
         most_fewer=MOST_FEWER,
     )
     return chosen if from_scratch else _inherit_weights(chosen, teacher, seed)
 
 
-def _planner(teacher: Teacher) -> CutPlanner:
+def _planner(teacher: Teacher, board: BoardCosts) -> CutPlanner:
     architecture = teacher.info.architecture
     if architecture.source == "torchscript":
         raise UsageError(
@@ -84,6 +109,7 @@ def _planner(teacher: Teacher) -> CutPlanner:
         teacher.module,
         architecture=architecture,
         teacher_digest=teacher.info.state_digest,
+        round_to=board.channel_multiple,
     )
 
 
@@ -100,14 +126,61 @@ def _cut(planner: CutPlanner, request: CutRequest, reason: str) -> StudentVarian
     )
 
 
+def _cut_to_latency(
+    planner: CutPlanner,
+    request: LatencyRequest,
+    asked: str,
+    board: BoardCosts,
+    say: Callable[[str], None],
+) -> StudentVariant:
+    """The largest part that is no slower than was asked for; recorded by its share, which needs no board."""
+    if board.latency is None:
+        raise UsageError(
+            f"--student {asked}: no board is known here. Use edgekd compress with --target, or give a share: cut:macs=0.25."
+        )
+    best: tuple[StudentVariant, float] | None = None
+    quickest = math.inf
+    low, high = 0.0, 1.0
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        share = CutRequest(measure="macs", share=round(middle, 3), depth=request.depth)
+        try:
+            found = _cut(planner, share, "")
+            seconds = board.latency(found)
+        except (IncompatibleError, UsageError) as error:
+            # Nothing is known of this board, and not of this part alone
+            if isinstance(error, IncompatibleError) and quickest == math.inf:
+                raise
+            say(f"         {share}: {error}")
+            low = middle
+            continue
+        quickest = min(quickest, seconds)
+        say(f"         {found.architecture}: {format_quantity(seconds, 's')}")
+        if seconds <= request.seconds:
+            low, best = middle, (found, seconds)
+        else:
+            high = middle
+    if best is None:
+        raise UsageError(
+            f"--student {asked}: no part of the teacher is that fast; the fastest that was tried takes "
+            f"{format_quantity(quickest, 's')}. Ask for more time, leave blocks out (,depth=0.5), or take a student by name."
+        )
+    found, seconds = best
+    return replace(
+        found,
+        reason=f"the largest part of the teacher that takes no more than {format_quantity(request.seconds, 's')}: "
+        f"{format_quantity(seconds, 's')}",
+    )
+
+
 def _auto_cut(
     teacher: Teacher,
-    worth: Callable[[StudentVariant], Worth],
+    board: BoardCosts,
     say: Callable[[str], None],
 ) -> StudentVariant | None:
     """A part of the teacher that the board gains from; None: there is none."""
     try:
-        planner = _planner(teacher)
+        planner = _planner(teacher, board)
     except UsageError as error:
         say(f"         not cut out of the teacher: {error}")
         return None
@@ -122,7 +195,7 @@ def _auto_cut(
             say(f"         {error}")
             continue
         tried += 1
-        verdict = worth(found)
+        verdict = board.worth(found)
         if verdict == "gains":
             return _explain(planner, found, request)
         if verdict == "unsure":

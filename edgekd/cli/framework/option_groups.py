@@ -163,7 +163,7 @@ class TrainingGroup:
     student: Annotated[
         str,
         typer.Option(
-            help="Student architecture, cut:SHARE, cut:macs=SHARE or cut:params=SHARE for a part of the teacher, or auto "
+            help="Student architecture, cut:SHARE, cut:macs=SHARE, cut:params=SHARE or cut:latency=2ms for a part of the teacher, or auto "
             "to choose one.",
             autocompletion=completion.students,
             rich_help_panel=RUN,

@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+from edgekd.distill.models.student_choice import size_of
 from edgekd.distill.teachers.loader import load_teacher
 from edgekd.distill.teachers.metadata import TeacherOptions
-from edgekd.workflows.select_student import MOST_FEWER, select_student
+from edgekd.errors import IncompatibleError, UsageError
+from edgekd.workflows.select_student import MOST_FEWER, BoardCosts, select_student
 from tests.edgekd.conftest import TEACHER
 
 
@@ -19,9 +21,13 @@ def teacher():
 
 @pytest.fixture
 def select(teacher):
-    def call(asked="auto", of=teacher, **options):
+    def call(asked="auto", of=teacher, *, from_scratch=False, **costs):
         said: list[str] = []
-        return select_student(asked, of, seed=0, say=said.append, **options), "\n".join(said)
+        board = BoardCosts(**costs)
+        found = select_student(
+            asked, of, seed=0, from_scratch=from_scratch, board=board, say=said.append
+        )
+        return found, "\n".join(said)
 
     return call
 
@@ -55,6 +61,64 @@ def test_what_gains_on_the_board_goes_before_what_may(select):
     found, said = select(worth=lambda _: "unsure")
     assert found.architecture.cut == "cut:macs=0.25"
     assert "beyond doubt" in said
+
+
+def macs_of(student):
+    return size_of(student.build(), shape=(1, 28, 28)).macs
+
+
+def test_the_largest_part_within_a_latency_is_found_and_named_by_its_share(select, teacher):
+    # A board that takes a second for all of the teacher's multiply-accumulates
+    found, said = select(
+        "cut:latency=250ms", latency=lambda student: macs_of(student) / teacher.info.macs
+    )
+    assert 0.2 * teacher.info.macs < macs_of(found) <= 0.25 * teacher.info.macs
+    assert found.reason.startswith("the largest part of the teacher that takes no more than 250 ms")
+    assert str(found.architecture) in said
+    # The same without a board
+    again, _ = select(found.architecture.cut)
+    assert again.cut.layers == found.cut.layers
+
+
+def test_a_latency_that_no_part_keeps_is_refused_with_what_the_fastest_takes(select):
+    with pytest.raises(UsageError, match=r"tried takes 3\.00 ms"):
+        select("cut:latency=2ms", latency=lambda _: 3e-3)
+
+
+def test_what_cannot_be_estimated_is_passed_over_and_a_board_without_estimates_refused(select):
+    def latency(student):
+        if macs_of(student) < 1e6:
+            raise IncompatibleError("no estimate for so small a network")
+        return macs_of(student) / 1e6
+
+    with pytest.raises(UsageError, match="no part of the teacher is that fast"):
+        select("cut:latency=0.5s", latency=latency)
+
+    def never(_):
+        raise IncompatibleError("no estimates for this board")
+
+    with pytest.raises(IncompatibleError, match="for this board"):
+        select("cut:latency=2ms", latency=never)
+
+
+def test_a_latency_without_a_board_is_refused(select):
+    with pytest.raises(UsageError, match="--target"):
+        select("cut:latency=2ms")
+
+
+def test_channels_are_left_in_the_multiples_that_the_board_likes(select):
+    kept = {
+        multiple: [
+            len(layer.outputs)
+            for layer in select("cut:0.6", channel_multiple=multiple)[0].cut.layers.values()
+            if layer.outputs
+        ]
+        for multiple in (1, 8)
+    }
+    # Of 48 channels
+    assert 29 in kept[1]
+    assert 29 not in kept[8]
+    assert {each % 4 for each in kept[8] if each > 16} == {0}
 
 
 def test_where_every_part_costs_too_much_a_network_by_name_is_taken(select):
