@@ -7,7 +7,7 @@ import copy
 import functools
 import math
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import torch
@@ -30,6 +30,8 @@ CARRIED: Final = 0.25
 # Of the size that was asked for, what is near enough; and halvings of the interval that it lies in
 NEAR: Final = 0.05
 HALVINGS: Final = 7
+# Tries to give layers a step back, where steps left less than was asked for
+FILLS: Final = 16
 # Of the largest logit: a cut and the same channels set to zero answer alike
 ALIKE: Final = 1e-3
 # What a network raises that was cut where it cannot be
@@ -46,6 +48,14 @@ BROKEN: Final = (
 
 class _MisreadGraphError(Exception):
     """What is left of a network is no longer that network."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Widths:
+    """What is kept: channels of each group, heads by layer of attention."""
+
+    channels: tuple[int, ...]
+    heads: dict[str, int]
 
 
 class CutPlanner:
@@ -129,7 +139,7 @@ class CutPlanner:
     def _plan(self, asked: CutRequest) -> Cut:
         removed = self._choose_removed(asked.depth)
         if asked.measure == "width":
-            found = self._cut(asked.share, asked, removed)
+            found = self._cut(self._widths(asked.share, asked), asked, removed)
         else:
             found = self._search(asked, removed)
         self._check(found)
@@ -156,7 +166,7 @@ class CutPlanner:
         asked = CutRequest(measure="width", share=0.5)
         try:
             for share in (0.5, 0.0):
-                self._check(self._cut(share, asked, ()))
+                self._check(self._cut(self._widths(share, asked), asked, ()))
         except _MisreadGraphError:
             return False
         return True
@@ -176,7 +186,8 @@ class CutPlanner:
         whole = self._of(asked, self.whole)
         limit = asked.share * whole * (1 + NEAR)
         low, high = 0.0, 1.0
-        best = self._cut(low, asked, removed)
+        widths = self._widths(low, asked)
+        best = self._cut(widths, asked, removed)
         least = self._of(asked, self.size(best))
         if least > limit:
             raise UsageError(
@@ -185,11 +196,48 @@ class CutPlanner:
             )
         for _ in range(HALVINGS):
             middle = (low + high) / 2
-            tried = self._cut(middle, asked, removed)
+            wider = self._widths(middle, asked)
+            tried = self._cut(wider, asked, removed)
             if self._of(asked, self.size(tried)) <= limit:
-                low, best = middle, tried
+                low, widths, best = middle, wider, tried
             else:
                 high = middle
+        return self._fill(widths, best, asked, removed, limit=limit)
+
+    def _fill(
+        self,
+        widths: _Widths,
+        best: Cut,
+        asked: CutRequest,
+        removed: tuple[str, ...],
+        *,
+        limit: float,
+    ) -> Cut:
+        """Where steps are wide, all layers together stop short: give back single ones, of shortcuts first."""
+        if self._of(asked, self.size(best)) >= limit / (1 + NEAR):
+            return best
+        growing = list(range(len(self.groups)))
+        for _ in range(FILLS):
+            if not growing:
+                break
+            place = min(
+                growing,
+                key=lambda each: (
+                    self.groups[each].name not in self.carried,
+                    widths.channels[each] / self.groups[each].channels,
+                ),
+            )
+            group = self.groups[place]
+            more = widths.channels[place] + group.sections * self._step(group)
+            if more <= group.channels:
+                channels = (*widths.channels[:place], more, *widths.channels[place + 1 :])
+                wider = replace(widths, channels=channels)
+                tried = self._cut(wider, asked, removed)
+                if self._of(asked, self.size(tried)) <= limit:
+                    widths, best = wider, tried
+                    continue
+            # Nor will it fit when others have grown
+            growing.remove(place)
         return best
 
     def _of(self, asked: CutRequest, size: Size) -> float:
@@ -203,17 +251,21 @@ class CutPlanner:
 
     # --- one cut ---------------------------------------------------------------------------------
 
-    def _cut(self, share: float, asked: CutRequest, removed: tuple[str, ...]) -> Cut:
-        """With this share of each layer's width; of what shortcuts carry a larger one, where a size was asked for.
+    def _widths(self, share: float, asked: CutRequest) -> _Widths:
+        """This share of each layer's width; of what shortcuts carry a larger one, where a size was asked for.
 
         A channel that is gone there is gone for all blocks behind.
         """
-        gone: dict[tuple[str, str], set[int]] = {}
+        found = []
         for group in self.groups:
-            width = share
-            if asked.measure != "width" and group.name in self.carried:
-                width = share**CARRIED
-            kept = self._count_kept(group, width)
+            of_size = asked.measure != "width" and group.name in self.carried
+            found.append(self._count_kept(group, share**CARRIED if of_size else share))
+        heads = {name: max(1, round(share * len(ranked))) for name, ranked in self.heads.items()}
+        return _Widths(channels=tuple(found), heads=heads)
+
+    def _cut(self, widths: _Widths, asked: CutRequest, removed: tuple[str, ...]) -> Cut:
+        gone: dict[tuple[str, str], set[int]] = {}
+        for group, kept in zip(self.groups, widths.channels, strict=True):
             cut = group.least_important(kept)
             if not cut:
                 continue
@@ -228,7 +280,7 @@ class CutPlanner:
             before = layers.get(name, LayerCut())
             layers[name] = replace(before, **{side: kept_positions})
         for name, ranked in self.heads.items():
-            left = max(1, round(share * len(ranked)))
+            left = widths.heads[name]
             if left < len(ranked) and not _inside(name, removed):
                 layers[name] = LayerCut(heads=tuple(sorted(ranked[:left])))
         return Cut(
@@ -242,11 +294,14 @@ class CutPlanner:
 
     def _count_kept(self, group: ChannelGroup, share: float) -> int:
         """How many channels of a group are kept: a multiple of its step."""
-        size = group.channels // group.sections
-        step = self.round_to
+        size, step = group.channels // group.sections, self._step(group)
+        return group.sections * min(size, max(step, step * round(share * size / step)))
+
+    def _step(self, group: ChannelGroup) -> int:
+        size, step = group.channels // group.sections, self.round_to
         while step > 1 and size < LEAST_STEPS * step:
             step //= 2
-        return group.sections * min(size, max(step, step * round(share * size / step)))
+        return step
 
     @torch.no_grad()
     def _check(self, cut: Cut) -> None:

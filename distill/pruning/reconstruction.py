@@ -30,7 +30,7 @@ RIDGE: Final = 0.1
 MOST_MACS: Final = 1e12
 MOST_BYTES: Final = 2**29
 LEAST_IMAGES: Final = 32
-MOST_IMAGES: Final = 768
+MOST_IMAGES: Final = 1024
 # Inputs of places (P, I) that are multiplied at once
 AT_ONCE: Final = 2**24
 # Of the largest scale of a batch-norm: a channel that is scaled by less makes up for nothing
