@@ -5,7 +5,13 @@ from dataclasses import asdict, replace
 from typing import Any, Final
 
 from edgekd.distill.kd_losses import LogitDistance
-from edgekd.distill.recipes.config import MetaSource, NoiseSource, PixelSource, Recipe
+from edgekd.distill.recipes.config import (
+    MetaSource,
+    NoiseSource,
+    PixelSource,
+    Recipe,
+    UnconditionalSource,
+)
 from edgekd.errors import UsageError
 
 # Of a batch, beside images that flow from no statistics.
@@ -14,6 +20,10 @@ FLOWING_STRUCTURED: Final = 0.8
 INHERITED_RATE: Final = 0.01
 INHERITED_HINTS: Final = 50.0
 INHERITED_IMAGE_STEPS: Final = 2
+# Of the student, for each batch of images before the first of them
+STEPS_PER_BATCH: Final = 60
+# Of a generator that flows, before the student's first
+INHERITED_FLOW_STEPS: Final = 160
 # The most that images take; on a board's teacher of 224 pixels 111 batches.
 POOL_BYTES: Final = 2 << 30
 
@@ -57,13 +67,16 @@ def for_teacher(recipe: Recipe, *, batch_norm: bool, attention: bool = False) ->
     return replace(recipe, source=source, losses=losses, learning=learning)
 
 
-def for_inherited(recipe: Recipe, *, statistics: bool, width: int | None = None) -> Recipe:
+def for_inherited(
+    recipe: Recipe, *, statistics: bool, width: int | None = None, steps: int | None = None
+) -> Recipe:
     """The recipe for a student that begins with weights of its teacher: small steps, held to the teacher's maps.
 
     Args:
         recipe: as it is used for the teacher.
         statistics: whether all of its batch-norm layers are the teacher's; they keep what real images left there.
         width: of a generator whose cost the teacher is worth; None: as the recipe has it.
+        steps: of the student, in all; few of them get fewer images before the first. None: the clock decides.
     """
     learning = replace(
         recipe.learning,
@@ -82,7 +95,19 @@ def for_inherited(recipe: Recipe, *, statistics: bool, width: int | None = None)
             width=recipe.source.width or width,
         )
         batches = math.ceil(recipe.first_batches / INHERITED_IMAGE_STEPS)
-        recipe = replace(recipe, source=source, warm_up_batches=batches, first_batches=batches)
+        held_out = recipe.held_out_steps
+        if steps is not None and steps < STEPS_PER_BATCH * batches:
+            batches = math.ceil(steps / STEPS_PER_BATCH)
+            held_out = math.ceil(held_out / INHERITED_IMAGE_STEPS)
+        recipe = replace(
+            recipe,
+            source=source,
+            warm_up_batches=batches,
+            first_batches=batches,
+            held_out_steps=held_out,
+        )
+    elif isinstance(recipe.source, UnconditionalSource):
+        recipe = replace(recipe, first_batches=INHERITED_FLOW_STEPS)
     return replace(recipe, learning=learning)
 
 

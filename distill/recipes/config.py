@@ -319,6 +319,8 @@ class Recipe:
     first_batches: Annotated[int, Field(ge=1, le=10_000)] = 1
     # Rounds; a batch that is never learned from.
     held_out_every: Repeats = 16
+    # Of its inversion, in those of another's: it should look like the teacher's classes
+    held_out_steps: Repeats = 4
 
     def __post_init__(self) -> None:
         kept = isinstance(self.memory, PoolMemory)

@@ -45,8 +45,7 @@ from edgekd.distill.teachers.loader import Teacher
 logger = logging.getLogger(__name__)
 
 # Held-out images should look like the teacher's classes, not like what the student finds hard.
-# Times the steps of the recipe; and where the minutes are short
-HELD_OUT_STEPS: Final = 4
+# Times the steps of the recipe, where the minutes are short
 HURRIED_STEPS: Final = 2
 # Times its weight
 HELD_OUT_ONE_HOT: Final = 4.0
@@ -250,6 +249,7 @@ class Synthesizer:
             return {}
         self.rounds += 1
         if isinstance(self.source, FlowingSource):
+            self._start_generator(generator=generator, is_enough=is_enough)
             losses = self._flow(self.source, generator=generator)
         else:
             self.source.advance(advance)
@@ -283,7 +283,9 @@ class Synthesizer:
             # Nothing finite yet: the monitor stops this
             return self._fit(source, generator=generator, is_enough=is_enough)
         if self.rounds % self.recipe.held_out_every == 0 or not self.held_out.made:
-            longer = HURRIED_STEPS if is_enough() else HELD_OUT_STEPS
+            longer = self.recipe.held_out_steps
+            if is_enough():
+                longer = min(longer, HURRIED_STEPS)
             made = self.invert(generator=generator, held_out=True, longer=longer)
             while not self.group.all_reduce_and(bool(torch.isfinite(made.images).all())):
                 # Stops after a few
@@ -323,6 +325,20 @@ class Synthesizer:
             learn=not held_out,
             generator=generator,
         )
+
+    def _start_generator(
+        self, *, generator: torch.Generator, is_enough: Callable[[], bool]
+    ) -> None:
+        """The steps of a generator that flows before the student's first, but for the last of them."""
+        steps = 0 if self.pool.made else self.recipe.first_batches - 1
+        for _ in range(steps):
+            if is_enough():
+                break
+            # Else it could not have begun: one that is started afresh is of the same kind
+            assert isinstance(self.source, FlowingSource)
+            made = self.source.learn(self.criterion, weights=self._weights(), generator=generator)
+            if made is not None:
+                self._watched(made)
 
     def _flow(self, source: FlowingSource, *, generator: torch.Generator) -> dict[str, float]:
         made = source.learn(self.criterion, weights=self._weights(), generator=generator)

@@ -13,7 +13,7 @@ import torch
 
 from edgekd.distill.recipes.config import Recipe, adjust
 from edgekd.distill.synthesis.image_pool import entry_of
-from edgekd.distill.synthesis.synthesizer import HELD_OUT_STEPS, HURRIED_STEPS
+from edgekd.distill.synthesis.synthesizer import HURRIED_STEPS
 from edgekd.distill.training.distiller import FIRST_IMAGES, Distillation
 
 TIMED_STUDENT_STEPS: Final = 4
@@ -144,13 +144,17 @@ def _count_first(recipe: Recipe, duration_s: float, image_batch_s: float) -> tup
     They end with the one that the clock finds them at, but not before one is kept.
     """
     total = recipe.warm_up_batches + recipe.first_batches
-    if recipe.flows or not image_batch_s:
+    if not image_batch_s:
         return total, recipe.first_batches, _count_held_out(recipe)
     most = max(1, math.ceil(FIRST_IMAGES * duration_s / image_batch_s))
     if most >= total:
         return total, recipe.first_batches, _count_held_out(recipe)
     kept = max(1, most - recipe.warm_up_batches)
-    return min(most, recipe.warm_up_batches) + kept, kept, HURRIED_STEPS
+    return (
+        min(most, recipe.warm_up_batches) + kept,
+        kept,
+        min(HURRIED_STEPS, _count_held_out(recipe)),
+    )
 
 
 def _images_made(recipe: Recipe, steps: int, *, kept: int) -> int:
@@ -171,7 +175,8 @@ def _images(scratch: Distillation) -> None:
         made = scratch.synthesizer.invert(generator=scratch.generator)
         scratch.pool.add(entry_of(made))
     else:
-        scratch.synthesizer.round(0.0, generator=scratch.generator)
+        # One step of a generator, whatever it takes before the student's first
+        scratch.synthesizer.round(0.0, generator=scratch.generator, is_enough=lambda: True)
 
 
 def _with_batch(recipe: Recipe, batch: int, steps: int) -> Recipe:
@@ -224,7 +229,7 @@ def _batches_a_round(recipe: Recipe) -> float:
 
 def _count_held_out(recipe: Recipe) -> int:
     """Of a held-out batch, in the time of another."""
-    return 0 if recipe.flows else HELD_OUT_STEPS
+    return 0 if recipe.flows else recipe.held_out_steps
 
 
 def _peak_bytes(scratch: Distillation) -> int:

@@ -29,10 +29,11 @@ from edgekd.distill.data.given_data import NOTHING, GivenData
 from edgekd.distill.models import networks
 from edgekd.distill.models.batch_norm import train
 from edgekd.distill.models.student_choice import InitialStudent
+from edgekd.distill.pruning.reconstruction import MOST_IMAGES
 from edgekd.distill.recipes.adaptation import for_ranks
-from edgekd.distill.recipes.config import PoolMemory, Recipe
+from edgekd.distill.recipes.config import NoiseSource, Recipe
 from edgekd.distill.recipes.schedule import RunBudget, ema_decay, learning_rate
-from edgekd.distill.synthesis.image_pool import ImagePool
+from edgekd.distill.synthesis.image_pool import ImagePool, to_uint8
 from edgekd.distill.synthesis.synthesizer import Synthesizer
 from edgekd.distill.teachers.loader import Teacher
 from edgekd.distill.training.checkpoint import OWN
@@ -289,14 +290,22 @@ class Distillation:
 
     def _repair_student(self, initial: InitialStudent) -> None:
         """Repair what can be before the first step; see `repair_student`."""
-        if not isinstance(self.recipe.memory, PoolMemory):
+        source = self.recipe.source
+        if isinstance(source, NoiseSource):
+            # What the teacher makes of noise says nothing of its layers
             return
-        batch = None if self.ahead is None else self.recipe.source.batch
+        if self.ahead is None and self.recipe.flows:
+            batches = [
+                to_uint8(self.synthesizer.fresh(source.batch, generator=self.generator))
+                for _ in range(math.ceil(MOST_IMAGES / source.batch))
+            ]
+        else:
+            batches = choose_batches(self.pool, None if self.ahead is None else source.batch)
         repair_student(
             self.student,
             self.teacher_module,
             initial.cut,
-            choose_batches(self.pool, batch),
+            batches,
             self.student_batches,
             fits=self.recipe.learning.frozen_statistics,
             macs=self.teacher.info.macs,

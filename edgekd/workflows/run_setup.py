@@ -223,6 +223,7 @@ def prepare_run(
             chosen.recipe,
             statistics=student.initial.statistics,
             width=affordable_width(info.input, macs=info.macs),
+            steps=None if budget is None else budget.steps,
         )
         chosen = replace(chosen, recipe=adapted)
     return RunSetup(

@@ -4,8 +4,11 @@ import pytest
 import torch
 
 from edgekd.distill.compute.device import choose_compute
+from edgekd.distill.data.given_data import GivenData
 from edgekd.distill.models.architectures import build
-from edgekd.distill.recipes.adaptation import for_teacher
+from edgekd.distill.models.student_choice import InitialStudent
+from edgekd.distill.pruning.plan_cut import CutPlanner
+from edgekd.distill.recipes.adaptation import for_inherited, for_teacher
 from edgekd.distill.recipes.catalogue import RECIPES
 from edgekd.distill.recipes.config import adjust
 from edgekd.distill.recipes.schedule import RunBudget
@@ -13,9 +16,11 @@ from edgekd.distill.teachers.loader import load_teacher
 from edgekd.distill.teachers.metadata import TeacherOptions
 from edgekd.distill.teachers.state_dict import state_digest
 from edgekd.distill.training.checkpoint import RunFolder
+from edgekd.distill.training.cost_forecast import forecast
 from edgekd.distill.training.distiller import Distillation
 from edgekd.errors import CollapseError, UsageError
-from edgekd.records import Architecture
+from edgekd.records import Architecture, CutRequest
+from tests.edgekd.conftest import TEACHER
 
 
 def tiny(name="pool", **learning):
@@ -249,6 +254,54 @@ def test_batches_of_the_warm_up_end_with_one_that_is_kept(make):
     first = next(run.events())
     assert first.point.images == 16
     assert first.point.step == 3
+
+
+@pytest.mark.parametrize("name", ["memory-bank", "pseudo-replay", "pool"])
+def test_a_part_of_the_teacher_is_repaired_before_its_first_step(compute, name):
+    teacher = load_teacher(TEACHER, TeacherOptions(), generator=torch.Generator().manual_seed(0))
+    planner = CutPlanner(
+        teacher.module, architecture=teacher.info.architecture, teacher_digest="0" * 64
+    )
+    cut = planner.plan(CutRequest(measure="macs", share=0.5))
+    part = planner.apply(cut).eval()
+    recipe = for_inherited(tiny(name), statistics=True)
+    recipe = replace(
+        recipe,
+        source=adjust(recipe.source, batch=64, steps=10),
+        learning=replace(recipe.learning, rate=1e-9),
+        memory=adjust(recipe.memory, entry=64),
+        first_batches=min(recipe.first_batches, 40),
+    )
+    run = Distillation(
+        teacher, replace(teacher.info.architecture, cut=str(cut.asked)), recipe,
+        budget=RunBudget(steps=1), seed=0, compute=compute,
+        given=GivenData(initial=InitialStudent(module=part, cut=cut)),
+    )  # fmt: skip
+    assert len(list(run.events())) == 1
+    images = run.student_batches.normalise(run.held_out.images[0].float() / 255)
+
+    def apart(student):
+        with torch.no_grad():
+            wanted = teacher.module(images)
+            return float((student(images) - wanted).norm() / wanted.norm())
+
+    assert apart(run.deliver()) < 0.6 * apart(part)
+
+
+def test_a_forecast_does_not_wait_for_all_that_a_generator_learns_first(make):
+    recipe = replace(tiny("memory-bank"), first_batches=10_000)
+    found = forecast(lambda timed: make(recipe=timed), recipe, pixels=28 * 28)
+    assert found.duration_s > 10_000 * found.image_batch_s
+
+
+def test_a_generator_that_flows_learns_first_for_a_quarter_of_the_minutes(make):
+    ticks = iter(range(10_000))
+    recipe = replace(tiny("memory-bank"), first_batches=10_000)
+    run = make(recipe=recipe, budget=RunBudget(minutes=1.0), clock=lambda: float(next(ticks)))
+    learned = []
+    run.synthesizer.networks()[0].register_forward_hook(lambda *_: learned.append(1))
+    assert next(run.events()).point.step == 3
+    assert 10 < len(learned) < 30
 
 
 def test_a_run_of_hardly_any_steps_says_so(make):
