@@ -105,6 +105,7 @@ def run(
                 recipe,
                 statistics=student.initial.statistics,
                 width=affordable_width(teacher.info.input, macs=teacher.info.macs),
+                steps=row.steps,
             ),
             row.changes,
         )

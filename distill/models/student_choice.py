@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from edgekd.distill.models import architectures
 from edgekd.distill.models.architectures import (
@@ -48,6 +48,30 @@ def size_of(module: nn.Module, *, shape: Shape) -> Size:
         parameters=sum(parameter.numel() for parameter in module.parameters()),
         macs=counter.get_total_flops() // 2,
     )
+
+
+@torch.no_grad()
+def map_bytes(module: nn.Module, *, shape: Shape) -> int:
+    """Bytes of all that the layers of a network give for one image of (channels, height, width)."""
+    found = 0
+
+    def count(_: nn.Module, __: object, output: object) -> None:
+        nonlocal found
+        if isinstance(output, Tensor):
+            found += output.nbytes
+
+    handles = [
+        layer.register_forward_hook(count) for layer in module.modules() if not [*layer.children()]
+    ]
+    first = next(module.parameters(), torch.empty(0))
+    was_training = module.training
+    try:
+        module.eval()(torch.zeros(1, *shape, device=first.device, dtype=first.dtype))
+    finally:
+        module.train(was_training)
+        for handle in handles:
+            handle.remove()
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)

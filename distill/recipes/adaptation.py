@@ -26,6 +26,10 @@ STEPS_PER_BATCH: Final = 60
 INHERITED_FLOW_STEPS: Final = 160
 # The most that images take; on a board's teacher of 224 pixels 111 batches.
 POOL_BYTES: Final = 2 << 30
+# Of a batch: the teacher's maps, their gradients, and about as much of the generator
+BATCH_BYTES: Final = 4 << 30
+KEPT_MAPS: Final = 4
+LEAST_BATCH: Final = 8
 
 
 def for_teacher(recipe: Recipe, *, batch_norm: bool, attention: bool = False) -> Recipe:
@@ -162,6 +166,21 @@ def for_batch(recipe: Recipe, batch: int) -> Recipe:
         learning=replace(recipe.learning, batch=batch),
         memory=replace(recipe.memory, entry=entry),
     )
+
+
+def for_memory(recipe: Recipe, map_bytes: int) -> Recipe:
+    """The recipe with fewer images at once, where a batch of them would not fit the memory of a small machine.
+
+    A fixed limit and not what is free here: a run that was killed must find the same recipe again.
+
+    Args:
+        recipe: as it is used.
+        map_bytes: of all maps of the teacher, of one image.
+    """
+    most = BATCH_BYTES // (KEPT_MAPS * max(1, map_bytes))
+    batch = max(LEAST_BATCH, most // LEAST_BATCH * LEAST_BATCH)
+    largest = max(recipe.source.batch, recipe.learning.batch)
+    return recipe if batch >= largest else for_batch(recipe, batch)
 
 
 def for_ranks(recipe: Recipe, ranks: int) -> Recipe:

@@ -18,7 +18,7 @@ from edgekd.distill.data.labelled import LabelledImages, load_labelled, normalis
 from edgekd.distill.data.real_images import RealImages, read_condensed, read_samples
 from edgekd.distill.models import student_choice
 from edgekd.distill.models.student_choice import StudentVariant
-from edgekd.distill.recipes.adaptation import for_inherited, for_ranks
+from edgekd.distill.recipes.adaptation import for_inherited, for_memory, for_ranks
 from edgekd.distill.recipes.config import Recipe
 from edgekd.distill.recipes.recipe_file import is_recipe_file
 from edgekd.distill.recipes.schedule import RunBudget, run_budget
@@ -47,6 +47,8 @@ Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 
 # Labelled images that are looked at along the way
 WATCHED: Final = 1000
+# Along a side: batches are as large as was measured for images that are smaller
+LARGE_PIXELS: Final = 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,6 +228,16 @@ def prepare_run(
             steps=None if budget is None else budget.steps,
         )
         chosen = replace(chosen, recipe=adapted)
+    large = max(info.input.height, info.input.width) >= LARGE_PIXELS
+    if large and compute.device.type == "cpu" and not options.training.batch and not as_written:
+        kept = student_choice.map_bytes(teacher.module, shape=info.input.shape)
+        smaller = for_memory(chosen.recipe, kept)
+        if smaller != chosen.recipe:
+            display.say(
+                f"         batches of {smaller.source.batch} images instead of {chosen.recipe.source.batch}, for the teacher's maps "
+                f"of one are {kept / 2**20:,.0f} MiB; --batch N takes another number"
+            )
+        chosen = replace(chosen, recipe=smaller)
     return RunSetup(
         options=options,
         teacher=teacher,

@@ -12,10 +12,13 @@ from edgekd.distill.data.given_data import GivenData
 from edgekd.distill.data.real_images import RealImages
 from edgekd.distill.kd_losses import LogitDistance
 from edgekd.distill.models.architectures import build
+from edgekd.distill.models.student_choice import map_bytes
 from edgekd.distill.recipes.adaptation import (
     POOL_BYTES,
     for_batch,
     for_images,
+    for_inherited,
+    for_memory,
     for_teacher,
     list_changes,
 )
@@ -274,6 +277,31 @@ def test_for_teacher_takes_away_what_needs_statistics_and_nothing_else():
         assert found.learning.optimizer == "adam"
         assert found.learning.rate <= 2e-3
         assert not recipe.flows or found.learning.structured == 0.8
+
+
+def test_batches_are_as_large_as_the_maps_of_the_teacher_allow():
+    recipe = RECIPES["pool"]
+    assert for_memory(recipe, 2 << 20) == recipe
+    # 4 GiB, of which an image takes 4 times 28 MiB
+    smaller = for_memory(recipe, 28 << 20)
+    assert (smaller.source.batch, smaller.learning.batch, smaller.memory.entry) == (32, 32, 32)
+    assert for_memory(recipe, 1 << 40).source.batch == 8
+
+
+def test_the_bytes_of_maps_are_those_of_all_layers():
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(256, 5)
+    )
+    # 4 x 8 x 8 three times, and 5
+    assert map_bytes(network, shape=(3, 8, 8)) == 4 * (3 * 256 + 5)
+
+
+def test_few_steps_wait_for_few_images():
+    usual = for_inherited(RECIPES["pool"], statistics=True)
+    assert (usual.warm_up_batches, usual.first_batches, usual.held_out_steps) == (4, 4, 4)
+    assert for_inherited(RECIPES["pool"], statistics=True, steps=240) == usual
+    short = for_inherited(RECIPES["pool"], statistics=True, steps=120)
+    assert (short.warm_up_batches, short.first_batches, short.held_out_steps) == (2, 2, 2)
 
 
 def test_for_batch_sets_source_student_and_memory():
