@@ -9,10 +9,11 @@ from torch import nn
 from torch.nn import functional
 
 from edgekd.distill.models import architectures, networks
+from edgekd.distill.pruning import plan_cut
 from edgekd.distill.pruning.apply_cut import apply_cut
 from edgekd.distill.pruning.build_network import build_network
 from edgekd.distill.pruning.channel_groups import find_channel_groups
-from edgekd.distill.pruning.plan_cut import CutPlanner
+from edgekd.distill.pruning.plan_cut import NEAR, CutPlanner
 from edgekd.distill.pruning.residual_blocks import find_removable
 from edgekd.errors import InputFileError, UsageError
 from edgekd.records import Architecture, Cut, CutRequest, LayerCut, from_json, to_json
@@ -252,3 +253,12 @@ def test_what_shortcuts_carry_keeps_more_than_what_is_inside_of_blocks():
     # A share of the width is one share
     half = planner(at("resnet20")).plan(HALF).layers
     assert {len(half[f"layer3.1.{name}"].outputs) for name in ("conv1", "conv2")} == {32}
+
+
+def test_single_layers_get_a_step_back_where_all_together_stop_short(monkeypatch):
+    found = planner(at("resnet20-w12"))
+    cut = found.plan(QUARTER)
+    share = found.size(cut).macs / found.whole.macs
+    monkeypatch.setattr(plan_cut, "FILLS", 0)
+    without = found.size(found.plan(QUARTER)).macs / found.whole.macs
+    assert without < 0.25 < share <= 0.25 * (1 + NEAR)
