@@ -8,6 +8,14 @@ from types import FrameType
 from edgekd.errors import InterruptedRunError, TerminatedRunError
 
 
+class _SignalError(BaseException):
+    """A signal, where it arrived: past all that takes what libraries raise for an answer."""
+
+    def __init__(self, error: InterruptedRunError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
 class Interrupts:
     """Which signal came, and whether it may be raised where it arrives."""
 
@@ -22,7 +30,7 @@ class Interrupts:
         again = self.pending is not None
         stopped = self.stop(kind)
         if again or not self.waiting:
-            raise stopped
+            raise _SignalError(stopped)
 
     def stop(self, kind: type[InterruptedRunError]) -> InterruptedRunError:
         """As if the signal of that kind had come, without raising it."""
@@ -43,7 +51,11 @@ class Interrupts:
 def caught(
     left: str = "Nothing is half written; the same command continues.",
 ) -> Iterator[Interrupts]:
-    """Install handlers for the block; the main thread only, elsewhere signals stay as they are."""
+    """Install handlers for the block; the main thread only, elsewhere signals stay as they are.
+
+    Raises:
+        InterruptedRunError: a signal came; at the end of the block, so that nothing inside takes it for a failure of its own.
+    """
     interrupts = Interrupts(left)
     try:
         before = {
@@ -55,6 +67,8 @@ def caught(
         return
     try:
         yield interrupts
+    except _SignalError as arrived:
+        raise arrived.error from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -53,6 +53,12 @@ FACTS: Final[Mapping[str, Literal["text", "whole", "number", "flag"]]] = {
     "power_range_w": "number",
     "part_numbers": "text",
 }
+_WORDS: Final[Mapping[str, str]] = {
+    "text": "text in quotes",
+    "whole": "a whole number",
+    "number": "a number",
+    "flag": "true or false",
+}
 # Pydantic's name for it
 _UNKNOWN_KEY: Final = "unexpected_keyword_argument"
 _TYPES: Final[Mapping[str, tuple[type, ...]]] = {
@@ -113,7 +119,7 @@ def read_board(path: Path) -> BoardFile:
         types = _TYPES[FACTS[key]]
         # bool is an int to isinstance, and no count of cores.
         if not values or not all(type(value) in types for value in values):
-            raise InputFileError(f"{path}: facts.{key}.value: should be a {FACTS[key]}.")
+            raise InputFileError(f"{path}: facts.{key}.value: should be {_WORDS[FACTS[key]]}.")
         if key == "channel_multiple" and not (len(values) == 1 and int(str(values[0])) >= 1):
             raise InputFileError(f"{path}: facts.{key}.value: should be one number, 1 or more.")
     for key in file.other_facts:

@@ -11,6 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils import parametrize
+from torch.nn.utils.spectral_norm import SpectralNorm, remove_spectral_norm
+from torch.nn.utils.weight_norm import WeightNorm, remove_weight_norm
 
 from edgekd.distill.models.networks import PadShortcut
 from edgekd.errors import InputFileError
@@ -222,3 +225,25 @@ _CUTTERS: Final[tuple[tuple[Any, Callable[[Any, LayerCut], nn.Module]], ...]] = 
     (nn.PReLU, _cut_prelu),
     (PadShortcut, _cut_padding),
 )
+
+
+@torch.no_grad()
+def fold_computed_weights(network: nn.Module) -> nn.Module:
+    """The network, in place, with weights that are computed of others (`weight_norm`, `spectral_norm`) as they are now."""
+    for layer in list(network.modules()):
+        if parametrize.is_parametrized(layer):
+            # Not by torch's own removal: a copy has the class of what it was copied from, and that loses its weight
+            # with the copy (findings/parametrized-copy.sh)
+            names = list(layer.parametrizations)  # type: ignore[arg-type]
+            folded = {name: getattr(layer, name).clone() for name in names}
+            layer.__class__ = type(layer).__mro__[1]
+            del layer._modules["parametrizations"]
+            for name, tensor in folded.items():
+                layer.register_parameter(name, nn.Parameter(tensor))
+        for hook in list(layer._forward_pre_hooks.values()):
+            # Of the functions before parametrizations
+            if isinstance(hook, WeightNorm):
+                remove_weight_norm(layer, hook.name)
+            elif isinstance(hook, SpectralNorm):
+                remove_spectral_norm(layer, hook.name)
+    return network

@@ -46,6 +46,10 @@ def parse_cut(asked: str) -> CutRequest | LatencyRequest:
         if name == "latency" and time is not None and seconds is None:
             seconds = float(time[1]) * _SECONDS[time[2]]
             continue
+        if name == "latency" and _NUMBER.fullmatch(text):
+            raise UsageError(
+                f"--student {asked}: {text} of what? Give the unit: cut:latency={text}ms (or us, s)."
+            )
         if (
             name not in {"width", "macs", "params", "depth"}
             or not _NUMBER.fullmatch(text)

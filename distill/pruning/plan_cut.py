@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from edgekd.distill.models.networks import PadShortcut
 from edgekd.distill.models.student_choice import Size, size_of
-from edgekd.distill.pruning.apply_cut import apply_cut, is_attention
+from edgekd.distill.pruning.apply_cut import apply_cut, fold_computed_weights, is_attention
 from edgekd.distill.pruning.channel_groups import ChannelGroup, Member, find_channel_groups
 from edgekd.distill.pruning.residual_blocks import find_removable
 from edgekd.distill.pruning.residual_sums import find_shortcuts
@@ -80,7 +80,7 @@ class CutPlanner:
         Raises:
             UsageError: nothing of it can be cut.
         """
-        self.network = copy.deepcopy(network).cpu().eval()
+        self.network = fold_computed_weights(copy.deepcopy(network).cpu().eval())
         self.architecture = architecture
         self.teacher_digest = teacher_digest
         self.round_to = round_to
@@ -325,8 +325,8 @@ class CutPlanner:
         # Turned round, so that what is no number is refused
         if not apart <= ALIKE * (1 + float(wanted.abs().max())):
             raise _MisreadGraphError(
-                f"with its channels set to zero it answers otherwise than without them ({apart:.2g} apart), so its graph "
-                "was misread"
+                f"with its channels set to zero it answers otherwise than without them ({apart:.2g} apart): its graph was "
+                "misread, or its layers depend on how many channels they have, as those with standardised weights do"
             )
 
 

@@ -49,6 +49,7 @@ class _Call:
     """How a layer is called, seen on one image."""
 
     padding: Padding
+    mode: str
     # Height and width of what a convolution gives; places of it, or of what a linear layer gives
     size: tuple[int, ...]
     places: int
@@ -158,6 +159,7 @@ def _order(
                 return
             calls[name] = _Call(
                 padding=padding,
+                mode=_mode(layer),
                 size=tuple(output.shape[2:]),
                 places=len(_by_place(layer, output)),
             )
@@ -205,7 +207,7 @@ def _order(
 
 
 def _find_padding(layer: Any, inputs: Tensor, output: Tensor) -> Padding | None:  # noqa: ANN401
-    """The zeros about its inputs with which a layer is the product of them and its weights; None: it is no such product.
+    """What is padded to its inputs, with which a layer is the product of them and its weights; None: it is no such product.
 
     Classes that are derived from a convolution pad by themselves (TensorFlow's "same"), or standardise their weights.
     """
@@ -229,7 +231,7 @@ def _find_padding(layer: Any, inputs: Tensor, output: Tensor) -> Padding | None:
     found.append((same[0], same[1], same[2], same[3]))
     for padding in found:
         plain = functional.conv2d(
-            functional.pad(inputs, padding),
+            functional.pad(inputs, padding, mode=_mode(layer)),
             layer.weight,
             layer.bias,
             tuple(layer.stride),
@@ -240,6 +242,12 @@ def _find_padding(layer: Any, inputs: Tensor, output: Tensor) -> Padding | None:
         if _is_alike(plain, output):
             return padding
     return None
+
+
+def _mode(layer: Any) -> str:  # noqa: ANN401
+    """As `functional.pad` calls it."""
+    mode: str = getattr(layer, "padding_mode", "zeros")
+    return "constant" if mode == "zeros" else mode
 
 
 def _is_alike(plain: Tensor, output: Tensor) -> bool:
@@ -339,7 +347,7 @@ def _gather_patches(each: _Layer, inputs: Tensor) -> Iterator[tuple[slice, Tenso
         return
     height, width = each.call.size
     high, wide = layer.kernel_size
-    padded = functional.pad(inputs, each.call.padding)
+    padded = functional.pad(inputs, each.call.padding, mode=each.call.mode)
     for part in parts:
         places = each.places[part]
         of_image, place = places // (height * width), places % (height * width)

@@ -320,7 +320,11 @@ def _remaining_s(run: Distillation, progress: float, first: tuple[float, float])
 def write_student(distilled: Distilled, folder: Path) -> Student:
     """The weights as safetensors and the record beside them."""
     path = folder / STUDENT_FILE
-    state = {name: tensor.contiguous() for name, tensor in distilled.module.state_dict().items()}
+    # Weights that layers share are written under each name: the format knows no sharing
+    state = {
+        name: tensor.clone(memory_format=torch.contiguous_format)
+        for name, tensor in distilled.module.state_dict().items()
+    }
     # Its own writer makes files that others can't read
     path.write_bytes(safetensors_bytes(state))
     run, choice = distilled.run, distilled.choice

@@ -18,7 +18,7 @@ from edgekd.distill.data.labelled import LabelledImages, load_labelled, normalis
 from edgekd.distill.data.real_images import RealImages, read_condensed, read_samples
 from edgekd.distill.models import student_choice
 from edgekd.distill.models.student_choice import StudentVariant
-from edgekd.distill.recipes.adaptation import for_inherited, for_memory, for_ranks
+from edgekd.distill.recipes.adaptation import BATCH_BYTES, for_inherited, for_memory, for_ranks
 from edgekd.distill.recipes.config import Recipe
 from edgekd.distill.recipes.recipe_file import is_recipe_file
 from edgekd.distill.recipes.schedule import RunBudget, run_budget
@@ -234,8 +234,9 @@ def prepare_run(
         smaller = for_memory(chosen.recipe, kept)
         if smaller != chosen.recipe:
             display.say(
-                f"         batches of {smaller.source.batch} images instead of {chosen.recipe.source.batch}, for the teacher's maps "
-                f"of one are {kept / 2**20:,.0f} MiB; --batch N takes another number"
+                f"         batches of {smaller.source.batch} images instead of {chosen.recipe.source.batch}, so that one takes about "
+                f"{BATCH_BYTES / 2**30:.0f} GiB (four times the teacher's maps, {kept / 2**20:,.0f} MiB an image); --batch N takes "
+                "another number"
             )
         chosen = replace(chosen, recipe=smaller)
     return RunSetup(

@@ -138,6 +138,21 @@ def _cut_to_latency(
         raise UsageError(
             f"--student {asked}: no board is known here. Use edgekd compress with --target, or give a share: cut:macs=0.25."
         )
+    whole = board.latency(
+        StudentVariant(
+            architecture=planner.architecture,
+            reason="",
+            initial=InitialStudent(module=planner.network),
+        )
+    )
+    say(
+        f"         the teacher takes {format_quantity(whole, 's')}; {HALVINGS} parts of it are tried, each about as long as that took"
+    )
+    if whole <= request.seconds:
+        raise UsageError(
+            f"--student {asked}: all of the teacher takes {format_quantity(whole, 's')}. Ask for less time, or for a share: "
+            "cut:macs=0.25."
+        )
     best: tuple[StudentVariant, float] | None = None
     quickest = math.inf
     low, high = 0.0, 1.0
@@ -151,7 +166,11 @@ def _cut_to_latency(
             # Nothing is known of this board, and not of this part alone
             if isinstance(error, IncompatibleError) and quickest == math.inf:
                 raise
-            say(f"         {share}: {error}")
+            say(
+                f"         {error}"
+                if isinstance(error, UsageError)
+                else f"         {share}: {error}"
+            )
             low = middle
             continue
         quickest = min(quickest, seconds)
@@ -168,7 +187,7 @@ def _cut_to_latency(
     found, seconds = best
     return replace(
         found,
-        reason=f"the largest part of the teacher that takes no more than {format_quantity(request.seconds, 's')}: "
+        reason=f"of the parts that were tried, the largest that takes no more than {format_quantity(request.seconds, 's')}: "
         f"{format_quantity(seconds, 's')}",
     )
 

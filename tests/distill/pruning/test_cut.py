@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.nn.utils import parametrizations, spectral_norm
 
 from edgekd.distill.models import architectures, networks
 from edgekd.distill.pruning import plan_cut
@@ -262,3 +263,26 @@ def test_single_layers_get_a_step_back_where_all_together_stop_short(monkeypatch
     monkeypatch.setattr(plan_cut, "FILLS", 0)
     without = found.size(found.plan(QUARTER)).macs / found.whole.macs
     assert without < 0.25 < share <= 0.25 * (1 + NEAR)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [parametrizations.weight_norm, parametrizations.spectral_norm, spectral_norm],
+    ids=["weight norm", "spectral norm", "spectral norm by a hook"],
+)
+def test_weights_that_are_computed_are_folded_before_they_are_cut(change):
+    architecture = at("resnet8")
+    teacher = network(architecture)
+    shown = images(architecture)
+    change(teacher.layer1[0].conv1)
+    with torch.no_grad():
+        teacher.train()(shown)
+        wanted = teacher.eval()(shown)
+    found = CutPlanner(teacher, architecture=architecture, teacher_digest="0" * 64)
+    with torch.no_grad():
+        assert torch.allclose(found.network(shown), wanted, atol=1e-5)
+        # The teacher goes on
+        assert torch.equal(teacher(shown), wanted)
+    cut = found.plan(HALF)
+    assert len(cut.layers["layer1.0.conv1"].outputs or ()) == 8
+    assert "weight" in found.apply(cut).get_submodule("layer1.0.conv1")._parameters

@@ -30,7 +30,7 @@ def test_a_latency_has_a_unit(asked, seconds, depth):
 
 @pytest.mark.parametrize(
     "asked",
-    ["cut:", "cut:latency=2", "cut:latency=0ms", "cut:latency=2min", "cut:latency=1ms,latency=2ms", "cut:latency=1ms,macs=0.5",
+    ["cut:", "cut:latency=0ms", "cut:latency=2min", "cut:latency=1ms,latency=2ms", "cut:latency=1ms,macs=0.5",
      "cut:0.5,latency=1ms", "cut:0.5,depth=1.5", "cut:latency=-1ms", "cut:0", "cut:1", "cut:1.5", "cut:-1", "cut:macs", "cut:nan", "cut:macs=0.5,params=0.5", "cut:depth=0.5",
      "cut:0.5,0.5", "cut:0.5,depth=2", "cut:bytes=0.5"],
 )  # fmt: skip

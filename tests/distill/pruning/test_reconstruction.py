@@ -122,12 +122,17 @@ def test_names_that_call_nothing_are_no_layers():
     assert all(torch.equal(before[name], tensor) for name, tensor in student.state_dict().items())
 
 
+class HalvedConv(nn.Conv2d):
+    def forward(self, x):
+        return super().forward(x) / 2
+
+
 class Residual(nn.Module):
-    """A stem that is not fitted, for it pads in a circle, and a block that adds to what it gives."""
+    """A stem that is not fitted, for it halves what it gives, and a block that adds to what it gives."""
 
     def __init__(self):
         super().__init__()
-        self.stem = nn.Conv2d(3, 6, 3, padding=1, padding_mode="circular")
+        self.stem = HalvedConv(3, 6, 3, padding=1)
         self.block = Block()
         self.head = nn.Linear(6, 4)
         networks.initialise(self, generator=torch.Generator().manual_seed(0))
@@ -183,8 +188,10 @@ class ScaledLinear(nn.Linear):
     [
         lambda: SameConv(8, 5, 3, stride=2),
         lambda: nn.Conv2d(8, 5, 3, dilation=3, padding="same"),
+        lambda: nn.Conv2d(8, 5, 3, padding=1, padding_mode="circular"),
+        lambda: nn.Conv2d(8, 5, (3, 5), padding="same", padding_mode="reflect"),
     ],
-    ids=["derived", "dilated"],
+    ids=["derived", "dilated", "circular", "reflected"],
 )
 def test_layers_that_pad_as_much_as_is_needed_are_fitted(layer):
     teacher, _, cut = pair()

@@ -149,7 +149,7 @@ def _edit(path, **changes):
         ("cut:2", (), "no part of a teacher"),
         ("cut:params=0.0001", (), "at least one step of channels"),
         ("cut:latency=2ms", (), "no board is known here"),
-        ("cut:latency=2", (), "cut:latency=2ms"),
+        ("cut:latency=2", (), "Give the unit: cut:latency=2ms"),
         ("cut:0.5", ("--from-scratch",), "name a network instead"),
     ],
 )

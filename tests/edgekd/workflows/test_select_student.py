@@ -73,11 +73,18 @@ def test_the_largest_part_within_a_latency_is_found_and_named_by_its_share(selec
         "cut:latency=250ms", latency=lambda student: macs_of(student) / teacher.info.macs
     )
     assert 0.2 * teacher.info.macs < macs_of(found) <= 0.25 * teacher.info.macs
-    assert found.reason.startswith("the largest part of the teacher that takes no more than 250 ms")
+    assert found.reason.startswith(
+        "of the parts that were tried, the largest that takes no more than 250 ms"
+    )
     assert str(found.architecture) in said
     # The same without a board
     again, _ = select(found.architecture.cut)
     assert again.cut.layers == found.cut.layers
+
+
+def test_a_latency_that_all_of_the_teacher_keeps_is_refused(select):
+    with pytest.raises(UsageError, match=r"all of the teacher takes 1\.00 ms"):
+        select("cut:latency=2ms", latency=lambda _: 1e-3)
 
 
 def test_a_latency_that_no_part_keeps_is_refused_with_what_the_fastest_takes(select):
