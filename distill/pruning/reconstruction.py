@@ -154,7 +154,8 @@ def _order(
     def record_layer(name: str) -> Callable[..., None]:
         def hook(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             called.append(name)
-            padding = _find_padding(layer, inputs[0], output)
+            # What comes by name is not seen
+            padding = _find_padding(layer, inputs[0], output) if inputs else None
             if padding is None:
                 return
             calls[name] = _Call(
@@ -217,10 +218,8 @@ def _find_padding(layer: Any, inputs: Tensor, output: Tensor) -> Padding | None:
     if isinstance(layer, nn.Linear):
         plain = functional.linear(inputs, layer.weight, layer.bias)
         return (0, 0, 0, 0) if _is_alike(plain, output) else None
-    found: list[Padding] = []
-    if not isinstance(layer.padding, str):
-        down, right = layer.padding
-        found.append((right, right, down, down))
+    if inputs.ndim != 4:
+        return None
     # One more at the end, where their number is odd
     same: list[int] = []
     for axis in (1, 0):
@@ -228,8 +227,12 @@ def _find_padding(layer: Any, inputs: Tensor, output: Tensor) -> Padding | None:
         reached += (layer.kernel_size[axis] - 1) * layer.dilation[axis] + 1
         missing = max(0, reached - inputs.shape[2 + axis])
         same += [missing // 2, missing - missing // 2]
-    found.append((same[0], same[1], same[2], same[3]))
-    for padding in found:
+    found: list[Padding] = [(same[0], same[1], same[2], same[3])]
+    if not isinstance(layer.padding, str):
+        down, right = layer.padding
+        found.insert(0, (right, right, down, down))
+    # Beyond its edges a map is zero; what is mirrored or goes round is as much as the layer says
+    for padding in found if _mode(layer) == "constant" else found[:1]:
         plain = functional.conv2d(
             functional.pad(inputs, padding, mode=_mode(layer)),
             layer.weight,
@@ -307,7 +310,7 @@ def _fit_student(student: nn.Module, layers: list[_Layer], images: Tensor) -> No
             missing = each.beside - added.pop(each.name, torch.zeros_like(each.beside))
             wanted = wanted + _unscale(missing, each.norm)
         _fit(each, _sum_moments(each, inputs[0], wanted))
-        each.wanted = each.beside = each.places
+        each.wanted = each.beside = torch.empty(0)
 
     handles = []
     for each in layers:

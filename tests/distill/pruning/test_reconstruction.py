@@ -178,6 +178,11 @@ class StandardisedConv(nn.Conv2d):
         return functional.conv2d(x, weight / weight.std(), self.bias, padding=self.padding)
 
 
+class ByName(nn.Conv2d):
+    def __call__(self, x):
+        return super().__call__(input=x)
+
+
 class ScaledLinear(nn.Linear):
     def forward(self, x):
         return 3 * super().forward(x)
@@ -207,9 +212,10 @@ def test_layers_that_pad_as_much_as_is_needed_are_fitted(layer):
     [
         lambda net: setattr(net, "second", StandardisedConv(8, 5, 3)),
         lambda net: setattr(net, "second", weight_norm(nn.Conv2d(8, 5, 3))),
+        lambda net: setattr(net, "second", ByName(8, 5, 3)),
         lambda net: setattr(net, "head", ScaledLinear(5, 4)),
     ],
-    ids=["standardised", "weight norm", "scaled"],
+    ids=["standardised", "weight norm", "by name", "scaled"],
 )
 def test_layers_that_are_no_plain_product_stay_as_they_were_cut(change):
     teacher, *_ = pair()
