@@ -145,14 +145,14 @@ def _cut_to_latency(
             initial=InitialStudent(module=planner.network),
         )
     )
-    say(
-        f"         the teacher takes {format_quantity(whole, 's')}; {HALVINGS} parts of it are tried, each about as long as that took"
-    )
     if whole <= request.seconds:
         raise UsageError(
             f"--student {asked}: all of the teacher takes {format_quantity(whole, 's')}. Ask for less time, or for a share: "
             "cut:macs=0.25."
         )
+    say(
+        f"         the teacher takes {format_quantity(whole, 's')}; {HALVINGS} parts of it are tried, each about as long as that took"
+    )
     best: tuple[StudentVariant, float] | None = None
     quickest = math.inf
     low, high = 0.0, 1.0
