@@ -62,11 +62,13 @@ def compress(options: CompressJob, display: Display) -> Outcome | None:
         display.warn(warn_of_images(distil))
     passed_over: list[Candidate] = []
     try:
-        setup = prepare_run(
-            distil,
-            display,
-            board=lambda teacher: _board(teacher, options, display, passed_over),
-        )
+        # Students may be measured
+        with caught():
+            setup = prepare_run(
+                distil,
+                display,
+                board=lambda teacher: _board(teacher, options, display, passed_over),
+            )
     except UsageError as error:
         if not passed_over:
             raise

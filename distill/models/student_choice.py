@@ -2,11 +2,13 @@
 
 import copy
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from edgekd.distill.models import architectures
 from edgekd.distill.models.architectures import (
@@ -37,41 +39,52 @@ def size_of(module: nn.Module, *, shape: Shape) -> Size:
     from torch.utils.flop_counter import FlopCounterMode
 
     counter = FlopCounterMode(display=False)
-    # A frozen script has none
-    first = next(module.parameters(), torch.empty(0))
-    was_training = module.training
-    module.eval()
-    with torch.no_grad(), counter:
-        module(torch.zeros(1, *shape, device=first.device, dtype=first.dtype))
-    module.train(was_training)
+    _pass_under(counter, module, shape)
     return Size(
         parameters=sum(parameter.numel() for parameter in module.parameters()),
         macs=counter.get_total_flops() // 2,
     )
 
 
-@torch.no_grad()
-def map_bytes(module: nn.Module, *, shape: Shape) -> int:
-    """Bytes of all that the layers of a network give for one image of (channels, height, width)."""
-    found = 0
-
-    def count(_: nn.Module, __: object, output: object) -> None:
-        nonlocal found
-        if isinstance(output, Tensor):
-            found += output.nbytes
-
-    handles = [
-        layer.register_forward_hook(count) for layer in module.modules() if not [*layer.children()]
-    ]
+def _pass_under(counter: AbstractContextManager[object], module: nn.Module, shape: Shape) -> None:
+    """One image of zeros through a network in evaluation mode, its operators counted."""
+    # A frozen script has no parameters
     first = next(module.parameters(), torch.empty(0))
+    image = torch.zeros(1, *shape, device=first.device, dtype=first.dtype)
     was_training = module.training
-    try:
-        module.eval()(torch.zeros(1, *shape, device=first.device, dtype=first.dtype))
-    finally:
-        module.train(was_training)
-        for handle in handles:
-            handle.remove()
-    return found
+    module.eval()
+    with torch.no_grad(), counter:
+        module(image)
+    module.train(was_training)
+
+
+class _MapBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts what operators make; what they hand on or work on in place is there already."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.total = 0
+
+    def __torch_dispatch__(
+        self,
+        func: Any,  # noqa: ANN401
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
+        del types
+        made = func(*args, **(kwargs or {}))
+        if not any(each.alias_info for each in func._schema.returns):
+            found = made if isinstance(made, tuple | list) else (made,)
+            self.total += sum(each.nbytes for each in found if isinstance(each, Tensor))
+        return made
+
+
+def map_bytes(module: nn.Module, *, shape: Shape) -> int:
+    """Bytes of all maps that a network makes of one image of (channels, height, width); of scripts and programs, too."""
+    counter = _MapBytes()
+    _pass_under(counter, module, shape)
+    return counter.total
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ layer of what is left is fitted when its inputs come, before it is called. The l
 N images, P places of them, I inputs of a place, O outputs.
 """
 
+import collections
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -142,8 +143,8 @@ def _order(
 ) -> tuple[dict[str, _NormBase | None], dict[str, _Call], int]:
     """Layers to fit and the batch-norm that takes what each gives; how each is called; bytes of the teacher's largest map.
 
-    Layers that are called twice have two inputs, and stay. So do those that are no plain product, whatever they are
-    derived from.
+    Layers that are called twice, or share their weights, have two inputs, and stay. So do those that are no plain product,
+    whatever they are derived from.
     """
     called: list[str] = []
     behind: dict[str, _NormBase | None] = {}
@@ -174,6 +175,8 @@ def _order(
             if output is inputs[0] and isinstance(norm, _NormBase):
                 behind[name] = norm
 
+    weights = {name: layer._parameters.get("weight") for name, layer in student.named_modules()}
+    holders = collections.Counter(map(id, weights.values()))
     theirs = dict(teacher.named_modules())
     reached: set[str] = set()
 
@@ -202,7 +205,9 @@ def _order(
             handle.remove()
     # A name alone is no layer: programs that were read from a file keep weights under names, and call nothing there
     found = {
-        name: norm for name, norm in behind.items() if called.count(name) == 1 and name in reached
+        name: norm
+        for name, norm in behind.items()
+        if called.count(name) == 1 and name in reached and holders[id(weights[name])] == 1
     }
     return found, calls, largest
 

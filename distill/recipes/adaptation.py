@@ -179,8 +179,17 @@ def for_memory(recipe: Recipe, map_bytes: int) -> Recipe:
     """
     most = BATCH_BYTES // (KEPT_MAPS * max(1, map_bytes))
     batch = max(LEAST_BATCH, most // LEAST_BATCH * LEAST_BATCH)
-    largest = max(recipe.source.batch, recipe.learning.batch)
-    return recipe if batch >= largest else for_batch(recipe, batch)
+    before = recipe.source.batch
+    if batch >= max(before, recipe.learning.batch):
+        return recipe
+    smaller = for_batch(recipe, batch)
+    if recipe.flows or batch >= before:
+        return smaller
+    # As many images before the first step as there were, and in the pool
+    first, batches = (
+        math.ceil(count * before / batch) for count in (recipe.first_batches, recipe.memory.batches)
+    )
+    return replace(smaller, first_batches=first, memory=replace(smaller.memory, batches=batches))
 
 
 def for_ranks(recipe: Recipe, ranks: int) -> Recipe:

@@ -163,7 +163,9 @@ def search(options: SearchJob, display: Display) -> Search:
     )
     teacher = loaded.info
     board = board_costs(teacher, options.target, display, device=options.device)
-    cuts = list_cuts(options.names, loaded, seed=distil.run.seed, board=board)
+    # A part of a certain latency is measured some times over
+    with caught():
+        cuts = list_cuts(options.names, loaded, seed=distil.run.seed, board=board)
     wanted = [*list_candidates(options.names, teacher), *cuts]
     brought = None if distil.data.images is None else image_set(distil.data.images, teacher)
     if distil.run.restart:

@@ -183,6 +183,18 @@ class ByName(nn.Conv2d):
         return super().__call__(input=x)
 
 
+class TwoOf(nn.Module):
+    """Layers that share their weights: what fits the one does not fit the other."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.one, self.other = nn.Conv2d(channels, channels, 1), nn.Conv2d(channels, channels, 1)
+        self.other.weight = self.one.weight
+
+    def forward(self, x):
+        return self.other(self.one(x).relu())[:, :5]
+
+
 class ScaledLinear(nn.Linear):
     def forward(self, x):
         return 3 * super().forward(x)
@@ -213,9 +225,10 @@ def test_layers_that_pad_as_much_as_is_needed_are_fitted(layer):
         lambda net: setattr(net, "second", StandardisedConv(8, 5, 3)),
         lambda net: setattr(net, "second", weight_norm(nn.Conv2d(8, 5, 3))),
         lambda net: setattr(net, "second", ByName(8, 5, 3)),
+        lambda net: setattr(net, "second", TwoOf(8)),
         lambda net: setattr(net, "head", ScaledLinear(5, 4)),
     ],
-    ids=["standardised", "weight norm", "by name", "scaled"],
+    ids=["standardised", "weight norm", "by name", "tied", "scaled"],
 )
 def test_layers_that_are_no_plain_product_stay_as_they_were_cut(change):
     teacher, *_ = pair()

@@ -285,15 +285,24 @@ def test_batches_are_as_large_as_the_maps_of_the_teacher_allow():
     # 4 GiB, of which an image takes 4 times 28 MiB
     smaller = for_memory(recipe, 28 << 20)
     assert (smaller.source.batch, smaller.learning.batch, smaller.memory.entry) == (32, 32, 32)
+    # As many images
+    assert smaller.first_batches == 4 * recipe.first_batches
+    assert smaller.memory.batches == 4 * recipe.memory.batches
+    flowing = for_memory(RECIPES["memory-bank"], 28 << 20)
+    assert (flowing.source.batch, flowing.first_batches) == (32, 1)
     assert for_memory(recipe, 1 << 40).source.batch == 8
 
 
-def test_the_bytes_of_maps_are_those_of_all_layers():
+@pytest.mark.parametrize(
+    "seen", [lambda network: network, torch.jit.script], ids=["module", "script"]
+)
+@pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
+def test_the_bytes_of_maps_are_those_of_all_that_is_made(seen):
     network = nn.Sequential(
-        nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(256, 5)
-    )
-    # 4 x 8 x 8 three times, and 5
-    assert map_bytes(network, shape=(3, 8, 8)) == 4 * (3 * 256 + 5)
+        nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(256, 5)
+    ).eval()  # fmt: skip
+    # 4 x 8 x 8 of a convolution and of what is not in place, and 5
+    assert map_bytes(seen(network), shape=(3, 8, 8)) == 4 * (2 * 256 + 5)
 
 
 def test_few_steps_wait_for_few_images():

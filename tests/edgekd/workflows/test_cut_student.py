@@ -2,9 +2,12 @@
 
 import json
 import shutil
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from edgekd.workflows.read_student import read_student
 from tests.edgekd.conftest import IMAGES, TEACHER, shared_folder
@@ -119,6 +122,51 @@ def test_a_part_of_the_users_own_network_needs_neither_the_code_nor_the_teacher(
     code, _, said = edgekd("export", out, "--target", "jetson", "--out", tmp_path / "other")
     assert code == 2
     assert "missing, the program" in said
+
+
+TIED = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16))
+        self.wide = nn.Sequential(nn.Conv2d(16, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 16, 1))
+        self.first = nn.Conv2d(16, 16, 3, padding=1)
+        self.second = nn.Conv2d(16, 16, 3, padding=1)
+        self.second.weight = self.first.weight
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x):
+        # Numbers that are written in the code: what is behind them stays whole, and tied
+        x = self.stem(x).relu().reshape(-1, 2, 8, 16, 16).flatten(1, 2)
+        x = x + self.wide(x)
+        x = x + self.first(x).relu()
+        x = x + self.second(x).relu()
+        return self.head(x.reshape(-1, 2, 8, 16, 16).flatten(1, 2).mean((2, 3)))
+
+make = Net
+"""
+
+
+def test_weights_that_layers_share_are_written_under_each_name(edgekd, tmp_path):
+    (tmp_path / "net.py").write_text(TIED)
+    teacher = tmp_path / "teacher.pt"
+    found: dict[str, Any] = {}
+    exec(TIED, found)
+    network = found["make"]().train()
+    for _ in range(3):
+        network(torch.randn(32, 1, 16, 16, generator=torch.Generator().manual_seed(0)))
+    torch.save(network.state_dict(), teacher)
+    out = tmp_path / "student"
+    code, _, said = edgekd(
+        *("distill", teacher, "--arch", f"{tmp_path / 'net.py'}:make", "--input", "1x16x16"),
+        *("--mean", "0.5", "--std", "0.25", "--student", "cut:0.5", "--steps", 1, "--batch", 16, "--out", out),
+    )  # fmt: skip
+    assert code == 0, said
+    weights = load_file(out / "student.safetensors")
+    assert torch.equal(weights["first.weight"], weights["second.weight"])
+    assert not torch.equal(weights["first.bias"], weights["second.bias"])
 
 
 @pytest.mark.parametrize(
