@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _NormBase
 
+from edgekd.distill.pruning.plain_products import Padding, find_padding, padding_mode
 from edgekd.distill.pruning.residual_sums import Shortcut, find_shortcuts
 from edgekd.records import Cut
 
@@ -36,13 +37,6 @@ MOST_IMAGES: Final = 1024
 AT_ONCE: Final = 2**24
 # Of the largest scale of a batch-norm: a channel that is scaled by less makes up for nothing
 LEAST_SCALE: Final = 1e-2
-
-
-# Of the largest output: how far a layer may be from the product of its inputs and weights
-ALIKE: Final = 1e-3
-
-# Left, right, top and bottom, as `functional.pad` takes them
-Padding = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,12 +150,12 @@ def _order(
         def hook(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             called.append(name)
             # What comes by name is not seen
-            padding = _find_padding(layer, inputs[0], output) if inputs else None
+            padding = find_padding(layer, inputs[0], output) if inputs else None
             if padding is None:
                 return
             calls[name] = _Call(
                 padding=padding,
-                mode=_mode(layer),
+                mode=padding_mode(layer),
                 size=tuple(output.shape[2:]),
                 places=len(_by_place(layer, output)),
             )
@@ -210,59 +204,6 @@ def _order(
         if called.count(name) == 1 and name in reached and holders[id(weights[name])] == 1
     }
     return found, calls, largest
-
-
-def _find_padding(layer: Any, inputs: Tensor, output: Tensor) -> Padding | None:  # noqa: ANN401
-    """What is padded to its inputs, with which a layer is the product of them and its weights; None: it is no such product.
-
-    Classes that are derived from a convolution pad by themselves (TensorFlow's "same"), or standardise their weights.
-    """
-    if layer._parameters.get("weight") is None:
-        # Computed from others, and lost with the next pass
-        return None
-    if isinstance(layer, nn.Linear):
-        plain = functional.linear(inputs, layer.weight, layer.bias)
-        return (0, 0, 0, 0) if _is_alike(plain, output) else None
-    if inputs.ndim != 4:
-        return None
-    # One more at the end, where their number is odd
-    same: list[int] = []
-    for axis in (1, 0):
-        reached = (output.shape[2 + axis] - 1) * layer.stride[axis]
-        reached += (layer.kernel_size[axis] - 1) * layer.dilation[axis] + 1
-        missing = max(0, reached - inputs.shape[2 + axis])
-        same += [missing // 2, missing - missing // 2]
-    found: list[Padding] = [(same[0], same[1], same[2], same[3])]
-    if not isinstance(layer.padding, str):
-        down, right = layer.padding
-        found.insert(0, (right, right, down, down))
-    # Beyond its edges a map is zero; what is mirrored or goes round is as much as the layer says
-    for padding in found if _mode(layer) == "constant" else found[:1]:
-        plain = functional.conv2d(
-            functional.pad(inputs, padding, mode=_mode(layer)),
-            layer.weight,
-            layer.bias,
-            tuple(layer.stride),
-            0,
-            layer.dilation,
-            layer.groups,
-        )
-        if _is_alike(plain, output):
-            return padding
-    return None
-
-
-def _mode(layer: Any) -> str:  # noqa: ANN401
-    """As `functional.pad` calls it."""
-    mode: str = getattr(layer, "padding_mode", "zeros")
-    return "constant" if mode == "zeros" else mode
-
-
-def _is_alike(plain: Tensor, output: Tensor) -> bool:
-    if plain.shape != output.shape:
-        return False
-    # Turned round, so that what is no number is none
-    return bool((plain - output).abs().max() <= ALIKE * (1e-6 + output.abs().max()))
 
 
 # --- what is looked at ------------------------------------------------------------------------------
