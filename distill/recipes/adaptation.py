@@ -26,9 +26,9 @@ STEPS_PER_BATCH: Final = 60
 INHERITED_FLOW_STEPS: Final = 160
 # The most that images take; on a board's teacher of 224 pixels 111 batches.
 POOL_BYTES: Final = 2 << 30
-# Of a batch: the teacher's maps, their gradients, and about as much of the generator
+# Of a batch, and of an image in it: times the bytes of the teacher's maps, with gradients and the generator (a ResNet-18 at 224)
 BATCH_BYTES: Final = 4 << 30
-KEPT_MAPS: Final = 4
+KEPT_MAPS: Final = 6
 LEAST_BATCH: Final = 8
 
 

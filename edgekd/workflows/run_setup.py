@@ -18,7 +18,13 @@ from edgekd.distill.data.labelled import LabelledImages, load_labelled, normalis
 from edgekd.distill.data.real_images import RealImages, read_condensed, read_samples
 from edgekd.distill.models import student_choice
 from edgekd.distill.models.student_choice import StudentVariant
-from edgekd.distill.recipes.adaptation import BATCH_BYTES, for_inherited, for_memory, for_ranks
+from edgekd.distill.recipes.adaptation import (
+    BATCH_BYTES,
+    KEPT_MAPS,
+    for_inherited,
+    for_memory,
+    for_ranks,
+)
 from edgekd.distill.recipes.config import Recipe
 from edgekd.distill.recipes.recipe_file import is_recipe_file
 from edgekd.distill.recipes.schedule import RunBudget, run_budget
@@ -235,7 +241,7 @@ def prepare_run(
         if smaller != chosen.recipe:
             display.say(
                 f"         batches of {smaller.source.batch} images instead of {chosen.recipe.source.batch}, so that one takes about "
-                f"{BATCH_BYTES / 2**30:.0f} GiB (four times the teacher's maps, {kept / 2**20:,.0f} MiB an image); --batch N takes "
+                f"{BATCH_BYTES / 2**30:.0f} GiB ({KEPT_MAPS} times the teacher's maps, {kept / 2**20:,.0f} MiB an image); --batch N takes "
                 "another number"
             )
         chosen = replace(chosen, recipe=smaller)

@@ -282,13 +282,13 @@ def test_for_teacher_takes_away_what_needs_statistics_and_nothing_else():
 def test_batches_are_as_large_as_the_maps_of_the_teacher_allow():
     recipe = RECIPES["pool"]
     assert for_memory(recipe, 2 << 20) == recipe
-    # 4 GiB, of which an image takes 4 times 28 MiB
-    smaller = for_memory(recipe, 28 << 20)
+    # 4 GiB, of which an image takes 6 times 21 MiB
+    smaller = for_memory(recipe, 21 << 20)
     assert (smaller.source.batch, smaller.learning.batch, smaller.memory.entry) == (32, 32, 32)
     # As many images
     assert smaller.first_batches == 4 * recipe.first_batches
     assert smaller.memory.batches == 4 * recipe.memory.batches
-    flowing = for_memory(RECIPES["memory-bank"], 28 << 20)
+    flowing = for_memory(RECIPES["memory-bank"], 21 << 20)
     assert (flowing.source.batch, flowing.first_batches) == (32, 1)
     assert for_memory(recipe, 1 << 40).source.batch == 8
 
