@@ -14,14 +14,17 @@ import onnx
 from google.protobuf.message import DecodeError, Message
 
 from edgekd.errors import EdgekdError, IncompatibleError, InputFileError
-from edgekd.export import tensorrt_rules
+from edgekd.export import tensorrt_quantisation, tensorrt_rules
 from edgekd.export.external_data import missing_data
 from edgekd.export.parity import require_size, session
 from edgekd.export.tensorrt_operators import version_of
+from edgekd.export.tensorrt_restrictions import GROUPS_BY_CHANNEL_OPSET
 from edgekd.export.tensorrt_rules import QUANTISING, Violation
-from edgekd.export.weightless_graph import is_large, is_whole, outline
+from edgekd.export.tensorrt_types import kinds_of
+from edgekd.export.weightless_graph import infer_shapes, is_large, is_whole, outline
 from edgekd.records import Software
 
+BUILD_PATH: Final = "build path"
 # In texts made for people, two names after a slash are a path; in names of nodes they are not
 # (TorchScript calls one "/features/0/Conv"), so there only well-known folders count.
 _PATH_IN_TEXT: Final = re.compile(
@@ -64,30 +67,39 @@ def _judge(
         *_paths(model),
         *tensorrt_rules.weights(model),
     )
+    # From a graph that is not valid nothing follows, and attributes may be anything.
+    valid = all(violation.rule != "checker" for violation in common)
+    inferred = infer_shapes(model) if valid and not elsewhere else None
     for software in softwares:
-        yield elsewhere or (*common, *_of_software(source, model, software, common))
+        yield elsewhere or (
+            *common,
+            *_of_software(source, model, software, inferred, sound=not common),
+        )
 
 
 def _of_software(
     source: Path | bytes,
     model: onnx.ModelProto,
     software: Software,
-    common: tuple[Violation, ...],
+    inferred: onnx.GraphProto | None,
+    *,
+    sound: bool,
 ) -> Iterator[Violation]:
     lacking = tuple(_int8(model, software))
     yield from lacking
     if software.runtime != "tensorrt":
-        if not common and not lacking:
+        if sound and not lacking:
             yield from _runs(source)
         return
     version = version_of(software)
     yield from tensorrt_rules.operators(model, version)
     yield from tensorrt_rules.opset(model, version)
     yield from tensorrt_rules.inputs(model, version)
-    # Else attributes may be anything
-    if all(violation.rule != "checker" for violation in common):
-        yield from tensorrt_rules.restrictions(model, version)
-    yield from tensorrt_rules.quantisation(model)
+    if inferred is not None:
+        yield from tensorrt_rules.types(model, inferred, version)
+        yield from tensorrt_rules.restrictions(model, inferred, version)
+    kinds = kinds_of(model, inferred or onnx.GraphProto())
+    yield from tensorrt_quantisation.quantisation(model, kinds, version)
 
 
 def require_legal(path: Path, software: Software) -> None:
@@ -118,7 +130,8 @@ def require_legal_model(
 
 
 def _require(found: tuple[Violation, ...], software: Software, *, name: str) -> None:
-    refusing = [violation for violation in found if violation.refuses]
+    # A path of this machine harms nobody who checks a file, and has no place in one that is made here.
+    refusing = [each for each in found if each.refuses or each.rule == BUILD_PATH]
     if refusing:
         reasons = "\n  ".join(str(violation) for violation in refusing)
         raise IncompatibleError(f"{name} is not legal for {software.name}:\n  {reasons}")
@@ -168,6 +181,11 @@ def _annotations(model: onnx.ModelProto) -> Iterator[str]:
     yield from (model.producer_name, model.producer_version)
 
 
+def is_external(model: onnx.ModelProto) -> bool:
+    """Whether values of a model lie in another file."""
+    return any(_external_data(model, Path()))
+
+
 def _external_data(model: onnx.ModelProto, folder: Path) -> Iterator[Violation]:
     lacking = missing_data(model, folder)
     attributes = (entry.t for node in model.graph.node for entry in node.attribute)
@@ -211,7 +229,7 @@ def _replace_deprecated(model: onnx.ModelProto) -> onnx.ModelProto:
 
     They are valid there and TensorRT reads them; under a domain of their own the checker lets them be.
     """
-    valid = 18 <= tensorrt_rules.opset_of(model) < tensorrt_rules.GROUPS_BY_CHANNEL_SINCE
+    valid = 18 <= tensorrt_rules.opset_of(model) < GROUPS_BY_CHANNEL_OPSET
     nodes = enumerate(model.graph.node)
     old = [place for place, node in nodes if valid and node.op_type == "GroupNormalization"]
     if not old:
@@ -231,7 +249,7 @@ def _input_shapes(model: onnx.ModelProto) -> Iterator[Violation]:
         if entry.name in constants:
             continue
         kind = entry.type.tensor_type
-        open_dims = [d.dim_param or "?" for d in kind.shape.dim[1:] if d.dim_value < 1]
+        open_dims = [d.dim_param or "?" for d in kind.shape.dim[1:] if not d.HasField("dim_value")]
         if not kind.HasField("shape"):
             open_dims = ["all"]
         if open_dims:
@@ -252,10 +270,11 @@ def _paths(model: onnx.ModelProto) -> Iterator[Violation]:
     found = in_text[0] if in_text else anywhere[0].decode(errors="replace") if anywhere else None
     if found is not None:
         yield Violation(
-            rule="build path",
+            rule=BUILD_PATH,
             where="metadata",
             message=f"{found!r} is a path of the machine that built it",
-            advice="strip metadata_props and doc strings",
+            advice="strip metadata_props and doc strings before it is given away",
+            refuses=False,
         )
 
 

@@ -18,7 +18,8 @@ from onnx import TensorProto, helper, numpy_helper
 from edgekd.errors import IncompatibleError, QualityError
 from edgekd.export.parity import Array, outputs_of
 from edgekd.export.qdq import WEIGHTED, exposing
-from edgekd.export.tensorrt_rules import FP16_SCALES_SINCE, QUANTISING, opset_of
+from edgekd.export.tensorrt_quantisation import FP16_SCALES_SINCE
+from edgekd.export.tensorrt_rules import QUANTISING, opset_of
 from edgekd.export.weightless_graph import infer_shapes
 
 LARGEST: Final = float(np.finfo(np.float16).max)

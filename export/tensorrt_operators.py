@@ -48,7 +48,10 @@ _SINCE: Final[dict[Version, str]] = {
     (10, 1): "DeformConv",
     (10, 4): "BlackmanWindow HammingWindow HannWindow",
     (10, 5): "STFT",
-    (10, 15): "Attention RMSNormalization RotaryEmbedding TensorScatter",
+    (10, 14): "Attention",
+    (10, 15): "RMSNormalization RotaryEmbedding TensorScatter",
+    # In no table yet; TensorRT-RTX 1.7.1.116 reads and builds it.
+    (11, 0): "Swish",
 }
 # The first version that takes each.
 OPERATORS: Final[dict[str, Version]] = {
@@ -67,20 +70,17 @@ NEVER: Final = frozenset(_NEVER.split())
 # TensorRT reads these, and this check does not look at the graphs inside of them.
 CONTROL_FLOW: Final = frozenset({"If", "Loop", "Scan"})
 
-# uint8 inputs (release notes; NVIDIA/TensorRT#1503)
-BYTES_SINCE: Final[Version] = (8, 5)
-# Weights that are computed
-CONVOLUTION_WEIGHTS_SINCE: Final[Version] = (8, 5)
-# A K that is computed
-TOP_K_SINCE: Final[Version] = (8, 6)
-# Scale and bias that are computed
-INSTANCE_SCALES_SINCE: Final[Version] = (9, 2)
 # Axes that are computed
 SLICE_AXES_SINCE: Final[Version] = (10, 3)
 # The fourth input of Pad, opset 18
 PAD_AXES_SINCE: Final[Version] = (10, 4)
 # Axes as an input, opset 18
 REDUCTION_AXES_SINCE: Final[Version] = (10, 0)
+# Padding that is computed: the tables ask nothing of it, but what exporters compute it with did not
+# build on 8.4 (NVIDIA/TensorRT issue 2045), and does with TensorRT-RTX 1.7.
+COMPUTED_PADDING_SINCE: Final[Version] = (11, 0)
+# Opsets from here on are read by the parsers whose tables begin later (TensorRT-RTX 1.7)
+LOWEST_OPSET: Final = 7
 
 
 def version_of(software: Software) -> Version:

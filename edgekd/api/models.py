@@ -101,24 +101,29 @@ def export(
     )
 
 
-def check_model(model: str | Path, *, target: TargetLike | None = None) -> "GraphCheck":
+def check_model(
+    model: str | Path, *, target: TargetLike | None = None, parser: bool | None = None
+) -> "GraphCheck":
     """Check for which versions of TensorRT an ONNX file is legal.
 
     Args:
         model: ONNX file.
         target: Board whose software is checked first; None checks every TensorRT only.
+        parser: Whether NVIDIA's own parser and builder (TensorRT-RTX) are asked too; None asks
+            them where they are installed.
 
     Returns:
         A verdict per software, with the reasons. An illegal graph does not raise.
 
     Raises:
         InputFileError: The file is not an ONNX model.
+        MissingToolError: NVIDIA's parser is asked for and is not installed, or does not load.
         UsageError: There is no such target.
     """
     from edgekd.workflows import check_model as workflow
 
     board = None if target is None else find_target(target)
-    return workflow.check_model(Path(model), target=board)
+    return workflow.check_model(Path(model), target=board, parser=parser)
 
 
 def benchmark(

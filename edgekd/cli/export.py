@@ -159,6 +159,14 @@ def check(
             autocompletion=completion.targets,
         ),
     ] = None,
+    parser: Annotated[
+        bool | None,
+        typer.Option(
+            "--parser/--no-parser",
+            help="Also ask NVIDIA's own parser and builder (default: where edgekd\\[tensorrt-rtx] is installed).",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Check for which versions of TensorRT an ONNX file is legal, and why not."""
@@ -166,7 +174,7 @@ def check(
     from edgekd.cli.framework.output import print_record
     from edgekd.workflows import check_model as workflow
 
-    found = edgekd.check_model(model, target=target)
+    found = edgekd.check_model(model, target=target, parser=parser)
     if as_json:
         print_record(found, workflow.SCHEMA)
     else:

@@ -1,17 +1,31 @@
 """`edgekd export check`: for which TensorRT an ONNX file is legal, and why not for the others."""
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from edgekd.errors import IncompatibleError
-from edgekd.export.compatibility import check_each, read_graph
+from edgekd.export.compatibility import check_each, is_external, read_graph
 from edgekd.export.dla import (
     AGAIN,
     LAST,
     has_dla,
     on_dla,
+)
+from edgekd.export.nvidia_parser import (
+    DEFAULT_SM,
+    MOST_BYTES,
+    NAME,
+    SMS,
+    NvidiaParser,
+    ParserAnswer,
+    ParserDiedError,
+    ParserReason,
+    ParserRequest,
+    find_module,
+    require_module,
 )
 from edgekd.export.tensorrt_operators import version_of
 from edgekd.export.tensorrt_rules import QUANTISING, Violation
@@ -31,6 +45,21 @@ NEWEST: Final = "11.4.1"
 MOST_KINDS: Final = 5
 # Compute capability of the boards whose DLA is of the second generation
 _ORIN: Final = "8.7"
+# By rule, why NVIDIA's parser may take what edgekd refuses
+_WHY_TAKEN: Final = {
+    "activation per channel": "its compiler takes such scales, NVIDIA's documents one for each activation",
+    "checker": "it does not hold a file against the standard",
+    "dead scale": "it does not look at the values of scales",
+    "dynamic dimension": "it was built for one size",
+    "element type": "it lets the type pass here, NVIDIA's documents do not",
+    "no INT8": "it knows nothing of the board",
+    "not finite": "it does not look at values",
+    "opset": "it reads more than NVIDIA's documents name",
+    "operator": "it looks into operators that edgekd does not",
+    "quantised type": "it reads UINT8 as INT8, and what is above 127 is lost",
+    "restriction": "that it builds does not say that its answers are right",
+    "scale": "it does not look at the values of scales",
+}
 
 
 @record
@@ -69,6 +98,24 @@ class DlaCheck:
 
 
 @record
+class ParserCheck:
+    """What NVIDIA's own parser and builder said, beside edgekd's verdicts."""
+
+    # "TensorRT-RTX"
+    name: str
+    # None: it was not asked, or died before it said
+    version: str | None
+    # Compute capabilities that it built for
+    compute_capabilities: tuple[str, ...]
+    # None: there is none
+    answer: ParserAnswer | None
+    # Why there is no answer
+    reason: str | None
+    # Beside edgekd's verdict for the newest TensorRT
+    comparison: str | None = None
+
+
+@record
 class GraphCheck:
     """What `edgekd export check --json` prints."""
 
@@ -81,20 +128,119 @@ class GraphCheck:
     verdicts: tuple[Verdict, ...]
     # Of the target
     dla: DlaCheck | None = None
+    # None: NVIDIA's parser was not asked for, or is not installed
+    parser: ParserCheck | None = None
 
 
-def check_model(path: Path, *, target: Target | None) -> GraphCheck:
+def check_model(
+    path: Path, *, target: Target | None, parser: bool | None = None, timeout_s: float | None = None
+) -> GraphCheck:
     """Judge an ONNX file for a target, if one is given, and for every TensorRT from 8.2 to 11.
+
+    Args:
+        path: the file.
+        target: what it is for.
+        parser: whether NVIDIA's parser is asked too; None: where it is installed.
+        timeout_s: seconds that the parser may take; None: its default.
 
     Raises:
         InputFileError: not an ONNX model.
+        MissingToolError: the parser is asked for and not installed, or does not load.
     """
+    asks = find_module() is not None if parser is None else parser
+    if asks:
+        require_module()
+    why_not = _not_asked(path) if asks else None
+    sm = _nearest(target)
+    with contextlib.ExitStack() as stack:
+        # It works in a process of its own while the rules are looked at here.
+        running = (
+            stack.enter_context(_parser(path, sm, timeout_s)) if asks and why_not is None else None
+        )
+        found = _check(path, target)
+        if not asks:
+            return found
+        newest = found.verdicts[-1]
+        return replace(found, parser=_parser_check(running, sm, why_not, newest))
+
+
+def _parser(path: Path, sm: str, timeout_s: float | None) -> NvidiaParser:
+    requests = [ParserRequest(model=path, sms=(sm,))]
+    return (
+        NvidiaParser(requests) if timeout_s is None else NvidiaParser(requests, timeout_s=timeout_s)
+    )
+
+
+def _nearest(target: Target | None) -> str:
+    """The compute capability to build for: the highest that TensorRT-RTX knows and the board has."""
+    fact = None if target is None else target.board.facts.get("sm")
+    if fact is None:
+        return DEFAULT_SM
+    below = [sm for sm in SMS if _numbers(sm) <= _numbers(str(fact.value))]
+    return below[-1] if below else SMS[0]
+
+
+def _not_asked(path: Path) -> str | None:
+    """Why NVIDIA's parser is not asked of this file; None: it is."""
+    # Large ones cannot be read whole, and have their weights elsewhere.
+    if is_external(read_graph(path)):
+        return "the weights are in another file"
+    if path.stat().st_size > MOST_BYTES:
+        return "the file has more than 2 GiB"
+    return None
+
+
+def _parser_check(
+    running: NvidiaParser | None, sm: str, why_not: str | None, newest: Verdict
+) -> ParserCheck:
+    answer: ParserAnswer | None = None
+    version: str | None = None
+    if running is not None:
+        try:
+            answer = next(running.answers())
+        except ParserDiedError as died:
+            why_not = str(died)
+        version = running.version
+    return ParserCheck(
+        name=NAME,
+        version=version,
+        compute_capabilities=(sm,),
+        answer=answer,
+        reason=why_not,
+        comparison=None if answer is None else _compare(answer, newest),
+    )
+
+
+def _compare(answer: ParserAnswer, newest: Verdict) -> str:
+    """Whether NVIDIA's parser and edgekd agree, and why they may not."""
+    of = f"TensorRT {newest.tensorrt}"
+    refusing = [reason for reason in newest.reasons if reason.refuses]
+    if answer.taken and newest.legal:
+        return f"the same as edgekd's verdict for {of}"
+    if not answer.taken and not newest.legal:
+        named = {reason.node for reason in answer.reasons} & {each.where for each in refusing}
+        same = f", for the same node {min(filter(None, named))}" if any(named) else ""
+        return f"refused as by edgekd for {of}{same}"
+    if answer.taken:
+        rules = dict.fromkeys(reason.rule for reason in refusing)
+        why = [f"{rule}: {_WHY_TAKEN[rule]}" for rule in rules if rule in _WHY_TAKEN]
+        return f"edgekd refuses it for {of} ({'; '.join(why or rules)})"
+    if answer.read:
+        return (
+            f"edgekd calls it legal for {of}: the file is read, and this compiler cannot build it"
+        )
+    return f"edgekd calls it legal for {of}: {NAME} lacks plugins that TensorRT has, or a rule is missing"
+
+
+def _check(path: Path, target: Target | None) -> GraphCheck:
     asked = [] if target is None else [target.software]
     known = catalogue.tensorrts()
     newest = replace(known[-1], name="newest", tensorrt=NEWEST)
     # INT8 is asked of the target's board alone: without one there is no board that could lack it.
     judges = [*asked, *(replace(software, int8=True) for software in (*known, newest))]
-    verdicts = tuple(map(_verdict, judges, check_each(path, judges)))
+    sm = None if target is None else target.board.facts.get("sm")
+    sms = [None if sm is None else str(sm.value)] * len(asked) + [None] * (len(judges) - len(asked))
+    verdicts = tuple(map(_verdict, judges, check_each(path, judges), sms))
     return GraphCheck(
         model=path.name,
         digest=digest_of(path),
@@ -141,23 +287,31 @@ def _no_dla(target: Target) -> str | None:
     return None
 
 
-def _verdict(software: Software, found: tuple[Violation, ...]) -> Verdict:
+def _verdict(software: Software, found: tuple[Violation, ...], sm: str | None) -> Verdict:
+    """What is made of the file by one software, on a GPU of that compute capability where one is known."""
+    reasons = tuple(_reason(violation, sm) for violation in found)
     return Verdict(
         software=software.name,
         tensorrt=software.tensorrt,
-        legal=not any(violation.refuses for violation in found),
-        reasons=tuple(map(_reason, found)),
+        legal=not any(reason.refuses for reason in reasons),
+        reasons=reasons,
     )
 
 
-def _reason(found: Violation) -> Reason:
+def _reason(found: Violation, sm: str | None) -> Reason:
+    needed = found.needs_gpu
+    lacking = needed is not None and sm is not None and _numbers(sm) < _numbers(needed)
     return Reason(
         rule=found.rule,
         where=found.where,
         message=found.message,
         advice=found.advice,
-        refuses=found.refuses,
+        refuses=found.refuses or lacking,
     )
+
+
+def _numbers(sm: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in sm.split(".") if part.isdecimal())
 
 
 def require_compatible(check: GraphCheck) -> None:
@@ -200,6 +354,8 @@ def _lines(check: GraphCheck) -> Iterator[str]:
     for (rule, message, advice), found in places.items():
         more = f" and {len(found) - 1} more" if len(found) > 1 else ""
         yield f"{numbers[rule, message, advice]:>3}. {rule} ({found[0]}{more}): {message}; {advice}"
+    if check.parser is not None:
+        yield from _of_parser(check.parser)
 
 
 def _of_dla(found: DlaCheck) -> str:
@@ -207,6 +363,32 @@ def _of_dla(found: DlaCheck) -> str:
         return f"DLA: {found.reason}"
     on_gpu = f"; on the GPU: {', '.join(found.cannot)}" if found.cannot else ""
     return f"DLA: {found.dla_share:.1%} of the multiply-accumulates in FP16{on_gpu}"
+
+
+def _of_parser(found: ParserCheck) -> Iterator[str]:
+    head = f"NVIDIA's parser ({' '.join(filter(None, (found.name, found.version)))})"
+    answer = found.answer
+    if answer is None:
+        yield f"{head}: no answer: {found.reason}"
+        return
+    sms = ", ".join(found.compute_capabilities)
+    said = "refused"
+    if answer.read:
+        said = {
+            True: f"read, built for SM {sms} in {answer.build_s or 0.0:.1f} s",
+            False: f"read, not built for SM {sms}",
+            None: "read; not built, because an input holds sizes of tensors",
+        }[answer.built]
+    yield f"{head}: {said}"
+    yield from (f"  {_told(reason)}" for reason in answer.reasons)
+    yield from (f"  warning: {text}" for text in answer.warnings)
+    if found.comparison is not None:
+        yield f"  {found.comparison}"
+
+
+def _told(reason: ParserReason) -> str:
+    where = " ".join(part for part in (reason.operator, reason.node and f"({reason.node})") if part)
+    return f"{where}: {reason.message}" if where else reason.message
 
 
 def _alike(reason: Reason) -> tuple[str, str, str]:

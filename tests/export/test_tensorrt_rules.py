@@ -87,7 +87,7 @@ def test_what_onnx_runtime_quantises_by_itself_is_refused_with_every_reason(
     said = "\n".join(map(str, found))
     assert "the zero point is not 0" in said
     assert "a ReLU was folded" in said
-    assert "int32: TensorRT takes INT8 only" in said  # the bias
+    assert "INT32: TensorRT takes INT8 only, and no quantised bias" in said
     coarse = {each.where for each in found if each.rule == "weights per tensor"}
     layers = {n.name for n in onnx.load(tmp_path / "m.onnx").graph.node if n.op_type in WEIGHTED}
     assert coarse == layers
@@ -134,14 +134,14 @@ def test_bad_scales_and_zero_points_are_found(quantised, ending, value, rule):
     assert rule in rules(quantised)
 
 
-def test_a_zero_point_left_out_is_found(quantised):
+def test_a_zero_point_left_out_is_uint8(quantised):
     def drop(model):
         for node in model.graph.node:
             if node.op_type in {"QuantizeLinear", "DequantizeLinear"}:
                 del node.input[2]
 
     edited(quantised, drop)
-    assert "zero point" in rules(quantised)
+    assert "quantised type" in rules(quantised)
 
 
 @pytest.mark.parametrize("software", [JP62, ORT], ids=["tensorrt", "onnxruntime"])
@@ -266,12 +266,12 @@ def test_operators_are_those_of_the_published_tables(version):
 
 def test_what_no_tensorrt_reads_is_told_from_what_nobody_knows(tmp_path):
     said = {}
-    for name in ("Det", "Swish"):
+    for name in ("Det", "Undreamt"):
         node = helper.make_node(name, ["images"], ["logits"], name="n")
         path = small(tmp_path / f"{name}.onnx", node, opset=24)
         said[name] = " ".join(map(str, check_model(path, JP62)))
     assert "read by no TensorRT" in said["Det"]
-    assert "unknown to this check" in said["Swish"]
+    assert "unknown to this check" in said["Undreamt"]
 
 
 def constant(name, values):
@@ -284,11 +284,11 @@ def constant(name, values):
         ("MaxPool", {"kernel_shape": [2, 2]}, True),
         ("MaxPool", {"kernel_shape": [2, 2], "dilations": [1, 1]}, True),
         ("MaxPool", {"kernel_shape": [2, 2], "dilations": [2, 2]}, False),
-        ("AveragePool", {"kernel_shape": [2]}, False),
+        ("AveragePool", {"kernel_shape": [2]}, True),
         ("LpPool", {"kernel_shape": [2, 2], "dilations": [2, 1]}, False),
     ],
 )
-def test_pooling_is_plain_and_over_two_or_three_dimensions(tmp_path, kind, attributes, legal):
+def test_pooling_is_plain(tmp_path, kind, attributes, legal):
     same = attributes | {"auto_pad": "SAME_UPPER"}
     node = helper.make_node(kind, ["images"], ["logits"], name="n", **same)
     shape = (1, 4, *(4 for _ in attributes["kernel_shape"]))

@@ -8,6 +8,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from edgekd.export import nvidia_parser
+from edgekd.export.nvidia_parser import INSTALL, find_module
 from edgekd.schemas import schema_text
 from edgekd.workflows import check_model
 from tests.conftest import REPOSITORY
@@ -205,3 +207,107 @@ def test_a_folder_of_that_name_can_still_be_exported(edgekd, tmp_path, monkeypat
 def test_the_published_schema_is_the_records():
     published = REPOSITORY / "docs" / "schema" / "graph-check-2.schema.json"
     assert published.read_text(encoding="utf-8") == schema_text("graph-check")
+
+
+def asked(edgekd, *words):
+    """What `export check --parser` prints, as text and as a record."""
+    if find_module() is None:
+        pytest.skip(f"TensorRT-RTX is not installed: {INSTALL}")
+    code, text, err = edgekd("export", "check", *words, "--parser")
+    found = json.loads(edgekd("export", "check", *words, "--parser", "--json")[1])
+    jsonschema.validate(found, json.loads(schema_text("graph-check")))
+    return code, text, err, found["parser"]
+
+
+def test_nvidias_parser_stands_beside_the_verdicts(edgekd, tmp_path):
+    code, text, _, found = asked(edgekd, convolution(tmp_path / "m.onnx"))
+    assert code == 0
+    assert found["answer"]["built"] is True
+    assert found["compute_capabilities"] == ["8.6"]
+    assert f"NVIDIA's parser (TensorRT-RTX {found['version']}): read, built for SM 8.6 in" in text
+    assert "the same as edgekd's verdict for TensorRT 11.4.1" in text
+
+
+@pytest.mark.parametrize(
+    ("target", "sm"),
+    [("jetson-orin-nano-8gb", "8.6"), ("jetson-thor-t5000", "8.9"), ("jetson-xavier-nx", "7.5")],
+)
+def test_it_builds_for_the_nearest_gpu_that_it_knows(edgekd, tmp_path, target, sm):
+    *_, found = asked(edgekd, convolution(tmp_path / "m.onnx"), "-t", target)
+    assert found["compute_capabilities"] == [sm]
+
+
+def edited(path, edit):
+    model = onnx.load(path)
+    edit(model)
+    onnx.save(model, path)
+    return path
+
+
+def zero_of(kind, value):
+    def edit(model):
+        for tensor in model.graph.initializer:
+            if tensor.name == "z":
+                tensor.CopyFrom(numpy_helper.from_array(np.asarray(value, kind), "z"))
+
+    return edit
+
+
+def test_what_both_refuse_is_said_with_the_node(edgekd, tmp_path):
+    path = edited(convolution(tmp_path / "m.onnx", quantised=True), zero_of(np.int8, 3))
+    code, text, _, found = asked(edgekd, path)
+    # Without a target nothing is asked of the file.
+    assert code == 0
+    assert found["answer"]["read"] is False
+    assert found["answer"]["reasons"][0]["operator"] == "QuantizeLinear"
+    assert "refused as by edgekd for TensorRT 11.4.1, for the same node q" in text
+
+
+def test_what_only_edgekd_refuses_is_said_with_why_they_may_differ(edgekd, tmp_path):
+    path = edited(convolution(tmp_path / "m.onnx", quantised=True), zero_of(np.uint8, 0))
+    code, text, _, found = asked(edgekd, path, "-t", "jetson@jp7.2")
+    # Its verdict is never mixed with edgekd's.
+    assert code == 8
+    assert found["answer"]["built"] is True
+    assert "UINT8" in found["answer"]["warnings"][0]
+    assert "quantised type: it reads UINT8 as INT8, and what is above 127 is lost" in text
+
+
+def test_files_that_it_is_not_asked_about_say_why(edgekd, tmp_path):
+    path = convolution(tmp_path / "m.onnx")
+    onnx.save(onnx.load(path), path, save_as_external_data=True, size_threshold=0, location="w.bin")
+    _, text, _, found = asked(edgekd, path)
+    assert found["answer"] is None
+    assert "no answer: the weights are in another file" in text
+
+
+def test_it_is_left_out_on_request_and_missed_by_name(edgekd, tmp_path, monkeypatch):
+    path = convolution(tmp_path / "m.onnx")
+    found = json.loads(edgekd("export", "check", path, "--no-parser", "--json")[1])
+    assert found["parser"] is None
+    monkeypatch.setattr(nvidia_parser, "MODULES", ("a_module_that_is_not_there",))
+    assert edgekd("export", "check", path)[0] == 0
+    code, out, err = edgekd("export", "check", path, "--parser")
+    assert code == 3
+    assert not out
+    assert INSTALL in err
+
+
+def test_8_bit_floats_are_refused_for_gpus_that_have_none(edgekd, tmp_path):
+    narrow = helper.make_tensor("z", TensorProto.FLOAT8E4M3FN, [], [0.0])
+
+    def edit(model):
+        kept = [tensor for tensor in model.graph.initializer if tensor.name != "z"]
+        del model.graph.initializer[:]
+        model.graph.initializer.extend([*kept, narrow])
+        model.opset_import[0].version = 19
+
+    path = edited(convolution(tmp_path / "m.onnx", quantised=True), edit)
+    orin = edgekd("export", "check", path, "-t", "jetson-orin-nano-8gb@jp7.2", "--json")
+    thor = edgekd("export", "check", path, "-t", "jetson-thor-t5000@jp7.2", "--json")
+    refusals = [
+        {each["rule"] for each in json.loads(out)["verdicts"][0]["reasons"] if each["refuses"]}
+        for _, out, _ in (orin, thor)
+    ]
+    # Data alone are quantised, which types in the graph alone allow from 11.0 on.
+    assert refusals == [{"GPU", "half quantised"}, {"half quantised"}]

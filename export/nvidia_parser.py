@@ -1,0 +1,212 @@
+"""What NVIDIA's own ONNX parser and builder say of a file: TensorRT-RTX, which needs no GPU for that.
+
+TensorRT itself has no package for machines without its libraries. TensorRT-RTX (PyPI:
+tensorrt-rtx-cu13-bindings and -libs, x86-64 Linux) is built of the same parser and of a compiler of its
+own. So its verdict stands beside edgekd's and is never mixed with it: it is one version's, for PCs' GPUs.
+"""
+
+import importlib.util
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from edgekd.errors import EdgekdError, MissingToolError
+from edgekd.records import from_json, printable, record
+
+# As the package without bindings of its own calls it, and as the bindings do
+MODULES: Final = ("tensorrt_rtx", "tensorrt_rtx_bindings")
+NAME: Final = "TensorRT-RTX"
+INSTALL: Final = "pip install 'edgekd[tensorrt-rtx]'"
+# Compute capabilities that TensorRT-RTX builds for
+SMS: Final = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
+# The nearest to Orin's 8.7
+DEFAULT_SM: Final = "8.6"
+# Protobuf holds no more
+MOST_BYTES: Final = 2**31 - 1
+# For one file
+TIMEOUT_S: Final = 300.0
+# Letters of a message; assertions of the parser hold whole expressions
+_LONGEST: Final = 400
+
+
+@record
+class ParserReason:
+    """Why the parser or the builder refused a file, in its own words."""
+
+    # None: it named none
+    node: str | None
+    operator: str | None
+    message: str
+
+
+@record
+class ParserAnswer:
+    """What it said of one file."""
+
+    read: bool
+    parse_s: float
+    reasons: tuple[ParserReason, ...]
+    # None: it was not built, because it could not be read or because no GPU was named
+    built: bool | None = None
+    build_s: float | None = None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def taken(self) -> bool:
+        """Whether it was read, and built where that was tried."""
+        return self.read and self.built is not False
+
+
+@record
+class _Start:
+    """The first line of the process."""
+
+    version: str | None = None
+    error: str | None = None
+
+
+class ParserDiedError(EdgekdError):
+    """The process ended, or was ended, before it answered; the file that it had is named by its place."""
+
+
+@record
+class ParserRequest:
+    """One file to look at."""
+
+    model: Path
+    # Compute capabilities to build for; none: only read
+    sms: tuple[str, ...] = (DEFAULT_SM,)
+    # Where the engine goes
+    plan: Path | None = None
+
+
+def find_module() -> str | None:
+    """The name of TensorRT-RTX's Python module; None where it is not installed."""
+    return next((name for name in MODULES if importlib.util.find_spec(name) is not None), None)
+
+
+def require_module() -> str:
+    """The same.
+
+    Raises:
+        MissingToolError: it is not installed; with how to install it.
+    """
+    found = find_module()
+    if found is None:
+        raise MissingToolError(
+            f"{NAME}, which holds NVIDIA's parser, is not installed: {INSTALL} (x86-64 Linux; NVIDIA's licence)"
+        )
+    return found
+
+
+class NvidiaParser:
+    """NVIDIA's parser in a child process, from the start of the block to its end.
+
+    The child works while its caller does something else; `answers` waits for it.
+    """
+
+    def __init__(self, requests: Sequence[ParserRequest], *, timeout_s: float = TIMEOUT_S) -> None:
+        """Nothing is started yet.
+
+        Args:
+            requests: what is asked, in order.
+            timeout_s: seconds for each; when all of them together are over, the process is ended.
+
+        Raises:
+            MissingToolError: it is not installed.
+        """
+        self._module = require_module()
+        self._requests = requests
+        self._timeout_s = timeout_s * max(len(requests), 1)
+        self.version: str | None = None
+
+    def __enter__(self) -> Self:
+        command = [sys.executable, "-P", "-m", "edgekd.export.parser_process", self._module]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def answers(self) -> Iterator[ParserAnswer]:
+        """What it says of each file.
+
+        Raises:
+            MissingToolError: the module is there and does not load.
+            ParserDiedError: it ended before it had answered; what came before was given out.
+        """
+        asked = "".join(_line(request) for request in self._requests).encode()
+        late = False
+        try:
+            said, words = self._process.communicate(asked, timeout=self._timeout_s)
+        except subprocess.TimeoutExpired:
+            late = True
+            self._process.kill()
+            said, words = self._process.communicate()
+        lines = [line for line in said.splitlines(keepends=True) if line.endswith(b"\n")]
+        if not lines:
+            raise ParserDiedError(self._how_it_ended(words, late=late))
+        start = from_json(_Start, lines[0], origin=NAME)
+        if start.version is None:
+            raise MissingToolError(
+                f"{NAME} is installed and does not load: {_clean(start.error or '')}"
+            )
+        self.version = _clean(start.version)
+        for line in lines[1:]:
+            yield _cleaned(from_json(ParserAnswer, line, origin=NAME))
+        if len(lines) - 1 < len(self._requests):
+            raise ParserDiedError(self._how_it_ended(words, late=late))
+
+    def _how_it_ended(self, words: bytes, *, late: bool) -> str:
+        if late:
+            return f"no answer within {self._timeout_s:g} s; it was ended"
+        code = self._process.returncode
+        how = f"with exit code {code}"
+        if code < 0:
+            how = f"by {signal.Signals(-code).name}"
+        last = words.decode(errors="replace").strip().splitlines()[-1:]
+        return f"its process ended {how} before it answered" + "".join(
+            f": {_clean(e)}" for e in last
+        )
+
+
+def _line(request: ParserRequest) -> str:
+    plan = None if request.plan is None else str(request.plan.absolute())
+    asked = {"model": str(request.model.absolute()), "sms": list(request.sms), "plan": plan}
+    return json.dumps(asked) + "\n"
+
+
+def _cleaned(answer: ParserAnswer) -> ParserAnswer:
+    """The answer with texts that can be shown: names and words come from the file."""
+    return ParserAnswer(
+        read=answer.read,
+        parse_s=answer.parse_s,
+        reasons=tuple(
+            ParserReason(
+                node=None if each.node is None else _clean(each.node),
+                operator=None if each.operator is None else _clean(each.operator),
+                message=_clean(each.message),
+            )
+            for each in answer.reasons
+        ),
+        built=answer.built,
+        build_s=answer.build_s,
+        warnings=tuple(map(_clean, answer.warnings)),
+    )
+
+
+def _clean(text: str) -> str:
+    return " ".join(printable(text).split())[:_LONGEST]
