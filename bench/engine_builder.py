@@ -244,6 +244,7 @@ def _engine(board: BoardResponse, found: EngineResponse, *, name: str, vectors: 
         timing_cache_digest=found.timing_cache_digest,
         tactics_replayed=found.tactics_replayed,
         not_kept_in_fp32=found.unpinned,
+        warnings=found.warnings,
     )
 
 

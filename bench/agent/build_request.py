@@ -21,16 +21,24 @@ Wish = NamedTuple(
         ("dla", Optional[int]),  # number of a core; None: the GPU
         ("pinned", List[str]),  # layers that stay in FP32 where types are the builder's choice
         ("timing_cache", Optional[bytes]),
+        # GPUs that the engine is for, "8.6"; empty: the one that is here. Only some TensorRT take them.
+        ("compute_capabilities", List[str]),
     ],
 )
 Built = NamedTuple(
-    "Built", [("plan", bytes), ("timing_cache", Optional[bytes]), ("unpinned", List[str])]
+    "Built",
+    [
+        ("plan", bytes),
+        ("timing_cache", Optional[bytes]),
+        ("unpinned", List[str]),
+        ("warnings", List[str]),  # of the builder, each once
+    ],
 )
 Tool = NamedTuple(
     "Tool",
     [
         ("name", str),
-        ("tensorrt", str),  # its version
+        ("tensorrt", str),  # its version, "10.3.0"; of TensorRT-RTX "rtx-1.7.1.116"
         ("build", Callable[[Wish], Built]),
         # A plan and golden vectors to the outputs of each vector.
         ("answers", Callable[[bytes, Vectors], List[List[bytes]]]),
@@ -58,4 +66,7 @@ def signature(wish: Wish, model_digest: str, tool: str, workspace_mb: Optional[i
         "pinned": sorted(wish.pinned),
         "tool": tool,
     }
+    if wish.compute_capabilities:
+        # Left out otherwise, so that engines of before this field are found again
+        fields["compute_capabilities"] = wish.compute_capabilities
     return digest_of(json.dumps(fields, sort_keys=True).encode("ascii"))

@@ -43,6 +43,7 @@ RECORDED = (
     "size_bytes",
     "build_s",
     "unpinned",
+    "warnings",
     "timing_cache_digest",
     "tactics_replayed",
 )
@@ -118,6 +119,7 @@ def build_engine(
         "size_bytes": len(built.plan),
         "build_s": round(seconds, 3),
         "unpinned": built.unpinned,
+        "warnings": built.warnings,
         "timing_cache_digest": None
         if built.timing_cache is None
         else digest_of(built.timing_cache),
@@ -237,6 +239,7 @@ def wish_of(options: Any, kept: Optional[Kept]) -> Wish:
         dla=options.dla,
         pinned=list(options.pin),
         timing_cache=_timing_cache(options, kept),
+        compute_capabilities=[],
     )
 
 
@@ -308,6 +311,8 @@ def _find_cached(path: str) -> Optional[Kept]:
             record = json.load(stream)
         with open(path, "rb") as stream_of_plan:
             plan = stream_of_plan.read()
+        # Records of before warnings were kept
+        record.setdefault("warnings", [])
         whole = sorted(record) == sorted([*RECORDED, "format"]) and sorted(record["key"]) == sorted(
             KEYS
         )

@@ -83,7 +83,7 @@ def _tensorrt(options: Any) -> Ready:
     opened = trt_python.open_engine(trt, device, plan, seed=options.seed, batch=options.batch)
     return Ready(
         opened.call,
-        "tensorrt {} (python)".format(trt.__version__),
+        "tensorrt {} (python)".format(trt_python.version_of(trt)),
         "SM " + device.sm(),
         opened.inputs,
         opened.declared,

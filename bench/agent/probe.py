@@ -80,27 +80,44 @@ def _compatible(proc: str) -> List[str]:
     return [name for name in names if name]
 
 
-def _runtime(name: str) -> Dict[str, str]:
-    """The version of a module, asked for in a process of its own: what is broken may crash."""
-    code = "import {0}; print({0}.__version__)".format(name)
+_IMPORT = """
+import importlib, sys
+reasons = []
+for name in sys.argv[1:]:
     try:
-        done = _run([sys.executable, "-c", code], timeout_s=60)
+        module = importlib.import_module(name)
+    except ImportError as error:
+        reasons.append(error)
+    else:
+        print(name, module.__version__)
+        sys.exit()
+raise reasons[0]
+"""
+
+
+def _runtime(*names: str) -> Dict[str, str]:
+    """Name and version of the first module that is there, asked for in a process of its own: what is broken may crash."""
+    try:
+        done = _run([sys.executable, "-c", _IMPORT, *names], timeout_s=60)
     except (OSError, subprocess.TimeoutExpired) as error:
         return {"reason": str(error)}
     if done.returncode == 0:
-        return {"version": done.stdout.decode("utf-8", "replace").split()[-1]}
+        name, version = done.stdout.decode("utf-8", "replace").split()[-2:]
+        return {"name": name, "version": version}
     last = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:]
     return {"reason": last[0] if last else "its import ended with {}".format(done.returncode)}
 
 
 def _tensorrt() -> Dict[str, str]:
     """JetPack 4 has a module that is too old to be used; its trtexec is."""
-    found = _runtime("tensorrt")
-    version = found.get("version", "")
+    found = _runtime(*trt_python.MODULES)
+    if "version" not in found:
+        return found
+    version = trt_python.version_text(found["name"], found["version"])
     numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
-    if numbers and numbers < trt_python.OLDEST:
+    if not version.startswith(trt_python.RTX) and numbers and numbers < trt_python.OLDEST:
         return {"reason": "{} is older than {}.{}".format(version, *trt_python.OLDEST)}
-    return found
+    return {"version": version}
 
 
 def _trtexec() -> Dict[str, str]:

@@ -1,10 +1,11 @@
-"""Every call of TensorRT's Python module, 8.5 to 11.4.
+"""Every call of TensorRT's Python module, 8.5 to 11.4, and of TensorRT-RTX's, 1.4 to 1.7.
 
 Quoted annotations say what a value is to TensorRT; `make check-tensorrt` holds every name and
 keyword below against the real modules by them. What only some versions have is asked for with `hasattr`
 first, by name: numbers of flags differ between versions.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, NamedTuple, Optional
 
 from edgekd.bench.agent import random_inputs
@@ -12,7 +13,7 @@ from edgekd.bench.agent.build_request import Built, Tool, Wish
 from edgekd.bench.agent.cuda import Cuda
 from edgekd.bench.agent.errors import RefusedError
 from edgekd.bench.agent.golden_vectors import Tensor, Vectors
-from edgekd.bench.agent.trt_messages import last_words, refusal
+from edgekd.bench.agent.trt_messages import distinct, last_words, refusal
 
 if TYPE_CHECKING:
     from tensorrt import (
@@ -33,6 +34,11 @@ if TYPE_CHECKING:
 
 # Tensors have names there; older ones are left to trtexec
 OLDEST = (8, 5)
+# By names that a Python may have them under, the first that is there is taken: TensorRT, and TensorRT-RTX as its
+# metapackage and its wheel of bindings name it.
+MODULES = ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings")
+# Before the version of TensorRT-RTX, whose numbers are its own: 1.7 is newer than TensorRT 10, and loads none of its engines.
+RTX = "rtx-"
 # numpy's names of types, and TensorRT's.
 TYPES = {"float32": "FLOAT", "int32": "INT32", "uint8": "UINT8"}
 
@@ -45,27 +51,52 @@ Opened = NamedTuple(
         ("declared", Dict[str, Optional[int]]),  # bytes: "weights", "scratch"
     ],
 )
+# What TensorRT says: errors alone, and warnings with them, in order.
+Words = NamedTuple("Words", [("errors", List[str]), ("all", List[str])])
+_PARSER = "ModelImporter.cpp:"
+# By their module; see `_logger`.
+_LOGGERS: Dict[Any, Any] = {}
 
 
 def import_tensorrt() -> Any:
-    """The `tensorrt` module of this Python.
+    """The module of TensorRT that this Python has, else of TensorRT-RTX.
 
     Raises:
-        RefusedError: it is not there, does not load, or is older than `OLDEST`.
+        RefusedError: neither is there or loads, or TensorRT is older than `OLDEST`.
     """
-    try:
-        import tensorrt
-    except ImportError as error:
-        raise RefusedError(
-            "missing-runtime", "TensorRT's Python module: {}".format(error)
-        ) from error
-    version = str(tensorrt.__version__)
-    if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
+    trt = _import_first()
+    version = version_of(trt)
+    if not _is_rtx(trt) and tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
         raise RefusedError(
             "missing-runtime",
             "TensorRT's Python module is {}, older than 8.5: use trtexec".format(version),
         )
-    return tensorrt
+    return trt
+
+
+def _import_first() -> Any:
+    reasons: List[str] = []
+    for name in MODULES:
+        try:
+            return importlib.import_module(name)
+        except ImportError as error:
+            # Of TensorRT-RTX only what is there and does not load: few have it
+            if not reasons or not isinstance(error, ModuleNotFoundError):
+                reasons.append(str(error))
+    raise RefusedError("missing-runtime", "TensorRT's Python module: {}".format("; ".join(reasons)))
+
+
+def version_of(trt: Any) -> str:
+    """Its version, by which engines are told apart: "10.3.0", "rtx-1.7.1.116"."""
+    return version_text(trt.__name__, trt.__version__)
+
+
+def version_text(module: str, version: str) -> str:
+    return (RTX if module in MODULES[1:] else "") + version
+
+
+def _is_rtx(trt: Any) -> bool:
+    return version_of(trt).startswith(RTX)
 
 
 def tool_of(trt: Any, cuda: Cuda, progress: Progress) -> Tool:
@@ -77,11 +108,11 @@ def tool_of(trt: Any, cuda: Cuda, progress: Progress) -> Tool:
     def answers(plan: bytes, vectors: Vectors) -> List[List[bytes]]:
         return _answers(trt, cuda, plan, vectors)
 
-    return Tool("python", str(trt.__version__), build, answers)
+    return Tool("python", version_of(trt), build, answers)
 
 
 def _build(trt: Any, wish: Wish, progress: Progress) -> Built:
-    words: List[str] = []
+    words = Words([], [])
     logger: "ILogger" = _logger(trt, words)
     builder: "Builder" = trt.Builder(logger)
     network: "INetworkDefinition" = builder.create_network(_network_flags(trt, wish))
@@ -89,41 +120,65 @@ def _build(trt: Any, wish: Wish, progress: Progress) -> Built:
     with open(wish.model, "rb") as stream:
         model = stream.read()
     if not parser.parse(model):
-        raise refusal("TensorRT cannot read the model", _parser_words(parser) + words)
+        raise refusal("TensorRT cannot read the model", _parser_words(parser, words))
     config: "IBuilderConfig" = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, wish.workspace_bytes)
     _set_types(trt, config, wish)
+    _set_compute_capabilities(trt, config, wish)
     unpinned = _pin(trt, network, config, wish)
     _set_shapes(builder, config, wish)
     if wish.dla is not None:
         _use_dla(trt, builder, config, wish.dla)
-    cache: "ITimingCache" = config.create_timing_cache(wish.timing_cache or b"")
-    config.set_timing_cache(cache, False)
+    # TensorRT-RTX chooses tactics on the device where it runs: its timing caches do nothing, and say that they are deprecated.
+    cached = not _is_rtx(trt)
+    if cached:
+        cache: "ITimingCache" = config.create_timing_cache(wish.timing_cache or b"")
+        config.set_timing_cache(cache, False)
+    failures: List[BaseException] = []
     if hasattr(config, "progress_monitor"):
-        config.progress_monitor = _monitor(trt, progress)
+        config.progress_monitor = _monitor(trt, progress, failures)
     plan = builder.build_serialized_network(network, config)
+    if failures:
+        raise failures[0]
     if plan is None:
-        raise refusal("TensorRT cannot build the engine", words)
-    kept: "ITimingCache" = config.get_timing_cache()
-    return Built(bytes(plan), bytes(kept.serialize()), unpinned)
+        raise refusal("TensorRT cannot build the engine", words.errors or words.all)
+    timings: Optional[bytes] = None
+    if cached:
+        kept: "ITimingCache" = config.get_timing_cache()
+        timings = bytes(kept.serialize())
+    return Built(bytes(plan), timings, unpinned, distinct(words.all))
 
 
-def _logger(trt: Any, words: List[str]) -> Any:
-    """A logger that keeps warnings and errors."""
+def _logger(trt: Any, words: Words) -> Any:
+    """The logger of this process, which tells `words` from now on.
 
-    class Logger(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
+    TensorRT registers the first logger of a process. While anything lives that was made with it, another is ignored, with
+    a warning: what concerns no builder or runtime alone is told to the first.
+    """
+    if trt not in _LOGGERS:
 
-        def log(self, severity: "ILogger.Severity", msg: str) -> None:
-            if severity.name in ("INTERNAL_ERROR", "ERROR"):
-                words.append(msg)
+        class Logger(trt.ILogger):  # type: ignore[misc]
+            def __init__(self) -> None:
+                trt.ILogger.__init__(self)
+                self.words = words
 
-    return Logger()
+            def log(self, severity: "ILogger.Severity", msg: str) -> None:
+                if severity.name in ("INTERNAL_ERROR", "ERROR"):
+                    self.words.errors.append(msg)
+                if severity.name in ("INTERNAL_ERROR", "ERROR", "WARNING"):
+                    self.words.all.append(msg)
+
+        _LOGGERS[trt] = Logger()
+    _LOGGERS[trt].words = words
+    return _LOGGERS[trt]
 
 
-def _monitor(trt: Any, progress: Progress) -> Any:
-    """What tells of the outermost phases; None where this TensorRT has no such thing."""
+def _monitor(trt: Any, progress: Progress, failures: List[BaseException]) -> Any:
+    """What tells of the outermost phases; None where this TensorRT has no such thing.
+
+    What `progress` raises ends the build and is left in `failures`: TensorRT would print it and say no more than that the
+    build was cancelled.
+    """
     if hasattr(trt, "IProgressMonitor"):
 
         class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
@@ -138,13 +193,18 @@ def _monitor(trt: Any, progress: Progress) -> Any:
                     self._of[phase_name] = num_steps
 
             def step_complete(self, phase_name: str, step: int) -> bool:
-                if phase_name in self._of:
-                    progress(phase_name, step + 1, self._of[phase_name])
-                return True
+                self._tell(phase_name, step + 1)
+                return not failures
 
             def phase_finish(self, phase_name: str) -> None:
-                if phase_name in self._of:
-                    progress(phase_name, self._of[phase_name], self._of[phase_name])
+                self._tell(phase_name, self._of.get(phase_name, 0))
+
+            def _tell(self, phase_name: str, step: int) -> None:
+                if phase_name in self._of and not failures:
+                    try:
+                        progress(phase_name, step, self._of[phase_name])
+                    except BaseException as failure:
+                        failures.append(failure)
 
         return Monitor()
     return None
@@ -168,12 +228,33 @@ def _set_types(trt: Any, config: "IBuilderConfig", wish: Wish) -> None:
         # TF32 has the mantissa of FP16.
         config.clear_flag(trt.BuilderFlag.TF32)
         return
-    if hasattr(trt.BuilderFlag, "FP16"):
+    # TensorRT-RTX 1.4 has the flag still, and no network that it holds for.
+    if hasattr(trt.BuilderFlag, "FP16") and not _is_rtx(trt):
         config.set_flag(trt.BuilderFlag.FP16)
     else:
-        raise _other("takes types from the graph alone; export for its JetPack", trt)
+        raise _other("takes types from the graph alone; export for a target that does", trt)
     if wish.precision == "int8" and hasattr(trt.BuilderFlag, "INT8"):
         config.set_flag(trt.BuilderFlag.INT8)
+
+
+def _set_compute_capabilities(trt: Any, config: "IBuilderConfig", wish: Wish) -> None:
+    """The GPUs that the engine is for; the one that is here where none is named."""
+    if not wish.compute_capabilities:
+        return
+    if (
+        hasattr(trt, "ComputeCapability")
+        and hasattr(config, "num_compute_capabilities")
+        and hasattr(config, "set_compute_capability")
+    ):
+        config.num_compute_capabilities = len(wish.compute_capabilities)
+        for place, capability in enumerate(wish.compute_capabilities):
+            name = "SM" + capability.replace(".", "")
+            if not hasattr(trt.ComputeCapability, name):
+                raise _other("builds no engine for compute capability " + capability, trt)
+            # By name: numbers, again, differ
+            config.set_compute_capability(getattr(trt.ComputeCapability, name), place)
+    else:
+        raise _other("builds for the GPU that is here alone", trt)
 
 
 def _pin(
@@ -211,7 +292,7 @@ def _use_dla(trt: Any, builder: "Builder", config: "IBuilderConfig", core: int) 
         raise RefusedError(
             "not-buildable",
             "DLA core {} was asked for, and TensorRT {} sees {} on this board".format(
-                core, trt.__version__, cores
+                core, version_of(trt), cores
             ),
         )
     config.default_device_type = trt.DeviceType.DLA
@@ -219,24 +300,31 @@ def _use_dla(trt: Any, builder: "Builder", config: "IBuilderConfig", core: int) 
     config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
 
 
-def _parser_words(parser: "OnnxParser") -> List[str]:
-    words = []
+def _parser_words(parser: "OnnxParser", words: Words) -> List[str]:
+    """Why a model cannot be read: what else was logged, then each error with its node."""
+    found, others = [], words.errors or words.all
     for number in range(parser.num_errors):
         error: "ParserError" = parser.get_error(number)
-        words.append("node {}: {}".format(error.node(), error.desc()))
-    return words
+        node, reason = str(error.node()), error.desc()
+        if hasattr(error, "node_name") and hasattr(error, "node_operator"):
+            operator = error.node_operator()
+            node = "{!r} ({})".format(error.node_name(), operator) if operator else node
+        found.append("node {}: {}".format(node, reason))
+        # The parser logs its errors too, with where in its own source it found them and what the node is.
+        others = [said for said in others if reason not in said and _PARSER not in said]
+    return others + found
 
 
 def _answers(trt: Any, cuda: Cuda, plan: bytes, vectors: Vectors) -> List[List[bytes]]:
-    words: List[str] = []
+    words = Words([], [])
     runtime: "Runtime" = trt.Runtime(_logger(trt, words))
     engine: "ICudaEngine" = runtime.deserialize_cuda_engine(plan)
     if engine is None:
-        raise refusal("TensorRT cannot load the engine", words)
+        raise refusal("TensorRT cannot load the engine", words.errors or words.all)
     _check_tensors(trt, engine, vectors)
     context: "IExecutionContext" = engine.create_execution_context()
     if context is None:
-        raise refusal("TensorRT cannot run the engine", words)
+        raise refusal("TensorRT cannot run the engine", words.errors or words.all)
     addresses = {}
     for tensor in vectors.inputs + vectors.outputs:
         addresses[tensor.name] = cuda.allocate(len(tensor.values[0]))
@@ -248,7 +336,7 @@ def _answers(trt: Any, cuda: Cuda, plan: bytes, vectors: Vectors) -> List[List[b
         for tensor in vectors.inputs:
             cuda.copy_in(addresses[tensor.name], tensor.values[number])
         if not context.execute_async_v3(cuda.stream):
-            raise refusal("TensorRT cannot run the engine", words)
+            raise refusal("TensorRT cannot run the engine", words.errors or words.all)
         cuda.wait()
         answers.append(
             [cuda.copy_out(addresses[t.name], len(t.values[0])) for t in vectors.outputs]
@@ -269,14 +357,14 @@ def open_engine(trt: Any, cuda: Cuda, plan: bytes, *, seed: int, batch: int) -> 
     Raises:
         RefusedError: it cannot be loaded here, or takes what cannot be made up.
     """
-    words: List[str] = []
+    words = Words([], [])
     runtime: "Runtime" = trt.Runtime(_logger(trt, words))
     engine: "ICudaEngine" = runtime.deserialize_cuda_engine(plan)
     if engine is None:
-        raise refusal("TensorRT cannot load the engine", words)
+        raise refusal("TensorRT cannot load the engine", words.errors or words.all)
     context: "IExecutionContext" = engine.create_execution_context()
     if context is None:
-        raise refusal("TensorRT cannot run the engine", words)
+        raise refusal("TensorRT cannot run the engine", words.errors or words.all)
     names = [engine.get_tensor_name(number) for number in range(engine.num_io_tensors)]
     given, answers, taken = [], [], []
     # Inputs first: the shapes of outputs follow from theirs.
@@ -288,7 +376,8 @@ def open_engine(trt: Any, cuda: Cuda, plan: bytes, *, seed: int, batch: int) -> 
             shape = [batch if size < 0 else size for size in engine.get_tensor_shape(name)]
             if not context.set_input_shape(name, shape):
                 raise RefusedError(
-                    "inputs", "{} {}: {}".format(name, "x".join(map(str, shape)), last_words(words))
+                    "inputs",
+                    "{} {}: {}".format(name, "x".join(map(str, shape)), last_words(words.errors)),
                 )
             data = random_inputs.random_bytes(dtype.name, shape, seed)
             address = cuda.allocate(len(data))
@@ -301,10 +390,11 @@ def open_engine(trt: Any, cuda: Cuda, plan: bytes, *, seed: int, batch: int) -> 
         context.set_tensor_address(name, address)
 
     def call() -> None:
+        _logger(trt, words)
         for address, data in given:
             cuda.copy_in(address, data)
         if not context.execute_async_v3(cuda.stream):
-            raise refusal("TensorRT cannot run the engine", words)
+            raise refusal("TensorRT cannot run the engine", words.errors or words.all)
         cuda.wait()
         for address, size in answers:
             cuda.copy_out(address, size)
@@ -357,4 +447,4 @@ def _fits(engine: "ICudaEngine", name: str, tensor: Tensor) -> bool:
 
 
 def _other(why: str, trt: Any) -> RefusedError:
-    return RefusedError("other-version", "TensorRT {} {}".format(trt.__version__, why))
+    return RefusedError("other-version", "TensorRT {} {}".format(version_of(trt), why))

@@ -14,7 +14,7 @@ from typing import Any, Dict, List, Optional, Tuple
 from edgekd.bench.agent.build_request import Built, Tool, Wish
 from edgekd.bench.agent.errors import RefusedError
 from edgekd.bench.agent.golden_vectors import LETTERS, Tensor, Vectors
-from edgekd.bench.agent.trt_messages import refusal
+from edgekd.bench.agent.trt_messages import distinct, refusal
 
 PLACES = ("/usr/src/tensorrt/bin/trtexec", "/usr/local/tensorrt/bin/trtexec")
 LIBRARIES = ("libnvinfer.so.11", "libnvinfer.so.10", "libnvinfer.so.8")
@@ -50,7 +50,8 @@ FLAGS: Dict[str, Tuple[Version, Optional[Version]]] = {
     "--layerOutputTypes": ((8, 4), (11, 0)),
     "--stronglyTyped": ((10, 0), None),
 }
-_ERROR = re.compile(r"\[E\]\s*(.*)")
+# Internal error, error, warning, information, verbose (`severityPrefix` in logging.h of the samples)
+_MESSAGE = re.compile(r"\[([FEWIV])\]\s*(.*)")
 _BANNER = re.compile(r"TensorRT\.trtexec \[TensorRT v(\d+)\]")
 
 
@@ -141,6 +142,8 @@ def build_flags(version: Version, wish: Wish, plan: str, cache: str) -> List[str
 
 
 def _type_flags(version: Version, wish: Wish) -> List[str]:
+    if wish.compute_capabilities:
+        raise _other(version, "builds for the GPU that is here alone")
     if wish.typing == "strong":
         if not has("--stronglyTyped", version):
             raise _other(version, "takes no types from the graph")
@@ -175,7 +178,9 @@ def _build(program: str, version: Version, wish: Wish) -> Built:
         unpinned = (
             [] if has("--layerPrecisions", version) or wish.precision == "fp32" else wish.pinned
         )
-        return Built(_read(plan) or b"", _read(cache), list(unpinned))
+        return Built(
+            _read(plan) or b"", _read(cache), list(unpinned), distinct(_messages(lines, "FEW"))
+        )
 
 
 def _answers(program: str, plan: bytes, vectors: Vectors) -> List[List[bytes]]:
@@ -230,8 +235,24 @@ def run(command: List[str]) -> Tuple[int, List[str]]:
 
 
 def errors(lines: List[str]) -> List[str]:
-    found = [match.group(1) for match in map(_ERROR.search, lines) if match]
-    return found or lines[-5:]
+    return _messages(lines, "FE") or lines[-5:]
+
+
+def _messages(lines: List[str], letters: str) -> List[str]:
+    """What was said so loudly; the lines of one message after its first have no letter."""
+    found: List[str] = []
+    heard = False
+    for line in lines:
+        match = _MESSAGE.search(line)
+        if match:
+            heard = match.group(1) in letters
+            if heard:
+                found.append(match.group(2))
+        elif line.startswith("&&&&"):
+            heard = False
+        elif heard:
+            found[-1] += "\n" + line
+    return found
 
 
 def _read(path: str) -> Optional[bytes]:

@@ -336,6 +336,8 @@ class EngineResponse:
     size_bytes: Annotated[int, Field(ge=1, le=2**53)]
     build_s: Positive
     unpinned: Annotated[tuple[Text, ...], Field(max_length=100_000)]
+    # What the builder said of it, each once
+    warnings: Annotated[tuple[Text, ...], Field(max_length=64)] = ()
     timing_cache_digest: Sha256 | None
     tactics_replayed: bool
     parity: ParityResponse

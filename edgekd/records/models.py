@@ -234,6 +234,7 @@ class Engine:
     # The ONNX file.
     made_from: Digest
     precision: Precision
+    # "10.3.0"; of TensorRT-RTX "rtx-1.7.1.116"
     tensorrt: str
     # Compute capability, "8.7"
     sm: str
@@ -253,6 +254,8 @@ class Engine:
     tactics_replayed: bool
     # Layers that should have stayed in FP32, and could not be told to.
     not_kept_in_fp32: tuple[str, ...] = ()
+    # What the builder said of it, each once, in its order.
+    warnings: tuple[str, ...] = ()
 
 
 @record

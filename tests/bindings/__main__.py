@@ -17,9 +17,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from edgekd.bench import agent
+from edgekd.bench.agent.trt_python import RTX
 from tests.bindings.collect import UndeclaredError, Use, uses
 
-# By the TensorRT that they are of, what the index calls them.
+# By the TensorRT that they are of, what the index calls them. The stand-in is of none of TensorRT-RTX.
 WHEELS = {
     "8.6.1": "tensorrt_bindings==8.6.1",
     "10.3.0": "tensorrt_cu12_bindings==10.3.0",
@@ -27,6 +28,10 @@ WHEELS = {
     "10.13.3": "tensorrt_cu12_bindings==10.13.3.9.post1",
     "10.16.1": "tensorrt_cu12_bindings==10.16.1.11",
     "11.4.0": "tensorrt_cu12_bindings==11.4.0.106",
+    "rtx-1.4.0": "tensorrt_rtx_cu13_bindings==1.4.0.76",
+    "rtx-1.5.0": "tensorrt_rtx_cu13_bindings==1.5.0.114",
+    "rtx-1.6.1": "tensorrt_rtx_cu13_bindings==1.6.1.120",
+    "rtx-1.7.1": "tensorrt_rtx_cu13_bindings==1.7.1.116",
 }
 NO_WHEELS = ("8.2.1", "8.5.2")
 SOURCE = Path(agent.__file__).parent / "trt_python.py"
@@ -67,7 +72,7 @@ def main() -> int:
         print(f"not verified: {error}")
         return 3
     for version in NO_WHEELS:
-        print(f"TensorRT {version:8} not verified: there is no wheel of it")
+        print(f"TensorRT {version:9} not verified: there is no wheel of it")
     wrong = [line for version, problems in found.items() for line in _wrong(version, problems)]
     wrong += _nowhere(found)
     print("\n".join(sorted(wrong)) or "every name exists")
@@ -85,12 +90,12 @@ Verdicts = list[tuple[Use, str | None]]
 
 def _checked(version: str, used: Sequence[Use], folder: Path) -> Verdicts:
     """Verdicts on all uses, and on the names of the stand-in for that version."""
-    stand_in = standin_names(version)
+    stand_in = [] if version.startswith(RTX) else standin_names(version)
     verdicts = introspected(version, [*used, *stand_in], folder)
     held = sum(why is None for _, why in verdicts[: len(used)])
     lacking = sum(why is not None and use.optional for use, why in verdicts[: len(used)])
     print(
-        f"TensorRT {version:8} {held} of {len(used)} uses verified, {lacking} that it lacks are asked for first; "
+        f"TensorRT {version:9} {held} of {len(used)} uses verified, {lacking} that it lacks are asked for first; "
         f"{len(stand_in)} names of the stand-in",
         flush=True,
     )
@@ -102,7 +107,7 @@ def introspected(version: str, used: Sequence[Use], folder: Path) -> Verdicts:
     home = bindings(version, folder)
     environment = os.environ | {"LD_LIBRARY_PATH": str(home / "stubs"), "PYTHONPATH": str(home)}
     done = subprocess.run(
-        [sys.executable, str(INTROSPECT)],
+        [sys.executable, str(INTROSPECT), _names(version)[0]],
         input=json.dumps([dataclasses.asdict(use) for use in used]),
         capture_output=True,
         text=True,
@@ -169,9 +174,16 @@ def bindings(version: str, folder: Path) -> Path:
         archive.extractall(home)
     part = home / "stubs.part"
     part.mkdir(exist_ok=True)
-    _build_stubs(home / "tensorrt_bindings" / "tensorrt.so", part)
+    package, library = _names(version)
+    _build_stubs(home / package / f"{library}.so", part)
     part.rename(home / "stubs")
     return home
+
+
+def _names(version: str) -> tuple[str, str]:
+    """The package in a wheel, and the library in it."""
+    name = "tensorrt_rtx" if version.startswith(RTX) else "tensorrt"
+    return f"{name}_bindings", name
 
 
 def _download(version: str, home: Path) -> None:
@@ -203,7 +215,9 @@ def _download(version: str, home: Path) -> None:
 
 def _build_stubs(module: Path, folder: Path) -> None:
     """Shared libraries of the names that the module links to, with functions that do nothing."""
-    needed = re.findall(r"NEEDED.*\[(libnv\S+)\]", _said(["readelf", "--dynamic", str(module)]))
+    needed = re.findall(
+        r"NEEDED.*\[(lib(?:nv|tensorrt)\S+)\]", _said(["readelf", "--dynamic", str(module)])
+    )
     lines = _said(["nm", "--dynamic", "--undefined-only", str(module)]).splitlines()
     functions = [words[1] for words in map(str.split, lines) if words[0] == "U"]
     # Versioned names are those of the C library; the rest of what is not TensorRT's is Python's and the loader's.

@@ -1,8 +1,9 @@
 """Run in a process of its own, with the bindings on the path: which uses hold in this version.
 
-Reads a list of uses from stdin as JSON, and writes for each why it does not hold, or null.
+Takes the name of their package. Reads a list of uses from stdin as JSON, and writes for each why it does not hold, or null.
 """
 
+import importlib
 import inspect
 import json
 import os
@@ -16,8 +17,10 @@ _PARAMETER = re.compile(r"[\[(,]\s*\*?(\w+)\s*:")
 
 
 def main():
-    import tensorrt_bindings as trt
-
+    # This Python may have the libraries of another version, which would be loaded in place of the stubs.
+    for name in ("tensorrt_libs", "tensorrt_rtx_libs"):
+        sys.modules[name] = None  # type: ignore[assignment]
+    trt = importlib.import_module(sys.argv[1])
     uses = json.load(sys.stdin)
     json.dump([problem(trt, use) for use in uses], sys.stdout)
 

@@ -46,6 +46,7 @@ def test_figures_of_format_1_keep_their_warnings_and_their_engine():
     assert "load" in [warning.code for warning in first.warnings]
     assert second.engine is not None
     assert (second.engine.build_key, second.engine.not_kept_in_fp32) == ("2" * 64, ("gone",))
+    assert second.engine.warnings == ()  # not kept then
     assert benchmark_output.read_measured(OLD / "measurements.json") == found
 
 

@@ -11,6 +11,7 @@ from typing import Final, Literal
 from pydantic import ValidationError
 
 from edgekd.bench import runner
+from edgekd.bench.agent.trt_python import RTX
 from edgekd.bench.config import WARMUP_LIMIT, BenchConfig
 from edgekd.bench.engine_builder import EngineOptions, build_on
 from edgekd.bench.protocol.responses import ProbeResponse
@@ -279,6 +280,8 @@ def _subject(
             f"         {name}: {told.phase}: {told.step} of {told.of}"
         ),
     )
+    for warning in engine.warnings:
+        display.warn(f"{name}: {model.file.name}: {warning}")
     return Subject(model.file, precision, f"{model.file.name} as {precision.upper()}", engine, path)
 
 
@@ -291,8 +294,10 @@ def _builds(config: BenchConfig, probe: ProbeResponse) -> bool:
 def _engine_of(
     held: Precision, probe: ProbeResponse, config: BenchConfig
 ) -> tuple[Precision, Literal["weak", "strong"]]:
-    """Of what precision an engine is, and whether types are in the graph: since TensorRT 10.12 they are."""
+    """Of what precision an engine is, and whether types are in the graph: since TensorRT 10.12 they are, and in TensorRT-RTX."""
     version_text = probe.tensorrt or probe.trtexec or ""
+    if version_text.startswith(RTX):
+        return held, "strong"
     version = tuple(int(part) for part in version_text.split(".")[:2] if part.isdigit())
     if version >= STRONG_SINCE:
         return held, "strong"

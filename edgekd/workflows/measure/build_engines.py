@@ -80,6 +80,8 @@ def build_all(
         )
         if built.not_kept_in_fp32:
             display.warn(f"could not be kept in FP32: {', '.join(built.not_kept_in_fp32)}")
+        for warning in built.warnings:
+            display.warn(f"{built.path}: {warning}")
         engines.append(built)
     return tuple(engines)
 

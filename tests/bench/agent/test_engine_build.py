@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgekd.bench import agent
-from edgekd.bench.agent import engine_build, trtexec
+from edgekd.bench.agent import engine_build, probe, trt_python, trtexec
 from edgekd.bench.agent.build_request import Wish
+from edgekd.bench.agent.cuda import Cuda
 from edgekd.bench.agent.errors import RefusedError
+from tests.standin.absent import hide
 from tests.standin.cudart import Cudart, build_cudart
 
 STANDIN = Path(__file__).parents[2] / "standin"
@@ -27,11 +30,12 @@ AGENT = Path(agent.__file__).parent / "__main__.py"
 TOOLS = ("python", "trtexec")
 
 
-def save_network(path, *, batch: int | str = 1, quantised=False):
-    """Four pixels to three logits, seeded."""
+def save_network(path, *, batch: int | str = 1, quantised=False, zero=None):
+    """Four pixels to three logits, seeded; through a Q/DQ pair where it is quantised or has a zero point."""
+    quantised = quantised or zero is not None
     weight = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
     scale = numpy_helper.from_array(np.array(0.05, np.float32), "scale")
-    zero = numpy_helper.from_array(np.array(0, np.int8), "zero")
+    zero = numpy_helper.from_array(np.array(0, np.int8) if zero is None else zero, "zero")
     pairs = [
         helper.make_node("QuantizeLinear", ["images", "scale", "zero"], ["q"], name="quantise"),
         helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["x"], name="back"),
@@ -184,6 +188,31 @@ def test_int8_of_a_graph_with_pairs_has_both_flags(board, tool):
     assert {"FP16", "INT8"} <= set(plan_of(board.folder)["flags"])
 
 
+@pytest.mark.parametrize("tool", TOOLS)
+def test_what_the_builder_warns_of_is_kept_once_each(board, tool):
+    save_network(board.folder / "model.onnx", zero=np.array(0, np.uint8))
+    save_vectors(board.folder / "vectors.json", board.folder / "model.onnx", relative=None)
+    said = board(tool=tool, precision="int8")
+    (warning,) = said["engine"]["warnings"]  # of two nodes
+    assert "Defaulting to INT8 instead" in warning
+    record = json.loads((board.folder / "model.engine.json").read_text())
+    assert record["warnings"] == [warning]
+    again = board(tool=tool, precision="int8")["engine"]
+    assert again["reused"]
+    assert again["warnings"] == [warning]
+
+
+def test_an_engine_from_before_warnings_were_kept_is_found_again(board):
+    board()
+    path = board.folder / "model.engine.json"
+    record = json.loads(path.read_text())
+    assert record.pop("warnings") == []
+    path.write_text(json.dumps(record))
+    said = board()["engine"]
+    assert said["reused"]
+    assert said["warnings"] == []
+
+
 def test_fp32_leaves_tf32_out(board):
     board(precision="fp32")
     assert plan_of(board.folder)["flags"] == []
@@ -233,9 +262,9 @@ def test_a_dla_that_is_not_there_is_refused(board):
 def test_progress_is_told_by_phase(board):
     assert board()["progress"] == {
         "event": "progress",
-        "phase": "Building Engine",
-        "step": 2,
-        "of": 2,
+        "phase": "Building engine",
+        "step": 3,
+        "of": 3,
     }
     assert "progress" not in board(version="8.6.1")  # has no such thing
 
@@ -446,6 +475,7 @@ def wish(**changes):
         dla=0,
         pinned=["a", "b"],
         timing_cache=None,
+        compute_capabilities=[],
     )
     return plain._replace(**changes)
 
@@ -484,15 +514,90 @@ def test_what_lacks_everything_says_all_of_it(board, tmp_path, monkeypatch):
     assert refused.value.exit_code == 3
 
 
+def test_the_lines_of_a_message_of_trtexec_stay_together():
+    lines = [
+        "[11/26/2026-10:00:00] [I] [TRT] Parsing",
+        "[11/26/2026-10:00:00] [W] [TRT] slow",
+        "[11/26/2026-10:00:00] [E] [TRT] ModelImporter.cpp:731: ERROR: In function parseGraph:",
+        "[6] Invalid Node - culprit",
+        "&&&& FAILED TensorRT.trtexec [TensorRT v100300]",
+    ]
+    assert trtexec.errors(lines) == [
+        "[TRT] ModelImporter.cpp:731: ERROR: In function parseGraph:\n[6] Invalid Node - culprit"
+    ]
+
+
+# --- TensorRT-RTX --------------------------------------------------------------------------------
+
+
+def module_of(name, version):
+    found = types.ModuleType(name)
+    found.__version__ = version  # type: ignore[attr-defined]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("there", "version"),
+    [
+        ({"tensorrt": "10.3.0", "tensorrt_rtx": "1.7.1.116"}, "10.3.0"),
+        ({"tensorrt_rtx": "1.7.1.116", "tensorrt_rtx_bindings": "1.4.0.76"}, "rtx-1.7.1.116"),
+        ({"tensorrt_rtx_bindings": "1.4.0.76"}, "rtx-1.4.0.76"),
+    ],
+    ids=["both", "metapackage", "bindings"],
+)
+def test_tensorrt_goes_before_tensorrt_rtx_and_their_versions_are_told_apart(
+    monkeypatch, there, version
+):
+    for name in trt_python.MODULES:
+        found = module_of(name, there[name]) if name in there else None
+        monkeypatch.setitem(sys.modules, name, found)
+    trt = trt_python.import_tensorrt()
+    tool = trt_python.tool_of(trt, Cuda(Cudart()), lambda *_: None)
+    assert (tool.name, tool.tensorrt) == ("python", version)
+
+
+def test_tensorrt_that_is_too_old_is_not_replaced_by_tensorrt_rtx(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorrt", module_of("tensorrt", "8.2.1"))
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", module_of("tensorrt_rtx", "1.7.1.116"))
+    with pytest.raises(RefusedError, match=r"8\.2\.1, older than 8\.5"):
+        trt_python.import_tensorrt()
+
+
+@pytest.mark.parametrize("wanted", ["1.7", "10.3"])
+def test_tensorrt_rtx_is_no_tensorrt_that_a_target_has(wanted):
+    options = argparse.Namespace(expect_sm=None, expect_tensorrt=wanted)
+    key: engine_build.Key = {"tensorrt": "rtx-1.7.1.116", "sm": "8.6", "l4t": None}
+    with pytest.raises(RefusedError, match=r"this machine TensorRT rtx-1\.7"):
+        engine_build._check_expected(options, key)
+
+
+@pytest.mark.parametrize(
+    ("there", "found"),
+    [
+        ({"tensorrt": "10.3.0", "tensorrt_rtx": "1.7.1.116"}, {"version": "10.3.0"}),
+        ({"tensorrt_rtx_bindings": "1.7.1.116"}, {"version": "rtx-1.7.1.116"}),
+        ({"tensorrt": "8.2.1"}, {"reason": "8.2.1 is older than 8.5"}),
+        ({}, {"reason": "ModuleNotFoundError: No module named 'tensorrt'"}),
+    ],
+    ids=["both", "rtx", "old", "neither"],
+)
+def test_a_probe_names_the_module_that_builds(tmp_path, monkeypatch, there, found):
+    monkeypatch.setenv("PYTHONPATH", hide(tmp_path, *trt_python.MODULES))
+    for name, version in there.items():
+        (tmp_path / f"{name}.py").write_text(f"__version__ = {version!r}\n")
+    assert probe._tensorrt() == found
+
+
 # --- as a program --------------------------------------------------------------------------------
 
 
-def start(*arguments):
+def start(*arguments, **environment):
     return subprocess.run(
         [sys.executable, str(AGENT), *map(str, arguments)],
         capture_output=True,
         text=True,
         check=False,
+        env=os.environ | environment,
     )
 
 
@@ -504,9 +609,9 @@ def test_the_first_line_greets_and_another_protocol_is_refused(board):
 
 
 def test_without_cuda_it_says_what_is_missing(board):
-    done = start(
-        "build", "--engine", "e", "--vectors", board.folder / "vectors.json", "--cudart", "/none.so"
-    )
+    given = ["build", "--engine", "e", "--vectors", board.folder / "vectors.json"]
+    python_path = hide(board.folder, *trt_python.MODULES)
+    done = start(*given, "--cudart", "/none.so", PYTHONPATH=python_path)
     assert done.returncode == 3
     refused = json.loads(done.stdout.splitlines()[-1])
     assert refused["kind"] == "missing-runtime"

@@ -4,11 +4,14 @@ import json
 import os
 import sys
 
+import numpy as np
 import pytest
 
+from edgekd.bench.agent.trt_python import MODULES
 from tests.bench import sshd
 from tests.bench.agent.test_engine_build import save_network
 from tests.edgekd.conftest import REPOSITORY
+from tests.standin.absent import hide
 from tests.standin.cudart import build_cudart
 
 pytestmark = pytest.mark.slow
@@ -105,6 +108,16 @@ def test_an_onnx_file_is_measured_as_an_engine(
     assert [path.name for path in kept] == [engine["path"]]
 
 
+@pytest.mark.parametrize("runtime", ["tensorrt", "trtexec"])
+def test_what_the_builder_warns_of_reaches_the_user_and_the_record(folder, bench_here, runtime):
+    save_network(folder / "model.onnx", zero=np.array(0, np.uint8))
+    code, found, err = bench_here("model.onnx", "--runtime", runtime)
+    assert code == 0, err
+    (warning,) = found["measurements"][0]["engine"]["warnings"]
+    assert "Defaulting to INT8 instead" in warning
+    assert err.count(f"warning: this machine: model.onnx: {warning}") == 1
+
+
 def test_a_second_run_finds_the_engine_and_another_version_does_not(bench_here):
     first = bench_here("model.onnx", "--runtime", "tensorrt")[1]["measurements"][0]
     again = bench_here("model.onnx", "--runtime", "tensorrt")[1]["measurements"][0]
@@ -151,11 +164,12 @@ def test_what_an_engine_cannot_have_is_bad_use(folder, bench_here, words, code, 
     found, _, err = bench_here("model.onnx", *words)
     assert found == code
     assert said in err
-    assert "Building Engine" not in err  # said before minutes are spent
+    assert "Building engine" not in err  # said before minutes are spent
 
 
 @pytest.mark.parametrize("runtime", ["tensorrt", "trtexec"])
-def test_without_tensorrt_it_is_said_before_anything_is_built(bench, runtime):
+def test_without_tensorrt_it_is_said_before_anything_is_built(folder, bench, monkeypatch, runtime):
+    monkeypatch.setenv("PYTHONPATH", hide(folder, *MODULES))
     code, _, err = bench("model.onnx", "--runtime", runtime)
     assert code == 3
     assert "has nothing that runs an engine" in err

@@ -53,7 +53,7 @@ def test_engines_are_built_kept_and_found_again(made, libraries, tmp_path):
     assert not int8["reused"]
     written = json.loads((tmp_path / "o" / "models.json").read_text())
     assert [each["digest"] for each in written["engines"]] == [fp16["digest"], int8["digest"]]
-    assert "Building Engine: 2 of 2" in err
+    assert "Building engine: 3 of 3" in err
     code, out, err = export(tmp_path, *given, "--force", **here)
     assert code == 0, err
     assert all(each["reused"] for each in json.loads(out)["engines"])

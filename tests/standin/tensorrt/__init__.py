@@ -4,6 +4,9 @@ An engine is also run by a board's old Python, which has no ONNX Runtime: its an
 
 `make check-tensorrt` holds every name below against the real module of each version. What the version
 in STANDIN_TENSORRT lacks is taken away at the end. STANDIN_FAILS makes it fail as TensorRT does.
+
+What the real module does where no GPU is needed was seen of TensorRT-RTX 1.4 and 1.7, and is held by
+tests/bench/agent/test_tensorrt_rtx.py: its words, the order of its callbacks, what ends a build.
 """
 
 import ctypes
@@ -11,6 +14,8 @@ import enum
 import json
 import os
 import sys
+import traceback
+import weakref
 
 __version__ = os.environ.get("STANDIN_TENSORRT", "10.3.0")
 _VERSION = tuple(int(part) for part in __version__.split(".")[:2])
@@ -75,6 +80,34 @@ class ILogger:
         raise NotImplementedError  # as the real one: it is abstract
 
 
+# Builders and runtimes, with the loggers that they were made with.
+_ALIVE = weakref.WeakSet()  # type: ignore[var-annotated]
+
+
+def _register(made, logger, factory):
+    """One logger is known at a time; who brings another while something lives is warned."""
+    if any(each._logger is not logger for each in _ALIVE):
+        said = (
+            f"WARNING The logger passed into {factory} differs from one already registered for an existing builder, "
+            "runtime, or refitter. So the current new logger is ignored, and TensorRT will use the existing one which "
+            "is returned by nvinfer1::getLogger() instead."
+        )
+        logger.log(ILogger.Severity.WARNING, said)
+    _ALIVE.add(made)
+
+
+class IHostMemory:
+    def __init__(self, data):
+        self._data = data
+
+    @property
+    def nbytes(self):
+        return len(self._data)
+
+    def __bytes__(self):
+        return self._data
+
+
 class IProgressMonitor:
     def phase_start(self, phase_name, parent_phase, num_steps):
         raise NotImplementedError
@@ -91,7 +124,7 @@ class ITimingCache:
         self._data = data
 
     def serialize(self):
-        return self._data
+        return IHostMemory(self._data)
 
 
 class IOptimizationProfile:
@@ -125,6 +158,7 @@ class ILayer:
 class INetworkDefinition:
     def __init__(self, flags):
         self._flags = flags
+        self._outputs = 0
         self._model = None
         self._layers = []
 
@@ -141,14 +175,20 @@ class INetworkDefinition:
 
 
 class ParserError:
-    def __init__(self, node, desc):
-        self._said = node, desc
+    def __init__(self, node, desc, name="", operator=""):
+        self._said = node, desc, name, operator
 
     def node(self):
         return self._said[0]
 
     def desc(self):
         return self._said[1]
+
+    def node_name(self):
+        return self._said[2]
+
+    def node_operator(self):
+        return self._said[3]
 
 
 class OnnxParser:
@@ -169,25 +209,45 @@ class OnnxParser:
         from google.protobuf.message import DecodeError
 
         if _VERSION < (10, 0) and not self._network._has("EXPLICIT_BATCH"):
-            self._errors.append(ParserError(-1, "Network must have kEXPLICIT_BATCH"))
-            return False
+            return self._fail("Network must have kEXPLICIT_BATCH")
         try:
             loaded = onnx.load_from_string(model)
         except DecodeError:
-            self._errors.append(ParserError(-1, "Failed to parse the ONNX model"))
-            return False
-        if not loaded.graph.node:
-            self._errors.append(ParserError(-1, "Failed to parse the ONNX model: it has no graph"))
-            return False
+            return self._fail("Failed to parse the ONNX model.")
+        zeros = {each.name: each for each in loaded.graph.initializer if each.data_type == 2}
         for place, node in enumerate(loaded.graph.node):
-            if "parse" in _FAILS:
-                self._errors.append(
-                    ParserError(place, f"No importer registered for op: {node.op_type}")
-                )
-                return False
+            if "parse" in _FAILS or not onnx.defs.has(node.op_type, node.domain):
+                return self._fail(f"No importer registered for op: {node.op_type}", place, node)
+            if set(node.input) & set(zeros) and "QuantizeLinear" in node.op_type:
+                self._logger.log(ILogger.Severity.WARNING, _UINT8)
             self._network._layers.append(ILayer(node.name))
+        self._network._outputs = len(loaded.graph.output)
         self._network._model = model
         return True
+
+    def _fail(self, said, place=-1, node=None):
+        """An error is kept and logged, in several lines where it is of a node."""
+        lines = [f"ERROR: onnxOpImporters.cpp:1 In function parse:\n[6] {said}"]
+        if node is None:
+            self._errors.append(ParserError(place, said))
+        else:
+            self._errors.append(ParserError(place, said, node.name, node.op_type))
+            lines = [
+                f'While parsing node number {place} [{node.op_type} -> "{node.output[0]}"]:',
+                f"--- Begin node ---\nNode name: {node.name}",
+                "--- End node ---",
+                *lines,
+            ]
+        for said in [f"ModelImporter.cpp:140: {line}" for line in lines]:
+            self._logger.log(ILogger.Severity.ERROR, said)
+        return False
+
+
+# Once for each node
+_UINT8 = (
+    "onnxOpImporters.cpp:1980: TensorRT supports QuantizeLinear/DequantizeLinear with UINT8 zero_point only on DLA "
+    "(version >= 3.16). Defaulting to INT8 instead. To import as UINT8, set the kIMPORT_UINT8_QUANTIZATION flag."
+)
 
 
 class IBuilderConfig:
@@ -195,7 +255,8 @@ class IBuilderConfig:
     default_device_type = DeviceType.GPU
     DLA_core = -1
 
-    def __init__(self):
+    def __init__(self, logger):
+        self._logger = logger
         self._flags = {BuilderFlag.TF32}
         self._workspace = None
         self._cache = None
@@ -216,7 +277,14 @@ class IBuilderConfig:
         return 0
 
     def create_timing_cache(self, serialized_timing_cache):
-        return ITimingCache(bytes(serialized_timing_cache))
+        data = bytes(serialized_timing_cache)
+        try:
+            json.loads(data or b"[]")
+        except ValueError:
+            said = "Failed to deserialize timing cache. Returning an empty timing cache."
+            self._logger.log(ILogger.Severity.WARNING, said)
+            data = b""
+        return ITimingCache(data)
 
     def set_timing_cache(self, cache, ignore_mismatch):
         self._cache = cache
@@ -229,6 +297,7 @@ class IBuilderConfig:
 class Builder:
     def __init__(self, logger):
         self._logger = logger
+        _register(self, logger, "createInferBuilder")
 
     @property
     def num_DLA_cores(self):  # noqa: N802 - as the real one
@@ -238,7 +307,7 @@ class Builder:
         return INetworkDefinition(flags)
 
     def create_builder_config(self):
-        return IBuilderConfig()
+        return IBuilderConfig(self._logger)
 
     def create_optimization_profile(self):
         return IOptimizationProfile()
@@ -253,21 +322,48 @@ class Builder:
             )
         if "build" in _FAILS:
             return fail("Error Code 4: Internal Error (the graph is not supported)")
+        if not network._outputs:
+            return fail(
+                "IBuilder::buildSerializedNetwork: Error Code 4: API Usage Error (Network must have at least one output. "
+                "In validate at /_src/optimizer/api/network.cpp:3810)"
+            )
         said = _said(network, config)
         reason = _wrong(said)
         if reason:
             return fail(reason)
         monitor = getattr(config, "progress_monitor", None)
-        if monitor is not None:
-            monitor.phase_start("Building Engine", None, 2)
-            monitor.phase_start("Tactics", "Building Engine", 1)
-            monitor.step_complete("Building Engine", 0)
-            monitor.phase_finish("Tactics")
-            monitor.phase_finish("Building Engine")
+        if monitor is not None and not _watched(monitor):
+            return fail(
+                "IBuilder::buildSerializedNetwork: Error Code 7: BuildCanceled (Build canceled by user In next at "
+                "/_src/optimizer/common/scopedProgressReporter.cpp:92)"
+            )
         known = json.loads(config._cache._data or b"[]")
         config._cache._data = json.dumps(sorted({*known, *said["layers"]})).encode()
         head = json.dumps({"version": __version__, **said}).encode()
-        return _MAGIC + head + b"\n" + network._model
+        return IHostMemory(_MAGIC + head + b"\n" + network._model)
+
+
+def _watched(monitor):
+    """Whether a build went to its end: False from a step, or what a callback raises, ends it.
+
+    Phases that have begun are finished then too, and the outermost one has more steps than are told.
+    """
+
+    def call(method, *arguments):
+        try:
+            return method(*arguments)
+        except BaseException:
+            print("[ERROR] Exception caught:", traceback.format_exc(), file=sys.stderr)
+            return False
+
+    outer, inner = "Building engine", "Cloning network graph"
+    call(monitor.phase_start, outer, None, 3)
+    call(monitor.phase_start, inner, outer, 2)
+    goes_on = all(call(monitor.step_complete, inner, step) for step in range(2))
+    call(monitor.phase_finish, inner)
+    goes_on = goes_on and all(call(monitor.step_complete, outer, step) for step in range(2))
+    call(monitor.phase_finish, outer)
+    return goes_on
 
 
 def _said(network, config):
@@ -319,7 +415,10 @@ def _typed(entry):
 def _wrong(said):
     """What a real builder refuses."""
     if said["open"]:
-        return f"Network has dynamic inputs, but no optimization profile: {said['open']}"
+        return (
+            "IBuilder::buildSerializedNetwork: Error Code 4: API Usage Error (Network has dynamic or shape inputs, but no "
+            "optimization profile has been defined. In validate at /_src/optimizer/api/network.cpp:4023)"
+        )
     typed = said["typed"] or _VERSION >= (11, 0)
     if typed and {"FP16", "INT8"} & set(said["flags"]):
         return "Precision flags are not allowed in a strongly typed network"
@@ -331,6 +430,7 @@ def _wrong(said):
 class Runtime:
     def __init__(self, logger):
         self._logger = logger
+        _register(self, logger, "createInferRuntime")
 
     def deserialize_cuda_engine(self, serialized_engine):
         data = bytes(serialized_engine)
@@ -471,6 +571,8 @@ _SINCE = {
     "IBuilderConfig.progress_monitor": (10, 0),
     "NetworkDefinitionCreationFlag.STRONGLY_TYPED": (10, 0),
     "DataType.INT64": (10, 0),
+    "ParserError.node_name": (10, 0),
+    "ParserError.node_operator": (10, 0),
     "ICudaEngine.device_memory_size_v2": (10, 0),
     # Not in 10.13.3, and in 10.16.1; nothing between was looked at.
     "EngineStat": (10, 16),
