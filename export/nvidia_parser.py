@@ -62,6 +62,32 @@ class ParserAnswer:
         return self.read and self.built is not False
 
 
+def in_words(answer: ParserAnswer, sms: Sequence[str], *, timed: bool = True) -> str:
+    """What it said, in a few words; with the time of the build, which is never twice the same, or without."""
+    named = ", ".join(sms)
+    took = f" in {answer.build_s:.1f} s" if timed and answer.build_s is not None else ""
+    if not answer.read:
+        return "refused"
+    return {
+        True: f"read, built for SM {named}{took}",
+        False: f"read, not built for SM {named}",
+        None: "read; not built, because an input holds sizes of tensors",
+    }[answer.built]
+
+
+def nearest_sm(board: str | None) -> str:
+    """What to build for: the highest compute capability that TensorRT-RTX knows and the board's GPU has."""
+    if board is None:
+        return DEFAULT_SM
+    below = [sm for sm in SMS if numbers_of(sm) <= numbers_of(board)]
+    return below[-1] if below else SMS[0]
+
+
+def numbers_of(sm: str) -> tuple[int, ...]:
+    """A compute capability, to compare."""
+    return tuple(int(part) for part in sm.split(".") if part.isdecimal())
+
+
 @record
 class _Start:
     """The first line of the process."""

@@ -30,14 +30,13 @@ from edgekd.doctor.findings import (
     Library,
     TensorRt,
 )
-from edgekd.doctor.requirements import NEEDS, judge_commands
+from edgekd.doctor.requirements import NEEDS, judge_commands, module_of
 
 PROBES: Final = Path(__file__).with_name("probes.py")
 # torch from a cold SD card
 TIMEOUT_S: Final = 60.0
 # Where JetPack puts it, not on PATH
 TRTEXEC: Final = Path("/usr/src/tensorrt/bin/trtexec")
-MODULES: Final = {"pillow": "PIL", "onnx-ir": "onnx_ir"}
 
 
 def examine(
@@ -54,7 +53,7 @@ def examine(
         timeout_s: for each library; one that has not answered by then counts as broken.
     """
     started = time.perf_counter()
-    names = ("torch", "torchvision", "onnxruntime", "tensorrt", "light")
+    names = ("torch", "torchvision", "onnxruntime", "tensorrt", "tensorrt-rtx", "light")
     answers = ask(names, timeout_s=timeout_s)
     found_machine = host.examine(proc=proc, sysfs=sysfs)
     libraries = tuple(_libraries(answers))
@@ -66,7 +65,7 @@ def examine(
         machine=found_machine,
         libraries=libraries,
         cuda=cuda,
-        tensorrt=_tensorrt(answers["tensorrt"]),
+        tensorrt=_tensorrt(answers["tensorrt"], answers["tensorrt-rtx"]),
         onnxruntime_providers=tuple(answers["onnxruntime"].get("providers", ())),
         torchscript_exporter=exporter,
         energy=energy,
@@ -137,7 +136,7 @@ def _libraries(answers: Mapping[str, dict[str, Any]]) -> list[Library]:
     )
     light = answers["light"]
     for name in sorted(names):
-        module = MODULES.get(name, name)
+        module = module_of(name)
         problem = _not_found(module)
         version = _find_version(name)
         answer = answers.get(name) or light.get(module) or {}
@@ -217,9 +216,15 @@ def _cuda(answer: Mapping[str, Any]) -> Cuda:
     return Cuda(build=build, gpus=gpus, reason=reason)
 
 
-def _tensorrt(answer: Mapping[str, Any]) -> TensorRt:
+def _tensorrt(answer: Mapping[str, Any], rtx: Mapping[str, Any]) -> TensorRt:
     path = shutil.which("trtexec") or (str(TRTEXEC) if TRTEXEC.is_file() else None)
-    return TensorRt(bindings=answer.get("version"), trtexec=path, reason=answer.get("problem"))
+    return TensorRt(
+        bindings=answer.get("version"),
+        trtexec=path,
+        reason=answer.get("problem"),
+        rtx=rtx.get("version"),
+        rtx_reason=rtx.get("problem"),
+    )
 
 
 def _energy(sysfs: Path, proc: Path) -> list[EnergySensor]:

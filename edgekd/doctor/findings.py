@@ -48,6 +48,9 @@ class TensorRt:
     bindings: str | None
     trtexec: str | None  # its path
     reason: str | None
+    # The version of TensorRT-RTX, whose parser judges ONNX files here; None: not installed
+    rtx: str | None = None
+    rtx_reason: str | None = None
 
 
 @record

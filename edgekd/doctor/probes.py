@@ -69,6 +69,15 @@ def tensorrt_probe() -> Response:
     return {"version": tensorrt.__version__}
 
 
+def tensorrt_rtx_probe() -> Response:
+    """Under either of the names that its packages have."""
+    try:
+        import tensorrt_rtx as rtx
+    except ModuleNotFoundError:
+        import tensorrt_rtx_bindings as rtx
+    return {"version": rtx.__version__}
+
+
 def light_probe() -> Response:
     """Small libraries that the commands need, one after another; one that fails stops no other."""
     found: Response = {}
@@ -85,6 +94,7 @@ PROBES: Final[dict[str, Callable[[], Response]]] = {
     "torchvision": torchvision_probe,
     "onnxruntime": onnxruntime_probe,
     "tensorrt": tensorrt_probe,
+    "tensorrt-rtx": tensorrt_rtx_probe,
     "light": light_probe,
 }
 

@@ -9,6 +9,7 @@ from edgekd.doctor.findings import (
     CommandState,
     Doctor,
     Library,
+    TensorRt,
 )
 from edgekd.doctor.requirements import install_lines
 
@@ -95,6 +96,16 @@ def _tensorrt(found: Doctor) -> Iterator[str]:
             "edgekd does not need it: engines are built on the board. On a Jetson it comes with "
             "JetPack: trtexec in /usr/src/tensorrt/bin, bindings for the system's Python",
         )
+    yield from _entry("TRT parser", _parser(there))
+
+
+def _parser(there: TensorRt) -> str:
+    """Whether NVIDIA's own parser can be asked here."""
+    if there.rtx is not None:
+        return f"TensorRT-RTX {there.rtx}: `edgekd export check` asks it"
+    if there.rtx_reason is not None and "No module named" not in there.rtx_reason:
+        return f"TensorRT-RTX is there and does not load: {there.rtx_reason}"
+    return "no: pip install 'edgekd[tensorrt-rtx]' (x86-64 Linux), if `export check` is to ask it"
 
 
 def _energy(found: Doctor) -> Iterator[str]:

@@ -83,7 +83,12 @@ SLOWER: Final = (
 
 
 # By distribution, where the module is called otherwise.
-_MODULES: Final = {"onnx-ir": "onnx_ir", "pillow": "PIL"}
+_MODULES: Final = {"pillow": "PIL"}
+
+
+def module_of(name: str) -> str:
+    """What a distribution is imported as."""
+    return _MODULES.get(name, name.replace("-", "_"))
 
 
 def require_libraries(command: str) -> None:
@@ -95,7 +100,7 @@ def require_libraries(command: str) -> None:
     missing = [
         name
         for name in NEEDS[command].libraries
-        if importlib.util.find_spec(_MODULES.get(name, name)) is None
+        if importlib.util.find_spec(module_of(name)) is None
     ]
     if missing:
         are = "is" if len(missing) == 1 else "are"

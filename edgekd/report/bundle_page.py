@@ -14,7 +14,16 @@ from typing import Final
 from edgekd.bench.analysis import statistics
 from edgekd.bundle import layout, sealing
 from edgekd.distill.training import stability
-from edgekd.errors import OutputError
+from edgekd.errors import MissingToolError, OutputError
+from edgekd.export.nvidia_parser import (
+    NAME,
+    NvidiaParser,
+    ParserDiedError,
+    ParserRequest,
+    find_module,
+    in_words,
+    nearest_sm,
+)
 from edgekd.files import write_atomically
 from edgekd.gate.gates import select_budget
 from edgekd.gate.reporters import verdict
@@ -97,6 +106,7 @@ def html(
         command=shlex.join(report.command),
         head=_head(manifest, report),
         models=tuple(_model_rows(manifest, report)),
+        parser=_asked(folder, manifest),
         fp32=next((model for model in manifest.models if model.precision == "fp32"), None),
         int8=next((model for model in manifest.models if model.precision == "int8"), None),
         classes=classes,
@@ -140,6 +150,28 @@ def write_page(folder: Path, *, out: Path | None = None, force: bool = False) ->
     else:
         write_atomically(out, text)
     return path
+
+
+def _asked(folder: Path, manifest: Manifest) -> str | None:
+    """What NVIDIA's parser says of the models; None where it is not installed, or the board has no TensorRT."""
+    software, fact = manifest.target.software, manifest.target.facts.get("sm")
+    files = [model.path for model in manifest.models if (folder / model.path).is_file()]
+    if software.tensorrt is None or find_module() is None or not files:
+        return None
+    sm = nearest_sm(None if fact is None else str(fact.value))
+    requests = [ParserRequest(model=folder / name, sms=(sm,)) for name in files]
+    said = []
+    with NvidiaParser(requests) as asked:
+        try:
+            for name, answer in zip(files, asked.answers(), strict=False):
+                why = f" ({answer.reasons[0].message})" if answer.reasons else ""
+                said.append(f"{name} {in_words(answer, (sm,), timed=False)}{why}")
+        except (ParserDiedError, MissingToolError) as error:
+            said.append(str(error))
+    return (
+        f"{NAME} {asked.version or ''} on the machine that made this page, which is not the board's TensorRT "
+        f"{software.tensorrt}: {'; '.join(said)}"
+    )
 
 
 # --- head and tables ------------------------------------------------------------------------------

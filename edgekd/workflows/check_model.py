@@ -15,16 +15,17 @@ from edgekd.export.dla import (
     on_dla,
 )
 from edgekd.export.nvidia_parser import (
-    DEFAULT_SM,
     MOST_BYTES,
     NAME,
-    SMS,
     NvidiaParser,
     ParserAnswer,
     ParserDiedError,
     ParserReason,
     ParserRequest,
     find_module,
+    in_words,
+    nearest_sm,
+    numbers_of,
     require_module,
 )
 from edgekd.export.tensorrt_operators import version_of
@@ -151,7 +152,8 @@ def check_model(
     if asks:
         require_module()
     why_not = _not_asked(path) if asks else None
-    sm = _nearest(target)
+    fact = None if target is None else target.board.facts.get("sm")
+    sm = nearest_sm(None if fact is None else str(fact.value))
     with contextlib.ExitStack() as stack:
         # It works in a process of its own while the rules are looked at here.
         running = (
@@ -169,15 +171,6 @@ def _parser(path: Path, sm: str, timeout_s: float | None) -> NvidiaParser:
     return (
         NvidiaParser(requests) if timeout_s is None else NvidiaParser(requests, timeout_s=timeout_s)
     )
-
-
-def _nearest(target: Target | None) -> str:
-    """The compute capability to build for: the highest that TensorRT-RTX knows and the board has."""
-    fact = None if target is None else target.board.facts.get("sm")
-    if fact is None:
-        return DEFAULT_SM
-    below = [sm for sm in SMS if _numbers(sm) <= _numbers(str(fact.value))]
-    return below[-1] if below else SMS[0]
 
 
 def _not_asked(path: Path) -> str | None:
@@ -300,7 +293,7 @@ def _verdict(software: Software, found: tuple[Violation, ...], sm: str | None) -
 
 def _reason(found: Violation, sm: str | None) -> Reason:
     needed = found.needs_gpu
-    lacking = needed is not None and sm is not None and _numbers(sm) < _numbers(needed)
+    lacking = needed is not None and sm is not None and numbers_of(sm) < numbers_of(needed)
     return Reason(
         rule=found.rule,
         where=found.where,
@@ -308,10 +301,6 @@ def _reason(found: Violation, sm: str | None) -> Reason:
         advice=found.advice,
         refuses=found.refuses or lacking,
     )
-
-
-def _numbers(sm: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in sm.split(".") if part.isdecimal())
 
 
 def require_compatible(check: GraphCheck) -> None:
@@ -371,15 +360,7 @@ def _of_parser(found: ParserCheck) -> Iterator[str]:
     if answer is None:
         yield f"{head}: no answer: {found.reason}"
         return
-    sms = ", ".join(found.compute_capabilities)
-    said = "refused"
-    if answer.read:
-        said = {
-            True: f"read, built for SM {sms} in {answer.build_s or 0.0:.1f} s",
-            False: f"read, not built for SM {sms}",
-            None: "read; not built, because an input holds sizes of tensors",
-        }[answer.built]
-    yield f"{head}: {said}"
+    yield f"{head}: {in_words(answer, found.compute_capabilities)}"
     yield from (f"  {_told(reason)}" for reason in answer.reasons)
     yield from (f"  warning: {text}" for text in answer.warnings)
     if found.comparison is not None:

@@ -70,10 +70,9 @@ OF_DATA = pair("x", "xd", scale="s", zero="z")
 OF_WEIGHT = pair("w", "wd", scale="s4", zero="z4", axis=0)
 QUANTISED = (ONE, ZERO, WEIGHT, FOUR, ZEROS)
 NARROW = typed("nz", TensorProto.FLOAT8E4M3FN, [], [0.0])
-MATRIX = {"shape": (4, 64), "rank": 2, "opset": 21}
 
 
-def product(kind, size, **more):
+def product(kind, size, since):
     """Float data and weights of a type with scales for blocks of them."""
     values = typed("mq", kind, [64, 8], np.ones(64 * 8))
     scales = constant("ms", np.full((64 // size, 8), 0.05, np.float32))
@@ -81,7 +80,12 @@ def product(kind, size, **more):
         "DequantizeLinear", ["mq", "ms"], ["md"], axis=0, block_size=size
     )
     return Form(
-        nodes=(dequantised, node("MatMul", "x", "md")), constants=(values, scales), **MATRIX, **more
+        nodes=(dequantised, node("MatMul", "x", "md")),
+        constants=(values, scales),
+        shape=(4, 64),
+        rank=2,
+        opset=21,
+        since=since,
     )
 
 
@@ -233,8 +237,8 @@ FORMS = {
         constants=(*QUANTISED, constant("bq", np.ones(4, np.int32))),
         rule="quantised type",
     ),
-    "blocks of INT8": replace(product(TensorProto.INT8, 16), since=("11.0", "10.16")),
-    "blocks of INT4": replace(product(TensorProto.INT4, 32), since=("10.15", "9.3")),
+    "blocks of INT8": product(TensorProto.INT8, 16, ("11.0", "10.16")),
+    "blocks of INT4": product(TensorProto.INT4, 32, ("10.15", "9.3")),
 }  # fmt: skip
 
 

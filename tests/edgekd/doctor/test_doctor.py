@@ -360,7 +360,7 @@ def third_party_of(callback):
 
 
 def test_commands_need_what_they_import():
-    modules = {collect.MODULES.get(name, name): name for name in collect.requirements()}
+    modules = {requirements.module_of(name): name for name in collect.requirements()}
     assert modules, "edgekd has no metadata here: it is not installed"
     # Every command imports these through typer or the records: without them there is no doctor.
     always = {"typer", "pydantic", "rich"}
@@ -372,3 +372,18 @@ def test_commands_need_what_they_import():
         needs = requirements.NEEDS[name.split()[0]]
         needed = {modules[module] for module in packages & set(modules)}
         assert needed - always <= set(needs.libraries), name
+
+
+def test_nothing_that_is_installed_is_called_missing(tmp_path):
+    # Names of distributions and of modules differ: torch-pruning is imported as torch_pruning.
+    found = json.loads(run_doctor(tmp_path, "--json").stdout)
+    assert [entry["name"] for entry in found["libraries"] if entry["problem"]] == []
+
+
+def test_nvidias_parser_is_found_and_told_how_it_fails(tmp_path):
+    (tmp_path / "tensorrt_rtx.py").write_text("__version__ = '1.7.1.116'\n")
+    assert "TensorRT-RTX 1.7.1.116: `edgekd export check` asks it" in run_doctor(tmp_path).stdout
+    (tmp_path / "tensorrt_rtx.py").write_text("raise OSError('libcudart.so.13: cannot open')\n")
+    found = json.loads(run_doctor(tmp_path, "--json").stdout)["tensorrt"]
+    assert found["rtx"] is None
+    assert "libcudart" in found["rtx_reason"]
