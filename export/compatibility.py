@@ -22,7 +22,7 @@ from edgekd.export.tensorrt_restrictions import GROUPS_BY_CHANNEL_OPSET
 from edgekd.export.tensorrt_rules import QUANTISING, Violation
 from edgekd.export.tensorrt_types import kinds_of
 from edgekd.export.weightless_graph import infer_shapes, is_large, is_whole, outline
-from edgekd.records import Software
+from edgekd.records import Software, is_rtx
 
 BUILD_PATH: Final = "build path"
 # In texts made for people, two names after a slash are a path; in names of nodes they are not
@@ -93,6 +93,8 @@ def _of_software(
         return
     version = version_of(software)
     yield from tensorrt_rules.operators(model, version)
+    if is_rtx(software.tensorrt):
+        yield from tensorrt_rules.lacking_in_rtx(model)
     yield from tensorrt_rules.opset(model, version)
     yield from tensorrt_rules.inputs(model, version)
     if inferred is not None:

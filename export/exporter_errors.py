@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from edgekd.errors import IncompatibleError
-from edgekd.records import Software
+from edgekd.records import Software, runtime_text
 
 # The exporter colours its messages
 _ESCAPES: Final = re.compile(r"\x1b\[[0-9;]*m")
@@ -66,7 +66,7 @@ def require_one_path(
 
 
 def _name_software(software: Software) -> str:
-    return software.name + (f" (TensorRT {software.tensorrt})" if software.tensorrt else "")
+    return software.name + (f" ({runtime_text(software.tensorrt)})" if software.tensorrt else "")
 
 
 def _reason(error: BaseException, software: Software) -> str:

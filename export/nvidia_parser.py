@@ -10,13 +10,13 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
 from edgekd.errors import EdgekdError, MissingToolError
-from edgekd.records import from_json, printable, record
+from edgekd.records import Fact, compute_capabilities, from_json, printable, record
 
 # As the package without bindings of its own calls it, and as the bindings do
 MODULES: Final = ("tensorrt_rtx", "tensorrt_rtx_bindings")
@@ -75,12 +75,16 @@ def in_words(answer: ParserAnswer, sms: Sequence[str], *, timed: bool = True) ->
     }[answer.built]
 
 
-def nearest_sm(board: str | None) -> str:
-    """What to build for: the highest compute capability that TensorRT-RTX knows and the board's GPU has."""
-    if board is None:
-        return DEFAULT_SM
-    below = [sm for sm in SMS if numbers_of(sm) <= numbers_of(board)]
-    return below[-1] if below else SMS[0]
+def sms_of(facts: Mapping[str, Fact]) -> tuple[str, ...]:
+    """What to build for: the highest compute capability that TensorRT-RTX knows and the board's GPU has.
+
+    Of each where a board is sold with several.
+    """
+    found = []
+    for sm in compute_capabilities(facts):
+        below = [known for known in SMS if numbers_of(known) <= numbers_of(sm)]
+        found.append(below[-1] if below else SMS[0])
+    return tuple(dict.fromkeys(found)) or (DEFAULT_SM,)
 
 
 def numbers_of(sm: str) -> tuple[int, ...]:

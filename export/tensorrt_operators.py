@@ -9,7 +9,7 @@ published for 11 that differs. An operator that is in no table is unknown to thi
 from typing import Final
 
 from edgekd.errors import UsageError
-from edgekd.records import Software
+from edgekd.records import Software, is_rtx
 
 Version = tuple[int, int]
 
@@ -70,6 +70,21 @@ NEVER: Final = frozenset(_NEVER.split())
 # TensorRT reads these, and this check does not look at the graphs inside of them.
 CONTROL_FLOW: Final = frozenset({"If", "Loop", "Scan"})
 
+# TensorRT-RTX 1.7 reads what TensorRT 11 reads, but for plugins and builder layers that it has not
+# (seen with 1.7.1.116 on the node tests of onnx 1.23).
+RTX_AS: Final[Version] = (11, 4)
+RTX_LACKS: Final = frozenset(
+    {
+        "DeformConv",
+        "ImageScaler",
+        "NonMaxSuppression",
+        "NonZero",
+        "ParametricSoftplus",
+        "RoiAlign",
+        "ScaledTanh",
+    }
+)
+
 # Axes that are computed
 SLICE_AXES_SINCE: Final[Version] = (10, 3)
 # The fourth input of Pad, opset 18
@@ -89,6 +104,8 @@ def version_of(software: Software) -> Version:
     Raises:
         UsageError: it names none, or not as numbers with dots.
     """
+    if is_rtx(software.tensorrt):
+        return RTX_AS
     parts = (software.tensorrt or "").split(".")
     if len(parts) < 2 or not all(part.isdecimal() for part in parts):
         raise UsageError(

@@ -22,6 +22,7 @@ from edgekd.export.tensorrt_operators import (
     OPERATORS,
     PAD_AXES_SINCE,
     REDUCTION_AXES_SINCE,
+    RTX_LACKS,
     SLICE_AXES_SINCE,
     Version,
     opsets_of,
@@ -115,6 +116,23 @@ def operators(model: onnx.ModelProto, version: Version) -> Iterator[Violation]:
             advice="choose a student without it"
             + ("" if since is None else ", or a target with newer software"),
         )
+
+
+def lacking_in_rtx(model: onnx.ModelProto) -> Iterator[Violation]:
+    """Operators of TensorRT that TensorRT-RTX has not."""
+    said: set[str] = set()
+    for node in model.graph.node:
+        reduces = node.op_type == "ScatterElements" and any(
+            entry.name == "reduction" and entry.s != b"none" for entry in node.attribute
+        )
+        if (node.op_type in RTX_LACKS or reduces) and node.op_type not in said:
+            said.add(node.op_type)
+            yield Violation(
+                rule="operator",
+                where=node.name or node.op_type,
+                message=f"{node.op_type}{' with a reduction' if reduces else ''} is not in TensorRT-RTX",
+                advice="choose a student without it",
+            )
 
 
 def _lacking(name: str, since: Version | None) -> str:

@@ -12,6 +12,7 @@ from edgekd.records import (
     Fact,
     Software,
     Target,
+    is_rtx,
 )
 from edgekd.targets.board_schema import (
     BoardFile,
@@ -43,11 +44,11 @@ def aliases() -> dict[str, str]:
 
 
 def tensorrts() -> list[Software]:
-    """Each TensorRT that some board here brings, oldest first, by the first software that has it."""
+    """Each TensorRT (not TensorRT-RTX) that some board here brings, oldest first, by the first software that has it."""
     found: dict[tuple[int, ...], Software] = {}
     for board in boards():
         for software in board.software.values():
-            if software.tensorrt is not None:
+            if software.tensorrt is not None and not is_rtx(software.tensorrt):
                 version = tuple(int(part) for part in software.tensorrt.split("."))
                 known = found.setdefault(version, software)
                 found[version] = min(known, software, key=lambda each: each.name)

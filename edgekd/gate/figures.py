@@ -268,15 +268,20 @@ def _of_measurement(metric: Metric, taken: Measurements, target: Target) -> Find
 
 def _release(text: str) -> str | None:
     """Major and minor version: what builds other engines, where a patch seldom does."""
-    found = re.match(r"(?:tensorrt )?(\d+\.\d+)", text.lower())
+    found = re.match(r"(?:tensorrt )?((?:rtx-)?\d+\.\d+)", text.lower())
     return None if found is None else found[1]
 
 
 def taken_there(taken: Measurements, target: Target) -> bool:
     """Whether figures were taken on a target's board, by what the machine said of itself."""
-    setup = taken.conditions.setup
+    setup, provider = taken.conditions.setup, taken.conditions.provider
     return setup is not None and is_board(
-        target.board, parts=setup.parts, model=setup.board, architecture=setup.architecture
+        target.board,
+        parts=setup.parts,
+        model=setup.board,
+        architecture=setup.architecture,
+        # As the agent writes it of what ran on a GPU
+        sm=provider.removeprefix("SM ") if provider.startswith("SM ") else None,
     )
 
 

@@ -67,18 +67,24 @@ from edgekd.records.models import (
     OnnxModel,
     Parity,
     Plan,
+    PortableEngine,
     Student,
     TeacherInfo,
     TensorSpec,
 )
 from edgekd.records.targets import (
+    RTX,
     Board,
     Fact,
     Software,
     Target,
+    compute_capabilities,
+    is_rtx,
+    runtime_text,
 )
 
 __all__ = [
+    "RTX",
     "SCHEMA_VERSION",
     "Architecture",
     "Board",
@@ -118,6 +124,7 @@ __all__ = [
     "Paced",
     "Parity",
     "Plan",
+    "PortableEngine",
     "PowerTrace",
     "Precision",
     "Range",
@@ -133,9 +140,12 @@ __all__ = [
     "TensorSpec",
     "TraceSpan",
     "Unmeasured",
+    "compute_capabilities",
     "from_json",
+    "is_rtx",
     "json_schema",
     "printable",
     "record",
+    "runtime_text",
     "to_json",
 ]

@@ -259,6 +259,24 @@ class Engine:
 
 
 @record
+class PortableEngine:
+    """An engine of TensorRT-RTX, built on any machine for several kinds of GPU; no card has run it."""
+
+    path: RelativePath
+    digest: Digest
+    # The ONNX file.
+    made_from: Digest
+    precision: Precision
+    # "rtx-1.7.1.116"
+    tensorrt: str
+    # Compute capabilities, "8.6"
+    compute_capabilities: tuple[str, ...]
+    size_bytes: Count
+    build_s: float
+    warnings: tuple[str, ...] = ()
+
+
+@record
 class LayerPrecision:
     """How much of one tensor of an INT8 graph is what FP32 has there: signal over noise."""
 

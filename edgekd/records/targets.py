@@ -1,7 +1,8 @@
 """Boards, and what runs on them."""
 
+from collections.abc import Mapping
 from dataclasses import field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
@@ -37,6 +38,32 @@ class Software:
     tensorrt: str | None = None
     cuda: str | None = None
     python: str | None = None
+
+
+# Before the version of TensorRT-RTX, which counts its own
+RTX: Final = "rtx-"
+
+
+def is_rtx(tensorrt: str | None) -> bool:
+    """Whether a version is TensorRT-RTX's."""
+    return tensorrt is not None and tensorrt.startswith(RTX)
+
+
+def runtime_text(tensorrt: str | None) -> str:
+    """What runs models on a board, of the version of TensorRT that its software names: "TensorRT 10.3.0"."""
+    if tensorrt is None:
+        return "ONNX Runtime"
+    name = "TensorRT-RTX" if is_rtx(tensorrt) else "TensorRT"
+    return f"{name} {tensorrt.removeprefix(RTX)}"
+
+
+def compute_capabilities(facts: Mapping[str, Fact]) -> tuple[str, ...]:
+    """Of the board's GPU, or of all that it may have; empty where nothing is known."""
+    fact = facts.get("sm")
+    if fact is None:
+        return ()
+    values = fact.value if isinstance(fact.value, tuple) else (fact.value,)
+    return tuple(map(str, values))
 
 
 @record

@@ -22,12 +22,12 @@ from edgekd.export.nvidia_parser import (
     ParserRequest,
     find_module,
     in_words,
-    nearest_sm,
+    sms_of,
 )
 from edgekd.files import write_atomically
 from edgekd.gate.gates import select_budget
 from edgekd.gate.reporters import verdict
-from edgekd.records import HistoryPoint, LayerPrecision
+from edgekd.records import HistoryPoint, LayerPrecision, runtime_text
 from edgekd.records.manifest import Manifest, Report
 from edgekd.report import charts
 from edgekd.report.image_strips import (
@@ -154,23 +154,23 @@ def write_page(folder: Path, *, out: Path | None = None, force: bool = False) ->
 
 def _asked(folder: Path, manifest: Manifest) -> str | None:
     """What NVIDIA's parser says of the models; None where it is not installed, or the board has no TensorRT."""
-    software, fact = manifest.target.software, manifest.target.facts.get("sm")
+    software, facts = manifest.target.software, manifest.target.facts
     files = [model.path for model in manifest.models if (folder / model.path).is_file()]
     if software.tensorrt is None or find_module() is None or not files:
         return None
-    sm = nearest_sm(None if fact is None else str(fact.value))
-    requests = [ParserRequest(model=folder / name, sms=(sm,)) for name in files]
+    sms = sms_of(facts)
+    requests = [ParserRequest(model=folder / name, sms=sms) for name in files]
     said = []
     with NvidiaParser(requests) as asked:
         try:
             for name, answer in zip(files, asked.answers(), strict=False):
                 why = f" ({answer.reasons[0].message})" if answer.reasons else ""
-                said.append(f"{name} {in_words(answer, (sm,), timed=False)}{why}")
+                said.append(f"{name} {in_words(answer, sms, timed=False)}{why}")
         except (ParserDiedError, MissingToolError) as error:
             said.append(str(error))
     return (
-        f"{NAME} {asked.version or ''} on the machine that made this page, which is not the board's TensorRT "
-        f"{software.tensorrt}: {'; '.join(said)}"
+        f"{NAME} {asked.version or ''} on the machine that made this page, beside the board's "
+        f"{runtime_text(software.tensorrt)}: {'; '.join(said)}"
     )
 
 
@@ -180,7 +180,7 @@ def _asked(folder: Path, manifest: Manifest) -> str | None:
 def _head(manifest: Manifest, report: Report) -> tuple[tuple[str, str], ...]:
     teacher, student, spec = manifest.teacher, manifest.student, manifest.input
     software = manifest.target.software
-    runs = [software.name, f"TensorRT {software.tensorrt}" if software.tensorrt else "ONNX Runtime"]
+    runs = [software.name, runtime_text(software.tensorrt)]
     return (
         ("Teacher", f"{teacher.architecture} from {teacher.file}"),
         ("Student", f"{student.architecture}, chosen: {student.chosen_because}"),

@@ -4,7 +4,7 @@ from edgekd.bench.format import report as bench_text
 from edgekd.distill.training import stability
 from edgekd.gate.gates import select_budget
 from edgekd.gate.reporters import verdict
-from edgekd.records import printable
+from edgekd.records import printable, runtime_text
 from edgekd.records.manifest import Manifest, Report
 
 
@@ -36,6 +36,12 @@ def description(manifest: Manifest, report: Report) -> str:
     for model in manifest.models:
         lines.append(
             f"model      {model.path}: {model.precision}, opset {model.opset}, {model.size_bytes:,} bytes"
+        )
+    if report.engine is not None:
+        made = report.engine
+        lines.append(
+            f"engine     {made.path}: {made.precision}, {runtime_text(made.tensorrt)}, "
+            f"SM {', '.join(made.compute_capabilities)}, {made.size_bytes:,} bytes; not content, run by nothing here"
         )
     lines += [f"left out   {name}: {reason}" for name, reason in manifest.without.items()]
     lines += [f"warning    {warning}" for warning in manifest.warnings]

@@ -24,9 +24,9 @@ from edgekd.export.nvidia_parser import (
     ParserRequest,
     find_module,
     in_words,
-    nearest_sm,
     numbers_of,
     require_module,
+    sms_of,
 )
 from edgekd.export.tensorrt_operators import version_of
 from edgekd.export.tensorrt_rules import QUANTISING, Violation
@@ -35,13 +35,13 @@ from edgekd.records import (
     Share,
     Software,
     Target,
+    compute_capabilities,
     record,
+    runtime_text,
 )
 from edgekd.targets import catalogue
 
 SCHEMA: Final = "graph-check"
-# That no board here brings yet
-NEWEST: Final = "11.4.1"
 # Of operators that a DLA cannot run are named
 MOST_KINDS: Final = 5
 # Compute capability of the boards whose DLA is of the second generation
@@ -152,22 +152,21 @@ def check_model(
     if asks:
         require_module()
     why_not = _not_asked(path) if asks else None
-    fact = None if target is None else target.board.facts.get("sm")
-    sm = nearest_sm(None if fact is None else str(fact.value))
+    sms = sms_of({} if target is None else target.board.facts)
     with contextlib.ExitStack() as stack:
         # It works in a process of its own while the rules are looked at here.
         running = (
-            stack.enter_context(_parser(path, sm, timeout_s)) if asks and why_not is None else None
+            stack.enter_context(_parser(path, sms, timeout_s)) if asks and why_not is None else None
         )
         found = _check(path, target)
         if not asks:
             return found
         newest = found.verdicts[-1]
-        return replace(found, parser=_parser_check(running, sm, why_not, newest))
+        return replace(found, parser=_parser_check(running, sms, why_not, newest))
 
 
-def _parser(path: Path, sm: str, timeout_s: float | None) -> NvidiaParser:
-    requests = [ParserRequest(model=path, sms=(sm,))]
+def _parser(path: Path, sms: tuple[str, ...], timeout_s: float | None) -> NvidiaParser:
+    requests = [ParserRequest(model=path, sms=sms)]
     return (
         NvidiaParser(requests) if timeout_s is None else NvidiaParser(requests, timeout_s=timeout_s)
     )
@@ -184,7 +183,7 @@ def _not_asked(path: Path) -> str | None:
 
 
 def _parser_check(
-    running: NvidiaParser | None, sm: str, why_not: str | None, newest: Verdict
+    running: NvidiaParser | None, sms: tuple[str, ...], why_not: str | None, newest: Verdict
 ) -> ParserCheck:
     answer: ParserAnswer | None = None
     version: str | None = None
@@ -197,7 +196,7 @@ def _parser_check(
     return ParserCheck(
         name=NAME,
         version=version,
-        compute_capabilities=(sm,),
+        compute_capabilities=sms,
         answer=answer,
         reason=why_not,
         comparison=None if answer is None else _compare(answer, newest),
@@ -228,11 +227,15 @@ def _compare(answer: ParserAnswer, newest: Verdict) -> str:
 def _check(path: Path, target: Target | None) -> GraphCheck:
     asked = [] if target is None else [target.software]
     known = catalogue.tensorrts()
-    newest = replace(known[-1], name="newest", tensorrt=NEWEST)
     # INT8 is asked of the target's board alone: without one there is no board that could lack it.
-    judges = [*asked, *(replace(software, int8=True) for software in (*known, newest))]
-    sm = None if target is None else target.board.facts.get("sm")
-    sms = [None if sm is None else str(sm.value)] * len(asked) + [None] * (len(judges) - len(asked))
+    judges = [*asked, *(replace(software, int8=True) for software in known)]
+    # Of several that a board is sold with, the least must do.
+    lowest = (
+        None
+        if target is None
+        else min(compute_capabilities(target.board.facts), default=None, key=numbers_of)
+    )
+    sms = [lowest] * len(asked) + [None] * (len(judges) - len(asked))
     verdicts = tuple(map(_verdict, judges, check_each(path, judges), sms))
     return GraphCheck(
         model=path.name,
@@ -332,7 +335,7 @@ def _lines(check: GraphCheck) -> Iterator[str]:
     numbers = {reason: number for number, reason in enumerate(places, start=1)}
     for place, verdict in enumerate(check.verdicts):
         name = check.target if place == 0 and check.target else verdict.software
-        software = f"TensorRT {verdict.tensorrt}" if verdict.tensorrt else "ONNX Runtime"
+        software = runtime_text(verdict.tensorrt)
         why = sorted({numbers[_alike(reason)] for reason in verdict.reasons})
         said = ("legal" if verdict.legal else "refused") + (
             f"{', but' if verdict.legal else ':'} {', '.join(map(str, why))}" if why else ""

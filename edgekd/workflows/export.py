@@ -47,6 +47,7 @@ from edgekd.workflows.model_files import (
     gates,
     software_text,
 )
+from edgekd.workflows.portable_engine import build_portable
 from edgekd.workflows.read_student import read_student
 from edgekd.workflows.run_setup import load_and_report_teacher
 
@@ -218,6 +219,10 @@ def _write_models(
                 parts=options.embed,
                 made_of="synthetic images",
             ),
+        )
+        exported = replace(
+            exported,
+            portable=build_portable(exported.models, folder, target=target, display=display),
         )
         if options.engine is not None:
             _bring_engines(out, folder)

@@ -80,6 +80,7 @@ from edgekd.workflows.model_files import (
     export_network,
 )
 from edgekd.workflows.model_files import gates as export_gates
+from edgekd.workflows.portable_engine import build_portable
 from edgekd.workflows.run_setup import DistillJob
 
 
@@ -174,6 +175,8 @@ def fill_bundle(
         files=tuple(_list_files(folder)),
         content_digest="0" * 64,
     )
+    # Its bytes are never twice the same: it lies in the bundle and in its sums, and is none of its content.
+    engine = build_portable(exported.models, folder, target=target, display=display)
     report = Report(
         made_with=f"edgekd {__version__}",
         command=options.distil.command,
@@ -187,6 +190,7 @@ def fill_bundle(
         gates=gates,
         layer_precision=precision,
         bench_failed=bench_failed,
+        engine=engine,
     )
     report = _apply_budget(report, manifest, folder, options, display)
     timeline = _timeline(distilled.run) if options.bundle.keep_images else None

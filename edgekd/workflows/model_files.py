@@ -20,8 +20,10 @@ from edgekd.records import (
     GateResult,
     InputSpec,
     OnnxModel,
+    PortableEngine,
     Target,
     record,
+    runtime_text,
 )
 from edgekd.records.manifest import GoldenVectors
 from edgekd.workflows.distill import Pixels
@@ -58,6 +60,8 @@ class Exported:
     without: dict[str, str]
     golden: GoldenVectors | None = None
     engines: tuple[Engine, ...] = ()
+    # For TensorRT-RTX; None: the target runs none, or it was not built
+    portable: PortableEngine | None = None
 
 
 def gates(exported: Exported) -> tuple[GateResult, ...]:
@@ -188,5 +192,5 @@ def embed_parts(
 def software_text(target: Target) -> str:
     parts = [target.software.name]
     if target.software.tensorrt:
-        parts.append(f"TensorRT {target.software.tensorrt}")
+        parts.append(runtime_text(target.software.tensorrt))
     return f"{', '.join(parts)}, opset {target.software.opset}"

@@ -120,6 +120,8 @@ def test_a_fact_nobody_looked_up_is_not_verified():
 def test_opsets_stay_within_what_each_tensorrt_parser_takes():
     # onnx-tensorrt's operators.md: the highest opset by release.
     highest = {"8.2": 13, "8.5": 17, "8.6": 17, "10.3": 20, "10.13": 20, "10.16": 24}
+    # NVIDIA's guide to opsets; of TensorRT-RTX what was tried.
+    highest |= {"11.4": 25, "rtx-1.7": 25}
     for board in boards():
         for software in board.software.values():
             if software.tensorrt is None:

@@ -12,6 +12,7 @@ from edgekd.records import (
     OnnxModel,
     Precision,
     Target,
+    compute_capabilities,
 )
 
 
@@ -26,6 +27,7 @@ def engine_options(
     software, facts = target.software, target.board.facts
     if software.tensorrt is None:
         raise UsageError(f"--engine: {target.id} runs ONNX Runtime, which takes the .onnx file.")
+    sms = compute_capabilities(facts)
     cores = int(facts["dla_cores"].value) if "dla_cores" in facts else 0  # type: ignore[arg-type]
     if dla is not None and not 0 <= dla < cores:
         raise UsageError(f"--dla {dla}: {target.board.name} has {cores} DLA cores. Leave it out.")
@@ -34,7 +36,7 @@ def engine_options(
         workspace_mb=workspace_mb,
         timing_cache=timing_cache,
         expect_tensorrt=".".join(software.tensorrt.split(".")[:2]),
-        expect_sm=str(facts["sm"].value) if "sm" in facts else None,
+        expect_sm=sms[0] if len(sms) == 1 else None,
     )
 
 

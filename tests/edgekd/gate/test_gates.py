@@ -499,3 +499,20 @@ def test_auto_takes_a_student_that_keeps_the_budget(tmp_path):
     report = json.loads((tmp_path / "b" / "report.json").read_text())
     (size,) = [gate for gate in report["gates"] if gate["name"] == "budget size"]
     assert size["value"] <= 80 * 1024
+
+
+@pytest.mark.parametrize(
+    ("runtime", "provider", "mark"),
+    [
+        ("tensorrt rtx-1.7.1.116 (python)", "SM 8.6", "measured"),
+        ("tensorrt 10.16.2 (python)", "SM 8.6", "not checked"),
+        ("onnxruntime 1.31.1", "CPUExecutionProvider", "not checked"),
+    ],
+)
+def test_a_pc_with_a_card_is_measured_by_what_runs_on_the_card(runtime, provider, mark):
+    pc = replace(setup(board=None), architecture="x86_64")
+    one = measured(FAST)
+    conditions = replace(one.conditions, setup=pc, runtime=runtime, provider=provider)
+    wanted = Budget(**{**vars(budget("latency-p50-ms=1000")), "target": "x86-rtx"})
+    found = judged(wanted, replace(one, conditions=conditions))
+    assert [result.mark for result in found] == [mark]

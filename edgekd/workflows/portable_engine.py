@@ -1,0 +1,87 @@
+"""One engine of TensorRT-RTX for several kinds of GPU, built where there is none."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from edgekd.errors import EdgekdError, IncompatibleError
+from edgekd.export.nvidia_parser import (
+    INSTALL,
+    NAME,
+    NvidiaParser,
+    ParserRequest,
+    find_module,
+    sms_of,
+)
+from edgekd.files import digest_of
+from edgekd.progress import Display
+from edgekd.records import (
+    RTX,
+    OnnxModel,
+    PortableEngine,
+    Precision,
+    Target,
+    is_rtx,
+)
+
+# The fastest form that there is
+_PREFERRED: Final[tuple[Precision, ...]] = ("int8", "fp16", "fp32")
+
+
+def build_portable(
+    models: Sequence[OnnxModel], folder: Path, *, target: Target, display: Display
+) -> PortableEngine | None:
+    """Build an engine of the smallest precision for all GPUs of a target that runs TensorRT-RTX.
+
+    Args:
+        models: that were exported.
+        folder: where they lie, and where the engine goes.
+        target: what it is for; of another than TensorRT-RTX's nothing is built.
+        display: what happens is said there, and why nothing was built.
+
+    Returns:
+        The engine; None where none was built.
+
+    Raises:
+        IncompatibleError: the builder refuses the file.
+    """
+    if not is_rtx(target.software.tensorrt):
+        return None
+    if find_module() is None:
+        display.warn(f"no engine was built: {NAME} is not installed here: {INSTALL}")
+        return None
+    by_precision = {model.precision: model for model in models}
+    model = next(by_precision[each] for each in _PREFERRED if each in by_precision)
+    sms = sms_of(target.board.facts)
+    name = f"model-{model.precision}.engine"
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".engine-") as scratch:
+        plan = Path(scratch) / name
+        request = ParserRequest(model=folder / model.path, sms=sms, plan=plan)
+        with NvidiaParser([request]) as builder:
+            try:
+                answer = next(builder.answers())
+            except EdgekdError as error:
+                raise IncompatibleError(f"{name}: {NAME} built no engine: {error}") from error
+        if not answer.built:
+            why = "; ".join(reason.message for reason in answer.reasons)
+            raise IncompatibleError(f"{name}: {NAME} {builder.version} refuses {model.path}: {why}")
+        plan.replace(folder / name)
+    made = PortableEngine(
+        path=name,
+        digest=digest_of(folder / name),
+        made_from=model.digest,
+        precision=model.precision,
+        tensorrt=f"{RTX}{builder.version}",
+        compute_capabilities=sms,
+        size_bytes=(folder / name).stat().st_size,
+        build_s=round(answer.build_s or 0.0, 3),
+        warnings=answer.warnings,
+    )
+    display.say(
+        f"engine   {name} for SM {', '.join(sms)}, built in {made.build_s:.1f} s by {NAME} {builder.version}; "
+        "no GPU has run it here"
+    )
+    for warning in made.warnings:
+        display.warn(f"{name}: {warning}")
+    return made
