@@ -93,14 +93,14 @@ def _of_software(
         return
     version = version_of(software)
     yield from tensorrt_rules.operators(model, version)
-    if is_rtx(software.tensorrt):
-        yield from tensorrt_rules.lacking_in_rtx(model)
     yield from tensorrt_rules.opset(model, version)
     yield from tensorrt_rules.inputs(model, version)
     if inferred is not None:
         yield from tensorrt_rules.types(model, inferred, version)
         yield from tensorrt_rules.restrictions(model, inferred, version)
     kinds = kinds_of(model, inferred or onnx.GraphProto())
+    if is_rtx(software.tensorrt):
+        yield from tensorrt_rules.lacking_in_rtx(model, kinds)
     yield from tensorrt_quantisation.quantisation(model, kinds, version)
 
 

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from edgekd.errors import EdgekdError, MissingToolError
-from edgekd.records import Fact, compute_capabilities, from_json, printable, record
+from edgekd.records import Fact, Precision, compute_capabilities, from_json, printable, record
 
 # As the package without bindings of its own calls it, and as the bindings do
 MODULES: Final = ("tensorrt_rtx", "tensorrt_rtx_bindings")
@@ -24,6 +24,8 @@ NAME: Final = "TensorRT-RTX"
 INSTALL: Final = "pip install 'edgekd[tensorrt-rtx]'"
 # Compute capabilities that TensorRT-RTX builds for
 SMS: Final = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
+# Of these the one for which it compiles no products in FP32, which TensorRT does on Xavier (7.2)
+TURING: Final = "7.5"
 # The nearest to Orin's 8.7
 DEFAULT_SM: Final = "8.6"
 # Protobuf holds no more
@@ -75,16 +77,18 @@ def in_words(answer: ParserAnswer, sms: Sequence[str], *, timed: bool = True) ->
     }[answer.built]
 
 
-def sms_of(facts: Mapping[str, Fact]) -> tuple[str, ...]:
+def sms_of(facts: Mapping[str, Fact], precision: Precision | None = None) -> tuple[str, ...]:
     """What to build for: the highest compute capability that TensorRT-RTX knows and the board's GPU has.
 
-    Of each where a board is sold with several.
+    Of each where a board is sold with several. For GPUs that are older than all that it knows, the first that compiles everything.
     """
     found = []
     for sm in compute_capabilities(facts):
         below = [known for known in SMS if numbers_of(known) <= numbers_of(sm)]
-        found.append(below[-1] if below else SMS[0])
-    return tuple(dict.fromkeys(found)) or (DEFAULT_SM,)
+        found.append(below[-1] if below else SMS[1])
+    # TensorRT-RTX 1.7 compiles no product of matrices in FP32 for Turing (findings/fp32-products-on-turing.sh).
+    sms = [sm for sm in found if precision != "fp32" or sm != TURING]
+    return tuple(dict.fromkeys(sms)) or (DEFAULT_SM,)
 
 
 def numbers_of(sm: str) -> tuple[int, ...]:

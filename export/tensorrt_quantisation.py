@@ -14,6 +14,7 @@ from onnx import TensorProto
 from edgekd.export.qdq import WEIGHTED, channel_axis
 from edgekd.export.tensorrt_operators import Version
 from edgekd.export.tensorrt_rules import (
+    GPU_RULE,
     QUANTISING,
     Violation,
     constants_of,
@@ -37,7 +38,6 @@ GPU_OF: Final[Mapping[int, str]] = {
     TensorProto.FLOAT8E4M3FN: "8.9",
     TensorProto.FLOAT4E2M1: "10.0",
 }
-GPU_RULE: Final = "GPU"
 _SMALL: Final = frozenset({TensorProto.INT4, TensorProto.FLOAT4E2M1})
 _SYMMETRIC: Final = "quantise symmetrically, with INT8 zero points of 0"
 

@@ -4,7 +4,7 @@ Sources: TensorRT's "Working with quantized types" (explicit quantisation) for Q
 `docs/operators.md` for opsets, operators, and which inputs must be constants.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -32,6 +32,8 @@ from edgekd.export.tensorrt_types import kinds_of, shapes_of, type_problems
 
 Constant = npt.NDArray[Any]
 QUANTISING: Final = ("QuantizeLinear", "DequantizeLinear")
+# Of what only some GPUs take
+GPU_RULE: Final = "GPU"
 DEFAULT_DOMAIN: Final = ("", "ai.onnx")
 
 
@@ -118,20 +120,38 @@ def operators(model: onnx.ModelProto, version: Version) -> Iterator[Violation]:
         )
 
 
-def lacking_in_rtx(model: onnx.ModelProto) -> Iterator[Violation]:
-    """Operators of TensorRT that TensorRT-RTX has not."""
+def lacking_in_rtx(model: onnx.ModelProto, kinds: Mapping[str, int]) -> Iterator[Violation]:
+    """What TensorRT-RTX has not of what TensorRT has (`findings/`, and the table of `benchmarks/export/parser.py`)."""
     said: set[str] = set()
     for node in model.graph.node:
-        reduces = node.op_type == "ScatterElements" and any(
+        kind = node.op_type
+        single = bool(node.input) and kinds.get(node.input[0]) == onnx.TensorProto.FLOAT
+        reduces = kind == "ScatterElements" and any(
             entry.name == "reduction" and entry.s != b"none" for entry in node.attribute
         )
-        if (node.op_type in RTX_LACKS or reduces) and node.op_type not in said:
-            said.add(node.op_type)
+        if kind in said or not (
+            kind in RTX_LACKS or reduces or (single and kind in {"Attention", "Gemm", "MatMul"})
+        ):
+            continue
+        said.add(kind)
+        where = node.name or kind
+        if kind in {"Gemm", "MatMul"}:
+            yield Violation(
+                rule=GPU_RULE,
+                where=where,
+                message=f"{kind} in FP32 is not compiled for compute capability 7.5",
+                advice="take the FP16 or INT8 file for GeForce RTX 20",
+                refuses=False,
+            )
+        else:
+            what = f"{kind}{' with a reduction' if reduces else ' in FP32' if kind == 'Attention' else ''}"
             yield Violation(
                 rule="operator",
-                where=node.name or node.op_type,
-                message=f"{node.op_type}{' with a reduction' if reduces else ''} is not in TensorRT-RTX",
-                advice="choose a student without it",
+                where=where,
+                message=f"{what} is not in TensorRT-RTX",
+                advice="export at opset 22 or below, or in FP16"
+                if kind == "Attention"
+                else "choose a student without it",
             )
 
 

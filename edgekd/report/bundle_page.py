@@ -155,17 +155,20 @@ def write_page(folder: Path, *, out: Path | None = None, force: bool = False) ->
 def _asked(folder: Path, manifest: Manifest) -> str | None:
     """What NVIDIA's parser says of the models; None where it is not installed, or the board has no TensorRT."""
     software, facts = manifest.target.software, manifest.target.facts
-    files = [model.path for model in manifest.models if (folder / model.path).is_file()]
-    if software.tensorrt is None or find_module() is None or not files:
+    models = [model for model in manifest.models if (folder / model.path).is_file()]
+    if software.tensorrt is None or find_module() is None or not models:
         return None
-    sms = sms_of(facts)
-    requests = [ParserRequest(model=folder / name, sms=sms) for name in files]
+    requests = [
+        ParserRequest(model=folder / model.path, sms=sms_of(facts, model.precision))
+        for model in models
+    ]
     said = []
     with NvidiaParser(requests) as asked:
         try:
-            for name, answer in zip(files, asked.answers(), strict=False):
+            for request, answer in zip(requests, asked.answers(), strict=False):
                 why = f" ({answer.reasons[0].message})" if answer.reasons else ""
-                said.append(f"{name} {in_words(answer, sms, timed=False)}{why}")
+                told = in_words(answer, request.sms, timed=False)
+                said.append(f"{request.model.name} {told}{why}")
         except (ParserDiedError, MissingToolError) as error:
             said.append(str(error))
     return (

@@ -29,13 +29,14 @@ from edgekd.export.nvidia_parser import (
     sms_of,
 )
 from edgekd.export.tensorrt_operators import version_of
-from edgekd.export.tensorrt_rules import QUANTISING, Violation
+from edgekd.export.tensorrt_rules import GPU_RULE, QUANTISING, Violation
 from edgekd.files import digest_of
 from edgekd.records import (
     Share,
     Software,
     Target,
     compute_capabilities,
+    is_rtx,
     record,
     runtime_text,
 )
@@ -161,8 +162,10 @@ def check_model(
         found = _check(path, target)
         if not asks:
             return found
-        newest = found.verdicts[-1]
-        return replace(found, parser=_parser_check(running, sms, why_not, newest))
+        # Its own where that is asked for, else that of the newest TensorRT
+        rtx = is_rtx(found.verdicts[0].tensorrt)
+        judged = found.verdicts[0 if rtx else -1]
+        return replace(found, parser=_parser_check(running, sms, why_not, judged))
 
 
 def _parser(path: Path, sms: tuple[str, ...], timeout_s: float | None) -> NvidiaParser:
@@ -183,7 +186,7 @@ def _not_asked(path: Path) -> str | None:
 
 
 def _parser_check(
-    running: NvidiaParser | None, sms: tuple[str, ...], why_not: str | None, newest: Verdict
+    running: NvidiaParser | None, sms: tuple[str, ...], why_not: str | None, judged: Verdict
 ) -> ParserCheck:
     answer: ParserAnswer | None = None
     version: str | None = None
@@ -199,17 +202,17 @@ def _parser_check(
         compute_capabilities=sms,
         answer=answer,
         reason=why_not,
-        comparison=None if answer is None else _compare(answer, newest),
+        comparison=None if answer is None else _compare(answer, judged),
     )
 
 
-def _compare(answer: ParserAnswer, newest: Verdict) -> str:
+def _compare(answer: ParserAnswer, verdict: Verdict) -> str:
     """Whether NVIDIA's parser and edgekd agree, and why they may not."""
-    of = f"TensorRT {newest.tensorrt}"
-    refusing = [reason for reason in newest.reasons if reason.refuses]
-    if answer.taken and newest.legal:
+    of = runtime_text(verdict.tensorrt)
+    refusing = [reason for reason in verdict.reasons if reason.refuses]
+    if answer.taken and verdict.legal:
         return f"the same as edgekd's verdict for {of}"
-    if not answer.taken and not newest.legal:
+    if not answer.taken and not verdict.legal:
         named = {reason.node for reason in answer.reasons} & {each.where for each in refusing}
         same = f", for the same node {min(filter(None, named))}" if any(named) else ""
         return f"refused as by edgekd for {of}{same}"
@@ -218,9 +221,11 @@ def _compare(answer: ParserAnswer, newest: Verdict) -> str:
         why = [f"{rule}: {_WHY_TAKEN[rule]}" for rule in rules if rule in _WHY_TAKEN]
         return f"edgekd refuses it for {of} ({'; '.join(why or rules)})"
     if answer.read:
-        return (
-            f"edgekd calls it legal for {of}: the file is read, and this compiler cannot build it"
+        gpu = [reason.message for reason in verdict.reasons if reason.rule == GPU_RULE]
+        why_not = (
+            gpu[0] if gpu else "its compiler has no kernel for it, where TensorRT may have one"
         )
+        return f"edgekd calls it legal for {of}: {why_not}"
     return f"edgekd calls it legal for {of}: {NAME} lacks plugins that TensorRT has, or a rule is missing"
 
 

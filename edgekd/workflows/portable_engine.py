@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from edgekd.errors import EdgekdError, IncompatibleError
+from edgekd.errors import EdgekdError
 from edgekd.export.nvidia_parser import (
     INSTALL,
     NAME,
@@ -41,10 +41,7 @@ def build_portable(
         display: what happens is said there, and why nothing was built.
 
     Returns:
-        The engine; None where none was built.
-
-    Raises:
-        IncompatibleError: the builder refuses the file.
+        The engine; None where none was built. The files stand without it, so that is warned of and no error.
     """
     if not is_rtx(target.software.tensorrt):
         return None
@@ -53,7 +50,7 @@ def build_portable(
         return None
     by_precision = {model.precision: model for model in models}
     model = next(by_precision[each] for each in _PREFERRED if each in by_precision)
-    sms = sms_of(target.board.facts)
+    sms = sms_of(target.board.facts, model.precision)
     name = f"model-{model.precision}.engine"
     with tempfile.TemporaryDirectory(dir=folder, prefix=".engine-") as scratch:
         plan = Path(scratch) / name
@@ -62,10 +59,14 @@ def build_portable(
             try:
                 answer = next(builder.answers())
             except EdgekdError as error:
-                raise IncompatibleError(f"{name}: {NAME} built no engine: {error}") from error
+                display.warn(f"no engine was built of {model.path}: {error}")
+                return None
         if not answer.built:
             why = "; ".join(reason.message for reason in answer.reasons)
-            raise IncompatibleError(f"{name}: {NAME} {builder.version} refuses {model.path}: {why}")
+            display.warn(
+                f"no engine was built of {model.path}: {NAME} {builder.version} refuses it: {why}"
+            )
+            return None
         plan.replace(folder / name)
     made = PortableEngine(
         path=name,

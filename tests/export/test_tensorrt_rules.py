@@ -504,3 +504,39 @@ def test_a_truncated_model_is_never_called_legal(fp32, tmp_path):
             assert check_model(tmp_path / "m.onnx", JP62)
         except InputFileError:
             continue
+
+
+RTX = load_target("x86-rtx").software
+
+
+@pytest.mark.parametrize(
+    ("kind", "inputs", "refused"),
+    [
+        ("RoiAlign", ("images", "rois", "places"), {"operator"}),
+        ("NonZero", ("images",), {"operator"}),
+        ("Attention", ("images", "images", "images"), {"operator"}),
+        ("MatMul", ("images", "images"), set()),
+        ("Softmax", ("images",), set()),
+    ],
+)
+def test_what_tensorrt_rtx_lacks_of_tensorrt_is_told(tmp_path, kind, inputs, refused):
+    node = helper.make_node(kind, list(inputs), ["logits"], name="n")
+    given = [
+        constant("rois", np.zeros((1, 4), np.float32)),
+        constant("places", np.zeros(1, np.int64)),
+    ]
+    used = [entry for entry in given if entry.name in inputs]
+    path = small(tmp_path / "m.onnx", node, opset=23, initializers=used)
+    found = check_model(path, RTX)
+    # RoiAlign and NonZero give another shape or type than the graph says here.
+    ours = {each.rule for each in found if each.refuses} - {"checker"}
+    assert ours == refused
+    newest = check_model(path, replace(JP62, tensorrt="11.4.1"))
+    assert {each.rule for each in newest if each.refuses} - {"checker"} == set()
+
+
+def test_products_in_fp32_are_said_to_be_for_newer_cards(tmp_path):
+    node = helper.make_node("MatMul", ["images", "images"], ["logits"], name="n")
+    found = check_model(small(tmp_path / "m.onnx", node), RTX)
+    assert [(each.rule, each.refuses) for each in found] == [("GPU", False)]
+    assert "compute capability 7.5" in found[0].message

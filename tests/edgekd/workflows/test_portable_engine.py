@@ -58,3 +58,17 @@ def test_other_targets_get_none(edgekd, tmp_path):
     write_student(tmp_path / "s")
     edgekd("export", tmp_path / "s", "-t", "jetson", "--out", tmp_path / "o")
     assert json.loads((tmp_path / "o" / "models.json").read_text())["portable"] is None
+
+
+def test_what_the_builder_refuses_costs_the_engine_and_not_the_files(
+    exported, tmp_path, monkeypatch
+):
+    folder = tmp_path / "modules"
+    folder.mkdir()
+    (folder / f"{nvidia_parser.MODULES[0]}.py").write_text("import os\nos.abort()\n")
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    monkeypatch.syspath_prepend(folder)
+    code, _, err = exported()
+    assert code in {0, 4}, err
+    assert "warning: no engine was built of model-int8.onnx: its process ended by SIGABRT" in err
+    assert json.loads((tmp_path / "o" / "models.json").read_text())["portable"] is None
