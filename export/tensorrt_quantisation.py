@@ -65,6 +65,7 @@ def quantisation(
             yield from _type(node, kind, version)
             yield from _zero_point(node, known, kind)
             yield from _blocks(node, kind, version)
+            yield from _scalar(node, known, version)
             if kind is not None and kind in GPU_OF and kind not in needed:
                 needed.add(kind)
                 yield _gpu(node, kind)
@@ -145,6 +146,20 @@ def _blocks(node: onnx.NodeProto, kind: int | None, version: Version) -> Iterato
             where=node.name,
             message=f"blocks of {size} INT8 values need TensorRT 11.0",
             advice="quantise weights per output channel",
+        )
+
+
+def _scalar(node: onnx.NodeProto, known: Known, version: Version) -> Iterator[Violation]:
+    """A constant without dimensions, as ONNX Runtime quantises those of GELU and LayerScale."""
+    tensor = known.get(node.input[0])
+    if node.op_type == "DequantizeLinear" and tensor is not None and not tensor.dims:
+        yield Violation(
+            rule="quantised scalar",
+            where=node.name,
+            message=f"the constant {node.input[0]} has no dimensions; the builder takes it for one that is not dequantised",
+            advice="leave single numbers in float, or write them as (1,)",
+            # Seen with TensorRT-RTX 1.7, whose builder is of TensorRT 11
+            refuses=version >= ONE_SIDED_SINCE,
         )
 
 

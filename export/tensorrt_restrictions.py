@@ -169,11 +169,16 @@ def _norm_order(node: Node) -> Found:
 
 def _clip(node: Node) -> Found:
     # With constant bounds TensorRT-RTX 1.7 takes INT8, which the tables have not had since 9.2.
-    if node.version < CLIP_WITHOUT_INT8_SINCE or not node.computed:
+    # Bounds that are left out by empty names are no constants to it.
+    empty = "" in node.node.input[1:]
+    if node.version < CLIP_WITHOUT_INT8_SINCE or not (node.computed or empty):
         return
     kind = node.kinds.get(node.input(0))
     if kind is not None and kind not in FLOATS | WHOLE:
-        yield f"{onnx.TensorProto.DataType.Name(kind)} between bounds that are computed", _FOLD
+        yield (
+            f"{onnx.TensorProto.DataType.Name(kind)} between bounds that are computed or left out",
+            _FOLD,
+        )
 
 
 def _einsum(node: Node) -> Found:
@@ -220,6 +225,11 @@ def _resize(node: Node) -> Found:
         and list(axes) != [*range(len(shape))]
     ):
         yield "scales of some axes alone", "give scales for every dimension"
+
+
+def _upsample(node: Node) -> Found:
+    if node.is_computed(1):
+        yield "scales that are computed", _FOLD
 
 
 def _attention(node: Node) -> Found:
@@ -270,4 +280,5 @@ _BY_KIND: Final[Mapping[str, Callable[[Node], Found]]] = {
     "ScatterND": _scatter,
     "TensorScatter": _tensor_scatter,
     "TopK": _top_k,
+    "Upsample": _upsample,
 }

@@ -145,6 +145,27 @@ FORMS = {
         kinds=(TensorProto.INT8, TensorProto.INT8),
         rule="restriction",
     ),
+    "a clip of INT8 whose bounds have empty names": Form(
+        nodes=(node("Clip", "x", "", ""),),
+        kinds=(TensorProto.INT8, TensorProto.INT8),
+        rule="restriction",
+    ),
+    "a quantised number": Form(
+        nodes=(
+            helper.make_node("DequantizeLinear", ["c", "s", "z"], ["d"]),
+            node("Mul", "x", "d"),
+        ),
+        constants=(ONE, ZERO, constant("c", np.int8(3))),
+        rule="quantised scalar",
+        since=None,
+    ),
+    "a quantised number of one dimension": Form(
+        nodes=(
+            helper.make_node("DequantizeLinear", ["c", "s", "z"], ["d"]),
+            node("Mul", "x", "d"),
+        ),
+        constants=(ONE, ZERO, constant("c", np.array([3], np.int8))),
+    ),
     "bytes into a cast": Form(
         nodes=(helper.make_node("Cast", ["x"], ["y"], to=FLOAT),), kinds=(BYTES, FLOAT)
     ),
