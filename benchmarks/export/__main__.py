@@ -3,8 +3,9 @@
     python -m benchmarks.export --table int8 --shared ../shared
     python -m benchmarks.export --table graphs
     python -m benchmarks.export --table time
+    python -m benchmarks.export --table parser [--set nodes] [--anew] [--rtx-python PYTHON]
 
-Each writes benchmarks/results/export-<table>.csv: int8 and time anew, graphs what is missing in it. `--shared` is the
+Each writes benchmarks/results/export-<table>.csv: int8 and time anew, graphs and parser what is missing in it. `--shared` is the
 folder with the real data and the third-party teachers, which are not part of edgekd; what is made of them is kept in
 out/benchmarks.
 """
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.export import graphs, int8, timing
+from benchmarks.export import parser as nvidia
 from edgekd.distill.compute.device import choose_compute
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -25,6 +27,7 @@ TABLES: Final[dict[str, Table]] = {
     "int8": int8.table,
     "graphs": graphs.table,
     "time": timing.table,
+    "parser": nvidia.table,
 }
 
 
@@ -39,6 +42,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--table", choices=TABLES, required=True)
+    nvidia.add_options(parser)
     options = parser.parse_args()
     options.place = choose_compute("cpu", threads=options.threads)
     TABLES[options.table](options, say)

@@ -114,15 +114,22 @@ def _groups() -> dict[tuple[str, int], list[Software]]:
 
 
 def make_module(network: Network) -> nn.Module:
+    """One of the networks, in evaluation mode."""
+    return draw_weights(
+        lambda: timm.create_model(
+            network.name, pretrained=False, num_classes=CLASSES, **network.options
+        )
+    )
+
+
+def draw_weights(build: Callable[[], nn.Module]) -> nn.Module:
     """With random weights, the same each time; nothing is left at zero or one, where parity would hold of itself."""
     draw = torch.Generator().manual_seed(0)
     with torch.random.fork_rng(devices=[]):
         torch.set_rng_state(draw.get_state())
-        module: nn.Module = timm.create_model(
-            network.name, pretrained=False, num_classes=CLASSES, **network.options
-        )
+        module = build()
     for parameter in module.parameters():
-        if float(parameter.detach().std()) == 0 or parameter.numel() == 1:
+        if parameter.numel() == 1 or float(parameter.detach().std()) == 0:
             noise = torch.randn(parameter.shape, generator=draw)
             parameter.data += (0.1 if parameter.ndim < 2 else 0.02) * noise
     for layer in module.modules():
