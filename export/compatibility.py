@@ -15,8 +15,8 @@ from google.protobuf.message import DecodeError, Message
 
 from edgekd.errors import EdgekdError, IncompatibleError, InputFileError
 from edgekd.export import tensorrt_quantisation, tensorrt_rules
-from edgekd.export.external_data import missing_data
-from edgekd.export.parity import require_size, session
+from edgekd.export.external_data import missing_data, tensors_of
+from edgekd.export.parity import require_plain, require_size, session
 from edgekd.export.tensorrt_operators import version_of
 from edgekd.export.tensorrt_restrictions import GROUPS_BY_CHANNEL_OPSET
 from edgekd.export.tensorrt_rules import QUANTISING, Violation
@@ -143,8 +143,9 @@ def read_graph(path: Path) -> onnx.ModelProto:
     """An ONNX model whose weights may lie elsewhere.
 
     Raises:
-        InputFileError: it cannot be read, is empty or too large, or its names are no text.
+        InputFileError: it is no plain file, cannot be read, is empty or too large, or its names are no text.
     """
+    require_plain(path)
     require_size(path)
     try:
         model = onnx.load(path, load_external_data=False)
@@ -190,8 +191,7 @@ def is_external(model: onnx.ModelProto) -> bool:
 
 def _external_data(model: onnx.ModelProto, folder: Path) -> Iterator[Violation]:
     lacking = missing_data(model, folder)
-    attributes = (entry.t for node in model.graph.node for entry in node.attribute)
-    for tensor in (*model.graph.initializer, *attributes):
+    for tensor in tensors_of(model.graph):
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             yield Violation(
                 rule="external data",
@@ -251,7 +251,11 @@ def _input_shapes(model: onnx.ModelProto) -> Iterator[Violation]:
         if entry.name in constants:
             continue
         kind = entry.type.tensor_type
-        open_dims = [d.dim_param or "?" for d in kind.shape.dim[1:] if not d.HasField("dim_value")]
+        open_dims = [
+            d.dim_param or "?"
+            for d in kind.shape.dim[1:]
+            if not d.HasField("dim_value") or d.dim_value < 0
+        ]
         if not kind.HasField("shape"):
             open_dims = ["all"]
         if open_dims:

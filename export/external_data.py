@@ -1,5 +1,6 @@
 """Weights that lie in a file beside their model."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
@@ -7,10 +8,20 @@ import onnx
 from edgekd.errors import InputFileError
 
 
+def tensors_of(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """All of a graph, of its nodes, and of the graphs inside of them, whose depth the reader limits."""
+    yield from graph.initializer
+    for node in graph.node:
+        for entry in node.attribute:
+            yield from (entry.t, *entry.tensors)
+            for inner in (entry.g, *entry.graphs):
+                if inner.node or inner.initializer:
+                    yield from tensors_of(inner)
+
+
 def missing_data(model: onnx.ModelProto, folder: Path) -> str | None:
     """The name of a file beside a model that should hold weights of it, and is not there."""
-    attributes = (entry.t for node in model.graph.node for entry in node.attribute)
-    for tensor in (*model.graph.initializer, *attributes):
+    for tensor in tensors_of(model.graph):
         for entry in tensor.external_data:
             if entry.key == "location" and not _is_file(folder / entry.value):
                 return str(entry.value)

@@ -196,9 +196,9 @@ class NvidiaParser:
         start = from_json(_Start, lines[0], origin=NAME)
         if start.version is None:
             raise MissingToolError(
-                f"{NAME} is installed and does not load: {_clean(start.error or '')}"
+                f"{NAME} is installed and does not load: {clean(start.error or '')}"
             )
-        self.version = _clean(start.version)
+        self.version = clean(start.version)
         for line in lines[1:]:
             yield _cleaned(from_json(ParserAnswer, line, origin=NAME))
         if len(lines) - 1 < len(self._requests):
@@ -213,13 +213,14 @@ class NvidiaParser:
             how = f"by {signal.Signals(-code).name}"
         last = words.decode(errors="replace").strip().splitlines()[-1:]
         return f"its process ended {how} before it answered" + "".join(
-            f": {_clean(e)}" for e in last
+            f": {clean(e)}" for e in last
         )
 
 
 def _line(request: ParserRequest) -> str:
     plan = None if request.plan is None else str(request.plan.absolute())
-    asked = {"model": str(request.model.absolute()), "sms": list(request.sms), "plan": plan}
+    # Where links lead to: /dev/stdin is another file to the child
+    asked = {"model": str(request.model.resolve()), "sms": list(request.sms), "plan": plan}
     return json.dumps(asked) + "\n"
 
 
@@ -230,17 +231,18 @@ def _cleaned(answer: ParserAnswer) -> ParserAnswer:
         parse_s=answer.parse_s,
         reasons=tuple(
             ParserReason(
-                node=None if each.node is None else _clean(each.node),
-                operator=None if each.operator is None else _clean(each.operator),
-                message=_clean(each.message),
+                node=None if each.node is None else clean(each.node),
+                operator=None if each.operator is None else clean(each.operator),
+                message=clean(each.message),
             )
             for each in answer.reasons
         ),
         built=answer.built,
         build_s=answer.build_s,
-        warnings=tuple(map(_clean, answer.warnings)),
+        warnings=tuple(map(clean, answer.warnings)),
     )
 
 
-def _clean(text: str) -> str:
+def clean(text: str) -> str:
+    """Text of a file or a library as one line that can be shown."""
     return " ".join(printable(text).split())[:_LONGEST]

@@ -79,6 +79,16 @@ def name_of(model: Path | bytes) -> str:
     return model.name if isinstance(model, Path) else "the model"
 
 
+def require_plain(path: Path) -> None:
+    """Refuse what can be read once only, or without end.
+
+    Raises:
+        InputFileError: it is there, and no plain file.
+    """
+    if path.exists() and not path.is_file():
+        raise InputFileError(f"{path}: not a plain file. Write the model to one.")
+
+
 def require_size(path: Path) -> None:
     """Refuse a file that is too large to be a model, before it is read into memory.
 

@@ -4,9 +4,11 @@ A request is a line of JSON on stdin, its answer a line on stdout. What the libr
 stderr. Native code reads files here that nobody vouches for; where it dies, only this process does.
 """
 
+import ctypes
 import importlib
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -18,8 +20,15 @@ MOST_WARNINGS: Final = 20
 _QUIET: Final = ("INFO", "VERBOSE")
 
 
+# Of prctl(2)
+_PR_SET_PDEATHSIG: Final = 1
+
+
 def main() -> int:
     """Answer every request until stdin ends; the first line says which version answers."""
+    # Who asked may be killed, and nobody would end this then.
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
         os.dup2(2, 1)
 

@@ -181,6 +181,12 @@ def _clip(node: Node) -> Found:
         )
 
 
+def _product(node: Node) -> Found:
+    kind = node.kinds.get(node.input(0))
+    if kind is not None and kind not in FLOATS:
+        yield f"not of {onnx.TensorProto.DataType.Name(kind)}", "cast around it"
+
+
 def _einsum(node: Node) -> Found:
     if node.version >= EINSUM_FORMS_SINCE:
         return
@@ -218,6 +224,8 @@ def _resize(node: Node) -> Found:
     if node.is_computed(2):
         yield "scales that are computed", _FOLD
     axes, shape = node.attributes.get("axes"), node.shapes.get(node.input(0))
+    if axes is not None and shape is not None:
+        axes = [axis + len(shape) if axis < 0 else axis for axis in axes]
     if (
         axes is not None
         and node.input(2)
@@ -264,10 +272,12 @@ _BY_KIND: Final[Mapping[str, Callable[[Node], Found]]] = {
     "CumSum": _cumulative_sum,
     "Dropout": _dropout,
     "Einsum": _einsum,
+    "Gemm": _product,
     "GroupNormalization": _group_norm,
     "InstanceNormalization": _instance_norm,
     "LpNormalization": _norm_order,
     "LpPool": _norm_order,
+    "MatMul": _product,
     "OneHot": _one_hot,
     "Pad": _pad,
     "RandomNormal": _random,

@@ -37,6 +37,15 @@ GPU_RULE: Final = "GPU"
 DEFAULT_DOMAIN: Final = ("", "ai.onnx")
 
 
+# Attributes of `Constant` that are no tensors
+_WRITTEN: Final[Mapping[str, tuple[str, type[np.generic]]]] = {
+    "value_float": ("f", np.float32),
+    "value_floats": ("floats", np.float32),
+    "value_int": ("i", np.int64),
+    "value_ints": ("ints", np.int64),
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Violation:
     """One reason why a graph is not legal, and what to do; or what is legal and does harm."""
@@ -69,8 +78,10 @@ def constants_of(model: onnx.ModelProto) -> dict[str, onnx.TensorProto | None]:
         if node.op_type == "Constant" and node.output:
             known[node.output[0]] = next((a.t for a in node.attribute if a.HasField("t")), None)
             for entry in node.attribute:
-                if entry.name == "value_float":
-                    known[node.output[0]] = numpy_helper.from_array(np.asarray(entry.f, np.float32))
+                if entry.name in _WRITTEN:
+                    field, dtype = _WRITTEN[entry.name]
+                    values = np.asarray(getattr(entry, field), dtype)
+                    known[node.output[0]] = numpy_helper.from_array(values)
     return known
 
 
@@ -180,8 +191,15 @@ def opset(model: onnx.ModelProto, version: Version) -> Iterator[Violation]:
 
 
 def inputs(model: onnx.ModelProto, version: Version) -> Iterator[Violation]:
-    """Which inputs must be constants, and which are not read at all."""
+    """Which inputs must be constants, and which are not read at all; that there are outputs."""
     known = constants_of(model)
+    if not model.graph.output:
+        yield Violation(
+            rule="no output",
+            where="model",
+            message="the graph gives nothing, and there is no engine of nothing",
+            advice="export again; is the file damaged?",
+        )
     for node in model.graph.node:
         reduces = node.op_type.startswith("Reduce")
         computed = [

@@ -325,9 +325,27 @@ def check_contents(path: Path, seen: BundleContents) -> Manifest:
     if digest_of_content(json.loads(seen.texts[MANIFEST])) != manifest.content_digest:
         problems.append(f"{MANIFEST}: its content digest does not hold")
     problems += _broken_chain(manifest)
+    problems += _against_report(seen)
     if problems:
         raise IntegrityError(f"{path}: the bundle is not what was made:{_join_problems(problems)}")
     return manifest
+
+
+def _against_report(seen: BundleContents) -> Iterator[str]:
+    """Whether the engine that the report names is the one that is there; it is no content, so no manifest names it."""
+    try:
+        report = json.loads(seen.texts.get(REPORT, b"{}"))
+    except (ValueError, RecursionError):
+        # Its own reader says what is wrong with it
+        return
+    engine = report.get("engine") if isinstance(report, dict) else None
+    if not isinstance(engine, dict) or not isinstance(engine.get("path"), str):
+        return
+    found = seen.sums.get(engine["path"])
+    if found is None:
+        yield f"{engine['path']}: in {REPORT}, not in the bundle"
+    elif found.sha256 != engine.get("digest"):
+        yield f"{engine['path']}: not the engine that {REPORT} names"
 
 
 def _broken_chain(manifest: Manifest) -> Iterator[str]:

@@ -139,5 +139,5 @@ class Report:
     budget: Budget | None = None
     # Why there are no figures of the board that was asked for
     bench_failed: str | None = None
-    # Two builds differ in bytes, so it is no content
+    # Two builds need not be the same bytes, so it is no content
     engine: PortableEngine | None = None

@@ -1,12 +1,13 @@
 """`edgekd export check`: for which TensorRT an ONNX file is legal, and why not for the others."""
 
 import contextlib
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from edgekd.errors import IncompatibleError
+from edgekd.errors import IncompatibleError, MissingToolError
 from edgekd.export.compatibility import check_each, is_external, read_graph
 from edgekd.export.dla import (
     AGAIN,
@@ -17,11 +18,13 @@ from edgekd.export.dla import (
 from edgekd.export.nvidia_parser import (
     MOST_BYTES,
     NAME,
+    TURING,
     NvidiaParser,
     ParserAnswer,
     ParserDiedError,
     ParserReason,
     ParserRequest,
+    clean,
     find_module,
     in_words,
     numbers_of,
@@ -47,6 +50,8 @@ SCHEMA: Final = "graph-check"
 MOST_KINDS: Final = 5
 # Compute capability of the boards whose DLA is of the second generation
 _ORIN: Final = "8.7"
+# Of its compiler, where a graph is right and a GPU has no kernel for it
+_NO_KERNEL: Final = re.compile(r"Myelin|no runners|Cannot compile|dedicated kernel")
 # By rule, why NVIDIA's parser may take what edgekd refuses
 _WHY_TAKEN: Final = {
     "activation per channel": "its compiler takes such scales, NVIDIA's documents one for each activation",
@@ -165,11 +170,15 @@ def check_model(
         # Its own where that is asked for, else that of the newest TensorRT
         rtx = is_rtx(found.verdicts[0].tensorrt)
         judged = found.verdicts[0 if rtx else -1]
-        return replace(found, parser=_parser_check(running, sms, why_not, judged))
+        return replace(
+            found, parser=_parser_check(running, sms, why_not, judged, insists=parser is True)
+        )
 
 
 def _parser(path: Path, sms: tuple[str, ...], timeout_s: float | None) -> NvidiaParser:
-    requests = [ParserRequest(model=path, sms=sms)]
+    # Where one kind of GPU stops the build, what the others say is still worth knowing.
+    rest = tuple(sm for sm in sms if sm != TURING)
+    requests = [ParserRequest(model=path, sms=each) for each in dict.fromkeys((sms, rest or sms))]
     return (
         NvidiaParser(requests) if timeout_s is None else NvidiaParser(requests, timeout_s=timeout_s)
     )
@@ -186,22 +195,36 @@ def _not_asked(path: Path) -> str | None:
 
 
 def _parser_check(
-    running: NvidiaParser | None, sms: tuple[str, ...], why_not: str | None, judged: Verdict
+    running: NvidiaParser | None,
+    sms: tuple[str, ...],
+    why_not: str | None,
+    judged: Verdict,
+    *,
+    insists: bool,
 ) -> ParserCheck:
-    answer: ParserAnswer | None = None
+    answers: list[ParserAnswer] = []
     version: str | None = None
     if running is not None:
         try:
-            answer = next(running.answers())
+            answers.extend(running.answers())
         except ParserDiedError as died:
             why_not = str(died)
+        except MissingToolError as error:
+            if insists:
+                raise
+            why_not = str(error)
         version = running.version
+    answer = answers[0] if answers else None
+    if len(answers) > 1 and answers[0].read and not answers[0].built:
+        left = f"not built for SM {TURING}: {answers[0].reasons[0].message}"
+        answer = replace(answers[1], warnings=(left, *answers[1].warnings))
+        sms = tuple(sm for sm in sms if sm != TURING)
     return ParserCheck(
         name=NAME,
         version=version,
         compute_capabilities=sms,
         answer=answer,
-        reason=why_not,
+        reason=None if answer is not None else why_not,
         comparison=None if answer is None else _compare(answer, judged),
     )
 
@@ -210,23 +233,31 @@ def _compare(answer: ParserAnswer, verdict: Verdict) -> str:
     """Whether NVIDIA's parser and edgekd agree, and why they may not."""
     of = runtime_text(verdict.tensorrt)
     refusing = [reason for reason in verdict.reasons if reason.refuses]
+    rules = dict.fromkeys(reason.rule for reason in refusing)
     if answer.taken and verdict.legal:
         return f"the same as edgekd's verdict for {of}"
     if not answer.taken and not verdict.legal:
         named = {reason.node for reason in answer.reasons} & {each.where for each in refusing}
-        same = f", for the same node {min(filter(None, named))}" if any(named) else ""
-        return f"refused as by edgekd for {of}{same}"
+        if any(named):
+            return f"refused as by edgekd for {of}, for the same node {min(filter(None, named))}"
+        return f"edgekd refuses it for {of}, too ({', '.join(rules)})"
     if answer.taken:
-        rules = dict.fromkeys(reason.rule for reason in refusing)
         why = [f"{rule}: {_WHY_TAKEN[rule]}" for rule in rules if rule in _WHY_TAKEN]
         return f"edgekd refuses it for {of} ({'; '.join(why or rules)})"
-    if answer.read:
-        gpu = [reason.message for reason in verdict.reasons if reason.rule == GPU_RULE]
-        why_not = (
-            gpu[0] if gpu else "its compiler has no kernel for it, where TensorRT may have one"
-        )
-        return f"edgekd calls it legal for {of}: {why_not}"
-    return f"edgekd calls it legal for {of}: {NAME} lacks plugins that TensorRT has, or a rule is missing"
+    return f"edgekd calls it legal for {of}: {_why_refused(answer, verdict)}"
+
+
+def _why_refused(answer: ParserAnswer, verdict: Verdict) -> str:
+    """Why NVIDIA's parser or builder may refuse what edgekd calls legal."""
+    words = " ".join(reason.message for reason in answer.reasons)
+    gpu = [reason.message for reason in verdict.reasons if reason.rule == GPU_RULE]
+    if answer.read and gpu:
+        return gpu[0]
+    if answer.read and _NO_KERNEL.search(words):
+        return "the file is read, and its compiler has no kernel for it"
+    if not answer.read and "plugin" in words.lower():
+        return f"{NAME} has not the plugin that TensorRT has"
+    return "edgekd may lack a rule for it"
 
 
 def _check(path: Path, target: Target | None) -> GraphCheck:
@@ -304,8 +335,9 @@ def _reason(found: Violation, sm: str | None) -> Reason:
     lacking = needed is not None and sm is not None and numbers_of(sm) < numbers_of(needed)
     return Reason(
         rule=found.rule,
-        where=found.where,
-        message=found.message,
+        # Names in a file may hold anything
+        where=clean(found.where),
+        message=clean(found.message),
         advice=found.advice,
         refuses=found.refuses or lacking,
     )

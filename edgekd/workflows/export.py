@@ -47,7 +47,7 @@ from edgekd.workflows.model_files import (
     gates,
     software_text,
 )
-from edgekd.workflows.portable_engine import build_portable
+from edgekd.workflows.portable_engine import PORTABLE, build_portable
 from edgekd.workflows.read_student import read_student
 from edgekd.workflows.run_setup import load_and_report_teacher
 
@@ -220,12 +220,12 @@ def _write_models(
                 made_of="synthetic images",
             ),
         )
+        if options.engine is not None:
+            _bring_engines(out, folder)
         exported = replace(
             exported,
             portable=build_portable(exported.models, folder, target=target, display=display),
         )
-        if options.engine is not None:
-            _bring_engines(out, folder)
         _write_record(exported, folder)
     verdicts.require_passed(
         gates(exported),
@@ -250,4 +250,6 @@ def _write_record(exported: Exported, folder: Path) -> None:
 def _bring_engines(old: Path, new: Path) -> None:
     """Engines of the folder that is replaced, with their records: each may still be the one that is asked for."""
     for path in old.glob("*.engine*"):
-        shutil.copy2(path, new / path.name)
+        # One for several kinds of GPU is built anew, of the new files
+        if not path.name.endswith(PORTABLE):
+            shutil.copy2(path, new / path.name)

@@ -175,7 +175,7 @@ def fill_bundle(
         files=tuple(_list_files(folder)),
         content_digest="0" * 64,
     )
-    # Its bytes are never twice the same: it lies in the bundle and in its sums, and is none of its content.
+    # Its bytes need not be twice the same: it lies in the bundle and in its sums, and is none of its content.
     engine = build_portable(exported.models, folder, target=target, display=display)
     report = Report(
         made_with=f"edgekd {__version__}",

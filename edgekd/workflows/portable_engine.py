@@ -25,6 +25,8 @@ from edgekd.records import (
     is_rtx,
 )
 
+# After the precision; what `--engine` builds for the GPU that is there has another name
+PORTABLE: Final = "-rtx.engine"
 # The fastest form that there is
 _PREFERRED: Final[tuple[Precision, ...]] = ("int8", "fp16", "fp32")
 
@@ -51,7 +53,7 @@ def build_portable(
     by_precision = {model.precision: model for model in models}
     model = next(by_precision[each] for each in _PREFERRED if each in by_precision)
     sms = sms_of(target.board.facts, model.precision)
-    name = f"model-{model.precision}.engine"
+    name = f"model-{model.precision}{PORTABLE}"
     with tempfile.TemporaryDirectory(dir=folder, prefix=".engine-") as scratch:
         plan = Path(scratch) / name
         request = ParserRequest(model=folder / model.path, sms=sms, plan=plan)
@@ -83,6 +85,8 @@ def build_portable(
         f"engine   {name} for SM {', '.join(sms)}, built in {made.build_s:.1f} s by {NAME} {builder.version}; "
         "no GPU has run it here"
     )
+    if any(size is None for each in model.inputs for size in each.shape):
+        display.warn(f"{name} takes one image at a time, where {model.path} leaves the batch open")
     for warning in made.warnings:
         display.warn(f"{name}: {warning}")
     return made

@@ -166,6 +166,28 @@ FORMS = {
         ),
         constants=(ONE, ZERO, constant("c", np.array([3], np.int8))),
     ),
+    "a product of whole numbers": Form(
+        nodes=(node("MatMul", "x", "x"),),
+        kinds=(TensorProto.INT32, TensorProto.INT32),
+        rule="restriction",
+    ),
+    "axes from the end": Form(
+        nodes=(
+            helper.make_node(
+                "Resize", ["x", "", "scales"], ["y"], mode="linear", axes=[-4, -3, -2, -1]
+            ),
+        ),
+        constants=(constant("scales", np.array([1, 1, 2, 2], np.float32)),),
+    ),
+    "scales in a Constant of numbers": Form(
+        nodes=(
+            helper.make_node("Constant", [], ["s4"], value_floats=[0.1, 0.2, 0.1, 0.2]),
+            *OF_DATA,
+            *OF_WEIGHT,
+            CONVOLVED,
+        ),
+        constants=(ONE, ZERO, WEIGHT, ZEROS),
+    ),
     "bytes into a cast": Form(
         nodes=(helper.make_node("Cast", ["x"], ["y"], to=FLOAT),), kinds=(BYTES, FLOAT)
     ),

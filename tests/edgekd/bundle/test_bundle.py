@@ -69,6 +69,38 @@ def test_missing_added_and_linked_files_are_found(copy):
     assert all(name in str(caught.value) for name in ("golden-inputs.bin", "extra", "link"))
 
 
+@pytest.mark.parametrize(
+    ("there", "said"),
+    [(b"another engine", "not the engine that report.json names"), (None, "not in the bundle")],
+)
+def test_an_engine_that_the_report_names_is_held_to_it(tmp_path, there, said):
+    folder = write_bundle(tmp_path / "b")
+    name = "model-int8-rtx.engine"
+    (folder / name).write_bytes(b"the engine")
+    report = json.loads((folder / "report.json").read_text())
+    report["engine"] = {
+        "path": name,
+        "digest": sha("the engine"),
+        "made_from": sha("model"),
+        "precision": "int8",
+        "tensorrt": "rtx-1.7.1.116",
+        "compute_capabilities": ["8.6"],
+        "size_bytes": 10,
+        "build_s": 0.5,
+    }
+    (folder / "report.json").write_text(json.dumps(report))
+    reseal(folder)
+    # It is no content: the manifest does not know of it.
+    verification.verify_bundle(folder)
+    if there is None:
+        (folder / name).unlink()
+    else:
+        (folder / name).write_bytes(there)
+    reseal(folder)
+    with pytest.raises(IntegrityError, match=said):
+        verification.verify_bundle(folder)
+
+
 @pytest.mark.parametrize("path", ["../outside", "/outside", "a/../../b", ".hidden"])
 def test_paths_that_lead_out_are_refused(copy, path):
     manifest = json.loads((copy / "manifest.json").read_text())

@@ -1,6 +1,7 @@
 """`edgekd export check`: a verdict for each TensorRT, and an exit code for one board."""
 
 import json
+import os
 
 import jsonschema
 import numpy as np
@@ -311,3 +312,73 @@ def test_8_bit_floats_are_refused_for_gpus_that_have_none(edgekd, tmp_path):
     ]
     # Data alone are quantised, which types in the graph alone allow from 11.0 on.
     assert refusals == [{"GPU", "half quantised"}, {"half quantised"}]
+
+
+def test_weights_in_another_file_are_seen_inside_of_branches(edgekd, tmp_path):
+    far = numpy_helper.from_array(np.ones(SHAPE, np.float32), "far")
+    far.ClearField("raw_data")
+    far.data_location = TensorProto.EXTERNAL
+    far.external_data.add(key="location", value="w.bin")
+    (tmp_path / "w.bin").write_bytes(np.ones(SHAPE, np.float32).tobytes())
+    out = [helper.make_tensor_value_info("b", TensorProto.FLOAT, SHAPE)]
+    add = helper.make_node("Add", ["images", "far"], ["b"], name="add")
+    branch = helper.make_graph([add], "branch", [], out, [far])
+    node = helper.make_node("If", ["yes"], ["logits"], then_branch=branch, else_branch=branch)
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, SHAPE)
+        for name in ("images", "logits")
+    ]
+    yes = numpy_helper.from_array(np.asarray(True), "yes")
+    graph = helper.make_graph([node], "g", ends[:1], ends[1:], [yes])
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), tmp_path / "m.onnx"
+    )
+    found = json.loads(edgekd("export", "check", tmp_path / "m.onnx", "--json")[1])
+    assert {each["rule"] for each in found["verdicts"][-1]["reasons"]} == {"external data"}
+    assert found["parser"] is None or found["parser"]["answer"] is None
+
+
+def test_what_is_no_plain_file_is_refused_and_not_waited_for(edgekd, tmp_path):
+    os.mkfifo(tmp_path / "m.onnx")
+    code, out, err = edgekd("export", "check", tmp_path / "m.onnx")
+    assert code == 2
+    assert not out
+    assert "not a plain file" in err
+
+
+def test_names_of_a_file_do_not_steer_the_terminal(edgekd, tmp_path):
+    def edit(model):
+        model.graph.node[0].op_type = "Undreamt"
+        model.graph.node[0].name = "a\x1b]0;title\x07\nb"
+
+    path = edited(saved(tmp_path / "m.onnx", ["Relu", "Relu"], opset=17), edit)
+    _, out, _ = edgekd("export", "check", path)
+    assert "\x1b" not in out
+    assert "(a ]0;title b)" in out
+
+
+@pytest.mark.parametrize(("words", "expected"), [((), 0), (("--parser",), 3)])
+def test_a_module_that_does_not_load_changes_no_verdict_unless_it_is_insisted_on(
+    edgekd, tmp_path, monkeypatch, words, expected
+):
+    folder = tmp_path / "modules"
+    folder.mkdir()
+    (folder / f"{nvidia_parser.MODULES[0]}.py").write_text("raise ImportError('libx.so')\n")
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    monkeypatch.syspath_prepend(folder)
+    code, out, err = edgekd("export", "check", convolution(tmp_path / "m.onnx"), *words)
+    assert code == expected
+    assert "does not load: ImportError: libx.so" in (out if expected == 0 else err)
+
+
+def test_one_kind_of_gpu_does_not_hide_what_the_others_say(edgekd, tmp_path):
+    def edit(model):
+        model.graph.node[-1].CopyFrom(helper.make_node("MatMul", ["c", "c"], ["logits"], name="mm"))
+
+    path = edited(convolution(tmp_path / "m.onnx"), edit)
+    code, text, _, found = asked(edgekd, path, "-t", "x86-rtx")
+    assert code == 0
+    assert found["compute_capabilities"] == ["8.6", "8.9", "12.0"]
+    assert found["answer"]["built"] is True
+    assert "read, built for SM 8.6, 8.9, 12.0" in text
+    assert "warning: not built for SM 7.5:" in text
