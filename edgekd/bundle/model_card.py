@@ -5,6 +5,7 @@ from typing import Final
 
 from edgekd.bench.format import brief, place
 from edgekd.bundle.sbom import ARCHITECTURE_LICENCES
+from edgekd.records import runtime_text
 from edgekd.records.manifest import Manifest, Report
 from edgekd.templating import render
 
@@ -68,7 +69,7 @@ def chain(manifest: Manifest, report: Report) -> tuple[ProvenanceLink, ...]:
     ]
     links += [
         ProvenanceLink(
-            what=f"engine, {found.engine.precision}, TensorRT {found.engine.tensorrt}",
+            what=f"engine, {found.engine.precision}, {runtime_text(found.engine.tensorrt)}",
             file=found.engine.path,
             digest=found.engine.digest,
             made_from=found.engine.made_from,
@@ -76,6 +77,17 @@ def chain(manifest: Manifest, report: Report) -> tuple[ProvenanceLink, ...]:
         for found in report.measurements
         if found.engine is not None
     ]
+    if report.engine is not None:
+        made = report.engine
+        sms = ", ".join(made.compute_capabilities)
+        links.append(
+            ProvenanceLink(
+                what=f"engine, {made.precision}, {runtime_text(made.tensorrt)} for SM {sms}",
+                file=made.path,
+                digest=made.digest,
+                made_from=made.made_from,
+            )
+        )
     return tuple(links)
 
 

@@ -204,9 +204,21 @@ def _head(manifest: Manifest, report: Report) -> tuple[tuple[str, str], ...]:
             "Steady over the run",
             "; ".join(stability.format_stability(report.history)) or "not looked at",
         ),
+        *_engine(report),
         ("Made with", manifest.made_with),
         ("Content digest", manifest.content_digest),
     )
+
+
+def _engine(report: Report) -> Iterator[tuple[str, str]]:
+    made = report.engine
+    if made is not None:
+        sms = ", ".join(made.compute_capabilities)
+        yield (
+            "Engine",
+            f"{made.path}: {made.precision}, {runtime_text(made.tensorrt)}, for compute capabilities {sms}; "
+            "built without a GPU, run by none here",
+        )
 
 
 def _numbers(values: Sequence[float]) -> str:
