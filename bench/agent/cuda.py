@@ -50,7 +50,9 @@ class Cuda:
         self._stream = ctypes.c_void_p()
 
     def __enter__(self) -> "Cuda":
-        self._check(self._library.cudaStreamCreate(ctypes.byref(self._stream)), "no GPU answers")
+        self._check(
+            self._library.cudaStreamCreate(ctypes.byref(self._stream)), "the first call to a GPU"
+        )
         return self
 
     def __exit__(self, *error: Any) -> None:

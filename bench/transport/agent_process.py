@@ -211,7 +211,7 @@ def _raise_refusal(refusal: RefusedResponse, last_words: str) -> NoReturn:
             comes = (
                 "ONNX Runtime comes with: pip install onnxruntime."
                 if "onnxruntime" in refusal.message
-                else "TensorRT and CUDA's runtime come with JetPack."
+                else "On a Jetson TensorRT and CUDA's runtime come with JetPack; on a PC they need NVIDIA's card and driver."
             )
             raise MissingToolError(
                 f"What runs the model is missing or does not load ({refusal.message}). {comes}"
