@@ -1,9 +1,11 @@
 """Files that others write: torch's exporters as they are, ONNX Runtime's quantisers and its conversion to FP16.
 
-onnxconverter-common's `float16` is asked through ONNX Runtime's copy of it (`onnxruntime.transformers`).
+NVIDIA's ModelOpt (nvidia-modelopt 0.47.0) and Qualcomm's AIMET (aimet-onnx 2.42.0) are asked where they are installed; they are
+heavy and no dependency, so their rows are made with a PYTHONPATH that has them. onnxconverter-common's `float16` is asked through ONNX Runtime's copy of it (`onnxruntime.transformers`).
 """
 
 import contextlib
+import importlib.util
 import logging
 import os
 import warnings
@@ -37,6 +39,7 @@ EXPORTERS: Final[Mapping[str, tuple[int, ...]]] = {
 BASE: Final = "dynamo opset 18"
 BASE_21: Final = "dynamo opset 21"
 IMAGES: Final = 2
+Tool = Callable[[Path, Path, Array], None]
 
 
 def foreign() -> Iterator[Group]:
@@ -118,13 +121,37 @@ def _half(source: Path, out: Path, images: Array, **options: Any) -> None:  # no
     onnx.save(convert_float_to_float16(onnx.load(source), **options), out)
 
 
+def _modelopt(source: Path, out: Path, images: Array) -> None:
+    from modelopt.onnx.quantization import quantize
+
+    quantize(
+        str(source),
+        quantize_mode="int8",
+        calibration_data={"images": images},
+        calibration_eps=["cpu"],
+        output_path=str(out),
+    )
+
+
+def _aimet(source: Path, out: Path, images: Array, **options: Any) -> None:  # noqa: ANN401
+    from aimet_onnx.quantsim import QuantizationSimModel
+
+    simulated = QuantizationSimModel(onnx.load(source), **options)
+    simulated.compute_encodings([{"images": image[None]} for image in images])
+    onnx.save(simulated.to_onnx_qdq(), out)
+
+
 _SYMMETRIC: Final = {"ActivationSymmetric": True, "WeightSymmetric": True}
 _EXPORTS: Final = {
     f"{exporter} opset {opset}": (exporter, opset)
     for exporter, opsets in EXPORTERS.items()
     for opset in opsets
 }
-_TOOLS: Final[Mapping[str, tuple[str, Callable[[Path, Path, Array], None]]]] = {
+_HEAVY: Final[tuple[tuple[str, str, Tool], ...]] = (
+    ("modelopt", "ModelOpt INT8", _modelopt),
+    ("aimet_onnx", "AIMET", _aimet),
+)
+_ALWAYS: Final[Mapping[str, tuple[str, Tool]]] = {
     "quantize_static": (BASE, _static),
     "quantize_static symmetric per channel": (
         BASE,
@@ -144,6 +171,14 @@ _TOOLS: Final[Mapping[str, tuple[str, Callable[[Path, Path, Array], None]]]] = {
     "quantize_dynamic": ("torchscript opset 17", _dynamic),
     "float16": (BASE, _half),
     "float16 keep_io_types": (BASE, partial(_half, keep_io_types=True)),
+}
+_TOOLS: Final[Mapping[str, tuple[str, Tool]]] = {
+    **_ALWAYS,
+    **{
+        name: ("dynamo opset 20", tool)
+        for module, name, tool in _HEAVY
+        if importlib.util.find_spec(module) is not None
+    },
 }
 
 
