@@ -77,7 +77,12 @@ def type_problems(
             if since is None
             else f"needs TensorRT {since[0]}.{since[1]}"
         )
-        yield name, f"{name_of(kind)}: {lacking}", "export in FP32, FP16 or INT8"
+        instead = (
+            "leave preprocessing out of the graph"
+            if kind == TensorProto.UINT8
+            else "export in FP32, FP16 or INT8"
+        )
+        yield name, f"{name_of(kind)}: {lacking}", instead
     places: set[tuple[int, str, bool]] = set()
     for node in model.graph.node:
         ends = [(name, True) for name in node.input] + [(name, False) for name in node.output]

@@ -335,7 +335,7 @@ def test_bytes_are_refused_for_jetpack_4(edgekd, made, tmp_path):
         *("--out", tmp_path / "o"),
     )
     assert code == 8
-    assert "UINT8 inputs need TensorRT 8.5" in err
+    assert "UINT8: needs TensorRT 8.5; leave preprocessing out of the graph" in err
     assert not (tmp_path / "o").exists()
 
 

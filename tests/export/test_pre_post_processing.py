@@ -74,4 +74,4 @@ def test_bytes_need_tensorrt_8_5(plain, tmp_path):
     path, spec = plain
     onnx.save(add_parts(onnx.load(path), ("preprocessing",), spec), tmp_path / "m.onnx")
     old = load_target("jetson-nano").software
-    assert "input type" in {found.rule for found in check_model(tmp_path / "m.onnx", old)}
+    assert "element type" in {found.rule for found in check_model(tmp_path / "m.onnx", old)}
