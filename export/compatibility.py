@@ -6,7 +6,7 @@ to this check, never passed.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -20,7 +20,7 @@ from edgekd.export.parity import require_plain, require_size, session
 from edgekd.export.tensorrt_operators import version_of
 from edgekd.export.tensorrt_restrictions import GROUPS_BY_CHANNEL_OPSET
 from edgekd.export.tensorrt_rules import QUANTISING, Violation
-from edgekd.export.tensorrt_types import kinds_of
+from edgekd.export.tensorrt_types import kinds_of, shapes_of
 from edgekd.export.weightless_graph import infer_shapes, is_large, is_whole, outline
 from edgekd.records import Software, is_rtx
 
@@ -68,12 +68,15 @@ def _judge(
         *tensorrt_rules.weights(model),
     )
     # From a graph that is not valid nothing follows, and attributes may be anything.
-    valid = all(violation.rule != "checker" for violation in common)
-    inferred = infer_shapes(model) if valid and not elsewhere else None
+    valid = all(violation.rule != "checker" for violation in common) and not elsewhere
+    inferred = infer_shapes(model) if valid else onnx.GraphProto()
+    kinds, shapes = kinds_of(model, inferred), shapes_of(inferred)
     for software in softwares:
         yield elsewhere or (
             *common,
-            *_of_software(source, model, software, inferred, sound=not common),
+            *_of_software(
+                source, model, software, kinds, shapes if valid else None, sound=not common
+            ),
         )
 
 
@@ -81,10 +84,12 @@ def _of_software(
     source: Path | bytes,
     model: onnx.ModelProto,
     software: Software,
-    inferred: onnx.GraphProto | None,
+    kinds: Mapping[str, int],
+    shapes: Mapping[str, tuple[int | None, ...]] | None,
     *,
     sound: bool,
 ) -> Iterator[Violation]:
+    """What one software makes of a graph; `shapes` is None where the graph is not valid."""
     lacking = tuple(_int8(model, software))
     yield from lacking
     if software.runtime != "tensorrt":
@@ -95,10 +100,9 @@ def _of_software(
     yield from tensorrt_rules.operators(model, version)
     yield from tensorrt_rules.opset(model, version)
     yield from tensorrt_rules.inputs(model, version)
-    if inferred is not None:
-        yield from tensorrt_rules.types(model, inferred, version)
-        yield from tensorrt_rules.restrictions(model, inferred, version)
-    kinds = kinds_of(model, inferred or onnx.GraphProto())
+    if shapes is not None:
+        yield from tensorrt_rules.types(model, kinds, version)
+        yield from tensorrt_rules.restrictions(model, kinds, shapes, version)
     if is_rtx(software.tensorrt):
         yield from tensorrt_rules.lacking_in_rtx(model, kinds)
     yield from tensorrt_quantisation.quantisation(model, kinds, version)

@@ -10,14 +10,16 @@ import json
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 
-from edgekd.errors import EdgekdError, MissingToolError
+from edgekd.errors import InputFileError, MissingToolError
 from edgekd.records import Fact, Precision, compute_capabilities, from_json, printable, record
 
+T = TypeVar("T")
 # As the package without bindings of its own calls it, and as the bindings do
 MODULES: Final = ("tensorrt_rtx", "tensorrt_rtx_bindings")
 NAME: Final = "TensorRT-RTX"
@@ -104,8 +106,8 @@ class _Start:
     error: str | None = None
 
 
-class ParserDiedError(EdgekdError):
-    """The process ended, or was ended, before it answered; the file that it had is named by its place."""
+class ParserDiedError(Exception):
+    """The process ended, was ended before it answered, or answered nonsense; whoever asks says so and goes on."""
 
 
 @record
@@ -161,9 +163,13 @@ class NvidiaParser:
 
     def __enter__(self) -> Self:
         command = [sys.executable, "-P", "-m", "edgekd.export.parser_process", self._module]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
+        # From a file, so that it begins at once, whoever waits for whom
+        with tempfile.TemporaryFile() as asked:
+            asked.write("".join(map(_line, self._requests)).encode())
+            asked.seek(0)
+            self._process = subprocess.Popen(
+                command, stdin=asked, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            )
         return self
 
     def __exit__(
@@ -180,12 +186,11 @@ class NvidiaParser:
 
         Raises:
             MissingToolError: the module is there and does not load.
-            ParserDiedError: it ended before it had answered; what came before was given out.
+            ParserDiedError: it ended before it had answered, or answered nonsense; what came before was given out.
         """
-        asked = "".join(_line(request) for request in self._requests).encode()
         late = False
         try:
-            said, words = self._process.communicate(asked, timeout=self._timeout_s)
+            said, words = self._process.communicate(timeout=self._timeout_s)
         except subprocess.TimeoutExpired:
             late = True
             self._process.kill()
@@ -193,14 +198,14 @@ class NvidiaParser:
         lines = [line for line in said.splitlines(keepends=True) if line.endswith(b"\n")]
         if not lines:
             raise ParserDiedError(self._how_it_ended(words, late=late))
-        start = from_json(_Start, lines[0], origin=NAME)
+        start = _read(_Start, lines[0])
         if start.version is None:
             raise MissingToolError(
                 f"{NAME} is installed and does not load: {clean(start.error or '')}"
             )
         self.version = clean(start.version)
         for line in lines[1:]:
-            yield _cleaned(from_json(ParserAnswer, line, origin=NAME))
+            yield _cleaned(_read(ParserAnswer, line))
         if len(lines) - 1 < len(self._requests):
             raise ParserDiedError(self._how_it_ended(words, late=late))
 
@@ -215,6 +220,14 @@ class NvidiaParser:
         return f"its process ended {how} before it answered" + "".join(
             f": {clean(e)}" for e in last
         )
+
+
+def _read(kind: type[T], line: bytes) -> T:
+    # What a process says is not trusted because it was started here.
+    try:
+        return from_json(kind, line, origin=NAME)
+    except InputFileError as error:
+        raise ParserDiedError(f"its process answered nonsense: {clean(str(error))}") from error
 
 
 def _line(request: ParserRequest) -> str:

@@ -28,7 +28,7 @@ from edgekd.export.tensorrt_operators import (
     opsets_of,
 )
 from edgekd.export.tensorrt_restrictions import Node, find_restrictions
-from edgekd.export.tensorrt_types import kinds_of, shapes_of, type_problems
+from edgekd.export.tensorrt_types import type_problems
 
 Constant = npt.NDArray[Any]
 QUANTISING: Final = ("QuantizeLinear", "DequantizeLinear")
@@ -135,35 +135,44 @@ def lacking_in_rtx(model: onnx.ModelProto, kinds: Mapping[str, int]) -> Iterator
     """What TensorRT-RTX has not of what TensorRT has (`findings/`, and the table of `benchmarks/export/parser.py`)."""
     said: set[str] = set()
     for node in model.graph.node:
-        kind = node.op_type
-        single = bool(node.input) and kinds.get(node.input[0]) == onnx.TensorProto.FLOAT
-        reduces = kind == "ScatterElements" and any(
-            entry.name == "reduction" and entry.s != b"none" for entry in node.attribute
-        )
-        if kind in said or not (
-            kind in RTX_LACKS or reduces or (single and kind in {"Attention", "Gemm", "MatMul"})
-        ):
+        if node.op_type in said:
             continue
-        said.add(kind)
-        where = node.name or kind
-        if kind in {"Gemm", "MatMul"}:
-            yield Violation(
-                rule=GPU_RULE,
-                where=where,
-                message=f"{kind} in FP32 is not compiled for compute capability 7.5",
-                advice="take the FP16 or INT8 file for GeForce RTX 20",
-                refuses=False,
-            )
-        else:
-            what = f"{kind}{' with a reduction' if reduces else ' in FP32' if kind == 'Attention' else ''}"
-            yield Violation(
-                rule="operator",
-                where=where,
-                message=f"{what} is not in TensorRT-RTX",
-                advice="export at opset 22 or below, or in FP16"
-                if kind == "Attention"
-                else "choose a student without it",
-            )
+        single = bool(node.input) and kinds.get(node.input[0]) == onnx.TensorProto.FLOAT
+        for found in (_missing_in_rtx(node, single=single), _not_for_turing(node, single=single)):
+            if found is not None:
+                said.add(node.op_type)
+                yield found
+
+
+def _missing_in_rtx(node: onnx.NodeProto, *, single: bool) -> Violation | None:
+    kind = node.op_type
+    form, advice = "", "choose a student without it"
+    if kind == "Attention" and single:
+        form, advice = " in FP32", "export at opset 22 or below, or in FP16"
+    elif kind == "ScatterElements" and any(
+        entry.name == "reduction" and entry.s != b"none" for entry in node.attribute
+    ):
+        form = " with a reduction"
+    elif kind not in RTX_LACKS:
+        return None
+    return Violation(
+        rule="operator",
+        where=node.name or kind,
+        message=f"{kind}{form} is not in TensorRT-RTX",
+        advice=advice,
+    )
+
+
+def _not_for_turing(node: onnx.NodeProto, *, single: bool) -> Violation | None:
+    if not single or node.op_type not in {"Gemm", "MatMul"}:
+        return None
+    return Violation(
+        rule=GPU_RULE,
+        where=node.name or node.op_type,
+        message=f"{node.op_type} in FP32 is not compiled for compute capability 7.5",
+        advice="compute it in FP16 for GeForce RTX 20",
+        refuses=False,
+    )
 
 
 def _lacking(name: str, since: Version | None) -> str:
@@ -247,28 +256,30 @@ def _built_with(kind: str, version: Version) -> tuple[int, ...]:
 
 
 def types(
-    model: onnx.ModelProto, inferred: onnx.GraphProto, version: Version
+    model: onnx.ModelProto, kinds: Mapping[str, int], version: Version
 ) -> Iterator[Violation]:
     """Element types that this TensorRT has not, or not there."""
-    for where, message, advice in type_problems(model, kinds_of(model, inferred), version):
+    for where, message, advice in type_problems(model, kinds, version):
         yield Violation(rule="element type", where=where, message=message, advice=advice)
 
 
 def restrictions(
-    model: onnx.ModelProto, inferred: onnx.GraphProto, version: Version
+    model: onnx.ModelProto,
+    kinds: Mapping[str, int],
+    shapes: Mapping[str, tuple[int | None, ...]],
+    version: Version,
 ) -> Iterator[Violation]:
     """Forms of an operator that the tables leave out, though they have the operator."""
-    known = constants_of(model)
     # Weights behind a Q/DQ pair are as good as constant.
     paired = {e for n in model.graph.node if n.op_type == "DequantizeLinear" for e in n.output}
-    kinds, shapes = kinds_of(model, inferred), shapes_of(inferred)
+    settled = constants_of(model).keys() | paired
     for node in model.graph.node:
         if node.domain not in DEFAULT_DOMAIN:
             continue
         looked = Node(
             node=node,
             attributes={e.name: onnx.helper.get_attribute_value(e) for e in node.attribute},
-            computed={name for name in node.input[1:] if name} - set(known) - paired,
+            computed={name for name in node.input[1:] if name} - settled,
             kinds=kinds,
             shapes=shapes,
             opset=opset_of(model),

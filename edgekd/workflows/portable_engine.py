@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from edgekd.errors import EdgekdError
+from edgekd.errors import MissingToolError
 from edgekd.export.nvidia_parser import (
     INSTALL,
     NAME,
     NvidiaParser,
+    ParserDiedError,
     ParserRequest,
     find_module,
     sms_of,
@@ -60,7 +61,7 @@ def build_portable(
         with NvidiaParser([request]) as builder:
             try:
                 answer = next(builder.answers())
-            except EdgekdError as error:
+            except (ParserDiedError, MissingToolError) as error:
                 display.warn(f"no engine was built of {model.path}: {error}")
                 return None
         if not answer.built:

@@ -11,7 +11,6 @@ from typing import Final, Literal
 from pydantic import ValidationError
 
 from edgekd.bench import runner
-from edgekd.bench.agent.trt_python import RTX
 from edgekd.bench.config import WARMUP_LIMIT, BenchConfig
 from edgekd.bench.engine_builder import EngineOptions, build_on
 from edgekd.bench.protocol.responses import ProbeResponse
@@ -32,6 +31,7 @@ from edgekd.records import (
     OnnxModel,
     Precision,
     Target,
+    is_rtx,
     record,
 )
 from edgekd.targets import board_detection
@@ -296,7 +296,7 @@ def _engine_of(
 ) -> tuple[Precision, Literal["weak", "strong"]]:
     """Of what precision an engine is, and whether types are in the graph: since TensorRT 10.12 they are, and in TensorRT-RTX."""
     version_text = probe.tensorrt or probe.trtexec or ""
-    if version_text.startswith(RTX):
+    if is_rtx(version_text):
         return held, "strong"
     version = tuple(int(part) for part in version_text.split(".")[:2] if part.isdigit())
     if version >= STRONG_SINCE:

@@ -14,11 +14,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from edgekd import records
 from edgekd.bench.agent import trt_python
 from edgekd.bench.agent.build_request import Wish
 from edgekd.bench.agent.cuda import Cuda
 from edgekd.bench.agent.errors import RefusedError
 from edgekd.bench.agent.golden_vectors import Vectors
+from edgekd.export import nvidia_parser
 from tests.standin.cudart import Cudart
 
 STANDIN = Path(__file__).parents[2] / "standin"
@@ -324,3 +326,9 @@ def test_a_step_that_says_no_cancels_the_build(trt: Any):
 
 def test_the_model_of_these_tests_is_one():
     onnx.checker.check_model(onnx.load_from_string(network(zero=np.array(0, np.int8))))
+
+
+def test_the_board_and_the_host_mark_its_versions_alike():
+    # The agent imports nothing of the host.
+    assert trt_python.RTX == records.RTX
+    assert trt_python.MODULES[1:] == nvidia_parser.MODULES
