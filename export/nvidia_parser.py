@@ -156,19 +156,19 @@ class NvidiaParser:
         Raises:
             MissingToolError: it is not installed.
         """
-        self._module = require_module()
+        module = require_module()
+        self._command = [sys.executable, "-P", "-m", "edgekd.export.parser_process", module]
         self._requests = requests
         self._timeout_s = timeout_s * max(len(requests), 1)
         self.version: str | None = None
 
     def __enter__(self) -> Self:
-        command = [sys.executable, "-P", "-m", "edgekd.export.parser_process", self._module]
         # From a file, so that it begins at once, whoever waits for whom
         with tempfile.TemporaryFile() as asked:
             asked.write("".join(map(_line, self._requests)).encode())
             asked.seek(0)
             self._process = subprocess.Popen(
-                command, stdin=asked, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+                self._command, stdin=asked, stdout=subprocess.PIPE, stderr=subprocess.PIPE
             )
         return self
 

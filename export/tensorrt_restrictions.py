@@ -12,7 +12,7 @@ from typing import Any, Final
 import onnx
 
 from edgekd.export.tensorrt_operators import Version
-from edgekd.export.tensorrt_types import FLOATS, WHOLE
+from edgekd.export.tensorrt_types import FLOATS, WHOLE, name_of
 
 # Weights that are computed
 CONVOLUTION_WEIGHTS_SINCE: Final[Version] = (8, 5)
@@ -176,7 +176,7 @@ def _clip(node: Node) -> Found:
     kind = node.kinds.get(node.input(0))
     if kind is not None and kind not in FLOATS | WHOLE:
         yield (
-            f"{onnx.TensorProto.DataType.Name(kind)} between bounds that are computed or left out",
+            f"{name_of(kind)} between bounds that are computed or left out",
             _FOLD,
         )
 
@@ -184,7 +184,7 @@ def _clip(node: Node) -> Found:
 def _product(node: Node) -> Found:
     kind = node.kinds.get(node.input(0))
     if kind is not None and kind not in FLOATS:
-        yield f"not of {onnx.TensorProto.DataType.Name(kind)}", "cast around it"
+        yield f"not of {name_of(kind)}", "cast around it"
 
 
 def _einsum(node: Node) -> Found:
@@ -200,7 +200,7 @@ def _random(node: Node) -> Found:
     taken = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16}
     kind = node.attributes.get("dtype", node.kinds.get(node.input(0)))
     if kind is not None and kind not in taken:
-        yield f"not of {onnx.TensorProto.DataType.Name(kind)}", "leave randomness out"
+        yield f"not of {name_of(kind)}", "leave randomness out"
 
 
 def _resize(node: Node) -> Found:
@@ -224,14 +224,9 @@ def _resize(node: Node) -> Found:
     if node.is_computed(2):
         yield "scales that are computed", _FOLD
     axes, shape = node.attributes.get("axes"), node.shapes.get(node.input(0))
-    if axes is not None and shape is not None:
-        axes = [axis + len(shape) if axis < 0 else axis for axis in axes]
-    if (
-        axes is not None
-        and node.input(2)
-        and shape is not None
-        and list(axes) != [*range(len(shape))]
-    ):
+    if axes is None or not shape or not node.input(2):
+        return
+    if [axis % len(shape) for axis in axes] != [*range(len(shape))]:
         yield "scales of some axes alone", "give scales for every dimension"
 
 

@@ -45,9 +45,10 @@ def kinds_of(model: onnx.ModelProto, inferred: onnx.GraphProto) -> dict[str, int
             found[entry.name] = entry.type.tensor_type.elem_type
     for node in model.graph.node:
         for entry in node.attribute:
-            if node.op_type == "Constant" and entry.name == "value":
+            # Of a damaged file a node may have no output.
+            if node.op_type == "Constant" and entry.name == "value" and node.output:
                 found[node.output[0]] = entry.t.data_type
-    return found
+    return {name: kind for name, kind in found.items() if kind != TensorProto.UNDEFINED}
 
 
 def shapes_of(inferred: onnx.GraphProto) -> dict[str, tuple[int | None, ...]]:
@@ -66,12 +67,12 @@ def type_problems(
     model: onnx.ModelProto, kinds: Mapping[str, int], version: Version
 ) -> Iterator[tuple[str, str, str]]:
     """Types that this TensorRT has not, or not there: where, what, and what to do; each kind of type once."""
-    said: set[tuple[int, str]] = set()
+    said: set[int] = set()
     for name, kind in kinds.items():
         since = SINCE.get(kind)
-        if (kind, "") in said or kind == TensorProto.UNDEFINED or (since and version >= since):
+        if kind in said or (since and version >= since):
             continue
-        said.add((kind, ""))
+        said.add(kind)
         lacking = (
             "TensorRT has no such type"
             if since is None

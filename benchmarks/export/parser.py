@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
 
 import onnx
 
@@ -151,19 +151,7 @@ class _Process(NvidiaParser):
         self, requests: Sequence[ParserRequest], *, parser: Parser, timeout_s: float
     ) -> None:
         super().__init__(requests, timeout_s=timeout_s)
-        self._parser = parser
-
-    def __enter__(self) -> Self:
-        command = [
-            str(self._parser.python),
-            "-P",
-            parser_process.__file__,
-            self._parser.module,
-        ]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
-        return self
+        self._command = [str(parser.python), "-P", parser_process.__file__, parser.module]
 
 
 def ask(

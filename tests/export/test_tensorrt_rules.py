@@ -540,3 +540,11 @@ def test_products_in_fp32_are_said_to_be_for_newer_cards(tmp_path):
     found = check_model(small(tmp_path / "m.onnx", node), RTX)
     assert [(each.rule, each.refuses) for each in found] == [("GPU", False)]
     assert "compute capability 7.5" in found[0].message
+
+
+@pytest.mark.parametrize("kind", ["Constant", "Resize", "MatMul"])
+def test_a_damaged_node_is_a_reason_and_no_traceback(tmp_path, kind):
+    node = helper.make_node(kind, [], [], name="n")
+    if kind == "Constant":
+        node.attribute.append(helper.make_attribute("value", constant("v", np.float32(1))))
+    assert "checker" in rules(small(tmp_path / "m.onnx", node), RTX)
