@@ -30,8 +30,6 @@ SMS: Final = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
 TURING: Final = "7.5"
 # The nearest to Orin's 8.7
 DEFAULT_SM: Final = "8.6"
-# Protobuf holds no more
-MOST_BYTES: Final = 2**31 - 1
 # For one file
 TIMEOUT_S: Final = 300.0
 # Letters of a message; assertions of the parser hold whole expressions

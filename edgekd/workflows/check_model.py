@@ -16,7 +16,6 @@ from edgekd.export.dla import (
     on_dla,
 )
 from edgekd.export.nvidia_parser import (
-    MOST_BYTES,
     NAME,
     TURING,
     NvidiaParser,
@@ -157,7 +156,8 @@ def check_model(
     asks = find_module() is not None if parser is None else parser
     if asks:
         require_module()
-    why_not = _not_asked(path) if asks else None
+    # It would look for such weights by itself, wherever the file says that they are.
+    why_not = "the weights are in another file" if asks and is_external(read_graph(path)) else None
     sms = sms_of({} if target is None else target.board.facts)
     with contextlib.ExitStack() as stack:
         # It works in a process of its own while the rules are looked at here.
@@ -184,16 +184,6 @@ def _parser(path: Path, sms: tuple[str, ...], timeout_s: float | None) -> Nvidia
     )
 
 
-def _not_asked(path: Path) -> str | None:
-    """Why NVIDIA's parser is not asked of this file; None: it is."""
-    # Large ones cannot be read whole, and have their weights elsewhere.
-    if is_external(read_graph(path)):
-        return "the weights are in another file"
-    if path.stat().st_size > MOST_BYTES:
-        return "the file has more than 2 GiB"
-    return None
-
-
 def _parser_check(
     running: NvidiaParser | None,
     sms: tuple[str, ...],
@@ -215,7 +205,7 @@ def _parser_check(
             why_not = str(error)
         version = running.version
     answer = answers[0] if answers else None
-    if len(answers) > 1 and answers[0].read and not answers[0].built:
+    if len(answers) > 1 and answers[0].built is False:
         left = f"not built for SM {TURING}: {answers[0].reasons[0].message}"
         answer = replace(answers[1], warnings=(left, *answers[1].warnings))
         sms = tuple(sm for sm in sms if sm != TURING)

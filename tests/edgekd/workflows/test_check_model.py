@@ -382,3 +382,19 @@ def test_one_kind_of_gpu_does_not_hide_what_the_others_say(edgekd, tmp_path):
     assert found["answer"]["built"] is True
     assert "read, built for SM 8.6, 8.9, 12.0" in text
     assert "warning: not built for SM 7.5:" in text
+
+
+def test_a_file_whose_input_holds_sizes_is_read_and_not_built(edgekd, tmp_path):
+    ends = [
+        helper.make_tensor_value_info("images", TensorProto.FLOAT, SHAPE),
+        helper.make_tensor_value_info("sizes", TensorProto.INT64, (2,)),
+    ]
+    node = helper.make_node("Reshape", ["images", "sizes"], ["logits"], name="reshape")
+    out = helper.make_tensor_value_info("logits", TensorProto.FLOAT, (None, None))
+    graph = helper.make_graph([node], "g", ends, [out])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "m.onnx")
+    _, text, _, found = asked(edgekd, tmp_path / "m.onnx", "-t", "x86-rtx")
+    assert found["answer"]["read"] is True
+    assert found["answer"]["built"] is None
+    assert "read; not built, because an input holds sizes of tensors" in text
