@@ -266,8 +266,8 @@ def with_pairs(
                 nodes += pairs[weight]
             changed.input[0] = dequantised_name(node.input[0])
             changed.input[1] = dequantised_name(weight)
-        elif node.op_type == "Add":
-            _replace_branch(changed, pairs, weights)
+        elif (place := residual_place(node, pairs, weights)) is not None:
+            changed.input[place] = dequantised_name(node.input[place])
         nodes.append(changed)
         for name in node.output:
             nodes += pairs.get(name, [])
@@ -276,16 +276,14 @@ def with_pairs(
     return quantised
 
 
-def _replace_branch(
-    node: onnx.NodeProto, pairs: Mapping[str, object], weights: Mapping[str, object]
-) -> None:
-    """Of an addition, one input goes through its pair: the last that has one."""
-    if any(name in weights for name in node.input):
-        return
-    for place in reversed(range(len(node.input))):
-        if node.input[place] in pairs:
-            node.input[place] = dequantised_name(node.input[place])
-            return
+def residual_place(
+    node: onnx.NodeProto, pairs: Container[str], constants: Container[str]
+) -> int | None:
+    """Of an addition of two activations, the input that goes through its pair: the last that has one."""
+    if node.op_type != "Add" or any(name in constants for name in node.input):
+        return None
+    places = [place for place, name in enumerate(node.input) if name in pairs]
+    return places[-1] if places else None
 
 
 def channel_axis(node: onnx.NodeProto) -> int:
