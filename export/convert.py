@@ -20,6 +20,7 @@ from edgekd.export import (
     qdq,
     qdq_cpu,
     sensitivity,
+    stored_weights,
     torch_to_onnx,
 )
 from edgekd.export.fake_quant import FakeQuantised, with_constants
@@ -336,6 +337,8 @@ def _finish(
         IncompatibleError: it is not.
     """
     kept: tuple[str, ...] = ()
+    if target.software.int8_weights:
+        stored_weights.store_int8(quantised)
     if target.software.typing == "strong":
         kept = fp16.overflowing(quantised, held_out)
         quantised = fp16.to_half(quantised, keep=kept)
