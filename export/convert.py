@@ -81,6 +81,7 @@ def export_fp32(
         out,
         "fp32",
         model=model,
+        data=data,
         target=target,
         made_from=made_from,
         found=found,

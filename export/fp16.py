@@ -120,14 +120,14 @@ def run_and_find_overflow(
         ):
             if name in answers:
                 answers[name].append(values)
-            largest = float(np.abs(values).max()) if values.size else 0.0
+            largest = _largest(values)
             if not np.isfinite(largest):
                 raise QualityError(f"{name} is not finite in FP32. Look at the weights.")
             reached[name] = max(reached.get(name, 0.0), largest)
             sizes[name] = values.size // len(part)
     constants = {e.name: numpy_helper.to_array(e) for e in model.graph.initializer}
     for name in floats & constants.keys():
-        reached[name] = float(np.abs(constants[name]).max()) if constants[name].size else 0.0
+        reached[name] = _largest(constants[name])
     kept = _with_pairs(
         model,
         {
@@ -137,6 +137,11 @@ def run_and_find_overflow(
         },
     )
     return kept, [np.concatenate(parts) for parts in answers.values()]
+
+
+def _largest(values: npt.NDArray[Any]) -> float:
+    """Of the absolute values, without a copy of them; NaN where there is one."""
+    return max(float(values.max()), -float(values.min())) if values.size else 0.0
 
 
 def _with_pairs(model: onnx.ModelProto, kept: set[str]) -> tuple[str, ...]:
@@ -181,7 +186,7 @@ def _too_near(node: onnx.NodeProto, constants: Mapping[str, npt.NDArray[Any]]) -
         scale = constants.get(node.input[1])
         return scale is not None and float(np.abs(scale).min()) < SMALLEST
     known = (constants[name] for name in node.input if name in constants)
-    sizes = (float(np.abs(each).max()) for each in known if each.dtype == np.float32 and each.size)
+    sizes = (_largest(each) for each in known if each.dtype == np.float32)
     return any(0 < size < SMALLEST for size in sizes)
 
 
