@@ -91,29 +91,46 @@ def overflowing(model: onnx.ModelProto, images: Array) -> tuple[str, ...]:
         QualityError: a tensor is not finite in FP32 either.
         InputFileError: the model takes other images.
     """
-    return run_and_find_overflow(model, images, data=model.SerializeToString())[0]
+    return run_and_find_overflow(
+        model, images, exposed=expose_floats(model, model.SerializeToString())
+    )[0]
+
+
+def expose_floats(model: onnx.ModelProto, data: bytes) -> bytes:
+    """A model as bytes, followed by what makes its inner floating-point tensors outputs.
+
+    Args:
+        model: FP32, with or without Q/DQ pairs.
+        data: the same as bytes, with which what is returned begins.
+    """
+    return exposing(data, _inner(model, _floats(model)))
+
+
+def _inner(model: onnx.ModelProto, floats: frozenset[str]) -> list[str]:
+    outputs = {entry.name for entry in model.graph.output}
+    made = [name for node in model.graph.node for name in node.output if name in floats]
+    return [name for name in made if name not in outputs]
 
 
 def run_and_find_overflow(
-    model: onnx.ModelProto, images: Array, *, data: bytes
+    model: onnx.ModelProto, images: Array, *, exposed: bytes
 ) -> tuple[tuple[str, ...], list[Array]]:
     """`overflowing`, and what the graph gives in the same pass, a list for each of its outputs joined.
 
     Args:
         model: see there.
         images: likewise.
-        data: the model as bytes.
+        exposed: the model as `expose_floats` writes it.
     """
     floats = _floats(model)
     inputs = {entry.name for entry in model.graph.input}
     outputs = [entry.name for entry in model.graph.output]
-    made = [name for node in model.graph.node for name in node.output if name in floats]
-    inner = [name for name in made if name not in outputs]
+    inner = _inner(model, floats)
     reached = dict.fromkeys(floats, 0.0)
     sizes: dict[str, int] = {}
     answers: dict[str, list[Array]] = {name: [] for name in outputs}
     wanted = [*inner, *outputs]
-    for part, found in outputs_of(exposing(data, inner), images, wanted):
+    for part, found in outputs_of(exposed, images, wanted):
         for name, values in (
             *zip(wanted, found, strict=True),
             *((name, part) for name in inputs & floats),

@@ -27,7 +27,7 @@ def describe_model(
     made_from: str,
     found: Parity,
     model: onnx.ModelProto | None = None,
-    data: bytes | None = None,
+    data: bytes | memoryview | None = None,
     calibration: Calibration | None = None,
     fp32_nodes: tuple[str, ...] = (),
 ) -> OnnxModel:
