@@ -39,7 +39,7 @@ def read_text(path: Path) -> str:
         raise InputFileError(f"{path}: {error.strerror}.") from error
 
 
-def write_atomically(path: Path, content: bytes | str) -> None:
+def write_atomically(path: Path, content: bytes | memoryview | str) -> None:
     """Write a file under a temporary name, flush it to the disk, and rename it into place."""
     with new_file(path) as stream:
         stream.write(content.encode() if isinstance(content, str) else content)

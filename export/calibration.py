@@ -16,6 +16,11 @@ Counts: TypeAlias = npt.NDArray[np.float64]
 # On either side of 0
 LEVELS: Final = 127
 BINS: Final = 4096
+# Of the histogram while its range still grows: a power of two, at least 4 for each of BINS
+_FINE_BITS: Final = 15
+_FINE: Final = 1 << _FINE_BITS
+# Values at a time, which stay in the cache
+_CHUNK: Final = 1 << 17
 # Far from where a scale dies (rules.SMALLEST_SCALE)
 SMALLEST_RANGE: Final = 1e-6
 # Bins between two limits that are tried
@@ -28,18 +33,62 @@ _MOST_KEPT: Final = 0.999
 
 
 class Range:
-    """Absolute values of one tensor: the largest, and a histogram once that is known."""
+    """Absolute values of one tensor: the largest, and a histogram whose range grows with it.
+
+    The range is a power of two and doubles, two bins becoming one, so that one pass over the images is
+    enough and nothing is rounded. What is read are BINS from 0 to the largest value; a value within a
+    quarter of a bin of the next one may be counted there.
+    """
 
     def __init__(self) -> None:
         self.largest = 0.0
-        self.counts: npt.NDArray[np.int64] = np.zeros(BINS, np.int64)
+        # The end of the histogram; with the smallest nothing is lost, as no limit is sought below it
+        self._end = float(2.0 ** np.floor(np.log2(SMALLEST_RANGE)))
+        self._fine: npt.NDArray[np.int64] = np.zeros(_FINE, np.int64)
 
     def see(self, values: Array) -> None:
-        self.largest = max(self.largest, float(np.abs(values).max()))
+        """Count the values of a part of the images.
 
-    def count(self, values: Array) -> None:
-        if self.largest > 0:
-            self.counts += np.histogram(np.abs(values), bins=BINS, range=(0.0, self.largest))[0]
+        Args:
+            values: float32 of any shape.
+
+        Raises:
+            ValueError: one of them is not finite.
+        """
+        # Two passes without a copy: a NaN is the largest and the smallest
+        largest = max(float(values.max()), -float(values.min())) if values.size else 0.0
+        if not np.isfinite(largest):
+            raise ValueError("not finite")
+        self.largest = max(self.largest, largest)
+        if self._end <= largest:
+            self._grow(largest)
+        flat, scale = values.reshape(-1), np.float32(_FINE / self._end)
+        for start in range(0, flat.size, _CHUNK):
+            places = flat[start : start + _CHUNK] * scale
+            np.abs(places, out=places)
+            counted = np.bincount(places.astype(np.int32))
+            self._fine[: len(counted)] += counted
+
+    def _grow(self, largest: float) -> None:
+        """Double the range until a value lies in it."""
+        doublings = int(np.frexp(largest)[1] - np.frexp(self._end)[1]) + 1
+        self._end *= 2.0**doublings
+        # What was counted shares the first bins
+        merged = self._fine.reshape(-1, 2 ** min(doublings, _FINE_BITS)).sum(1)
+        self._fine[:] = 0
+        self._fine[: len(merged)] = merged
+
+    @property
+    def counts(self) -> npt.NDArray[np.int64]:
+        """How many values fell into each of BINS from 0 to the largest, (BINS,)."""
+        if self.largest == 0:
+            return np.concatenate([self._fine.sum(keepdims=True), np.zeros(BINS - 1, np.int64)])
+        # Where a bin's end lies inside a finer one, that is shared out: to give it to one side would
+        # leave ripples that look like the data's.
+        ends = np.arange(1, BINS + 1) * (_FINE / BINS * (self.largest / self._end))
+        below = np.interp(ends, np.arange(_FINE + 1), np.concatenate([[0], np.cumsum(self._fine)]))
+        below[-1] = self._fine.sum()
+        return np.asarray(np.diff(np.rint(below).astype(np.int64), prepend=0))
 
     def limit(self, method: str) -> float:
         """The value that becomes the largest level; never 0.
@@ -54,9 +103,10 @@ class Range:
 
     def clipped_share(self, limit: float) -> float:
         """Share of what was seen that lies beyond a limit."""
-        seen = int(self.counts.sum())
+        counts = self.counts
+        seen = int(counts.sum())
         kept = int(np.ceil(limit / self.largest * BINS)) if self.largest > 0 else BINS
-        return float(self.counts[kept:].sum() / seen) if seen else 0.0
+        return float(counts[kept:].sum() / seen) if seen else 0.0
 
 
 # --- methods: a histogram to the number of bins that are kept ---------------------------------------

@@ -20,6 +20,7 @@ from edgekd.export import (
     qdq,
     qdq_cpu,
     sensitivity,
+    stored_weights,
     torch_to_onnx,
 )
 from edgekd.export.fake_quant import FakeQuantised, with_constants
@@ -32,6 +33,7 @@ from edgekd.records import (
     InputSpec,
     LayerSensitivity,
     OnnxModel,
+    Software,
     Target,
 )
 
@@ -70,9 +72,7 @@ def export_fp32(
     model = torch_to_onnx.fp32_model(
         module, spec=spec, software=software, dynamic_batch=dynamic_batch
     )
-    data = model.SerializeToString(deterministic=True)
-    compatibility.require_legal_model(model, software, data=data, name=out.name)
-    left, logits = _run_graph(model, data, images, typing=software.typing)
+    left, logits, data = _run_graph(model, images, software=software, name=out.name)
     found = parity.compare(logits, reference, against="PyTorch", precision="fp32")
     parity.require_parity(found, what=out.name)
     write_atomically(out, data)
@@ -80,6 +80,7 @@ def export_fp32(
         out,
         "fp32",
         model=model,
+        data=data,
         target=target,
         made_from=made_from,
         found=found,
@@ -88,16 +89,24 @@ def export_fp32(
 
 
 def _run_graph(
-    model: onnx.ModelProto, data: bytes, images: Array, *, typing: str
-) -> tuple[tuple[str, ...], Array]:
-    """What a graph answers, and the nodes that FP16 cannot hold where the builder is to be told of them.
+    model: onnx.ModelProto, images: Array, *, software: Software, name: str
+) -> tuple[tuple[str, ...], Array, bytes | memoryview]:
+    """The nodes that FP16 cannot hold where the builder is to be told of them, what a graph answers, and its bytes.
 
-    Then one pass does for both: to start a session costs more than to run it.
+    Then one pass does for both: to start a session costs more than to run it. The bytes are the front of
+    what is run, so that the weights are there once.
+
+    Raises:
+        IncompatibleError: the graph is not legal for the software.
     """
-    if typing != "weak":
-        return (), parity.logits_of(data, images)
-    left, answers = fp16.run_and_find_overflow(model, images, data=data)
-    return left, parity.one_answer(answers, name="the model")
+    data = model.SerializeToString(deterministic=True)
+    compatibility.require_legal_model(model, software, data=data, name=name)
+    if software.typing != "weak":
+        return (), parity.logits_of(data, images), data
+    exposed, size = fp16.expose_floats(model, data), len(data)
+    del data
+    left, answers = fp16.run_and_find_overflow(model, images, exposed=exposed)
+    return left, parity.one_answer(answers, name="the model"), memoryview(exposed)[:size]
 
 
 def export_fp16(fp32: Path, *, target: Target, out: Path, images: Array) -> OnnxModel:
@@ -336,6 +345,8 @@ def _finish(
         IncompatibleError: it is not.
     """
     kept: tuple[str, ...] = ()
+    if target.software.int8_weights:
+        stored_weights.store_int8(quantised)
     if target.software.typing == "strong":
         kept = fp16.overflowing(quantised, held_out)
         quantised = fp16.to_half(quantised, keep=kept)

@@ -91,43 +91,60 @@ def overflowing(model: onnx.ModelProto, images: Array) -> tuple[str, ...]:
         QualityError: a tensor is not finite in FP32 either.
         InputFileError: the model takes other images.
     """
-    return run_and_find_overflow(model, images, data=model.SerializeToString())[0]
+    return run_and_find_overflow(
+        model, images, exposed=expose_floats(model, model.SerializeToString())
+    )[0]
+
+
+def expose_floats(model: onnx.ModelProto, data: bytes) -> bytes:
+    """A model as bytes, followed by what makes its inner floating-point tensors outputs.
+
+    Args:
+        model: FP32, with or without Q/DQ pairs.
+        data: the same as bytes, with which what is returned begins.
+    """
+    return exposing(data, _inner(model, _floats(model)))
+
+
+def _inner(model: onnx.ModelProto, floats: frozenset[str]) -> list[str]:
+    outputs = {entry.name for entry in model.graph.output}
+    made = [name for node in model.graph.node for name in node.output if name in floats]
+    return [name for name in made if name not in outputs]
 
 
 def run_and_find_overflow(
-    model: onnx.ModelProto, images: Array, *, data: bytes
+    model: onnx.ModelProto, images: Array, *, exposed: bytes
 ) -> tuple[tuple[str, ...], list[Array]]:
     """`overflowing`, and what the graph gives in the same pass, a list for each of its outputs joined.
 
     Args:
         model: see there.
         images: likewise.
-        data: the model as bytes.
+        exposed: the model as `expose_floats` writes it.
     """
     floats = _floats(model)
     inputs = {entry.name for entry in model.graph.input}
     outputs = [entry.name for entry in model.graph.output]
-    made = [name for node in model.graph.node for name in node.output if name in floats]
-    inner = [name for name in made if name not in outputs]
+    inner = _inner(model, floats)
     reached = dict.fromkeys(floats, 0.0)
     sizes: dict[str, int] = {}
     answers: dict[str, list[Array]] = {name: [] for name in outputs}
     wanted = [*inner, *outputs]
-    for part, found in outputs_of(exposing(data, inner), images, wanted):
+    for part, found in outputs_of(exposed, images, wanted):
         for name, values in (
             *zip(wanted, found, strict=True),
             *((name, part) for name in inputs & floats),
         ):
             if name in answers:
                 answers[name].append(values)
-            largest = float(np.abs(values).max()) if values.size else 0.0
+            largest = _largest(values)
             if not np.isfinite(largest):
                 raise QualityError(f"{name} is not finite in FP32. Look at the weights.")
             reached[name] = max(reached.get(name, 0.0), largest)
             sizes[name] = values.size // len(part)
     constants = {e.name: numpy_helper.to_array(e) for e in model.graph.initializer}
     for name in floats & constants.keys():
-        reached[name] = float(np.abs(constants[name]).max()) if constants[name].size else 0.0
+        reached[name] = _largest(constants[name])
     kept = _with_pairs(
         model,
         {
@@ -137,6 +154,11 @@ def run_and_find_overflow(
         },
     )
     return kept, [np.concatenate(parts) for parts in answers.values()]
+
+
+def _largest(values: npt.NDArray[Any]) -> float:
+    """Of the absolute values, without a copy of them; NaN where there is one."""
+    return max(float(values.max()), -float(values.min())) if values.size else 0.0
 
 
 def _with_pairs(model: onnx.ModelProto, kept: set[str]) -> tuple[str, ...]:
@@ -181,7 +203,7 @@ def _too_near(node: onnx.NodeProto, constants: Mapping[str, npt.NDArray[Any]]) -
         scale = constants.get(node.input[1])
         return scale is not None and float(np.abs(scale).min()) < SMALLEST
     known = (constants[name] for name in node.input if name in constants)
-    sizes = (float(np.abs(each).max()) for each in known if each.dtype == np.float32 and each.size)
+    sizes = (_largest(each) for each in known if each.dtype == np.float32)
     return any(0 < size < SMALLEST for size in sizes)
 
 

@@ -1,5 +1,6 @@
 """What is said of a file in records."""
 
+import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -26,15 +27,16 @@ def describe_model(
     made_from: str,
     found: Parity,
     model: onnx.ModelProto | None = None,
+    data: bytes | memoryview | None = None,
     calibration: Calibration | None = None,
     fp32_nodes: tuple[str, ...] = (),
 ) -> OnnxModel:
-    """The record of a file that passed its checks; `model` is what it holds, where that is at hand."""
+    """The record of a file that passed its checks; `model` and `data` are what it holds, where that is at hand."""
     if model is None:
         model = onnx.load(path)
     return OnnxModel(
         path=path.name,
-        digest=digest_of(path),
+        digest=digest_of(path) if data is None else hashlib.sha256(data).hexdigest(),
         opset=tensorrt_rules.opset_of(model),
         ir_version=model.ir_version,
         precision=precision,

@@ -168,17 +168,22 @@ def _require_folded(model: onnx.ModelProto) -> None:
 
 
 def observe(model: onnx.ModelProto, tensors: tuple[str, ...], images: Array) -> dict[str, Range]:
-    """Run the images through the float graph twice: for the largest values, then for histograms."""
+    """Run the images (N, C, H, W) through the float graph once, for the range of each tensor.
+
+    Raises:
+        QualityError: a tensor is not finite on them.
+        InputFileError: images of another shape.
+        UsageError: there are none.
+    """
     ranges = {name: Range() for name in tensors}
     for name, values in _values(model, tensors, images):
-        if not np.isfinite(values).all():
+        try:
+            ranges[name].see(values)
+        except ValueError as error:
             raise QualityError(
                 f"{name} is not finite on the calibration images, so it has no range. "
                 "Look at the images and at the student's weights."
-            )
-        ranges[name].see(values)
-    for name, values in _values(model, tensors, images):
-        ranges[name].count(values)
+            ) from error
     return ranges
 
 

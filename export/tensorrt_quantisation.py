@@ -31,6 +31,8 @@ FP16_SCALES_SINCE: Final = 19
 SMALL_WEIGHTS_SINCE: Final[Version] = (10, 0)
 # With types in the graph alone, what is quantised on one side is computed in float
 ONE_SIDED_SINCE: Final[Version] = (11, 0)
+# INT8 constants; until 8.4 the parser ends with "invalid weights type of Int8", 8.5 and 8.6 are untried
+INT8_WEIGHTS_SINCE: Final[Version] = (10, 0)
 # Scales of blocks of 8-bit weights
 BLOCKS_OF_BYTES_SINCE: Final[Version] = (11, 0)
 # Compute capability of the first GPUs that have a type
@@ -65,6 +67,7 @@ def quantisation(
             yield from _type(node, kind, version)
             yield from _zero_point(node, known, kind)
             yield from _blocks(node, kind, version)
+            yield from _stored(node, known, version)
             yield from _scalar(node, known, version)
             if kind is not None and kind in GPU_OF and kind not in needed:
                 needed.add(kind)
@@ -146,6 +149,20 @@ def _blocks(node: onnx.NodeProto, kind: int | None, version: Version) -> Iterato
             where=node.name,
             message=f"blocks of {size} INT8 values need TensorRT 11.0",
             advice="quantise weights per output channel",
+        )
+
+
+def _stored(node: onnx.NodeProto, known: Known, version: Version) -> Iterator[Violation]:
+    """Weights that the file holds as integers, without a QuantizeLinear before."""
+    tensor = known.get(node.input[0])
+    if node.op_type != "DequantizeLinear" or tensor is None:
+        return
+    if tensor.data_type == TensorProto.INT8 and version < INT8_WEIGHTS_SINCE:
+        yield Violation(
+            rule="INT8 weights",
+            where=node.name,
+            message=f"the constant {node.input[0]} is INT8, which TensorRT reads from 10.0 on",
+            advice="keep weights in float, with a QuantizeLinear before (onnxruntime: AddQDQPairToWeight)",
         )
 
 

@@ -84,6 +84,8 @@ class SoftwareTable:
     tensorrt: Text | None = None
     cuda: Text | None = None
     python: Text | None = None
+    # Weights may be INT8 constants with a DequantizeLinear alone; False: FP32 with a pair, which all take
+    int8_weights: bool = False
 
 
 @record

@@ -158,4 +158,5 @@ def _software(name: str, table: SoftwareTable, facts: Mapping[str, Fact]) -> Sof
         tensorrt=table.tensorrt,
         cuda=table.cuda,
         python=table.python,
+        int8_weights=table.int8_weights,
     )

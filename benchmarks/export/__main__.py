@@ -3,9 +3,11 @@
     python -m benchmarks.export --table int8 --shared ../shared
     python -m benchmarks.export --table graphs
     python -m benchmarks.export --table time
+    python -m benchmarks.export --table costs
+    python -m benchmarks.export --table sizes
     python -m benchmarks.export --table parser [--set nodes] [--anew] [--rtx-python PYTHON]
 
-Each writes benchmarks/results/export-<table>.csv: int8 and time anew, graphs and parser what is missing in it. `--shared` is the
+Each writes benchmarks/results/export-<table>.csv: int8, time, costs and sizes anew, graphs and parser what is missing in it. `--shared` is the
 folder with the real data and the third-party teachers, which are not part of edgekd; what is made of them is kept in
 out/benchmarks.
 """
@@ -16,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from benchmarks.export import graphs, int8, timing
+from benchmarks.export import costs, graphs, int8, sizes, timing
 from benchmarks.export import parser as nvidia
 from edgekd.distill.compute.device import choose_compute
 
@@ -27,6 +29,8 @@ TABLES: Final[dict[str, Table]] = {
     "int8": int8.table,
     "graphs": graphs.table,
     "time": timing.table,
+    "costs": costs.table,
+    "sizes": sizes.table,
     "parser": nvidia.table,
 }
 

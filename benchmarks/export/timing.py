@@ -35,12 +35,12 @@ def table(options: argparse.Namespace, say: Callable[[str], None]) -> None:
     path = options.results / "export-time.csv"
     part = path.with_suffix(".part")
     part.unlink(missing_ok=True)
-    module = _network()
+    module = network()
     for name in TARGETS:
         target = load_target(name)
         taken: dict[str, list[float]] = {"torch": [], "edgekd": []}
         for repeat in range(REPEATS + 1):
-            for who, run in (("torch", _alone), ("edgekd", _ours)):
+            for who, run in (("torch", alone), ("edgekd", ours)):
                 load = os.getloadavg()[0]
                 with tempfile.TemporaryDirectory() as folder:
                     started = time.perf_counter_ns(), time.process_time_ns()
@@ -62,14 +62,14 @@ def table(options: argparse.Namespace, say: Callable[[str], None]) -> None:
     part.replace(path)
 
 
-def _network() -> nn.Module:
+def network() -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.set_rng_state(torch.Generator().manual_seed(0).get_state())
         module: nn.Module = resnet50(weights=None)
     return module.eval().requires_grad_(False)
 
 
-def _alone(module: nn.Module, target: Target, path: Path) -> None:
+def alone(module: nn.Module, target: Target, path: Path) -> None:
     software = target.software
     dynamo = software.exporter == "dynamo"
     torch.onnx.export(
@@ -84,7 +84,7 @@ def _alone(module: nn.Module, target: Target, path: Path) -> None:
     )
 
 
-def _ours(module: nn.Module, target: Target, path: Path) -> None:
+def ours(module: nn.Module, target: Target, path: Path) -> None:
     draw = np.random.default_rng(0)
     export_fp32(
         module,

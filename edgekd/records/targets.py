@@ -38,6 +38,8 @@ class Software:
     tensorrt: str | None = None
     cuda: str | None = None
     python: str | None = None
+    # Weights may be INT8 constants with a DequantizeLinear alone; False: FP32 with a pair, which all take
+    int8_weights: bool = False
 
 
 # Before the version of TensorRT-RTX, which counts its own

@@ -67,6 +67,18 @@ def test_the_time_of_an_export_was_taken_in_turn():
     assert f"| {ratio['jp5.1']:.2f} | 5.84 |" in log
 
 
+def test_files_of_int8_are_a_quarter_where_weights_may_be_integers():
+    rows = read_rows(RESULTS / "export-sizes.csv")
+    assert len({row["architecture"] for row in rows}) >= 4
+    for row in rows:
+        low, high = {"fp32": (1.0, 1.0), "fp16": (0.5, 0.51), "int8": (0.25, 0.30)}[
+            row["precision"]
+        ]
+        if row["precision"] == "int8" and row["tensorrt"].startswith("8."):
+            low, high = 1.0, 1.03
+        assert low <= float(row["of_fp32"]) <= high, row
+
+
 def median_of(rows, software, who):
     return median(
         float(row["cpu_s"]) for row in rows if (row["software"], row["who"]) == (software, who)

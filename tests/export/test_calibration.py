@@ -12,7 +12,6 @@ from edgekd.export.calibration import (
 def seen(values):
     found = Range()
     found.see(values)
-    found.count(values)
     return found
 
 
@@ -74,3 +73,47 @@ def test_a_tensor_of_zeros_gets_a_scale_all_the_same(method):
 def test_values_that_lie_evenly_lose_little(method):
     values = np.linspace(-1, 1, 100_001, dtype=np.float32)
     assert seen(values).limit(method) > 0.95
+
+
+@pytest.mark.parametrize(
+    "order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)], ids=["rising", "falling", "mixed"]
+)
+def test_in_whatever_order_parts_come_the_histogram_is_the_same(order):
+    draw = np.random.default_rng(0)
+    parts = [(draw.standard_normal(1000) * 10.0**power).astype(np.float32) for power in (-3, 0, 4)]
+    found = Range()
+    for place in order:
+        found.see(parts[place])
+    whole = seen(np.concatenate(parts))
+    assert found.largest == whole.largest
+    # Two thousand small values are in the first bins, whichever came first
+    assert found.counts.sum() == whole.counts.sum() == 3000
+    np.testing.assert_array_equal(found.counts[8:], whole.counts[8:])
+
+
+def test_a_histogram_is_numpys_but_for_a_quarter_of_a_bin(with_outliers):
+    values = np.abs(with_outliers[3:])
+    found = seen(values)
+    exact = np.histogram(values, bins=BINS, range=(0.0, found.largest))[0]
+    width = found.largest / BINS
+    below, exactly = np.cumsum(found.counts), np.cumsum(exact)
+    ends = np.arange(1, BINS + 1) * width
+    least, most = (np.searchsorted(np.sort(values), ends + s * width) for s in (-0.26, 0.26))
+    assert (below[:-1] >= least[:-1]).all()
+    assert (below[:-1] <= most[:-1]).all()
+    assert below[-1] == exactly[-1]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf], ids=["nan", "inf", "minus inf"])
+def test_what_is_not_finite_is_refused(bad):
+    with pytest.raises(ValueError, match="not finite"):
+        seen(np.array([0.0, bad, 1.0], np.float32))
+
+
+@pytest.mark.parametrize(
+    "value", [0.0, 1e-42, 1e-9, 3e38], ids=["zero", "subnormal", "below a range", "largest"]
+)
+def test_ends_of_the_numbers_are_counted(value):
+    found = seen(np.full(7, value, np.float32))
+    assert found.counts.sum() == 7
+    assert found.clipped_share(found.limit("max")) == 0.0
