@@ -165,6 +165,8 @@ class Parity:
     top1_agreement: Share
     top1_tolerance: Share
     passed: bool
+    # What so many images leave possible: the upper end of a one-sided 95 % interval; None in older files
+    top1_highest: Share | None = None
 
 
 @record
