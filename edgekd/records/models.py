@@ -1,6 +1,6 @@
 """Networks in each form that they have: teacher, student, ONNX file, engine."""
 
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from pydantic import Field
 
@@ -14,6 +14,9 @@ from edgekd.records._record import (
     record,
 )
 from edgekd.records.images import InputSpec
+
+# What a file was calibrated and judged on: images inverted out of the teacher, shapes that no teacher made, the user's
+ImageKind: TypeAlias = Literal["synthetic images", "structured noise", "own images"]
 
 
 @record
@@ -201,6 +204,7 @@ class Calibration:
     # Layers that stay in floating point.
     kept: tuple[str, ...] = ()
     tuned_steps: int = 0
+    made_of: ImageKind = "synthetic images"
 
 
 @record
