@@ -287,6 +287,7 @@ class ExportOptions:
         keep_by: What `keep_fp16` is a fraction of: `macs` or `size`.
         tune: Fine-tuning steps of the INT8 model; 0 only calibrates.
         dynamic_batch: Whether the batch dimension stays open.
+        int8: Whether an INT8 file is made, where the target runs it.
     """
 
     embed: tuple[str, ...] = ()
@@ -294,6 +295,7 @@ class ExportOptions:
     keep_by: str = "macs"
     tune: int = 0
     dynamic_batch: bool = False
+    int8: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,13 +25,16 @@ from edgekd.export.weightless_graph import infer_shapes, is_large, is_whole, out
 from edgekd.records import Software, is_rtx
 
 BUILD_PATH: Final = "build path"
-# In texts made for people, two names after a slash are a path; in names of nodes they are not
-# (TorchScript calls one "/features/0/Conv"), so there only well-known folders count.
+# In texts made for people, two names after a slash are a path; elsewhere only well-known folders count. Names of nodes
+# and tensors are those of modules, and one may be called root or data (TorchScript: "/root/0/Conv"): only a file is a path.
 _PATH_IN_TEXT: Final = re.compile(
     r"(?<![\w.:/])/[\w.@+-]+(?:/[\w.@+-]+)+|[A-Za-z]:\\[\w.\\-]+|\\\\\w+\\\w+|file:/+[\w./-]+"
 )
 _PATH_ANYWHERE: Final = re.compile(
     rb"(?:/(?:home|root|usr|work|tmp|opt|Users|mnt|data)/|[A-Za-z]:\\)[\w.\\/-]+"
+)
+_FILE_AS_NAME: Final = re.compile(
+    r"(?:/|[A-Za-z]:\\)[\w.\\/ -]+\.(?:py|onnx|pth?|ckpt|safetensors)(?=$|[\s\"':,])"
 )
 
 
@@ -275,8 +278,10 @@ def _paths(model: onnx.ModelProto) -> Iterator[Violation]:
     bare = outline(model)
     # Weights may look like anything
     del bare.graph.initializer[:]
+    names = [*_take_names(bare.graph), *(each for f in bare.functions for each in _take_names(f))]
     anywhere = _PATH_ANYWHERE.search(bare.SerializeToString())
     in_text = next(filter(None, map(_PATH_IN_TEXT.search, _annotations(model))), None)
+    in_text = in_text or next(filter(None, map(_FILE_AS_NAME.search, names)), None)
     found = in_text[0] if in_text else anywhere[0].decode(errors="replace") if anywhere else None
     if found is not None:
         yield Violation(
@@ -286,6 +291,26 @@ def _paths(model: onnx.ModelProto) -> Iterator[Violation]:
             advice="strip metadata_props and doc strings before it is given away",
             refuses=False,
         )
+
+
+def _take_names(graph: onnx.GraphProto | onnx.FunctionProto) -> Iterator[str]:
+    """Names of nodes and tensors, those of graphs inside of nodes too; they are gone afterwards."""
+    for node in graph.node:
+        yield from (node.name, *node.input, *node.output)
+        node.ClearField("name")
+        node.ClearField("input")
+        node.ClearField("output")
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _take_names(inner)
+    if isinstance(graph, onnx.FunctionProto):
+        yield from (*graph.input, *graph.output)
+        graph.ClearField("input")
+        graph.ClearField("output")
+        return
+    for entry in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        yield entry.name
+        entry.ClearField("name")
 
 
 def _int8(model: onnx.ModelProto, software: Software) -> Iterator[Violation]:

@@ -209,7 +209,9 @@ def export_int8(
                 f"--tune learns INT8 as TensorRT computes it, and {target.id} runs ONNX Runtime. Leave it out."
             )
         arm = target.board.family == "raspberry-pi"
-        quantised, record = _for_cpu(model, shown, arm=arm, keeping=keeping)
+        dots = target.board.facts.get("dot_product")
+        vnni = dots is not None and dots.value == "vnni"
+        quantised, record = _for_cpu(model, shown, arm=arm, vnni=vnni, keeping=keeping)
     else:
         quantised, record = _for_tensorrt(model, shown, keeping=keeping, tuning=tuning)
     return _finish(
@@ -257,7 +259,12 @@ class _CalibrationImages:
 
 
 def _for_cpu(
-    model: onnx.ModelProto, shown: _CalibrationImages, *, arm: bool, keeping: FloatShare | None
+    model: onnx.ModelProto,
+    shown: _CalibrationImages,
+    *,
+    arm: bool,
+    vnni: bool,
+    keeping: FloatShare | None,
 ) -> tuple[onnx.ModelProto, Calibration]:
     ranked: tuple[LayerSensitivity, ...] = ()
     kept: tuple[str, ...] = ()
@@ -266,7 +273,7 @@ def _for_cpu(
         ranges = qdq.observe(model, qdq.activations(model), shown.calibration)
         limits = qdq.limits_of(model, ranges, qdq_cpu.METHOD)
         ranked, kept = _select_kept(model, limits, shown, keeping)
-    quantised = qdq_cpu.with_cpu_pairs(model, shown.calibration, arm=arm, keep=kept)
+    quantised = qdq_cpu.with_cpu_pairs(model, shown.calibration, arm=arm, vnni=vnni, keep=kept)
     scores = {qdq_cpu.METHOD: shown.agreement(quantised)}
     return quantised, shown.record(qdq_cpu.METHOD, scores, ranked, kept)
 

@@ -22,19 +22,25 @@ _PRODUCER: Final = "edgekd"
 
 
 def with_cpu_pairs(
-    model: onnx.ModelProto, calibration: Array, *, arm: bool, keep: Sequence[str] = ()
+    model: onnx.ModelProto,
+    calibration: Array,
+    *,
+    arm: bool,
+    vnni: bool = False,
+    keep: Sequence[str] = (),
 ) -> onnx.ModelProto:
     """A copy of a float graph with the pairs that ONNX Runtime fuses.
 
     Weights are INT8 and per channel. Activations are UINT8 on x86, whose dot products multiply unsigned by
     signed bytes, and INT8 on ARM, whose multiply signed ones (ONNX Runtime, "Quantize ONNX models", data
-    type selection). x86 processors without VNNI add such products in 16 bits, which overflow: weights
-    have 7 bits there, as nobody knows which processor it will be.
+    type selection). x86 processors without VNNI add such products in 16 bits, which saturate (pull request 12088 of
+    microsoft/onnxruntime): weights have 7 bits, unless the processor is known to have it.
 
     Args:
         model: FP32, with one input.
         calibration: normalised images (N, C, H, W), whose smallest and largest values are the ranges.
         arm: what the board's processor is.
+        vnni: whether it is an x86 processor with VNNI.
         keep: names of layers that stay in floating point.
     """
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
@@ -60,7 +66,7 @@ def with_cpu_pairs(
             out,
             Reader(),
             per_channel=True,
-            reduce_range=not arm,
+            reduce_range=not (arm or vnni),
             activation_type=QuantType.QInt8 if arm else QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             nodes_to_exclude=list(keep),

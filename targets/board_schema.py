@@ -37,6 +37,8 @@ FACTS: Final[Mapping[str, Literal["text", "whole", "number", "flag"]]] = {
     "int8": "flag",
     # Channels that it computes at once: parts of a teacher keep multiples of it where a layer is wide enough
     "channel_multiple": "whole",
+    # How an x86 processor adds products of bytes: "vnni" in 32 bits, "none" in pairs in 16, which saturate
+    "dot_product": "text",
     "int8_tops": "number",
     "int8_tops_sparse": "number",
     "int8_tops_sparse_super": "number",
@@ -53,6 +55,7 @@ FACTS: Final[Mapping[str, Literal["text", "whole", "number", "flag"]]] = {
     "power_range_w": "number",
     "part_numbers": "text",
 }
+DOT_PRODUCTS: Final = ("vnni", "none")
 _WORDS: Final[Mapping[str, str]] = {
     "text": "text in quotes",
     "whole": "a whole number",
@@ -122,6 +125,10 @@ def read_board(path: Path) -> BoardFile:
         # bool is an int to isinstance, and no count of cores.
         if not values or not all(type(value) in types for value in values):
             raise InputFileError(f"{path}: facts.{key}.value: should be {_WORDS[FACTS[key]]}.")
+        if key == "dot_product" and fact.value not in DOT_PRODUCTS:
+            raise InputFileError(
+                f"{path}: facts.dot_product.value: should be {' or '.join(DOT_PRODUCTS)}."
+            )
         if key == "channel_multiple" and not (len(values) == 1 and int(str(values[0])) >= 1):
             raise InputFileError(f"{path}: facts.{key}.value: should be one number, 1 or more.")
     for key in file.other_facts:

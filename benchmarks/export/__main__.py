@@ -5,9 +5,10 @@
     python -m benchmarks.export --table time
     python -m benchmarks.export --table costs
     python -m benchmarks.export --table sizes
+    python -m benchmarks.export --table cheap --sets FOLDER
     python -m benchmarks.export --table parser [--set nodes] [--anew] [--rtx-python PYTHON]
 
-Each writes benchmarks/results/export-<table>.csv: int8, time, costs and sizes anew, graphs and parser what is missing in it. `--shared` is the
+Each writes benchmarks/results/export-<table>.csv: int8, time, costs and sizes anew, cheap, graphs and parser what is missing in it. `--shared` is the
 folder with the real data and the third-party teachers, which are not part of edgekd; what is made of them is kept in
 out/benchmarks.
 """
@@ -18,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from benchmarks.export import costs, graphs, int8, sizes, timing
+from benchmarks.export import cheap, costs, graphs, int8, sizes, timing
 from benchmarks.export import parser as nvidia
 from edgekd.distill.compute.device import choose_compute
 
@@ -27,6 +28,7 @@ CACHE = Path("out") / "benchmarks"
 Table = Callable[[argparse.Namespace, Callable[[str], None]], None]
 TABLES: Final[dict[str, Table]] = {
     "int8": int8.table,
+    "cheap": cheap.table,
     "graphs": graphs.table,
     "time": timing.table,
     "costs": costs.table,
@@ -44,6 +46,10 @@ def main() -> None:
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
     parser.add_argument("--cache", type=Path, default=CACHE)
     parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument(
+        "--sets", type=Path, default=CACHE, help="sets of synthesize, for --table cheap"
+    )
+    parser.add_argument("--subject", help="the only network, for --table cheap")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--table", choices=TABLES, required=True)
     nvidia.add_options(parser)

@@ -60,16 +60,21 @@ class FoundImages:
 
 
 def read_images(
-    path: Path, *, shape: tuple[int, int, int] | None = None, strict: bool = False
+    path: Path,
+    *,
+    shape: tuple[int, int, int] | None = None,
+    strict: bool = False,
+    most: int | None = None,
 ) -> FoundImages:
     """Read images, with labels where there are some.
 
     Args:
-        path: a `.npz` with `images` and perhaps `labels`; an idx file of images with its labels
+        path: a `.npz` with `images` and perhaps `labels`; a `.npy` of images alone; an idx file of images with its labels
             beside it, or the folder of both; a folder with one folder of images for each class,
             whose sorted names are the class order; or a folder of images.
         shape: (C, H, W) that they must have; None for that of the first.
         strict: whether a file that cannot be read is refused instead of left out.
+        most: images to take, spread evenly over what is there; None for all. Others are not read.
 
     Raises:
         InputFileError: unreadable, empty, not uint8, or not all of one shape.
@@ -79,13 +84,19 @@ def read_images(
     if path.is_dir():
         found = sorted(path.glob("*-images-idx3-ubyte*"))
         if not found:
-            return _folder(path, shape, strict=strict)
+            return _folder(path, shape, strict=strict, most=most)
         if len(found) > 1:
             names = ", ".join(entry.name for entry in found)
             raise InputFileError(f"{path}: several sets ({names}); name the images file of one.")
         path = found[0]
     try:
         images, labels = _arrays(path)
+        if most is not None and images.ndim and len(images) > most:
+            chosen = spread(len(images), most)
+            # Labels of another shape are refused below
+            if labels is not None and labels.shape == (len(images),):
+                labels = labels[chosen]
+            images = images[chosen]
     except UNREADABLE as error:
         raise InputFileError(f"{path}: cannot be read as a set of images ({error}).") from error
     return _check_images(path, images, labels, shape)
@@ -94,8 +105,14 @@ def read_images(
 def _arrays(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:
     if "-images-idx" in path.name:
         return read_idx_pair(path)
+    if path.suffix == ".npy":
+        # Mapped: type and shape are looked at before anything is read
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+        if not isinstance(found, np.ndarray):
+            raise ValueError("an archive of arrays, not one array")
+        return found, None
     if path.suffix != ".npz":
-        raise InputFileError(f"{path}: expected a .npz, idx files, or a folder of images.")
+        raise InputFileError(f"{path}: expected a .npz, .npy, idx files, or a folder of images.")
     # Our own stream: on a damaged archive numpy forgets to close the one it opens.
     with path.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
         if "about" in content.files:
@@ -135,13 +152,26 @@ def _check_images(
         if int(labels.min()) < 0:
             raise InputFileError(f"{path}: a label is {labels.min()}; classes are counted from 0.")
         labels = labels.astype(np.int64)
-    return FoundImages(name=path.name, images=images, labels=labels, class_names=None, skipped=())
+    return FoundImages(
+        name=path.name,
+        images=np.array(images) if isinstance(images, np.memmap) else images,
+        labels=labels,
+        class_names=None,
+        skipped=(),
+    )
+
+
+def spread(count: int, most: int) -> npt.NDArray[np.int64]:  # -> (most,)
+    """Places of so many of `count` things, spread evenly: files are often sorted by class."""
+    return np.linspace(0, count - 1, most).astype(np.int64)
 
 
 # --- folders --------------------------------------------------------------------------------------
 
 
-def _folder(path: Path, shape: tuple[int, int, int] | None, *, strict: bool) -> FoundImages:
+def _folder(
+    path: Path, shape: tuple[int, int, int] | None, *, strict: bool, most: int | None = None
+) -> FoundImages:
     classes = sorted(entry for entry in _visible(path) if entry.is_dir())
     loose = list(_image_files(path))
     if classes and loose:
@@ -153,24 +183,28 @@ def _folder(path: Path, shape: tuple[int, int, int] | None, *, strict: bool) -> 
     images: list[npt.NDArray[np.uint8]] = []
     labels: list[int] = []
     skipped: list[str] = []
-    for number, folder in enumerate(classes or [path]):
-        for file in _image_files(folder):
-            try:
-                pixels = _pixels(file, None if wanted is None else wanted[2])
-            except UNREADABLE as error:
-                if strict:
-                    raise InputFileError(
-                        f"{file}: not an image that can be read ({error})."
-                    ) from error
-                skipped.append(file.relative_to(path).as_posix())
-                continue
-            wanted = wanted or pixels.shape
-            if pixels.shape != wanted:
-                raise InputFileError(
-                    f"{file}: {_format_shape(pixels.shape)}, where {_format_shape(wanted)} are expected; resize the set first."
-                )
-            images.append(pixels)
-            labels.append(number)
+    files = [
+        (number, file)
+        for number, folder in enumerate(classes or [path])
+        for file in _image_files(folder)
+    ]
+    if most is not None and len(files) > most:
+        files = [files[place] for place in spread(len(files), most)]
+    for number, file in files:
+        try:
+            pixels = _pixels(file, None if wanted is None else wanted[2])
+        except UNREADABLE as error:
+            if strict:
+                raise InputFileError(f"{file}: not an image that can be read ({error}).") from error
+            skipped.append(file.relative_to(path).as_posix())
+            continue
+        wanted = wanted or pixels.shape
+        if pixels.shape != wanted:
+            raise InputFileError(
+                f"{file}: {_format_shape(pixels.shape)}, where {_format_shape(wanted)} are expected; resize the set first."
+            )
+        images.append(pixels)
+        labels.append(number)
     if not images:
         tried = f"; {len(skipped)} files cannot be read: {_join_names(skipped)}" if skipped else ""
         raise InputFileError(

@@ -81,6 +81,11 @@ def shapes(count: int, spec: InputSpec, *, generator: torch.Generator) -> Tensor
     return (mean + std * values).clamp(0, 1)
 
 
+def draw_shapes(spec: InputSpec, count: int, *, seed: int) -> Tensor:  # -> (count, C, H, W) uint8
+    """Such images as bytes, on the CPU, without asking a teacher; the same seed gives the same ones."""
+    return to_uint8(shapes(count, spec, generator=torch.Generator().manual_seed(seed)))
+
+
 def _signs(count: int, spec: InputSpec, *, generator: torch.Generator) -> Tensor:  # -> (count,)
     mean, std = (sum(each) / len(each) for each in (spec.mean, spec.std))
     if mean < std:

@@ -64,7 +64,7 @@ class Forecast:
     def fits(self) -> bool:
         """Whether this machine has the memory free, as far as it says."""
         free = available_bytes()
-        return free is None or self.memory_bytes <= free + _resident_bytes()
+        return free is None or self.memory_bytes <= free + resident_bytes()
 
 
 def format_duration(seconds: float) -> str:
@@ -84,11 +84,11 @@ def forecast(fresh: Callable[[Recipe], Distillation], recipe: Recipe, *, pixels:
         recipe: of the real run.
         pixels: of an image, height times width.
     """
-    timed = _shorten(recipe, pixels)
+    timed = shorten(recipe, pixels)
     half_bytes = _of_half(fresh, timed) if timed is not recipe else 0
     scratch = fresh(timed)
     budget = scratch.budget
-    share = _work(recipe) / _work(timed)
+    share = work(recipe) / work(timed)
     image_batch_s = 0.0
     started = time.perf_counter()
     _images(scratch)
@@ -165,7 +165,8 @@ def _images_made(recipe: Recipe, steps: int, *, kept: int) -> int:
     return (kept - 1 + rounds) * recipe.source.batch
 
 
-def _work(recipe: Recipe) -> int:
+def work(recipe: Recipe) -> int:
+    """Images times steps of a batch: what its time goes with."""
     return recipe.source.batch * recipe.inner_steps
 
 
@@ -189,9 +190,9 @@ def _with_batch(recipe: Recipe, batch: int, steps: int) -> Recipe:
     )
 
 
-def _shorten(recipe: Recipe, pixels: int) -> Recipe:
+def shorten(recipe: Recipe, pixels: int) -> Recipe:
     """The recipe, or one with fewer steps and images that shows what it costs."""
-    inversion = _work(recipe) * pixels
+    inversion = work(recipe) * pixels
     student = recipe.learning.batch * TIMED_STUDENT_STEPS * pixels
     if max(inversion, student) <= WHOLE_WORK:
         return recipe
@@ -236,10 +237,16 @@ def _peak_bytes(scratch: Distillation) -> int:
     """The most that the process, or the device, has held so far."""
     if scratch.compute.device.type == "cuda":
         return torch.cuda.max_memory_allocated(scratch.compute.device)
+    return peak_bytes()
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has held so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _resident_bytes() -> int:
+def resident_bytes() -> int:
+    """Memory that this process holds now."""
     with Path("/proc/self/statm").open(encoding="ascii") as stream:
         return int(stream.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
@@ -259,8 +266,8 @@ def _memory_bytes(scratch: Distillation, recipe: Recipe, grown: int) -> int:
     if scratch.ahead is not None:
         pool = scratch.pool.images.numel()
     if device.type == "cuda":
-        return _resident_bytes() + torch.cuda.max_memory_allocated(device) + max(0, grown) + pool
+        return resident_bytes() + torch.cuda.max_memory_allocated(device) + max(0, grown) + pool
     if scratch.recipe is recipe:
         # Zeroed pages of the pool are not resident until images are written to them.
-        return _resident_bytes() + pool
+        return resident_bytes() + pool
     return _peak_bytes(scratch) + max(0, grown) + pool

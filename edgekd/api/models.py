@@ -31,6 +31,7 @@ def export(
     target: TargetLike,
     out: str | Path | None = None,
     images: str | Path | None = None,
+    calibration: str | Path | None = None,
     options: ExportOptions | None = None,
     engine: BuildOptions | None = None,
     force: bool = False,
@@ -42,7 +43,9 @@ def export(
         source: Folder of `distill`, a bundle with images, or a teacher of `load_teacher`.
         target: Board, `BOARD@SOFTWARE`, or the path of a board file.
         out: Folder to write; None takes the names of source and board.
-        images: Image set of `synthesize` to calibrate INT8 on; required for a teacher.
+        images: Image set of `synthesize` to calibrate INT8 on; without one a teacher is calibrated on structured noise.
+        calibration: Your own images instead: a folder of pictures, with or without folders by class, or a `.npy` of uint8
+            (N, H, W, C) or (N, H, W). They are read and not kept.
         options: What is asked of the files beyond what the target decides.
         engine: How TensorRT engines are built on this machine; None builds none.
         force: Whether an existing folder is replaced.
@@ -52,7 +55,7 @@ def export(
         The files with their parity, calibration and golden vectors.
 
     Raises:
-        UsageError: A teacher comes without images, or the options cannot be combined.
+        UsageError: Too few images, or the options cannot be combined.
         InputFileError: The folder, the teacher or the images cannot be used.
         OutputError: `out` exists, or it cannot be written.
         IncompatibleError: The target cannot take the network, or what is asked of it.
@@ -76,6 +79,7 @@ def export(
     asked = plan_export(require_record(options, ExportOptions), engine=built)
     display = display_to(on_event)
     image_set = None if images is None else Path(images)
+    own_images = None if calibration is None else Path(calibration)
     if isinstance(source, LoadedTeacher):
         source = source.source
     if isinstance(source, TeacherFile):
@@ -87,6 +91,7 @@ def export(
             force=force,
             display=display,
             images=image_set,
+            own_images=own_images,
             options=asked,
         )
     folder = Path(source)
@@ -97,6 +102,7 @@ def export(
         force=force,
         display=display,
         images=image_set,
+        own_images=own_images,
         options=asked,
     )
 

@@ -33,23 +33,53 @@ TeacherOption = Annotated[
     Path | None,
     typer.Option(
         metavar="TEACHER",
-        help="Teacher to export instead of a student; requires --images.",
+        help="Teacher to export instead of a student.",
     ),
 ]
-CalibrationSet = Annotated[
-    Path | None,
-    typer.Option(
-        "--images",
-        metavar="SET",
-        help="Image set of `synthesize` to calibrate INT8 on, instead of the student's own images.",
-    ),
-]
-DynamicBatch = Annotated[
-    bool,
-    typer.Option(
-        "--dynamic-batch", help="Leave the batch size open instead of 1.", rich_help_panel=OUTPUT
-    ),
-]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationGroup:
+    """What INT8 is calibrated on."""
+
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            "--images",
+            metavar="SET",
+            help="Image set of `synthesize` to calibrate INT8 on, instead of the student's own images.",
+        ),
+    ] = None
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            "--calibration",
+            metavar="PATH",
+            help="Your own images to calibrate INT8 on: a folder of pictures or a .npy; labels are not needed.",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilesGroup:
+    """Which files there are, and of which form."""
+
+    dynamic_batch: Annotated[
+        bool,
+        typer.Option(
+            "--dynamic-batch",
+            help="Leave the batch size open instead of 1.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = defaults.ExportOptions.dynamic_batch
+    no_int8: Annotated[
+        bool,
+        typer.Option(
+            "--no-int8",
+            help="Leave out the INT8 model.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = not defaults.ExportOptions.int8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,10 +142,10 @@ def export(
     output: OutputGroup,
     how: ExportGroup,
     engine: EngineGroup,
+    shown: CalibrationGroup,
+    files: FilesGroup,
     source: Source = None,
     teacher: TeacherOption = None,
-    images: CalibrationSet = None,
-    dynamic_batch: DynamicBatch = defaults.ExportOptions.dynamic_batch,
 ) -> None:
     """Export a student folder, or a teacher, to ONNX for a target: FP32, FP16 where types are in the graph, INT8."""
     from edgekd.doctor.requirements import require_libraries
@@ -137,8 +167,9 @@ def export(
         subject,
         target=target,
         out=output.out,
-        images=images,
-        options=how.options(dynamic_batch=dynamic_batch),
+        images=shown.images,
+        calibration=shown.calibration,
+        options=how.options(dynamic_batch=files.dynamic_batch, int8=not files.no_int8),
         engine=built,
         force=output.force,
         on_event=print_events(),

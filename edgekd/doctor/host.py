@@ -17,6 +17,8 @@ PROC: Final = Path("/proc")
 SYSFS: Final = Path("/sys")
 # Instructions that multiply bfloat16: avx512_bf16 and amx_bf16 on x86, bf16 on Arm.
 BF16_FLAGS: Final = ("avx512_bf16", "amx_bf16", "bf16")
+# That add products of bytes in 32 bits: INT8 for the target x86-vnni needs one of them
+VNNI_FLAGS: Final = ("avx512_vnni", "avx_vnni")
 # A cgroup 1 without a limit says a number near 2^63; no machine has an exbibyte.
 _NO_LIMIT: Final = 2**60
 
@@ -40,6 +42,7 @@ class Machine:
     # In the folder it was started in
     disk_free_bytes: int | None
     bf16_instructions: tuple[str, ...]
+    vnni_instructions: tuple[str, ...] = ()
 
 
 def examine(*, proc: Path = PROC, sysfs: Path = SYSFS, folder: Path = Path()) -> Machine:
@@ -60,6 +63,7 @@ def examine(*, proc: Path = PROC, sysfs: Path = SYSFS, folder: Path = Path()) ->
         memory_is_limited=limited,
         disk_free_bytes=_disk_free(folder),
         bf16_instructions=tuple(flag for flag in BF16_FLAGS if flag in words),
+        vnni_instructions=tuple(flag for flag in VNNI_FLAGS if flag in words),
     )
 
 

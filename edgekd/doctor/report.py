@@ -76,6 +76,14 @@ def _accelerators(found: Doctor) -> Iterator[str]:
     yield from _entry(
         "bf16 on CPU", f"yes: {', '.join(flags)}" if flags else "no: the processor names none"
     )
+    if found.machine.architecture in {"x86_64", "AMD64"}:
+        dots = found.machine.vnni_instructions
+        yield from _entry(
+            "VNNI",
+            f"yes: {', '.join(dots)}; INT8 for this processor: --target x86-vnni"
+            if dots
+            else "no: INT8 for this processor: --target x86, whose weights have 7 bits",
+        )
     providers = ", ".join(found.onnxruntime_providers) or "no: onnxruntime cannot be imported"
     yield from _entry("ONNX Runtime", providers)
     yield from _tensorrt(found)

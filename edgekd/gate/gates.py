@@ -13,6 +13,7 @@ from edgekd.errors import (
     QualityError,
     UsageError,
 )
+from edgekd.export.parity import format_highest
 from edgekd.gate import figures
 from edgekd.gate.budget_file import KEYS, KINDS, NAMES
 from edgekd.gate.figures import Finding, Model, Reports
@@ -67,7 +68,8 @@ def parity(model: OnnxModel) -> GateResult:
         value=found.top1_agreement,
         limit=found.top1_tolerance,
         unit="share of images",
-        reason=f"{model.path}: top-1 matches {found.against} on {found.top1_agreement:.2%} of {found.images} images",
+        reason=f"{model.path}: top-1 matches {found.against} on {found.top1_agreement:.2%} of {found.images} images"
+        f"{format_highest(found)}",
     )
 
 
@@ -210,7 +212,8 @@ def format_result(result: GateResult) -> str:
     line += f", {result.bound} {format_value(result.limit, result.unit)} is asked"
     if result.value is None:
         return line
-    if result.bound == "at least" and result.value < result.limit:
+    # So few images may pass with a share below the limit
+    if result.bound == "at least" and result.value < result.limit and not result.passed:
         return f"{line}: {(result.limit - result.value) * 100:.2f} points short"
     if result.bound == "at least" or result.value <= result.limit:
         return line

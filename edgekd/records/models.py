@@ -1,6 +1,6 @@
 """Networks in each form that they have: teacher, student, ONNX file, engine."""
 
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from pydantic import Field
 
@@ -14,6 +14,9 @@ from edgekd.records._record import (
     record,
 )
 from edgekd.records.images import InputSpec
+
+# What a file was calibrated and judged on: images inverted out of the teacher, shapes that no teacher made, the user's
+ImageKind: TypeAlias = Literal["synthetic images", "structured noise", "own images"]
 
 
 @record
@@ -165,6 +168,8 @@ class Parity:
     top1_agreement: Share
     top1_tolerance: Share
     passed: bool
+    # What so many images leave possible: the upper end of a one-sided 95 % interval; None in older files
+    top1_highest: Share | None = None
 
 
 @record
@@ -199,6 +204,7 @@ class Calibration:
     # Layers that stay in floating point.
     kept: tuple[str, ...] = ()
     tuned_steps: int = 0
+    made_of: ImageKind = "synthetic images"
 
 
 @record

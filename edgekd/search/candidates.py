@@ -41,7 +41,7 @@ from edgekd.targets.board_detection import is_board
 from edgekd.workflows.distill import Pixels
 from edgekd.workflows.measure.benchmark import RequestedModel, bench_models
 from edgekd.workflows.measure.estimate_latency import estimate, precision_run
-from edgekd.workflows.model_files import Exported, Network, export_network
+from edgekd.workflows.model_files import Exported, ExportImages, Network, export_network
 from edgekd.workflows.select_student import BoardCosts, select_student
 
 COSTS: Final[tuple[Metric, ...]] = ("latency-p50", "latency-p99", "energy", "peak-memory", "size")
@@ -231,10 +231,9 @@ def _export(
     images = normalise(costing.images[:64], teacher.input)
     return export_network(
         Network(module=module, spec=teacher.input, digest="0" * 64),
+        ExportImages(calibration=images[:32], held_out=images[32:]),
         target=costing.target,
         folder=folder,
-        calibration=images[:32],
-        held_out=images[32:],
         display=SilentDisplay(),
     )
 

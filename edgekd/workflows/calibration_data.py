@@ -1,20 +1,26 @@
-"""What an INT8 file is calibrated and judged on: synthetic images, and what their teacher says of them."""
+"""What files are calibrated and judged on: images of a set, of the user, or made here, and what a teacher says of them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from edgekd.bundle import layout
 from edgekd.distill.data import synthetic_set
+from edgekd.distill.data.image_files import read_images, spread
 from edgekd.distill.data.labelled import normalise
+from edgekd.distill.synthesis.structured_noise import draw_shapes
 from edgekd.distill.teachers.loader import Teacher
-from edgekd.errors import InputFileError, IntegrityError
+from edgekd.errors import InputFileError, IntegrityError, UsageError
 from edgekd.files import digest_of, read_text
+from edgekd.progress import Display
 from edgekd.records import (
+    ImageKind,
     InputSpec,
     Student,
     SyntheticSet,
@@ -33,13 +39,22 @@ from edgekd.workflows.distill import (
 from edgekd.workflows.evaluate import module_logits
 from edgekd.workflows.run_setup import image_set
 
+# Of structured noise, to calibrate on
+NOISE_IMAGES: Final = 256
+# Images of the user: so many at least, and of them at least so many apart, of which half judge
+OWN_LEAST: Final = 40
+OWN_HELD_OUT: Final = 20
+# Drawn to choose golden vectors from, where the images themselves must not be in them
+_GOLDEN_DRAWN: Final = 64
+
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrationSource:
-    """What INT8 is made with."""
+    """What files are made and judged with."""
 
     calibration: Pixels
     held_out: Pixels
+    made_of: ImageKind = "synthetic images"
     # The teacher's on `held_out`, where it is at hand
     answers: npt.NDArray[np.float32] | None
     # Of its batch-norms, what `calibration` does not reach
@@ -47,6 +62,12 @@ class CalibrationSource:
     learned: Tensor | None = (
         None  # bytes (N, C, H, W) that INT8 can be tuned on, where the teacher is at hand
     )
+
+    def golden(self, spec: InputSpec) -> tuple[Pixels, Literal["synthetic images", "noise"]]:
+        """Images that may be shown to whoever gets the files, and what they are: never those of the user."""
+        if self.made_of in {"own images", "structured noise"}:
+            return pixels_of(draw_shapes(spec, _GOLDEN_DRAWN, seed=1)), "noise"
+        return self.held_out, "synthetic images"
 
 
 def of_student(source: Path, student: Student, images: Path | None) -> CalibrationSource:
@@ -111,6 +132,72 @@ def of_teacher(teacher: Teacher, images: Path) -> CalibrationSource:
         answers=module_logits(teacher.module, normalise(held_out, teacher.info.input)),
         outside=coverage_of(teacher, calibration).outside,
         learned=ahead.images,
+    )
+
+
+def of_own_images(
+    path: Path, spec: InputSpec, *, teacher: Teacher | None, display: Display
+) -> CalibrationSource:
+    """From images of the user, which are read and not kept; labels are not looked at.
+
+    Args:
+        path: see `image_files.read_images`; pictures in a folder or in folders by class, or a `.npy` of uint8
+            (N, H, W, C) or (N, H, W).
+        spec: of the network's input.
+        teacher: that is exported, which answers and judges them; None: a student is.
+        display: what is left out is said there.
+
+    Raises:
+        InputFileError: unreadable, or of another size or type.
+        UsageError: too few.
+    """
+    most = CALIBRATION_IMAGES + HELD_OUT_IMAGES
+    found = read_images(path, shape=spec.shape, most=most)
+    if found.warning is not None:
+        display.warn(found.warning.partition(" --strict")[0])
+    count = len(found.images)
+    if count < OWN_LEAST:
+        raise UsageError(
+            f"--calibration {path}: {count} images; at least {OWN_LEAST} are needed to calibrate on some and to judge on "
+            "others. Bring more, or leave it out."
+        )
+    apart = np.zeros(count, bool)
+    apart[spread(count, min(HELD_OUT_IMAGES, max(OWN_HELD_OUT, count // 4)))] = True
+    calibration, held_out = found.images[~apart], found.images[apart]
+    display.say(
+        f"images   {count:,} own images of {found.name}: they are read, and none of them goes into the files. The ranges of "
+        "INT8 are figures of them, and golden vectors are made of noise"
+    )
+    return _judged(teacher, calibration, held_out, made_of="own images")
+
+
+def of_noise(spec: InputSpec, *, teacher: Teacher | None, seed: int) -> CalibrationSource:
+    """From structured noise, which takes no time: what INT8 loses with it on real images is in docs/log.md.
+
+    Args:
+        spec: of the network's input.
+        teacher: that is exported, which answers and judges them; None: nothing is calibrated, and files are compared alone.
+        seed: of the images.
+    """
+    drawn = pixels_of(draw_shapes(spec, NOISE_IMAGES + HELD_OUT_IMAGES, seed=seed))
+    return _judged(teacher, drawn[:NOISE_IMAGES], drawn[NOISE_IMAGES:], made_of="structured noise")
+
+
+def _judged(
+    teacher: Teacher | None, calibration: Pixels, held_out: Pixels, *, made_of: ImageKind
+) -> CalibrationSource:
+    """Images with what a teacher says of them, where there is one."""
+    if teacher is None:
+        return CalibrationSource(
+            calibration=calibration, held_out=held_out, made_of=made_of, answers=None, outside={}
+        )
+    return CalibrationSource(
+        calibration=calibration,
+        held_out=held_out,
+        made_of=made_of,
+        answers=module_logits(teacher.module, normalise(held_out, teacher.info.input)),
+        outside=coverage_of(teacher, calibration).outside,
+        learned=torch.from_numpy(np.ascontiguousarray(calibration.transpose(0, 3, 1, 2))),
     )
 
 

@@ -4,7 +4,6 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
 
 from edgekd.bundle.golden_vectors import clearest, write_golden
 from edgekd.distill.compute.device import choose_compute
@@ -26,7 +25,10 @@ from edgekd.records import (
     to_json,
 )
 from edgekd.workflows.calibration_data import (
+    NOISE_IMAGES,
     CalibrationSource,
+    of_noise,
+    of_own_images,
     of_student,
     of_teacher,
 )
@@ -41,6 +43,7 @@ from edgekd.workflows.finetune import tuner
 from edgekd.workflows.measure.build_engines import build_all
 from edgekd.workflows.model_files import (
     Exported,
+    ExportImages,
     Network,
     embed_parts,
     export_network,
@@ -50,10 +53,6 @@ from edgekd.workflows.model_files import (
 from edgekd.workflows.portable_engine import PORTABLE, build_portable
 from edgekd.workflows.read_student import read_student
 from edgekd.workflows.run_setup import load_and_report_teacher
-
-# Of a set that a teacher is exported with: 512 to calibrate on, a tenth apart, and to spare
-SET_IMAGES: Final = 768
-
 
 # --- export ---------------------------------------------------------------------------------------
 
@@ -66,6 +65,7 @@ def export(
     force: bool,
     display: Display,
     images: Path | None = None,
+    own_images: Path | None = None,
     options: ExportPlan = PLAIN,
 ) -> Exported:
     """Student folder (or bundle with images) to ONNX files for a target.
@@ -77,6 +77,7 @@ def export(
         force: replace it where it exists.
         display: what happens is said there.
         images: a set of the same teacher to calibrate and check on, instead of the folder's own.
+        own_images: images of the user for it, instead of either.
         options: what else is asked of the files.
 
     Raises:
@@ -90,13 +91,16 @@ def export(
             "--tune learns from the teacher, which is not in a student's folder: give it to `edgekd compress`, or "
             "export the teacher itself with --teacher TEACHER."
         )
+    _require_one_kind(images, own_images)
     require_possible(options, target)
     check_writable(out, force=force)
     student, module = read_student(source)
     display.say(f"export   {student.architecture} for {target.id}, {software_text(target)}")
     return _write_models(
         Network(module=module, spec=student.input, digest=student.digest),
-        of_student(source, student, images),
+        of_student(source, student, images)
+        if own_images is None
+        else of_own_images(own_images, student.input, teacher=None, display=display),
         target=target,
         out=out,
         force=force,
@@ -113,10 +117,13 @@ def export_teacher(
     out: Path,
     force: bool,
     display: Display,
-    images: Path | None,
+    images: Path | None = None,
+    own_images: Path | None = None,
     options: ExportPlan = PLAIN,
 ) -> Exported:
-    """The teacher itself to ONNX files for a target, calibrated on images that were inverted out of it.
+    """The teacher itself to ONNX files for a target.
+
+    Without images files are calibrated and compared on structured noise.
 
     Args:
         path: of the teacher.
@@ -126,25 +133,22 @@ def export_teacher(
         force: replace it where it exists.
         display: what happens is said there.
         images: a set of this teacher.
+        own_images: images of the user, instead of a set.
         options: what else is asked of the files.
 
     Raises:
-        UsageError: there are no images.
+        UsageError: the images are too few, or of both kinds.
         InputFileError: the teacher or the images cannot be used, or are not of one another.
         IncompatibleError: the target cannot take the teacher, or what is asked of it.
         QualityError: a file answers otherwise, or the images do not reach what the teacher saw; INT8 is kept.
     """
-    if images is None:
-        raise UsageError(
-            "--teacher has no images of its own to check and calibrate on. Make some, and give them with --images SET: "
-            f"edgekd synthesize {path} -n {SET_IMAGES} --out SET"
-        )
+    _require_one_kind(images, own_images)
     require_possible(options, target)
     check_writable(out, force=force)
     teacher = load_and_report_teacher(path, teacher_options, seed=0, display=display)
     info = teacher.info
     display.say(f"export   the teacher, for {target.id}, {software_text(target)}")
-    brought = of_teacher(teacher, images)
+    brought = _images_of_teacher(teacher, images, own_images, options, target, display)
     return _write_models(
         Network(module=teacher.module, spec=info.input, digest=info.state_digest),
         brought,
@@ -155,6 +159,39 @@ def export_teacher(
         display=display,
         tune=_tuner(teacher, brought, options, display) if options.tune else None,
     )
+
+
+def _require_one_kind(images: Path | None, own_images: Path | None) -> None:
+    if images is not None and own_images is not None:
+        raise UsageError(
+            "--images and --calibration are two kinds of one thing: a set of `synthesize`, or your own images. Give one."
+        )
+
+
+def _images_of_teacher(
+    teacher: Teacher,
+    images: Path | None,
+    own_images: Path | None,
+    options: ExportPlan,
+    target: Target,
+    display: Display,
+) -> CalibrationSource:
+    """What was brought, else structured noise."""
+    spec = teacher.info.input
+    if images is not None:
+        return of_teacher(teacher, images)
+    if own_images is not None:
+        return of_own_images(own_images, spec, teacher=teacher, display=display)
+    if not options.makes_int8(target):
+        display.say(
+            "images   structured noise, made here: files of floating point are compared on it"
+        )
+        return of_noise(spec, teacher=None, seed=0)
+    display.say(
+        f"images   {NOISE_IMAGES} of structured noise, made here in a second, to calibrate INT8 on; --calibration DIR takes your "
+        "own, --images SET those of `edgekd synthesize`"
+    )
+    return of_noise(spec, teacher=teacher, seed=0)
 
 
 def _tuner(
@@ -187,14 +224,17 @@ def _write_models(
     with new_folder(out, force=force) as folder:
         exported = export_network(
             network,
+            ExportImages(
+                calibration=normalise(brought.calibration, network.spec),
+                held_out=normalise(brought.held_out, network.spec),
+                teacher=brought.answers,
+                outside=brought.outside,
+                made_of=brought.made_of,
+            ),
             target=target,
             folder=folder,
-            calibration=normalise(brought.calibration, network.spec),
-            held_out=normalise(brought.held_out, network.spec),
             options=options,
             display=display,
-            teacher=brought.answers,
-            outside=brought.outside,
             tune=tune,
         )
         exported = embed_parts(
@@ -205,19 +245,17 @@ def _write_models(
             options=options,
             held_out=brought.held_out,
         )
+        shown, made_of = brought.golden(network.spec)
         exported = replace(
             exported,
             golden=write_golden(
                 folder,
                 exported.models,
-                clearest(
-                    brought.held_out,
-                    module_logits(network.module, normalise(brought.held_out, network.spec)),
-                ),
+                clearest(shown, module_logits(network.module, normalise(shown, network.spec))),
                 spec=network.spec,
                 software=target.software,
                 parts=options.embed,
-                made_of="synthetic images",
+                made_of=made_of,
             ),
         )
         if options.engine is not None:
@@ -230,7 +268,8 @@ def _write_models(
     verdicts.require_passed(
         gates(exported),
         bundle=str(out),
-        closing=f"{out} is kept; do not ship {INT8_FILE} of it. Other images (edgekd synthesize, then --images SET) or "
+        closing=f"{out} is kept; do not ship {INT8_FILE} of it. Other images (--calibration DIR, or edgekd synthesize, "
+        "then --images SET) or "
         "--keep-fp16 0.1, which leaves the layers that INT8 hurts most in floating point, may help.",
     )
     # The ONNX files stand whatever becomes of it

@@ -28,6 +28,12 @@ class ExportPlan:
     engine: EngineOptions | None = None
     # N stays open
     dynamic_batch: bool = ExportOptions.dynamic_batch
+    # Where the target runs it
+    int8: bool = ExportOptions.int8
+
+    def makes_int8(self, target: Target) -> bool:
+        """Whether there will be an INT8 file."""
+        return self.int8 and target.software.int8
 
 
 # The files that the target decides, and nothing else
@@ -42,7 +48,7 @@ def plan_export(options: ExportOptions, *, engine: EngineOptions | None = None) 
         engine: how engines are built on this machine; None: none are.
 
     Raises:
-        UsageError: an unknown part or kind, or no fraction.
+        UsageError: an unknown part or kind, no fraction, or options that cannot be combined.
     """
     keep, by = options.keep_fp16, options.keep_by
     if by not in BY:
@@ -51,12 +57,16 @@ def plan_export(options: ExportOptions, *, engine: EngineOptions | None = None) 
         raise UsageError(f"--keep-fp16 {keep:g}: a share is between 0 and 1.")
     if options.tune and keep:
         raise UsageError("--tune learns all layers in INT8: leave out --keep-fp16.")
+    if not options.int8 and (options.tune or keep):
+        asked = "--tune" if options.tune else "--keep-fp16"
+        raise UsageError(f"{asked} is about the INT8 file, and --no-int8 leaves it out: give one.")
     return ExportPlan(
         embed=parse_parts(tuple(options.embed)),
         keeping=FloatShare(share=keep, by=by) if keep else None,
         tune=options.tune,
         engine=engine,
         dynamic_batch=options.dynamic_batch,
+        int8=options.int8,
     )
 
 

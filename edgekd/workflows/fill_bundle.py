@@ -75,6 +75,7 @@ from edgekd.workflows.gate import Estimator
 from edgekd.workflows.measure.benchmark import RequestedModel, bench_models
 from edgekd.workflows.model_files import (
     Exported,
+    ExportImages,
     Network,
     embed_parts,
     export_network,
@@ -122,14 +123,16 @@ def fill_bundle(
     spec = distilled.teacher.input
     exported = export_network(
         Network(module=distilled.module, spec=spec, digest=student.digest),
+        ExportImages(
+            calibration=normalise(distilled.calibration, spec),
+            held_out=normalise(distilled.held_out, spec),
+            teacher=distilled.answers,
+            outside=distilled.coverage.outside,
+        ),
         target=target,
         folder=folder,
-        calibration=normalise(distilled.calibration, spec),
-        held_out=normalise(distilled.held_out, spec),
         display=display,
         options=options.export,
-        teacher=distilled.answers,
-        outside=distilled.coverage.outside,
         tune=tuner_of(distilled, options.export.tune, display) if options.export.tune else None,
     )
     # Both look at the plain files: at normalised images, logits and inner tensors.

@@ -1,7 +1,7 @@
 """The ONNX files of one network for a target, in every precision that it runs."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +18,7 @@ from edgekd.progress import Display
 from edgekd.records import (
     Engine,
     GateResult,
+    ImageKind,
     InputSpec,
     OnnxModel,
     PortableEngine,
@@ -52,6 +53,19 @@ class Network:
     digest: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class ExportImages:
+    """Normalised images that files are calibrated and judged on. Not a record."""
+
+    calibration: npt.NDArray[np.float32]  # (N, C, H, W)
+    held_out: npt.NDArray[np.float32]  # others (M, C, H, W)
+    # The teacher's logits (M, K) on `held_out`, where it is at hand
+    teacher: npt.NDArray[np.float32] | None = None
+    # Of its batch-norms, what `calibration` does not reach
+    outside: Mapping[str, float] = field(default_factory=dict)
+    made_of: ImageKind = "synthetic images"
+
+
 @record
 class Exported:
     """What `edgekd export --json` prints, and `models.json`."""
@@ -75,29 +89,23 @@ def gates(exported: Exported) -> tuple[GateResult, ...]:
 
 def export_network(
     network: Network,
+    images: ExportImages,
     *,
     target: Target,
     folder: Path,
-    calibration: npt.NDArray[np.float32],
-    held_out: npt.NDArray[np.float32],
     display: Display,
     options: ExportPlan = PLAIN,
-    teacher: npt.NDArray[np.float32] | None = None,
-    outside: Mapping[str, float] | None = None,
     tune: Callable[[FakeQuantised], None] | None = None,
 ) -> Exported:
     """Every precision that the target runs.
 
     Args:
         network: a student, or a teacher.
+        images: that are calibrated and judged on.
         target: what the files must be legal for.
         folder: to write into.
-        calibration: normalised images (N, C, H, W).
-        held_out: others (M, C, H, W).
         display: what happens is said there.
         options: what else is asked of the files.
-        teacher: its logits (M, K) on `held_out`, where it is at hand.
-        outside: of its batch-norms, what the calibration images do not reach.
         tune: learns what an INT8 file is made of, in `options.tune` steps.
     """
     fp32 = convert.export_fp32(
@@ -105,7 +113,7 @@ def export_network(
         spec=network.spec,
         target=target,
         out=folder / FP32_FILE,
-        images=held_out,
+        images=images.held_out,
         made_from=network.digest,
         dynamic_batch=options.dynamic_batch,
     )
@@ -119,7 +127,7 @@ def export_network(
             folder / FP32_FILE,
             target=target,
             out=folder / FP16_FILE,
-            images=held_out,
+            images=images.held_out,
         )
         display.say(
             f"         {fp16.path}: {fp16.size_bytes / 1024:,.0f} KiB, equal to FP32 within "
@@ -129,6 +137,8 @@ def export_network(
     left = models[-1].fp32_nodes
     if left:
         display.warn(f"FP16 cannot hold {len(left)} nodes, which stay FP32: {', '.join(left[:4])}")
+    if not options.int8:
+        return Exported(models=tuple(models), without={"int8": "--no-int8 leaves it out"})
     if not target.software.int8:
         reason = without_int8(target)
         display.warn(f"no INT8 model: {reason}. {fp16_of(target)}")
@@ -137,18 +147,20 @@ def export_network(
         folder / FP32_FILE,
         target=target,
         out=folder / INT8_FILE,
-        calibration=calibration,
-        held_out=held_out,
-        teacher=teacher,
-        outside=outside,
+        calibration=images.calibration,
+        held_out=images.held_out,
+        teacher=images.teacher,
+        outside=images.outside,
         keeping=options.keeping,
         tuning=FinetuneSource(module=network.module, tune=tune, steps=options.tune)
         if tune
         else None,
     )
     assert int8.calibration is not None
+    int8 = replace(int8, calibration=replace(int8.calibration, made_of=images.made_of))
+    assert int8.calibration is not None
     display.say(
-        f"         {int8.path}: ranges by {int8.calibration.method} over {int8.calibration.images} synthetic images, "
+        f"         {int8.path}: ranges by {int8.calibration.method} over {int8.calibration.images} {images.made_of}, "
         f"top-1 matches FP32 on {int8.parity.top1_agreement:.1%} of {int8.parity.images} held-out images"
     )
     if tune and int8.calibration.method != TUNED:

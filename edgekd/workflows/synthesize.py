@@ -1,5 +1,6 @@
 """`edgekd synthesize`: images ahead of any student, kept as a set that runs share and that can grow."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
@@ -15,11 +16,22 @@ from edgekd.distill.data.synthetic_set import (
     RECORD,
     ImageSet,
 )
+from edgekd.distill.models.student_choice import map_bytes
+from edgekd.distill.recipes.adaptation import BATCH_BYTES, KEPT_MAPS, for_memory
+from edgekd.distill.recipes.config import Recipe
+from edgekd.distill.recipes.recipe_file import is_recipe_file
 from edgekd.distill.synthesis.image_set_builder import STEPS, Synthesis
 from edgekd.distill.teachers.loader import Teacher
 from edgekd.distill.teachers.metadata import TeacherOptions
 from edgekd.distill.training.checkpoint import RunFolder
-from edgekd.distill.training.cost_forecast import available_bytes, format_duration
+from edgekd.distill.training.cost_forecast import (
+    available_bytes,
+    format_duration,
+    peak_bytes,
+    resident_bytes,
+    shorten,
+    work,
+)
 from edgekd.errors import UsageError
 from edgekd.files import check_writable, digest_of, new_folder
 from edgekd.interrupts import Interrupts, caught
@@ -28,7 +40,7 @@ from edgekd.progress import Display
 from edgekd.records import SyntheticSet, TeacherInfo, to_json
 from edgekd.report import image_strips
 from edgekd.workflows.distill import REVEALING, Checkpoints, coverage_of
-from edgekd.workflows.run_setup import image_set, load_and_report_teacher, recipe_for
+from edgekd.workflows.run_setup import LARGE_PIXELS, image_set, load_and_report_teacher, recipe_for
 
 PREVIEW: Final = "preview.png"
 PREVIEW_CLASSES: Final = 20
@@ -74,7 +86,8 @@ def synthesize(options: SynthesisJob, display: Display) -> SyntheticSet:
         raise UsageError(
             f"{options.out} has {sum(there):,} images already; --count says how many it is to have in all."
         )
-    run = _fresh(options, teacher, compute, there)
+    recipe = _recipe(options, teacher, compute, display)
+    run = _fresh(options, teacher, recipe, compute, there)
     identity = {
         "edgekd": __version__,
         "teacher": info.state_digest,
@@ -93,7 +106,7 @@ def synthesize(options: SynthesisJob, display: Display) -> SyntheticSet:
         if folder.load(run):
             display.say(f"images   goes on from {run.progress:.0%}")
         else:
-            _forecast(_fresh(options, teacher, compute, there), display)
+            _forecast(lambda each: _fresh(options, teacher, each, compute, there), recipe, display)
         _run(run, folder, interrupts, display)
         teacher.verify_unchanged()
         record = _write_set(options, run, teacher, found, display)
@@ -108,12 +121,32 @@ def _there(found: ImageSet | None, info: TeacherInfo) -> tuple[int, ...]:
     return tuple(int(count) for count in np.bincount(found.classes, minlength=info.classes))
 
 
+def _recipe(options: SynthesisJob, teacher: Teacher, compute: Compute, display: Display) -> Recipe:
+    """As it is used: on a CPU batches of large images are as large as memory allows, and that is said."""
+    recipe = recipe_for(options.synthesis.recipe, teacher)
+    info = teacher.info
+    large = max(info.input.height, info.input.width) >= LARGE_PIXELS
+    if not large or compute.device.type != "cpu" or is_recipe_file(options.synthesis.recipe):
+        return recipe
+    smaller = for_memory(recipe, map_bytes(teacher.module, shape=info.input.shape))
+    if smaller != recipe:
+        display.say(
+            f"         batches of {smaller.source.batch} images instead of {recipe.source.batch}, so that one takes about "
+            f"{BATCH_BYTES / 2**30:.0f} GiB"
+        )
+    return smaller
+
+
 def _fresh(
-    options: SynthesisJob, teacher: Teacher, compute: Compute, there: tuple[int, ...]
+    options: SynthesisJob,
+    teacher: Teacher,
+    recipe: Recipe,
+    compute: Compute,
+    there: tuple[int, ...],
 ) -> Synthesis:
     return Synthesis(
         teacher,
-        recipe_for(options.synthesis.recipe, teacher),
+        recipe,
         count=options.count,
         there=there,
         # What is added must not be what is there.
@@ -122,27 +155,47 @@ def _fresh(
     )
 
 
-def _forecast(scratch: Synthesis, display: Display) -> None:
-    """From two batches: the first also allocates."""
-    shape, count = scratch.teacher.info.input.shape, scratch.count
+def _forecast(fresh: Callable[[Recipe], Synthesis], recipe: Recipe, display: Display) -> None:
+    """From two batches, or parts of them where one takes minutes: the first also allocates.
+
+    Args:
+        fresh: makes a run of the same set-up with a recipe; it is used up.
+        recipe: of the real run.
+        display: the forecast is said there.
+    """
+    scratch = fresh(recipe)
+    info, count, batches = scratch.teacher.info, scratch.count, scratch.batches
+    shape = info.input.shape
+    timed = shorten(recipe, shape[1] * shape[2])
+    if timed is not recipe:
+        scratch = fresh(timed)
     seconds: list[float] = []
     for point, _ in zip(scratch.events(), range(2), strict=False):
         seconds.append(point.elapsed_s - sum(seconds))
-    recipe = scratch.recipe
-    batch_s = min(seconds) * STEPS
-    total_s = recipe.first_batches * min(seconds) + -(-count // recipe.source.batch) * batch_s
+    step_s = min(seconds) * work(recipe) / work(timed)
+    batch_s = step_s * STEPS
+    total_s = recipe.first_batches * step_s + -(-count // recipe.source.batch) * batch_s
     image_bytes = shape[0] * shape[1] * shape[2]
+    held = batches * recipe.source.batch * image_bytes
+    maps = KEPT_MAPS * map_bytes(scratch.teacher.module, shape=shape) * recipe.source.batch
+    on_cpu = scratch.compute.device.type == "cpu"
+    memory_bytes = (max(peak_bytes(), resident_bytes() + maps) if on_cpu else maps) + held
     display.say(
         f"images   {count:,} by recipe {recipe.name} on {scratch.compute.device.type} in {scratch.compute.precision}: "
         f"about {format_duration(total_s)} if every class comes as it is asked for, {batch_s:.1f} s per batch "
-        f"of {recipe.source.batch}; {count * image_bytes / 2**20:,.1f} MiB on the disk"
+        f"of {recipe.source.batch}; about {memory_bytes / 2**20:,.0f} MiB of memory, "
+        f"{count * image_bytes / 2**20:,.1f} MiB on the disk"
     )
     free = available_bytes()
-    most = scratch.batches * recipe.source.batch * image_bytes
-    if free is not None and most > free:
+    if free is not None and held > free:
         raise UsageError(
-            f"--count {count}: up to {most / 2**30:.1f} GiB of images are held in memory, and {free / 2**30:.1f} "
+            f"--count {count}: up to {held / 2**30:.1f} GiB of images are held in memory, and {free / 2**30:.1f} "
             "GiB are free. Make fewer, and add to them with --extend."
+        )
+    if free is not None and on_cpu and memory_bytes > free + resident_bytes():
+        display.warn(
+            f"about {memory_bytes / 2**30:.1f} GiB of memory are wanted, and {free / 2**30:.1f} GiB are free: the run may be "
+            "killed by the system. It goes on from where it was when it is started again; --device cuda has memory of its own"
         )
 
 

@@ -1,4 +1,5 @@
 import hashlib
+import math
 
 import numpy as np
 import pytest
@@ -125,9 +126,86 @@ def test_logits_of_other_classes_are_not_stretched_to_fit():
 def test_int8_is_judged_by_decisions():
     reference = np.eye(4).repeat(25, 0) * 10
     assert compared(reference * 0.7, reference, precision="int8").passed
+    # 85 of 100 may be 90 % of more (90.58 % at most), 84 may not (89.74 %)
     wrong = reference.copy()
-    wrong[:11] = wrong[:11, ::-1]
+    wrong[:15] = wrong[:15, ::-1]
+    assert compared(wrong, reference, precision="int8").passed
+    wrong[15] = wrong[15, ::-1]
     assert not compared(wrong, reference, precision="int8").passed
+
+
+@pytest.mark.parametrize(
+    ("same", "images", "highest"),
+    [
+        # Where none agree 1 - (1 - p)^N = 0.95, where all but one do 1 - p^N = 0.05
+        pytest.param(0, 1, 0.95, id="none of one"),
+        pytest.param(0, 29, 1 - 0.05 ** (1 / 29), id="none of 29"),
+        pytest.param(1, 2, 0.95**0.5, id="one of two"),
+        pytest.param(69, 70, 0.95 ** (1 / 70), id="69 of 70"),
+        pytest.param(5, 5, 1.0, id="all"),
+    ],
+)
+def test_the_share_that_is_possible_is_the_exact_bound(same, images, highest):
+    assert parity.highest_share(same, images) == pytest.approx(highest, abs=1e-9)
+
+
+@pytest.mark.parametrize(("same", "images"), [(67, 70), (85, 100), (230, 256), (990, 1000)])
+def test_of_the_share_that_is_possible_so_few_come_in_one_of_twenty(same, images):
+    share = parity.highest_share(same, images)
+    draws = (math.comb(images, k) * share**k * (1 - share) ** (images - k) for k in range(same + 1))
+    assert sum(draws) == pytest.approx(0.05, rel=1e-6)
+
+
+def flipped(count, *, of, precision):
+    """Decisions that are close, and so many of them turned round by less than a logit's tolerance, compared."""
+    by = 0.001
+    reference = np.tile(np.array([[by, 0.0, -10.0]], np.float32), (of, 1))
+    candidate = reference.copy()
+    candidate[:count] = [[0.0, by, -10.0]]
+    return compared(candidate, reference, precision)
+
+
+@pytest.mark.parametrize(
+    ("flips", "images", "passes"),
+    [
+        pytest.param(1, 70, True, id="one of 70 tells nothing of 99 percent"),
+        pytest.param(2, 70, True, id="two of 70 do not either"),
+        pytest.param(3, 70, False, id="three of 70 do"),
+        pytest.param(1, 1, False, id="the only one"),
+        pytest.param(30, 3000, True, id="99 percent of many"),
+        pytest.param(60, 3000, False, id="98 percent of many"),
+    ],
+)
+def test_agreement_fails_where_its_images_can_tell(flips, images, passes):
+    assert flipped(flips, of=images, precision="fp16").passed is passes
+
+
+@pytest.mark.parametrize(
+    ("flips", "images", "passes"),
+    [
+        pytest.param(1, 1, False, id="the only one"),
+        pytest.param(0, 1, True, id="one that is equal"),
+        pytest.param(1, 2, False, id="one of two"),
+        pytest.param(1, 9, False, id="one of nine"),
+        pytest.param(3, 10, True, id="three of ten"),
+        pytest.param(4, 10, False, id="four of ten"),
+    ],
+)
+def test_where_logits_have_no_limit_a_few_images_must_all_agree(flips, images, passes):
+    found = flipped(flips, of=images, precision="int8")
+    assert found.passed is passes
+    if images < parity.LEAST_IMAGES and not passes:
+        assert "too few to tell; bring at least 10" in parity.format_highest(found)
+
+
+def test_logits_have_their_limit_however_few_images_there_are():
+    assert not compared([[10.0, 0.0]], [[9.0, 0.0]], precision="fp16").passed
+
+
+def test_a_failure_says_how_much_is_possible():
+    found = flipped(3, of=70, precision="fp16")
+    with pytest.raises(QualityError, match=r"95\.71% of 70 images, so at most 98\.82% at 95 %"):
+        parity.require_parity(found, what="m.onnx")
 
 
 def test_a_failed_parity_is_raised_with_its_figures():

@@ -2,10 +2,10 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from edgekd.export.convert import export_fp32, export_int8
-from edgekd.export.parity import logits_of
+from edgekd.export.parity import logits_of, session
 from edgekd.export.qdq_cpu import with_cpu_pairs
 from edgekd.export.sqnr import layer_precision
 from edgekd.targets.catalogue import load_target
@@ -36,6 +36,51 @@ def test_weights_on_x86_have_seven_bits(fp32, images):
     ]
     assert weights
     assert max(int(np.abs(weight.astype(int)).max()) for weight in weights) <= 64
+
+
+def test_weights_have_eight_bits_where_the_board_has_vnni(fp32, images):
+    found = with_cpu_pairs(onnx.load(fp32), images(16), arm=False, vnni=True)
+    weights = [
+        numpy_helper.to_array(entry)
+        for entry in found.graph.initializer
+        if entry.data_type == TensorProto.INT8 and len(entry.dims) == 4
+    ]
+    assert max(int(np.abs(weight.astype(int)).max()) for weight in weights) == 127
+    assert {zero.dtype.type for zero in zero_points(found)} == {np.uint8}
+
+
+@pytest.mark.parametrize(("name", "most"), [("x86", 64), ("x86-vnni", 127)])
+def test_the_target_says_how_many_bits_weights_have(network, images, tmp_path, name, most):
+    module, spec = network("resnet8-w4")
+    target = load_target(name)
+    fp32 = tmp_path / "f.onnx"
+    export_fp32(module, spec=spec, target=target, out=fp32, images=images(8), made_from="0" * 64)
+    export_int8(
+        fp32, target=target, out=tmp_path / "q.onnx", calibration=images(16), held_out=images(8)
+    )
+    largest = max(
+        int(np.abs(numpy_helper.to_array(entry).astype(int)).max())
+        for entry in onnx.load(tmp_path / "q.onnx").graph.initializer
+        if entry.data_type == TensorProto.INT8 and len(entry.dims) == 4
+    )
+    assert largest == most
+
+
+def test_answers_that_are_compared_do_not_saturate_on_any_processor():
+    # 255 * 127 + 255 * 127 is 64,770, and 16 bits end at 32,767
+    weight = helper.make_node("MatMulInteger", ["a", "w"], ["sum"])
+    cast = helper.make_node("Cast", ["sum"], ["logits"], to=TensorProto.FLOAT)
+    graph = helper.make_graph(
+        [weight, cast],
+        "g",
+        [helper.make_tensor_value_info("a", TensorProto.UINT8, (1, 64))],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, (1, 4))],
+        [numpy_helper.from_array(np.full((64, 4), 127, np.int8), "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
+    model.ir_version = 9
+    found = session(model.SerializeToString()).run(None, {"a": np.full((1, 64), 255, np.uint8)})[0]
+    assert found.tolist() == [[255.0 * 127 * 64] * 4]
 
 
 def test_layers_become_integer_kernels(fp32, images, tmp_path):

@@ -412,6 +412,26 @@ def test_paths_of_the_build_machine_are_found(tmp_path, text, found):
     assert rules(path) == ({"build path"} if found else set())
 
 
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        pytest.param("/root/0/Conv", False, id="module called root"),
+        pytest.param("/data/home/Relu", False, id="modules called data and home"),
+        pytest.param("/root/block.py/Relu", False, id="module called py"),
+        pytest.param("/home/me/train.py", True, id="file"),
+        pytest.param('File "/opt/net/train.py", line 3', True, id="line of a traceback"),
+        pytest.param("C:\\Users\\me\\net.pth", True, id="file of Windows"),
+    ],
+)
+def test_names_of_modules_are_no_paths_and_files_are(tmp_path, name, found):
+    node = helper.make_node("Relu", ["images"], ["logits"], name=name)
+    assert rules(small(tmp_path / "m.onnx", node)) == ({"build path"} if found else set())
+    first = helper.make_node("Relu", ["images"], [name], name="first")
+    last = helper.make_node("Relu", [name], ["logits"], name="last")
+    path = small(tmp_path / "n.onnx", last, extra=[first])
+    assert rules(path) == ({"build path"} if found else set())
+
+
 @pytest.mark.parametrize("version", [None, "10", "ten.three"])
 def test_a_version_that_makes_no_sense_is_a_usage_error(fp32, version):
     with pytest.raises(UsageError, match="TensorRT version"):

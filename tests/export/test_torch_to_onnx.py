@@ -11,6 +11,7 @@ from torch import nn
 
 from edgekd.errors import IncompatibleError
 from edgekd.export.compatibility import check_model
+from edgekd.export.convert import export_fp32
 from edgekd.export.parity import logits_of
 from edgekd.export.tensorrt_rules import opset_of
 from edgekd.export.torch_to_onnx import write_fp32
@@ -253,3 +254,32 @@ def test_a_fault_in_the_network_is_not_taken_for_a_missing_exporter(tmp_path):
     software = load_target("jetson@jp5.1").software
     with pytest.raises(TypeError, match="a fault in the network"):
         write_fp32(Broken().eval(), spec=SPEC, software=software, out=tmp_path / "m.onnx")
+
+
+class Rooted(nn.Module):
+    """Modules with names that folders have."""
+
+    def __init__(self):
+        super().__init__()
+        self.root = nn.ModuleDict(
+            {"home": nn.Conv2d(1, 4, 3), "data": nn.Sequential(nn.Conv2d(4, 4, 3), nn.ReLU())}
+        )
+        self.work = nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.work(self.root["data"](self.root["home"](x)).mean((2, 3)))
+
+
+@pytest.mark.parametrize("name", ["jetson-nano", "jetson"])
+def test_modules_called_like_folders_are_no_paths(name, images, tmp_path):
+    target = load_target(name)
+    spec = InputSpec(channels=1, height=28, width=28, mean=(0.0,), std=(1.0,), colour_order="gray")
+    found = export_fp32(
+        Rooted().eval(),
+        spec=spec,
+        target=target,
+        out=tmp_path / "m.onnx",
+        images=images(4),
+        made_from="0" * 64,
+    )
+    assert found.parity.passed

@@ -367,11 +367,17 @@ class ExportGroup:
         ),
     ] = defaults.ExportOptions.tune
 
-    def options(self, *, dynamic_batch: bool = False) -> defaults.ExportOptions:
+    def options(
+        self,
+        *,
+        dynamic_batch: bool = defaults.ExportOptions.dynamic_batch,
+        int8: bool = defaults.ExportOptions.int8,
+    ) -> defaults.ExportOptions:
         """The record for the API."""
         return record_of(
             defaults.ExportOptions,
             self,
             embed=tuple(self.embed or ()),
             dynamic_batch=dynamic_batch,
+            int8=int8,
         )

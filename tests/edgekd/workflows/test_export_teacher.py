@@ -1,4 +1,4 @@
-"""`edgekd export --teacher`: the teacher itself, calibrated on images that were inverted out of it."""
+"""`edgekd export --teacher`: the teacher itself, calibrated on a set that was made of it."""
 
 import json
 import shutil
@@ -123,13 +123,6 @@ def test_images_that_do_not_reach_what_it_saw_fail_the_gate_and_the_files_are_ke
     assert "--images SET" in err
     assert "--min-agreement" not in err  # which is no option of this command
     assert (tmp_path / "o" / "model-int8.onnx").is_file()
-
-
-def test_without_images_it_says_how_to_make_some(edgekd, tmp_path):
-    code, _, err = edgekd("export", "--teacher", TEACHER, "-t", "jetson", "--out", tmp_path / "o")
-    assert code == 2
-    assert f"edgekd synthesize {TEACHER} -n 768 --out SET" in err
-    assert not list(tmp_path.iterdir())
 
 
 def test_images_of_another_teacher_are_refused(edgekd, tmp_path, images):
