@@ -283,7 +283,8 @@ class ExportOptions:
 
     Attributes:
         embed: Parts to put into the graph: `preprocessing`, `bgr`, `softmax`, `top1`.
-        keep_fp16: Fraction (0..1) of the INT8 model that may stay in floating point.
+        keep_fp16: Fraction (0..1) of the INT8 model that may stay in floating point; None: layers that lose much and
+            cost little, up to 0.05.
         keep_by: What `keep_fp16` is a fraction of: `macs` or `size`.
         tune: Fine-tuning steps of the INT8 model; 0 only calibrates.
         dynamic_batch: Whether the batch dimension stays open.
@@ -291,7 +292,7 @@ class ExportOptions:
     """
 
     embed: tuple[str, ...] = ()
-    keep_fp16: float = 0.0
+    keep_fp16: float | None = None
     keep_by: str = "macs"
     tune: int = 0
     dynamic_batch: bool = False

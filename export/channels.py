@@ -196,7 +196,9 @@ def _product(node: onnx.NodeProto, following: _Following) -> bool:
         return False
     weight = following.constants[node.input[1]]
     plain = {"transA": 0, "alpha": 1.0, "beta": 1.0}
-    if weight.ndim != 2 or any(_attribute(node, name, value) != value for name, value in plain.items()):
+    if weight.ndim != 2 or any(
+        _attribute(node, name, value) != value for name, value in plain.items()
+    ):
         return False
     out = 0 if _attribute(node, "transB", 0) else 1
     if weight.shape[1 - out] != len(taken):
@@ -305,9 +307,7 @@ def _gated(node: onnx.NodeProto, following: _Following) -> bool:
         return False
     values = [following.of.get(name) for name in node.input]
     count = following.channels(node.output[0])
-    gates = [
-        each is not None and set(each.tolist()) <= following.fixed for each in values
-    ]
+    gates = [each is not None and set(each.tolist()) <= following.fixed for each in values]
     if True not in gates:
         return False
     taken = values[1 - gates.index(True)]
@@ -355,7 +355,9 @@ _FOLLOWED: Final[dict[str, Callable[[onnx.NodeProto, _Following], bool]]] = {
 # --- factors -----------------------------------------------------------------------------------------------------
 
 
-def rescale(model: onnx.ModelProto, channels: Channels, factors: npt.NDArray[np.float64]) -> onnx.ModelProto:
+def rescale(
+    model: onnx.ModelProto, channels: Channels, factors: npt.NDArray[np.float64]
+) -> onnx.ModelProto:
     """A copy whose channels are multiplied by the factors of their classes; its output is the same.
 
     Args:
@@ -370,7 +372,9 @@ def rescale(model: onnx.ModelProto, channels: Channels, factors: npt.NDArray[np.
     for each in channels.scaled:
         if each.constant not in values:
             values[each.constant] = numpy_helper.to_array(entries[each.constant]).astype(np.float64)
-        values[each.constant] = values[each.constant] * spread(each, factors, values[each.constant].shape)
+        values[each.constant] = values[each.constant] * spread(
+            each, factors, values[each.constant].shape
+        )
     for name, value in values.items():
         entries[name].CopyFrom(numpy_helper.from_array(value.astype(np.float32), name))
     return changed

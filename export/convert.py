@@ -1,9 +1,8 @@
 """Making a model: exported or quantised, legal for its target, and equal to what it was made from."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -17,27 +16,22 @@ from edgekd.export import (
     fp16,
     parity,
     pre_post_processing,
-    qdq,
-    qdq_cpu,
-    sensitivity,
+    quantisation,
     stored_weights,
     torch_to_onnx,
 )
-from edgekd.export.fake_quant import FakeQuantised, with_constants
 from edgekd.export.model_metadata import describe_model, tensors_of
 from edgekd.export.parity import Array
 from edgekd.export.pre_post_processing import Part
+from edgekd.export.quantisation import AUTO, CalibrationImages, FinetuneSource, FloatShare
 from edgekd.files import digest_of, write_atomically
 from edgekd.records import (
     Calibration,
     InputSpec,
-    LayerSensitivity,
     OnnxModel,
     Software,
     Target,
 )
-
-TUNED: Final = "tuned"
 
 
 def export_fp32(
@@ -140,24 +134,6 @@ def export_fp16(fp32: Path, *, target: Target, out: Path, images: Array) -> Onnx
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class FloatShare:
-    """How much of a network may stay in floating point, where that helps most."""
-
-    share: float
-    by: sensitivity.By
-
-
-@dataclass(frozen=True, kw_only=True)
-class FinetuneSource:
-    """What an INT8 file is tuned from, and by whom: the loop is the caller's."""
-
-    # That the FP32 file was made of
-    module: nn.Module
-    tune: Callable[[FakeQuantised], None]
-    steps: int
-
-
 def export_int8(
     fp32: Path,
     *,
@@ -167,7 +143,7 @@ def export_int8(
     held_out: Array,
     teacher: Array | None = None,
     outside: Mapping[str, float] | None = None,
-    keeping: FloatShare | None = None,
+    keeping: FloatShare | None = AUTO,
     tuning: FinetuneSource | None = None,
 ) -> OnnxModel:
     """Quantise an FP32 file for a target.
@@ -182,7 +158,7 @@ def export_int8(
         held_out: others (M, C, H, W): every second for choosing the method, the rest for parity.
         teacher: its logits (M, K) on them, which the methods are compared by; None: those of the FP32 file.
         outside: of the teacher's batch-norms, what the calibration images do not reach; for the record.
-        keeping: layers may stay in floating point; None: none does.
+        keeping: layers may stay in floating point; None: none does. AUTO: those that lose much and cost little.
         tuning: weights and scales are learned, and taken where they decide no less like the reference.
 
     A parity that fails is in the record, not raised: the run that made the student may have taken
@@ -196,9 +172,9 @@ def export_int8(
             f"{target.board.title} runs no INT8 under {target.software.name}. Ship {fp32.name}, which "
             "its builder makes FP16 of (trtexec --fp16), or choose another target."
         )
-    model = compatibility.read_graph(fp32)
     seen, judged = held_out[::2], held_out[1::2] if len(held_out) > 1 else held_out
-    shown = _CalibrationImages(
+    shown = CalibrationImages(
+        model=compatibility.read_graph(fp32),
         calibration=calibration,
         seen=seen,
         reference=parity.logits_of(fp32, seen) if teacher is None else teacher[::2],
@@ -208,132 +184,26 @@ def export_int8(
             raise IncompatibleError(
                 f"--tune learns INT8 as TensorRT computes it, and {target.id} runs ONNX Runtime. Leave it out."
             )
-        arm = target.board.family == "raspberry-pi"
         dots = target.board.facts.get("dot_product")
-        vnni = dots is not None and dots.value == "vnni"
-        quantised, record = _for_cpu(model, shown, arm=arm, vnni=vnni, keeping=keeping)
+        quantised = quantisation.for_cpu(
+            shown,
+            arm=target.board.family == "raspberry-pi",
+            vnni=dots is not None and dots.value == "vnni",
+            keeping=keeping,
+        )
     else:
-        quantised, record = _for_tensorrt(model, shown, keeping=keeping, tuning=tuning)
+        quantised = quantisation.for_tensorrt(shown, keeping=keeping, tuning=tuning)
     return _finish(
-        quantised,
+        quantised.model,
         fp32=fp32,
         target=target,
         out=out,
         held_out=judged,
         calibration=replace(
-            record,
+            quantised.record,
             compared_with="fp32" if teacher is None else "teacher",
             outside=dict(outside or {}),
         ),
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _CalibrationImages:
-    """Normalised images, and what those that choose should be decided as."""
-
-    calibration: Array  # (N, C, H, W)
-    seen: Array  # (M, C, H, W)
-    reference: Array  # (M, K), logits
-
-    def agreement(self, model: onnx.ModelProto) -> float:
-        return parity.agreement(
-            parity.logits_of(model.SerializeToString(), self.seen), self.reference
-        )
-
-    def record(
-        self,
-        method: str,
-        scores: Mapping[str, float],
-        ranked: tuple[LayerSensitivity, ...],
-        kept: tuple[str, ...],
-    ) -> Calibration:
-        return Calibration(
-            method=method,
-            images=len(self.calibration),
-            held_out_images=len(self.seen),
-            agreement=dict(scores),
-            sensitivity=ranked,
-            kept=kept,
-        )
-
-
-def _for_cpu(
-    model: onnx.ModelProto,
-    shown: _CalibrationImages,
-    *,
-    arm: bool,
-    vnni: bool,
-    keeping: FloatShare | None,
-) -> tuple[onnx.ModelProto, Calibration]:
-    ranked: tuple[LayerSensitivity, ...] = ()
-    kept: tuple[str, ...] = ()
-    if keeping is not None:
-        # By TensorRT's pairs: which layer INT8 hurts is a matter of its values, not of the form.
-        ranges = qdq.observe(model, qdq.activations(model), shown.calibration)
-        limits = qdq.limits_of(model, ranges, qdq_cpu.METHOD)
-        ranked, kept = _select_kept(model, limits, shown, keeping)
-    quantised = qdq_cpu.with_cpu_pairs(model, shown.calibration, arm=arm, vnni=vnni, keep=kept)
-    scores = {qdq_cpu.METHOD: shown.agreement(quantised)}
-    return quantised, shown.record(qdq_cpu.METHOD, scores, ranked, kept)
-
-
-def _for_tensorrt(
-    model: onnx.ModelProto,
-    shown: _CalibrationImages,
-    *,
-    keeping: FloatShare | None,
-    tuning: FinetuneSource | None,
-) -> tuple[onnx.ModelProto, Calibration]:
-    chosen = qdq.choose(
-        model,
-        calibration=shown.calibration,
-        held_out=shown.seen,
-        reference=shown.reference,
-    )
-    ranked: tuple[LayerSensitivity, ...] = ()
-    kept: tuple[str, ...] = ()
-    if keeping is not None:
-        ranked, kept = _select_kept(model, chosen.limits, shown, keeping)
-    quantised = qdq.with_pairs(model, chosen.limits, keep=kept)
-    record = replace(
-        shown.record(chosen.method, chosen.agreement, ranked, kept),
-        saturated=chosen.saturated_shares(),
-    )
-    if tuning is None:
-        return quantised, record
-    tuned = _tune(model, chosen.limits, tuning, shape=shown.seen.shape[1:])
-    scores = record.agreement | {TUNED: shown.agreement(tuned)}
-    record = replace(record, agreement=scores)
-    if scores[TUNED] < scores[chosen.method]:
-        return quantised, record
-    # What its learned ranges cut off was not counted.
-    return tuned, replace(record, method=TUNED, tuned_steps=tuning.steps, saturated={})
-
-
-def _select_kept(
-    model: onnx.ModelProto,
-    limits: Mapping[str, float],
-    shown: _CalibrationImages,
-    keeping: FloatShare,
-) -> tuple[tuple[LayerSensitivity, ...], tuple[str, ...]]:
-    """What each layer costs, and which stay in floating point."""
-    ranked = sensitivity.sensitivities(model, limits, shown.seen)
-    return ranked, sensitivity.worst(ranked, share=keeping.share, by=keeping.by)
-
-
-def _tune(
-    model: onnx.ModelProto,
-    limits: Mapping[str, float],
-    tuning: FinetuneSource,
-    *,
-    shape: tuple[int, int, int],
-) -> onnx.ModelProto:
-    wrapped = FakeQuantised(tuning.module, model, limits, shape=shape)
-    tuning.tune(wrapped)
-    found = wrapped.collect_tuned()
-    return qdq.with_pairs(
-        with_constants(model, found.constants), found.limits, weight_scales=found.weight_scales
     )
 
 

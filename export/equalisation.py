@@ -74,7 +74,9 @@ def _streams(
             ids = channels.of[name]
             label[ids] = label[ids].min()
         changing = bool((label != before).any())
-    quantised = np.unique(np.concatenate([channels.of[name] for name in known] or [np.empty(0, int)]))
+    quantised = np.unique(
+        np.concatenate([channels.of[name] for name in known] or [np.empty(0, int)])
+    )
     for each in np.unique(label[quantised]):
         members = np.flatnonzero(label == each)
         if not channels.fixed[members].all():
@@ -112,7 +114,9 @@ def _of_stream(
         room = np.maximum(channels.most / (_ROOM * np.maximum(furthest, 1e-12)), 1.0)
         able = inside & ~channels.fixed & (reached > 0)
         factors[able] = np.minimum(wanted, room)[able]
-        added = sum(_expected(seen, each, factors, constants[each.constant]) for seen, each in readers)
+        added = sum(
+            _expected(seen, each, factors, constants[each.constant]) for seen, each in readers
+        )
         if added < least:
             best, least = factors, added
     return best
@@ -129,7 +133,9 @@ def _expected(
     largest, power = seen.largest * own, seen.mean_square * own**2
     scaled = weight * spread(reader, factors, weight.shape)
     if reader.groups > 1:
-        taken = np.repeat(np.arange(len(own)).reshape(reader.groups, -1), weight.shape[0] // reader.groups, axis=0)
+        taken = np.repeat(
+            np.arange(len(own)).reshape(reader.groups, -1), weight.shape[0] // reader.groups, axis=0
+        )
         rows = np.square(scaled).reshape(*weight.shape[:2], -1)
         per_row = np.abs(scaled).reshape(weight.shape[0], -1).max(1)
     else:

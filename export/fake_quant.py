@@ -8,7 +8,7 @@ which the INT8 file is then made: structure, names and opset are those of the un
 N images, C channels, H x W pixels, K classes.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -95,6 +95,7 @@ class FakeQuantised(nn.Module):
         model: its FP32 graph.
         limits: of the graph's activations, where learning starts.
         shape: of an image, (C, H, W).
+        keep: names of layers that stay in floating point, as they are.
         weight_bits: of weights; activations have 8.
 
     Raises:
@@ -108,6 +109,7 @@ class FakeQuantised(nn.Module):
         limits: Mapping[str, float],
         *,
         shape: tuple[int, int, int],
+        keep: Container[str] = (),
         weight_bits: int = 8,
     ) -> None:
         super().__init__()
@@ -128,13 +130,15 @@ class FakeQuantised(nn.Module):
         self._names: dict[str, str] = {}
         for part, modules in (("edgekd_a", self._activations), ("edgekd_w", self._weights)):
             self._graph.add_module(part, modules)
-        for number, (layer, node) in enumerate(zip(layers, nodes, strict=True)):
+        learned = [pair for pair in zip(layers, nodes, strict=True) if pair[1].name not in keep]
+        for number, (layer, node) in enumerate(learned):
             self._wrap(number, layer, node, levels=levels)
-        for name in activations(model):
+        quantised = tuple(name for name in activations(model, keep=keep) if name in limits)
+        for name in quantised:
             self._activations[self._key(name)] = _Activation(limits[name])
-        for layer, node in zip(layers, nodes, strict=True):
+        for layer, node in learned:
             self._through_pair(layer, 0, node.input[0])
-        self._residuals(model, activations(model))
+        self._residuals(model, quantised)
         self._graph.graph.lint()
         self._graph.recompile()
 

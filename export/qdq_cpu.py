@@ -18,6 +18,8 @@ import onnx
 from edgekd.export.parity import Array, batches
 
 METHOD: Final = "max"
+# Of a weight on either side of 0, where products saturate
+LEVELS_7: Final = 64
 _PRODUCER: Final = "edgekd"
 
 

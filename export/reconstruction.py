@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import torch
 from onnx import helper, numpy_helper
@@ -36,7 +37,7 @@ from edgekd.export.weightless_graph import infer_shapes
 # Places of all images that a layer's least squares are made of
 PLACES: Final = 16384
 # Of the mean square of what goes in: damps directions that the images hardly show
-DAMPING: Final = 0.02
+DAMPING: Final = 0.1
 # Bytes of one activation of all images; a few live at once
 _MOST_BYTES: Final = 256 * 2**20
 # Columns after which what they lost is handed on to the rest
@@ -63,6 +64,7 @@ def reconstruct(
     *,
     keep: Collection[str] = (),
     levels: int = LEVELS,
+    pinned: bool = False,
 ) -> Reconstructed:
     """Weights and biases for which the INT8 graph answers more like the float one.
 
@@ -72,8 +74,10 @@ def reconstruct(
         images: normalised (N, C, H, W); as many as fit into memory are used.
         keep: names of layers that stay in floating point; of these the bias alone changes.
         levels: of a weight on either side of 0.
+        pinned: the largest weight of each output channel stays on its last level, so that whoever takes scales
+            from the largest finds the same grid.
     """
-    return _Reconstruction(model, limits, images, keep=keep, levels=levels).run()
+    return _Reconstruction(model, limits, images, keep=keep, levels=levels, pinned=pinned).run()
 
 
 class _Reconstruction:
@@ -87,8 +91,9 @@ class _Reconstruction:
         *,
         keep: Collection[str],
         levels: int,
+        pinned: bool,
     ) -> None:
-        self._model, self._keep, self._levels = model, keep, levels
+        self._model, self._keep, self._levels, self._pinned = model, keep, levels, pinned
         self._values = {e.name: numpy_helper.to_array(e) for e in model.graph.initializer}
         self._dimensions = {name: value.ndim for name, value in self._values.items()}
         self._uses = Counter(name for node in model.graph.node for name in node.input)
@@ -181,8 +186,14 @@ class _Reconstruction:
             if matrix is not None and self._uses[node.input[1]] == 1:
                 rows = matrix.rows(given, self._generator)
                 told = torch.from_numpy(matrix.flat(weight).copy()).double()
-                steps = torch.from_numpy(weight_scale(weight, axis)).double() * (LEVELS / self._levels)
-                found = _rounded(told, rows, steps.reshape(told.shape[:2]), levels=self._levels)
+                steps = torch.from_numpy(weight_scale(weight, axis)).double() * (
+                    LEVELS / self._levels
+                )
+                steps = steps.reshape(told.shape[:2])
+                found = _rounded(told, rows, steps, levels=self._levels)
+                if self._pinned:
+                    place = told.abs().argmax(2, keepdim=True)
+                    found.scatter_(2, place, told.gather(2, place))
                 self._constants[node.input[1]] = matrix.unflat(found.float().numpy(), weight.shape)
             else:
                 self._constants[node.input[1]] = _to_grid(weight, axis, levels=self._levels)
@@ -196,22 +207,21 @@ class _Reconstruction:
         if not bias or self._uses[bias] != 1:
             return
         before = self._values[bias]
-        (answers,) = self._answer(
-            node, {node.input[0]: given}, self._values | self._constants
-        )
+        (answers,) = self._answer(node, {node.input[0]: given}, self._values | self._constants)
         axis = 1 if node.op_type in {"Conv", "ConvTranspose"} else -1
         shift = _mean(wanted, axis) - _mean(answers, axis)
         if before.shape == shift.shape:
             self._constants[bias] = np.asarray(before + shift, np.float32)
 
 
-def _mean(parts: _Parts, axis: int) -> Any:
-    total: Any = 0
+def _mean(parts: _Parts, axis: int) -> npt.NDArray[np.float64]:
+    """Of each place along an axis."""
+    total = np.zeros(parts[0].shape[axis])
     count = 0
     for part in parts:
-        moved = np.moveaxis(part, axis, -1).reshape(-1, part.shape[axis])
-        total = total + moved.sum(0, dtype=np.float64)
-        count += len(moved)
+        rows = np.moveaxis(part, axis, -1).reshape(-1, part.shape[axis])
+        total += rows.sum(0, dtype=np.float64)
+        count += len(rows)
     return total / count
 
 
@@ -270,7 +280,11 @@ class _Layer:
     def rows(self, parts: _Parts, generator: torch.Generator) -> Tensor:
         """What meets the weights, (groups, P, inputs of a row), at places drawn evenly from all parts."""
         each = max(1, PLACES // sum(len(part) for part in parts))
-        found = [self._places(image, each, generator) for part in parts for image in torch.from_numpy(part)]
+        found = [
+            self._places(image, each, generator)
+            for part in parts
+            for image in torch.from_numpy(part)
+        ]
         return torch.cat(found, dim=1)
 
     def _places(self, image: Tensor, most: int, generator: torch.Generator) -> Tensor:
@@ -284,9 +298,13 @@ class _Layer:
         padded = functional.pad(image, (left, right, top, bottom))
         last = [
             size - step * (window - 1)
-            for size, window, step in zip(padded.shape[1:], self.window, (down, across), strict=True)
+            for size, window, step in zip(
+                padded.shape[1:], self.window, (down, across), strict=True
+            )
         ]
-        rows, columns = (torch.arange(0, end, step) for end, step in zip(last, (high, wide), strict=True))
+        rows, columns = (
+            torch.arange(0, end, step) for end, step in zip(last, (high, wide), strict=True)
+        )
         places = torch.cartesian_prod(rows, columns)
         places = places[torch.randperm(len(places), generator=generator)[:most]]
         offsets = torch.cartesian_prod(

@@ -19,6 +19,8 @@ By = Literal["macs", "size"]
 BY: Final[tuple[By, ...]] = ("macs", "size")
 # A layer is a session of its own
 _MOST_IMAGES: Final = 64
+# What a layer must lose of all losses to be worth another type: a twentieth
+_FEW: Final = 20
 
 
 def sensitivities(
@@ -34,17 +36,17 @@ def sensitivities(
     The error is the mean divergence KL(float || INT8) of the two softmax outputs, in nats.
     """
     shown = images[:_MOST_IMAGES]
-    exact = _log_softmax(logits_of(model.SerializeToString(), shown))
+    exact = logits_of(model.SerializeToString(), shown)
     layers = {node.name: cost for node, cost in _costs(model)}
     totals = [max(1, sum(cost[place] for cost in layers.values())) for place in (0, 1)]
     found = []
     for name, (products, size) in layers.items():
         alone = with_pairs(model, limits, keep=layers.keys() - {name})
-        answer = _log_softmax(logits_of(alone.SerializeToString(), shown))
+        answer = logits_of(alone.SerializeToString(), shown)
         found.append(
             LayerSensitivity(
                 layer=name,
-                divergence=float((np.exp(exact) * (exact - answer)).sum(1).mean()),
+                divergence=divergence(exact, answer),
                 macs_share=products / totals[0],
                 size_share=size / totals[1],
             )
@@ -71,6 +73,37 @@ def worst(found: Iterable[LayerSensitivity], *, share: float, by: By) -> tuple[s
             chosen.append(layer.layer)
             left -= cost(layer)
     return tuple(chosen)
+
+
+def needed(found: Iterable[LayerSensitivity], *, share: float, little: float) -> tuple[str, ...]:
+    """Layers to keep in floating point where a few lose most of what is lost, and cost little.
+
+    The layer that loses most comes first, until what all others lose together is little, or none of them
+    loses a twentieth of it.
+
+    Args:
+        found: of all layers.
+        share: of the multiply-accumulates that may stay in floating point, 0 to 1.
+        little: nats.
+    """
+    layers = sorted(found, key=lambda each: -each.divergence)
+    lost = sum(max(layer.divergence, 0.0) for layer in layers)
+    all_lost, left = lost, share
+    chosen = []
+    for layer in layers:
+        if lost <= little or layer.divergence < all_lost / _FEW:
+            break
+        if layer.macs_share <= left + 1e-9:
+            chosen.append(layer.layer)
+            left -= layer.macs_share
+            lost -= layer.divergence
+    return tuple(chosen)
+
+
+def divergence(exact: Array, answers: Array) -> float:  # (N, K), (N, K)
+    """Mean KL(exact || answers) of two softmax outputs, given as logits; nats."""
+    first, second = (_log_softmax(each) for each in (exact, answers))
+    return float((np.exp(first) * (first - second)).sum(1).mean())
 
 
 def _costs(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, tuple[int, int]]]:

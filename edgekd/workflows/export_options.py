@@ -5,8 +5,8 @@ from typing import Final
 
 from edgekd.bench.engine_builder import EngineOptions
 from edgekd.errors import IncompatibleError, UsageError
-from edgekd.export.convert import FloatShare
 from edgekd.export.pre_post_processing import Part, parse_parts
+from edgekd.export.quantisation import AUTO, FloatShare
 from edgekd.export.sensitivity import BY
 from edgekd.options import ExportOptions
 from edgekd.records import Target
@@ -22,7 +22,7 @@ class ExportPlan:
 
     embed: tuple[Part, ...] = ()
     # Layers of an INT8 network may stay in floating point
-    keeping: FloatShare | None = None
+    keeping: FloatShare | None = AUTO
     tune: int = ExportOptions.tune  # steps
     # Build engines on this machine
     engine: EngineOptions | None = None
@@ -53,16 +53,14 @@ def plan_export(options: ExportOptions, *, engine: EngineOptions | None = None) 
     keep, by = options.keep_fp16, options.keep_by
     if by not in BY:
         raise UsageError(f"--keep-by {by}: choose from {', '.join(BY)}.")
-    if not 0 <= keep <= 1:
+    if keep is not None and not 0 <= keep <= 1:
         raise UsageError(f"--keep-fp16 {keep:g}: a share is between 0 and 1.")
-    if options.tune and keep:
-        raise UsageError("--tune learns all layers in INT8: leave out --keep-fp16.")
     if not options.int8 and (options.tune or keep):
         asked = "--tune" if options.tune else "--keep-fp16"
         raise UsageError(f"{asked} is about the INT8 file, and --no-int8 leaves it out: give one.")
     return ExportPlan(
         embed=parse_parts(tuple(options.embed)),
-        keeping=FloatShare(share=keep, by=by) if keep else None,
+        keeping=AUTO if keep is None else FloatShare(share=keep, by=by) if keep else None,
         tune=options.tune,
         engine=engine,
         dynamic_batch=options.dynamic_batch,
@@ -76,7 +74,8 @@ def require_possible(options: ExportPlan, target: Target) -> None:
     Raises:
         IncompatibleError: it says what there is instead.
     """
-    asked = "--tune" if options.tune else "--keep-fp16" if options.keeping is not None else None
+    keeping = options.keeping is not None and options.keeping.asked
+    asked = "--tune" if options.tune else "--keep-fp16" if keeping else None
     if asked is not None and not target.software.int8:
         raise IncompatibleError(
             f"{without_int8(target)}, so {asked} has nothing to work on: leave it out. {fp16_of(target)}"

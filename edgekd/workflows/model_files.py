@@ -11,11 +11,12 @@ from torch import nn
 
 from edgekd.distill.data.labelled import normalise
 from edgekd.export import convert
-from edgekd.export.convert import TUNED, FinetuneSource
 from edgekd.export.fake_quant import FakeQuantised
+from edgekd.export.quantisation import CORRECTED, TUNED, FinetuneSource
 from edgekd.gate import gates as verdicts
 from edgekd.progress import Display
 from edgekd.records import (
+    Calibration,
     Engine,
     GateResult,
     ImageKind,
@@ -158,16 +159,36 @@ def export_network(
     )
     assert int8.calibration is not None
     int8 = replace(int8, calibration=replace(int8.calibration, made_of=images.made_of))
-    assert int8.calibration is not None
+    found = int8.calibration
+    assert found is not None
     display.say(
-        f"         {int8.path}: ranges by {int8.calibration.method} over {int8.calibration.images} {images.made_of}, "
+        f"         {int8.path}: {int8.size_bytes / 1024:,.0f} KiB, ranges by {found.method} over {found.images} {images.made_of}, "
         f"top-1 matches FP32 on {int8.parity.top1_agreement:.1%} of {int8.parity.images} held-out images"
     )
-    if tune and int8.calibration.method != TUNED:
+    if tune and found.method != TUNED:
         display.warn("the fine-tuned weights agree less with the teacher; they were dropped")
-    if int8.calibration.kept:
-        display.say(f"         kept in floating point: {', '.join(int8.calibration.kept)}")
+    for line in quantisation_lines(found):
+        display.say(f"         {line}")
     return Exported(models=(*models, int8), without={})
+
+
+def quantisation_lines(calibration: Calibration) -> list[str]:
+    """What was done about what INT8 loses, and what it was worth."""
+    lines = []
+    costs = {layer.layer: layer for layer in calibration.sensitivity}
+    if calibration.kept:
+        share = sum(costs[name].macs_share for name in calibration.kept)
+        named = ", ".join(f"{name} ({costs[name].divergence:.3f})" for name in calibration.kept)
+        lines.append(
+            f"kept in floating point, {share:.1%} of the MACs (nats lost by each alone in INT8): {named}"
+        )
+    lost = calibration.divergence
+    if calibration.corrected:
+        lines.append(
+            f"weights and biases corrected layer by layer: {lost[CORRECTED]:.4f} nats from FP32, "
+            f"{lost[calibration.method]:.4f} without"
+        )
+    return lines
 
 
 def embed_parts(

@@ -341,10 +341,11 @@ class ExportGroup:
         ),
     ] = None
     keep_fp16: Annotated[
-        float,
+        float | None,
         typer.Option(
             metavar="FRACTION",
-            help="Fraction (0..1) of the INT8 model that may stay in floating point.",
+            help="Fraction (0..1) of the INT8 model that may stay in floating point (default: layers that lose much and "
+            "cost little, up to 0.05).",
             rich_help_panel=OUTPUT,
         ),
     ] = defaults.ExportOptions.keep_fp16

@@ -1,0 +1,250 @@
+"""A float graph to INT8: ranges, layers that stay in floating point, corrected weights, tuning; each kept where it helps.
+
+N images, C channels, H x W pixels, K classes.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Final
+
+import onnx
+from torch import nn
+
+from edgekd.export import parity, qdq, qdq_cpu, reconstruction, sensitivity
+from edgekd.export.calibration import LEVELS
+from edgekd.export.fake_quant import FakeQuantised, with_constants
+from edgekd.export.parity import Array
+from edgekd.records import Calibration, LayerSensitivity
+
+TUNED: Final = "tuned"
+CORRECTED: Final = "corrected"
+# Nats by which INT8 may differ from FP32 before anything is done about it: below, decisions agree but for ties
+LITTLE: Final = 0.002
+# Of the multiply-accumulates, that may stay in floating point where nobody says otherwise
+AUTO_SHARE: Final = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class FloatShare:
+    """How much of a network may stay in floating point, where that helps most."""
+
+    share: float
+    by: sensitivity.By
+    # All of the share is used; otherwise only what layers that lose much need
+    asked: bool = True
+
+
+# Where nobody says how much
+AUTO: Final = FloatShare(share=AUTO_SHARE, by="macs", asked=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneSource:
+    """What an INT8 file is tuned from, and by whom: the loop is the caller's."""
+
+    # That the FP32 file was made of
+    module: nn.Module
+    tune: Callable[[FakeQuantised], None]
+    steps: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantised:
+    """A graph with pairs, and how it came to be."""
+
+    model: onnx.ModelProto
+    record: Calibration
+
+
+@dataclass(frozen=True)
+class CalibrationImages:
+    """Normalised images, and what those that choose should be decided as."""
+
+    model: onnx.ModelProto  # float
+    calibration: Array  # (N, C, H, W)
+    seen: Array  # (M, C, H, W)
+    reference: Array  # (M, K), logits
+
+    @cached_property
+    def exact(self) -> Array:
+        """Logits (M, K) of the float graph."""
+        return parity.logits_of(self.model.SerializeToString(), self.seen)
+
+    def judge(self, model: onnx.ModelProto) -> tuple[float, float]:
+        """Agreement with the reference, and divergence from the float graph, nats."""
+        answers = parity.logits_of(model.SerializeToString(), self.seen)
+        return (
+            parity.agreement(answers, self.reference),
+            sensitivity.divergence(self.exact, answers),
+        )
+
+    def record(self, method: str, agreement: Mapping[str, float]) -> Calibration:
+        """Of a graph by one of the methods that were tried."""
+        return Calibration(
+            method=method,
+            images=len(self.calibration),
+            held_out_images=len(self.seen),
+            agreement=dict(agreement),
+        )
+
+
+def for_tensorrt(
+    shown: CalibrationImages, *, keeping: FloatShare | None, tuning: FinetuneSource | None
+) -> Quantised:
+    """By the pairs that TensorRT takes.
+
+    Args:
+        shown: the float graph, and images.
+        keeping: layers may stay in floating point; None: none does.
+        tuning: weights and scales are learned, and taken where they decide no less like the reference.
+    """
+    model = shown.model
+    chosen = qdq.choose(
+        model, calibration=shown.calibration, held_out=shown.seen, reference=shown.reference
+    )
+    plain = qdq.with_pairs(model, chosen.limits)
+    _, lost = shown.judge(plain)
+    record = replace(
+        shown.record(chosen.method, chosen.agreement),
+        saturated=chosen.saturated_shares(),
+        divergence={chosen.method: lost},
+    )
+    ranked, kept = select_kept(shown, chosen.limits, keeping, lost=lost)
+    if kept:
+        plain = qdq.with_pairs(model, chosen.limits, keep=kept)
+    record = replace(record, sensitivity=ranked, kept=kept)
+    best = Quantised(model=plain, record=record)
+    if lost > LITTLE:
+        found = reconstruction.reconstruct(model, chosen.limits, shown.calibration, keep=kept)
+        corrected = qdq.with_pairs(
+            with_constants(model, found.constants),
+            chosen.limits,
+            keep=kept,
+            weight_scales=found.weight_scales,
+        )
+        best = _nearer(shown, best, corrected)
+    if tuning is None:
+        return best
+    return _tuned(shown, best, chosen.limits, tuning, keep=kept)
+
+
+def for_cpu(
+    shown: CalibrationImages, *, arm: bool, vnni: bool, keeping: FloatShare | None
+) -> Quantised:
+    """By the pairs that ONNX Runtime's kernels take.
+
+    Args:
+        shown: the float graph, and images.
+        arm: what the board's processor is.
+        vnni: whether it is an x86 processor with VNNI.
+        keeping: see `for_tensorrt`.
+    """
+    model = shown.model
+
+    def written(changed: onnx.ModelProto, keep: tuple[str, ...]) -> onnx.ModelProto:
+        return qdq_cpu.with_cpu_pairs(changed, shown.calibration, arm=arm, vnni=vnni, keep=keep)
+
+    plain = written(model, ())
+    agreed, lost = shown.judge(plain)
+    record = replace(
+        shown.record(qdq_cpu.METHOD, {qdq_cpu.METHOD: agreed}), divergence={qdq_cpu.METHOD: lost}
+    )
+    limits: Mapping[str, float] = {}
+    if keeping is not None and (keeping.asked or lost > LITTLE):
+        # By TensorRT's pairs: which layer INT8 hurts is a matter of its values, not of the form.
+        ranges = qdq.observe(model, qdq.activations(model), shown.calibration)
+        limits = qdq.limits_of(model, ranges, qdq_cpu.METHOD)
+    ranked, kept = select_kept(shown, limits, keeping, lost=lost)
+    if kept:
+        plain = written(model, kept)
+    best = Quantised(model=plain, record=replace(record, sensitivity=ranked, kept=kept))
+    if lost <= LITTLE:
+        return best
+    # Activations have other ranges in this form, so that weights alone are rounded here
+    found = reconstruction.reconstruct(
+        model,
+        {},
+        shown.calibration,
+        keep=kept,
+        levels=LEVELS if arm or vnni else qdq_cpu.LEVELS_7,
+        pinned=True,
+    )
+    return _nearer(shown, best, written(with_constants(model, found.constants), kept))
+
+
+def _nearer(shown: CalibrationImages, best: Quantised, corrected: onnx.ModelProto) -> Quantised:
+    """The corrected graph, where it answers more like the float one."""
+    record = best.record
+    # With layers kept it is another graph than the one that the ranges were chosen by
+    before, lost = shown.judge(best.model)
+    after, left = shown.judge(corrected)
+    record = replace(
+        record,
+        agreement=record.agreement | {record.method: before, CORRECTED: after},
+        divergence=record.divergence | {record.method: lost, CORRECTED: left},
+    )
+    if left >= lost:
+        return Quantised(model=best.model, record=record)
+    return Quantised(model=corrected, record=replace(record, corrected=True))
+
+
+def select_kept(
+    shown: CalibrationImages,
+    limits: Mapping[str, float],
+    keeping: FloatShare | None,
+    *,
+    lost: float,
+) -> tuple[tuple[LayerSensitivity, ...], tuple[str, ...]]:
+    """What each layer costs, and which stay in floating point.
+
+    Args:
+        shown: the float graph, and images.
+        limits: of its activations.
+        keeping: how much may stay.
+        lost: divergence with all layers in INT8, nats.
+    """
+    if keeping is None or not (keeping.asked or lost > LITTLE):
+        return (), ()
+    ranked = sensitivity.sensitivities(shown.model, limits, shown.seen)
+    if keeping.asked:
+        return ranked, sensitivity.worst(ranked, share=keeping.share, by=keeping.by)
+    return ranked, sensitivity.needed(ranked, share=keeping.share, little=LITTLE)
+
+
+def _tuned(
+    shown: CalibrationImages,
+    best: Quantised,
+    limits: Mapping[str, float],
+    tuning: FinetuneSource,
+    *,
+    keep: tuple[str, ...],
+) -> Quantised:
+    wrapped = FakeQuantised(
+        tuning.module, shown.model, limits, shape=shown.seen.shape[1:], keep=keep
+    )
+    tuning.tune(wrapped)
+    found = wrapped.collect_tuned()
+    tuned = qdq.with_pairs(
+        with_constants(shown.model, found.constants),
+        found.limits,
+        keep=keep,
+        weight_scales=found.weight_scales,
+    )
+    record = best.record
+    before = record.agreement[CORRECTED if record.corrected else record.method]
+    after, left = shown.judge(tuned)
+    record = replace(
+        record,
+        agreement=record.agreement | {TUNED: after},
+        divergence=record.divergence | {TUNED: left},
+    )
+    if after < before:
+        return Quantised(model=best.model, record=record)
+    # What its learned ranges cut off was not counted.
+    return Quantised(
+        model=tuned,
+        record=replace(
+            record, method=TUNED, tuned_steps=tuning.steps, saturated={}, corrected=False
+        ),
+    )
