@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -201,7 +202,8 @@ def export_int8(
     shown = _CalibrationImages(
         calibration=calibration,
         seen=seen,
-        reference=parity.logits_of(fp32, seen) if teacher is None else teacher[::2],
+        teacher=None if teacher is None else teacher[::2],
+        fp32=fp32,
     )
     if target.software.runtime == "onnxruntime":
         if tuning is not None:
@@ -232,7 +234,13 @@ class _CalibrationImages:
 
     calibration: Array  # (N, C, H, W)
     seen: Array  # (M, C, H, W)
-    reference: Array  # (M, K), logits
+    teacher: Array | None  # (M, K), logits
+    fp32: Path
+
+    @cached_property
+    def reference(self) -> Array:  # (M, K), logits
+        """The teacher's; without one those of the FP32 file, when they are first asked for."""
+        return parity.logits_of(self.fp32, self.seen) if self.teacher is None else self.teacher
 
     def agreement(self, model: onnx.ModelProto) -> float:
         return parity.agreement(
@@ -282,7 +290,7 @@ def _for_tensorrt(
         model,
         calibration=shown.calibration,
         held_out=shown.seen,
-        reference=shown.reference,
+        reference=shown.teacher,
     )
     ranked: tuple[LayerSensitivity, ...] = ()
     kept: tuple[str, ...] = ()
@@ -350,7 +358,8 @@ def _finish(
     if target.software.typing == "strong":
         kept = fp16.overflowing(quantised, held_out)
         quantised = fp16.to_half(quantised, keep=kept)
-    write_atomically(out, _require_legal(quantised, target=target, out=out))
+    data = _require_legal(quantised, target=target, out=out)
+    write_atomically(out, data)
     found = parity.compare(
         parity.logits_of(out, held_out),
         parity.logits_of(fp32, held_out),
@@ -360,6 +369,8 @@ def _finish(
     return describe_model(
         out,
         "int8",
+        model=quantised,
+        data=data,
         target=target,
         made_from=digest_of(fp32),
         found=found,
