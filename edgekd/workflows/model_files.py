@@ -149,7 +149,7 @@ def export_network(
     assert int8.calibration is not None
     display.say(
         f"         {int8.path}: ranges by {int8.calibration.method} over {int8.calibration.images} synthetic images, "
-        f"top-1 matches FP32 on {int8.parity.top1_agreement:.1%} of {int8.parity.images} held-out images"
+        f"{int8.size_bytes / 1024:,.0f} KiB, top-1 matches FP32 on {int8.parity.top1_agreement:.1%} of {int8.parity.images} held-out images"
     )
     if tune and int8.calibration.method != TUNED:
         display.warn("the fine-tuned weights agree less with the teacher; they were dropped")
