@@ -177,7 +177,7 @@ def export_int8(
         model=compatibility.read_graph(fp32),
         calibration=calibration,
         seen=seen,
-        reference=parity.logits_of(fp32, seen) if teacher is None else teacher[::2],
+        teacher=None if teacher is None else teacher[::2],
     )
     if target.software.runtime == "onnxruntime":
         if tuning is not None:
@@ -227,7 +227,8 @@ def _finish(
     if target.software.typing == "strong":
         kept = fp16.overflowing(quantised, held_out)
         quantised = fp16.to_half(quantised, keep=kept)
-    write_atomically(out, _require_legal(quantised, target=target, out=out))
+    data = _require_legal(quantised, target=target, out=out)
+    write_atomically(out, data)
     found = parity.compare(
         parity.logits_of(out, held_out),
         parity.logits_of(fp32, held_out),
@@ -237,6 +238,8 @@ def _finish(
     return describe_model(
         out,
         "int8",
+        model=quantised,
+        data=data,
         target=target,
         made_from=digest_of(fp32),
         found=found,

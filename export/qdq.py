@@ -31,6 +31,7 @@ from edgekd.export.parity import (
     logits_of,
     outputs_of,
 )
+from edgekd.export.stored_weights import store_int8
 
 WEIGHTED: Final = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
@@ -84,9 +85,13 @@ def choose(
     scores: dict[str, float] = {}
     errors: dict[str, float] = {}
     limits: dict[str, dict[str, float]] = {}
+    # Answers are the same with weights as integers, which are rounded once and are a quarter to copy.
+    trial = with_pairs(model, dict.fromkeys(ranges, 1.0))
+    store_int8(trial)
     for method in methods:
         limits[method] = limits_of(model, ranges, method)
-        answers = logits_of(with_pairs(model, limits[method]).SerializeToString(), held_out)
+        _set_limits(trial, limits[method])
+        answers = logits_of(trial.SerializeToString(), held_out)
         scores[method] = agreement(answers, exact if reference is None else reference)
         errors[method] = float(np.square(answers - exact).mean())
     # Decisions come in steps of one image; of methods that decide alike, the one nearer to FP32 is better.
@@ -252,8 +257,7 @@ def with_pairs(
     pairs: dict[str, list[onnx.NodeProto]] = {}
     # With layers kept, another branch of an addition may be the one to quantise: it has no range, and stays.
     for name in (each for each in activations(model, keep=keep) if each in limits):
-        scale = np.full((), limits[name] / LEVELS, np.float32)
-        pairs[name] = _pair(graph, name, scale=scale, axis=None)
+        pairs[name] = _pair(graph, name, scale=activation_scale(limits[name]), axis=None)
     nodes: list[onnx.NodeProto] = []
     ready = {entry.name for entry in graph.input} & set(pairs)
     for name in sorted(ready):
@@ -291,6 +295,23 @@ def residual_place(
     return places[-1] if places else None
 
 
+def _set_limits(quantised: onnx.ModelProto, limits: Mapping[str, float]) -> None:
+    """Give the pairs of activations other limits, in place."""
+    scales = {_scale_name(name): activation_scale(limit) for name, limit in limits.items()}
+    for entry in quantised.graph.initializer:
+        if entry.name in scales:
+            entry.CopyFrom(numpy_helper.from_array(scales[entry.name], entry.name))
+
+
+def activation_scale(limit: float) -> Weights:  # ()
+    """Of a limit, the size of a level."""
+    return np.full((), limit / LEVELS, np.float32)
+
+
+def _scale_name(name: str) -> str:
+    return f"{name}_scale"
+
+
 def channel_axis(node: onnx.NodeProto) -> int:
     """Where a weight's output channels are."""
     if node.op_type == "Gemm":
@@ -323,10 +344,10 @@ def _pair(
     graph: onnx.GraphProto, name: str, *, scale: Weights, axis: int | None
 ) -> list[onnx.NodeProto]:
     zero = np.zeros(scale.shape, np.int8)
-    graph.initializer.append(numpy_helper.from_array(scale, f"{name}_scale"))
+    graph.initializer.append(numpy_helper.from_array(scale, _scale_name(name)))
     graph.initializer.append(numpy_helper.from_array(zero, f"{name}_zero"))
     extra: dict[str, Any] = {} if axis is None else {"axis": axis}
-    constants = [f"{name}_scale", f"{name}_zero"]
+    constants = [_scale_name(name), f"{name}_zero"]
     return [
         helper.make_node(
             "QuantizeLinear", [name, *constants], [f"{name}_q"], name=f"Q_{name}", **extra

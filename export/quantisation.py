@@ -57,19 +57,24 @@ class Quantised:
     record: Calibration
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CalibrationImages:
     """Normalised images, and what those that choose should be decided as."""
 
     model: onnx.ModelProto  # float
     calibration: Array  # (N, C, H, W)
     seen: Array  # (M, C, H, W)
-    reference: Array  # (M, K), logits
+    teacher: Array | None  # (M, K), logits
 
     @cached_property
     def exact(self) -> Array:
         """Logits (M, K) of the float graph."""
         return parity.logits_of(self.model.SerializeToString(), self.seen)
+
+    @property
+    def reference(self) -> Array:
+        """Logits (M, K) of the teacher; without one those of the float graph."""
+        return self.exact if self.teacher is None else self.teacher
 
     def judge(self, model: onnx.ModelProto) -> tuple[float, float]:
         """Agreement with the reference, and divergence from the float graph, nats."""
@@ -101,7 +106,7 @@ def for_tensorrt(
     """
     model = shown.model
     chosen = qdq.choose(
-        model, calibration=shown.calibration, held_out=shown.seen, reference=shown.reference
+        model, calibration=shown.calibration, held_out=shown.seen, reference=shown.teacher
     )
     plain = qdq.with_pairs(model, chosen.limits)
     _, lost = shown.judge(plain)

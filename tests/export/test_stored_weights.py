@@ -62,9 +62,10 @@ def test_weights_are_integers_with_a_dequantize_linear_alone(stored):
     onnx.checker.check_model(stored, full_check=True)
 
 
-def test_both_forms_answer_alike_bit_for_bit(paired, stored, images):
+@pytest.mark.parametrize("count", [parity.FEW, 16], ids=["few images", "many images"])
+def test_both_forms_answer_alike_bit_for_bit(paired, stored, images, count):
     first, second = (
-        parity.logits_of(model.SerializeToString(), images(16, seed=2))
+        parity.logits_of(model.SerializeToString(), images(count, seed=2))
         for model in (paired, stored)
     )
     np.testing.assert_array_equal(first, second)
@@ -121,6 +122,16 @@ def test_a_single_number_stays_a_pair():
     before = model.SerializeToString(deterministic=True)
     store_int8(model)
     assert model.SerializeToString(deterministic=True) == before
+
+
+def test_methods_are_compared_as_their_files_answer(fp32, images):
+    model, held_out = read_graph(fp32), images(16, seed=1)
+    chosen = qdq.choose(model, calibration=images(8), held_out=held_out)
+    exact = parity.logits_of(fp32, held_out)
+    for method, found in chosen.agreement.items():
+        pairs = qdq.with_pairs(model, qdq.limits_of(model, chosen.ranges, method))
+        answers = parity.logits_of(pairs.SerializeToString(), held_out)
+        assert found == parity.agreement(answers, exact)
 
 
 @pytest.mark.parametrize(
