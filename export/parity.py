@@ -12,6 +12,8 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+import onnx
+from google.protobuf.message import DecodeError
 
 from edgekd.errors import (
     IncompatibleError,
@@ -26,6 +28,8 @@ Array = npt.NDArray[np.float32]
 DYNAMIC_BATCH: Final = 32
 # Of a protobuf message, which an ONNX file is
 MOST_BYTES: Final = 2**31 - 1
+# The largest weight with 7 bits: two products with 255 fit 16 bits
+SEVEN_BITS: Final = 64
 # Of the bound that an agreement is judged by, one-sided
 CONFIDENCE: Final = 0.95
 # Fewer decisions tell nothing of a limit of 90 % by themselves: half of two would pass
@@ -73,13 +77,44 @@ def session(model: Path | bytes) -> Any:  # noqa: ANN401
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.use_deterministic_compute = True
-    # Where this processor lacks VNNI, ONNX Runtime's products of weights beyond 7 bits saturate: what is asked here is what
-    # the file says, and not what this machine makes of it (microsoft/onnxruntime pull request 12088)
-    options.add_session_config_entry("session.x64quantprecision", "1")
+    # What is asked here is what the file says, and not what a processor without VNNI makes of it (microsoft/onnxruntime
+    # pull request 12088). Nowhere else: ONNX Runtime 1.31 fails to start some INT8 files in TensorRT's form with it.
+    if _saturates_without_vnni(model):
+        options.add_session_config_entry("session.x64quantprecision", "1")
     # Nothing but the end of the process: errors are raised
     options.log_severity_level = 4
     with _explain_errors(model):
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def _saturates_without_vnni(model: Path | bytes) -> bool:
+    """Whether a file has UINT8 activations, as ONNX Runtime wants them on x86, and INT8 weights beyond 7 bits."""
+    if isinstance(model, Path):
+        # What is missing is said by the session
+        model = model.read_bytes() if model.is_file() else b""
+    if b"QuantizeLinear" not in model:
+        return False
+    try:
+        graph = onnx.load_from_string(model).graph
+    except DecodeError:
+        return False  # and so is what cannot be read
+    kinds = {entry.name: entry.data_type for entry in graph.initializer}
+    unsigned = any(
+        kinds.get(node.input[2]) == onnx.TensorProto.UINT8
+        for node in graph.node
+        if node.op_type == "QuantizeLinear" and len(node.input) > 2
+    )
+    return unsigned and any(
+        _beyond_seven_bits(entry)
+        for entry in graph.initializer
+        if entry.data_type == onnx.TensorProto.INT8
+        and entry.data_location != onnx.TensorProto.EXTERNAL
+    )
+
+
+def _beyond_seven_bits(weight: onnx.TensorProto) -> bool:
+    values = onnx.numpy_helper.to_array(weight)
+    return bool(values.size) and int(np.abs(values.astype(np.int16)).max()) > SEVEN_BITS
 
 
 def name_of(model: Path | bytes) -> str:
