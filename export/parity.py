@@ -79,10 +79,9 @@ def session(model: Path | bytes, *, few: bool = False) -> Any:  # noqa: ANN401
     options.use_deterministic_compute = True
     # What is asked is what the file says, not what this processor makes of it: without VNNI, products of bytes are
     # summed in 16 bits and saturate, as on no board (ONNX Runtime 1.31.1: EfficientNet-Lite0 in TensorRT's form
-    # decides as FP32 on 9 of 100 images, and on 61 without). Pairs are computed as the standard defines them,
-    # operators that are integer by themselves by exact kernels (microsoft/onnxruntime pull request 12088).
+    # decides as FP32 on 9 of 100 images, and on 61 so). session.x64quantprecision would do for most files; with it
+    # some do not start.
     options.add_session_config_entry("session.disable_quant_qdq", "1")
-    options.add_session_config_entry("session.x64quantprecision", "1")
     if few:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     # Nothing but the end of the process: errors are raised

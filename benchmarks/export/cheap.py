@@ -183,7 +183,7 @@ def images_of(
             place, teacher_digest=info.state_digest, spec=spec, classes=info.classes
         )
         yield "synthesize", len(found.images) - HELD_OUT, lambda: found.images
-    for count, steps in ((64, 20),):
+    for count, steps in ((64, 20), (64, 100), (MOST, 40)):
         making = QuickInversion(
             subject.teacher, count=count + HELD_OUT, seed=0, compute=options.place, steps=steps
         )

@@ -170,8 +170,12 @@ def _forecast(fresh: Callable[[Recipe], Synthesis], recipe: Recipe, display: Dis
     if timed is not recipe:
         scratch = fresh(timed)
     seconds: list[float] = []
-    for point, _ in zip(scratch.events(), range(2), strict=False):
-        seconds.append(point.elapsed_s - sum(seconds))
+    spent_s = 0.0
+    # Parts are short, and what else runs on the machine shows in them
+    for point, _ in zip(scratch.events(), range(2 if timed is recipe else 4), strict=False):
+        longer = STEPS if point.step > timed.first_batches else 1
+        seconds.append((point.elapsed_s - spent_s) / longer)
+        spent_s = point.elapsed_s
     step_s = min(seconds) * work(recipe) / work(timed)
     batch_s = step_s * STEPS
     total_s = recipe.first_batches * step_s + -(-count // recipe.source.batch) * batch_s

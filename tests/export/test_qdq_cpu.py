@@ -66,21 +66,38 @@ def test_the_target_says_how_many_bits_weights_have(network, images, tmp_path, n
     assert largest == most
 
 
-def test_answers_that_are_compared_do_not_saturate_on_any_processor():
-    # 255 * 127 + 255 * 127 is 64,770, and 16 bits end at 32,767
-    weight = helper.make_node("MatMulInteger", ["a", "w"], ["sum"])
-    cast = helper.make_node("Cast", ["sum"], ["logits"], to=TensorProto.FLOAT)
+def byte_product(weight):
+    """255 in all of 64 places times a weight, on one output, in the form of ONNX Runtime's quantiser."""
+    scale, zero, signed = np.float32(1), np.uint8(0), np.int8(0)
+    constants = {"s": scale, "z": zero, "n": signed, "w": np.full((64, 4), weight, np.int8)}
+    nodes = [
+        helper.make_node("QuantizeLinear", ["images", "s", "z"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["x"]),
+        helper.make_node("DequantizeLinear", ["w", "s", "n"], ["y"]),
+        helper.make_node("MatMul", ["x", "y"], ["sums"]),
+        # Sums are scaled down to bytes again, so that one integer kernel does it all
+        helper.make_node("QuantizeLinear", ["sums", "big", "z"], ["p"]),
+        helper.make_node("DequantizeLinear", ["p", "big", "z"], ["logits"]),
+    ]
+    constants["big"] = np.float32(64 * 255 * weight / 200)
     graph = helper.make_graph(
-        [weight, cast],
+        nodes,
         "g",
-        [helper.make_tensor_value_info("a", TensorProto.UINT8, (1, 64))],
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, (1, 64))],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, (1, 4))],
-        [numpy_helper.from_array(np.full((64, 4), 127, np.int8), "w")],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
     model.ir_version = 9
-    found = session(model.SerializeToString()).run(None, {"a": np.full((1, 64), 255, np.uint8)})[0]
-    assert found.tolist() == [[255.0 * 127 * 64] * 4]
+    return model.SerializeToString()
+
+
+@pytest.mark.parametrize("weight", [64, 127])
+def test_answers_that_are_compared_do_not_saturate_on_any_processor(weight):
+    # 255 * 127 + 255 * 127 is 64,770, and 16 bits end at 32,767
+    given = np.full((1, 64), 255, np.float32)
+    found = session(byte_product(weight)).run(None, {"images": given})[0]
+    np.testing.assert_allclose(found, np.full((1, 4), 255.0 * weight * 64), rtol=1e-6)
 
 
 def test_layers_become_integer_kernels(fp32, images, tmp_path):
