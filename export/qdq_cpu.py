@@ -18,6 +18,8 @@ import onnx
 from edgekd.export.parity import Array, batches
 
 METHOD: Final = "max"
+# With pairs at layers alone
+LAYERS: Final = "max, layers alone"
 # Of a weight on either side of 0, where products saturate
 LEVELS_7: Final = 64
 _PRODUCER: Final = "edgekd"
@@ -30,6 +32,7 @@ def with_cpu_pairs(
     arm: bool,
     vnni: bool = False,
     keep: Sequence[str] = (),
+    layers_alone: bool = False,
 ) -> onnx.ModelProto:
     """A copy of a float graph with the pairs that ONNX Runtime fuses.
 
@@ -44,6 +47,8 @@ def with_cpu_pairs(
         arm: what the board's processor is.
         vnni: whether it is an x86 processor with VNNI.
         keep: names of layers that stay in floating point.
+        layers_alone: pairs stand at convolutions and products, and at what only moves values between them; additions,
+            gates and normalisations stay float, whose outliers cost a transformer more than integers gain it.
     """
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 
@@ -72,6 +77,7 @@ def with_cpu_pairs(
             activation_type=QuantType.QInt8 if arm else QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             nodes_to_exclude=list(keep),
+            op_types_to_quantize=_layer_types() if layers_alone else None,
         )
         quantised = onnx.load(out)
     quantised.producer_name, quantised.producer_version = _PRODUCER, ""
@@ -79,6 +85,13 @@ def with_cpu_pairs(
     del quantised.graph.value_info[:]
     quantised.graph.name = _PRODUCER
     return quantised
+
+
+def _layer_types() -> list[str]:
+    """What ONNX Runtime has pairs of its own for: the rest it would turn into integer operators."""
+    from onnxruntime.quantization.registry import QDQRegistry
+
+    return sorted(set(QDQRegistry) - {"LayerNormalization", "InstanceNormalization"})
 
 
 @contextlib.contextmanager

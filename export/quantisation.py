@@ -147,19 +147,35 @@ def for_cpu(
     """
     model = shown.model
 
-    def written(changed: onnx.ModelProto, keep: tuple[str, ...]) -> onnx.ModelProto:
-        return qdq_cpu.with_cpu_pairs(changed, shown.calibration, arm=arm, vnni=vnni, keep=keep)
+    def written(changed: onnx.ModelProto, keep: tuple[str, ...] = ()) -> onnx.ModelProto:
+        return qdq_cpu.with_cpu_pairs(
+            changed,
+            shown.calibration,
+            arm=arm,
+            vnni=vnni,
+            keep=keep,
+            layers_alone=method == qdq_cpu.LAYERS,
+        )
 
-    plain = written(model, ())
+    method = qdq_cpu.METHOD
+    plain = written(model)
     agreed, lost = shown.judge(plain)
-    record = replace(
-        shown.record(qdq_cpu.METHOD, {qdq_cpu.METHOD: agreed}), divergence={qdq_cpu.METHOD: lost}
-    )
+    agreement, divergence = {method: agreed}, {method: lost}
+    if lost > LITTLE:
+        method = qdq_cpu.LAYERS
+        other = written(model)
+        agreement[method], divergence[method] = shown.judge(other)
+        # Integers between layers are what makes this form fast: they go where that is worth it
+        if divergence[method] < lost / 2:
+            plain, lost = other, divergence[method]
+        else:
+            method = qdq_cpu.METHOD
+    record = replace(shown.record(method, agreement), divergence=divergence)
     limits: Mapping[str, float] = {}
     if keeping is not None and (keeping.asked or lost > LITTLE):
         # By TensorRT's pairs: which layer INT8 hurts is a matter of its values, not of the form.
         ranges = qdq.observe(model, qdq.activations(model), shown.calibration)
-        limits = qdq.limits_of(model, ranges, qdq_cpu.METHOD)
+        limits = qdq.limits_of(model, ranges, "max")
     ranked, kept = select_kept(shown, limits, keeping, lost=lost)
     if kept:
         plain = written(model, kept)

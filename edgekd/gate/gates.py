@@ -74,10 +74,15 @@ def parity(model: OnnxModel) -> GateResult:
 
 
 def coverage(model: OnnxModel) -> tuple[GateResult, ...]:
-    """Whether calibration images reach what the teacher's batch-norms saw in training; none without any."""
-    outside = {} if model.calibration is None else model.calibration.outside
-    if not outside:
+    """Whether synthetic images reach what the teacher's batch-norms saw in training; none without any.
+
+    Of noise and of a user's own images it says nothing: INT8 was as good with 32 % beyond them, and real images
+    themselves left 19 % (docs/log.md).
+    """
+    found = model.calibration
+    if found is None or found.made_of != "synthetic images" or not found.outside:
         return ()
+    outside = found.outside
     worst = max(outside, key=lambda layer: outside[layer])
     return (
         GateResult(
