@@ -181,7 +181,7 @@ def observe(model: onnx.ModelProto, tensors: tuple[str, ...], images: Array) -> 
         UsageError: there are none.
     """
     ranges = {name: Range() for name in tensors}
-    for name, values in _values(model, tensors, images):
+    for name, values in values_of(model, tensors, images):
         try:
             ranges[name].see(values)
         except ValueError as error:
@@ -211,9 +211,10 @@ def limits_of(model: onnx.ModelProto, ranges: Mapping[str, Range], method: str) 
     return limits
 
 
-def _values(
+def values_of(
     model: onnx.ModelProto, tensors: tuple[str, ...], images: Array
 ) -> Iterator[tuple[str, Array]]:
+    """Tensors by name, for one part of the images after the other."""
     inputs = {entry.name for entry in model.graph.input}
     inner = [name for name in tensors if name not in inputs]
     for part, found in outputs_of(exposing(model, inner), images, inner):

@@ -11,16 +11,20 @@ from typing import Final
 import onnx
 from torch import nn
 
-from edgekd.export import parity, qdq, qdq_cpu, reconstruction, sensitivity
+from edgekd.export import equalisation, parity, qdq, qdq_cpu, reconstruction, sensitivity
 from edgekd.export.calibration import LEVELS
 from edgekd.export.fake_quant import FakeQuantised, with_constants
 from edgekd.export.parity import Array
 from edgekd.records import Calibration, LayerSensitivity
 
 TUNED: Final = "tuned"
+EQUALISED: Final = "equalised"
+KEPT: Final = "kept"
 CORRECTED: Final = "corrected"
 # Nats by which INT8 may differ from FP32 before anything is done about it: below, decisions agree but for ties
 LITTLE: Final = 0.002
+# What another graph must leave of what is lost, to be taken
+_WORTH: Final = 0.9
 # Of the multiply-accumulates, that may stay in floating point where nobody says otherwise
 AUTO_SHARE: Final = 0.05
 
@@ -84,6 +88,17 @@ class CalibrationImages:
             sensitivity.divergence(self.exact, answers),
         )
 
+    def add(
+        self, record: Calibration, name: str, model: onnx.ModelProto
+    ) -> tuple[Calibration, float]:
+        """The record with what a graph reaches, and its divergence, nats."""
+        agreed, lost = self.judge(model)
+        return replace(
+            record,
+            agreement=record.agreement | {name: agreed},
+            divergence=record.divergence | {name: lost},
+        ), lost
+
     def record(self, method: str, agreement: Mapping[str, float]) -> Calibration:
         """Of a graph by one of the methods that were tried."""
         return Calibration(
@@ -104,33 +119,49 @@ def for_tensorrt(
         keeping: layers may stay in floating point; None: none does.
         tuning: weights and scales are learned, and taken where they decide no less like the reference.
     """
-    model = shown.model
+    model, calibration = shown.model, shown.calibration
     chosen = qdq.choose(
-        model, calibration=shown.calibration, held_out=shown.seen, reference=shown.teacher
+        model, calibration=calibration, held_out=shown.seen, reference=shown.teacher
     )
-    plain = qdq.with_pairs(model, chosen.limits)
+    limits = chosen.limits
+    plain = qdq.with_pairs(model, limits)
     _, lost = shown.judge(plain)
     record = replace(
         shown.record(chosen.method, chosen.agreement),
         saturated=chosen.saturated_shares(),
         divergence={chosen.method: lost},
     )
-    ranked, kept = select_kept(shown, chosen.limits, keeping, lost=lost)
-    if kept:
-        plain = qdq.with_pairs(model, chosen.limits, keep=kept)
+    if lost > LITTLE:
+        other = equalisation.equalise(model, calibration)
+        ranges = qdq.observe(other, qdq.activations(other), calibration)
+        found = qdq.limits_of(other, ranges, chosen.method)
+        even = qdq.with_pairs(other, found)
+        record, left = shown.add(record, EQUALISED, even)
+        if left < _WORTH * lost:
+            model, limits, plain, lost = other, found, even, left
+            record = replace(
+                record,
+                equalised=True,
+                saturated={name: each.clipped_share(found[name]) for name, each in ranges.items()},
+            )
+    ranked, kept = select_kept(replace(shown, model=model), limits, keeping, lost=lost)
     record = replace(record, sensitivity=ranked, kept=kept)
+    if kept:
+        plain = qdq.with_pairs(model, limits, keep=kept)
+        record, lost = shown.add(record, KEPT, plain)
     best = Quantised(model=plain, record=record)
     if lost > LITTLE:
-        found = reconstruction.reconstruct(model, chosen.limits, shown.calibration, keep=kept)
+        fitted = reconstruction.reconstruct(model, limits, calibration, keep=kept)
         corrected = qdq.with_pairs(
-            with_constants(model, found.constants),
-            chosen.limits,
+            with_constants(model, fitted.constants),
+            limits,
             keep=kept,
-            weight_scales=found.weight_scales,
+            weight_scales=fitted.weight_scales,
         )
-        best = _nearer(shown, best, corrected)
+        best = _nearer(shown, best, corrected, lost=lost)
     if tuning is None:
         return best
+    # Of the graph as it was exported, which is what the module computes
     return _tuned(shown, best, chosen.limits, tuning, keep=kept)
 
 
@@ -171,19 +202,28 @@ def for_cpu(
         else:
             method = qdq_cpu.METHOD
     record = replace(shown.record(method, agreement), divergence=divergence)
+    if lost > LITTLE:
+        other = equalisation.equalise(model, shown.calibration)
+        even = written(other)
+        record, left = shown.add(record, EQUALISED, even)
+        if left < _WORTH * lost:
+            model, plain, lost = other, even, left
+            record = replace(record, equalised=True)
     limits: Mapping[str, float] = {}
     if keeping is not None and (keeping.asked or lost > LITTLE):
         # By TensorRT's pairs: which layer INT8 hurts is a matter of its values, not of the form.
         ranges = qdq.observe(model, qdq.activations(model), shown.calibration)
         limits = qdq.limits_of(model, ranges, "max")
-    ranked, kept = select_kept(shown, limits, keeping, lost=lost)
+    ranked, kept = select_kept(replace(shown, model=model), limits, keeping, lost=lost)
+    record = replace(record, sensitivity=ranked, kept=kept)
     if kept:
         plain = written(model, kept)
-    best = Quantised(model=plain, record=replace(record, sensitivity=ranked, kept=kept))
+        record, lost = shown.add(record, KEPT, plain)
+    best = Quantised(model=plain, record=record)
     if lost <= LITTLE:
         return best
     # Activations have other ranges in this form, so that weights alone are rounded here
-    found = reconstruction.reconstruct(
+    fitted = reconstruction.reconstruct(
         model,
         {},
         shown.calibration,
@@ -191,20 +231,14 @@ def for_cpu(
         levels=LEVELS if arm or vnni else qdq_cpu.LEVELS_7,
         pinned=True,
     )
-    return _nearer(shown, best, written(with_constants(model, found.constants), kept))
+    return _nearer(shown, best, written(with_constants(model, fitted.constants), kept), lost=lost)
 
 
-def _nearer(shown: CalibrationImages, best: Quantised, corrected: onnx.ModelProto) -> Quantised:
+def _nearer(
+    shown: CalibrationImages, best: Quantised, corrected: onnx.ModelProto, *, lost: float
+) -> Quantised:
     """The corrected graph, where it answers more like the float one."""
-    record = best.record
-    # With layers kept it is another graph than the one that the ranges were chosen by
-    before, lost = shown.judge(best.model)
-    after, left = shown.judge(corrected)
-    record = replace(
-        record,
-        agreement=record.agreement | {record.method: before, CORRECTED: after},
-        divergence=record.divergence | {record.method: lost, CORRECTED: left},
-    )
+    record, left = shown.add(best.record, CORRECTED, corrected)
     if left >= lost:
         return Quantised(model=best.model, record=record)
     return Quantised(model=corrected, record=replace(record, corrected=True))
@@ -252,20 +286,27 @@ def _tuned(
         keep=keep,
         weight_scales=found.weight_scales,
     )
-    record = best.record
-    before = record.agreement[CORRECTED if record.corrected else record.method]
-    after, left = shown.judge(tuned)
-    record = replace(
-        record,
-        agreement=record.agreement | {TUNED: after},
-        divergence=record.divergence | {TUNED: left},
-    )
-    if after < before:
+    record, _ = shown.add(best.record, TUNED, tuned)
+    if record.agreement[TUNED] < record.agreement[last_step(best.record)]:
         return Quantised(model=best.model, record=record)
     # What its learned ranges cut off was not counted.
     return Quantised(
         model=tuned,
         record=replace(
-            record, method=TUNED, tuned_steps=tuning.steps, saturated={}, corrected=False
+            record,
+            method=TUNED,
+            tuned_steps=tuning.steps,
+            saturated={},
+            corrected=False,
+            equalised=False,
         ),
     )
+
+
+def last_step(record: Calibration) -> str:
+    """Of what was done to a graph, the last: the name of its agreement and divergence."""
+    if record.corrected:
+        return CORRECTED
+    if KEPT in record.agreement:
+        return KEPT
+    return EQUALISED if record.equalised else record.method

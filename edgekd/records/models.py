@@ -194,8 +194,10 @@ class Calibration:
     held_out_images: Count
     # Of each method that was tried, on held-out images.
     agreement: dict[str, Share]
-    # Of methods, the mean KL of FP32's and INT8's softmax on held-out images, nats.
+    # Of the method and of each step after it, the mean KL of FP32's and INT8's softmax on held-out images, nats.
     divergence: dict[str, float] = Field(default_factory=dict)
+    # Channels were scaled to like ranges.
+    equalised: bool = False
     # Weights and biases take back what INT8 changes, layer by layer.
     corrected: bool = False
     # What agreement is with: "fp32" or "teacher"

@@ -12,7 +12,7 @@ from torch import nn
 from edgekd.distill.data.labelled import normalise
 from edgekd.export import convert
 from edgekd.export.fake_quant import FakeQuantised
-from edgekd.export.quantisation import CORRECTED, TUNED, FinetuneSource
+from edgekd.export.quantisation import CORRECTED, EQUALISED, KEPT, TUNED, FinetuneSource
 from edgekd.gate import gates as verdicts
 from edgekd.progress import Display
 from edgekd.records import (
@@ -174,20 +174,23 @@ def export_network(
 
 def quantisation_lines(calibration: Calibration) -> list[str]:
     """What was done about what INT8 loses, and what it was worth."""
-    lines = []
     costs = {layer.layer: layer for layer in calibration.sensitivity}
+    lost = calibration.divergence
+    steps = [(calibration.method, f"by {calibration.method}")]
+    if calibration.equalised:
+        steps.append((EQUALISED, "with channels of like ranges"))
     if calibration.kept:
         share = sum(costs[name].macs_share for name in calibration.kept)
-        named = ", ".join(f"{name} ({costs[name].divergence:.3f})" for name in calibration.kept)
-        lines.append(
-            f"kept in floating point, {share:.1%} of the MACs (nats lost by each alone in INT8): {named}"
-        )
-    lost = calibration.divergence
+        steps.append((KEPT, f"with {share:.1%} of the MACs in floating point"))
     if calibration.corrected:
-        lines.append(
-            f"weights and biases corrected layer by layer: {lost[CORRECTED]:.4f} nats from FP32, "
-            f"{lost[calibration.method]:.4f} without"
-        )
+        steps.append((CORRECTED, "with weights and biases corrected layer by layer"))
+    lines = []
+    if len(steps) > 1 and all(name in lost for name, _ in steps):
+        told = ", ".join(f"{lost[name]:.4f} {words}" for name, words in steps)
+        lines.append(f"nats from FP32: {told}")
+    if calibration.kept:
+        named = ", ".join(f"{name} ({costs[name].divergence:.3f})" for name in calibration.kept)
+        lines.append(f"kept in floating point (nats that each alone loses in INT8): {named}")
     return lines
 
 
