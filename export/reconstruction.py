@@ -278,42 +278,36 @@ class _Layer:
         return matrix.reshape(shape)
 
     def rows(self, parts: _Parts, generator: torch.Generator) -> Tensor:
-        """What meets the weights, (groups, P, inputs of a row), at places drawn evenly from all parts."""
+        """What meets the weights, (groups, P, inputs of a row), at places drawn evenly from all images."""
         each = max(1, PLACES // sum(len(part) for part in parts))
-        found = [
-            self._places(image, each, generator)
-            for part in parts
-            for image in torch.from_numpy(part)
-        ]
-        return torch.cat(found, dim=1)
+        drawn = self._patches if self.window else self._vectors
+        return torch.cat([drawn(torch.from_numpy(part), each, generator) for part in parts], dim=1)
 
-    def _places(self, image: Tensor, most: int, generator: torch.Generator) -> Tensor:
-        if not self.window:
-            rows = image.reshape(-1, image.shape[-1])
-            chosen = torch.randperm(len(rows), generator=generator)[:most]
-            return rows[chosen][None]
+    def _vectors(self, part: Tensor, most: int, generator: torch.Generator) -> Tensor:
+        rows = part.reshape(len(part), -1, part.shape[-1])
+        chosen = torch.randperm(rows.shape[1], generator=generator)[:most]
+        return rows[:, chosen].reshape(1, -1, part.shape[-1])
+
+    def _patches(self, part: Tensor, most: int, generator: torch.Generator) -> Tensor:
+        """The same places in all images of a part."""
         top, left, bottom, right = _attribute(self.node, "pads", [0, 0, 0, 0])
         high, wide = _attribute(self.node, "strides", [1, 1])
         down, across = _attribute(self.node, "dilations", [1, 1])
-        padded = functional.pad(image, (left, right, top, bottom))
+        padded = functional.pad(part, (left, right, top, bottom))
         last = [
             size - step * (window - 1)
             for size, window, step in zip(
-                padded.shape[1:], self.window, (down, across), strict=True
+                padded.shape[2:], self.window, (down, across), strict=True
             )
         ]
-        rows, columns = (
-            torch.arange(0, end, step) for end, step in zip(last, (high, wide), strict=True)
-        )
-        places = torch.cartesian_prod(rows, columns)
-        places = places[torch.randperm(len(places), generator=generator)[:most]]
-        offsets = torch.cartesian_prod(
-            torch.arange(self.window[0]) * down, torch.arange(self.window[1]) * across
-        )
-        at = places[:, None] + offsets[None]  # (P, window, 2)
-        taken = padded[:, at[..., 0], at[..., 1]]  # (C, P, window)
-        grouped = taken.reshape(self.groups, -1, *taken.shape[1:])
-        return grouped.permute(0, 2, 1, 3).reshape(self.groups, len(places), -1)
+        columns = len(range(0, last[1], wide))
+        chosen = torch.randperm(len(range(0, last[0], high)) * columns, generator=generator)[:most]
+        offsets = torch.arange(self.window[0] * self.window[1])
+        row = (chosen // columns * high)[:, None] + offsets // self.window[1] * down
+        column = (chosen % columns * wide)[:, None] + offsets % self.window[1] * across
+        taken = padded[:, :, row, column]  # (images, C, P, window)
+        grouped = taken.reshape(len(part), self.groups, -1, *row.shape)
+        return grouped.permute(1, 0, 3, 2, 4).reshape(self.groups, len(part) * len(row), -1)
 
 
 def _rounded(weight: Tensor, rows: Tensor, steps: Tensor, *, levels: int) -> Tensor:

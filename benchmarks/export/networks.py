@@ -77,7 +77,15 @@ def table(options: argparse.Namespace, say: Callable[[str], None]) -> None:
         exact = logits_of(subject.model.SerializeToString(), subject.test)
         for name, way in ways().items():
             started = time.process_time()
-            graph = way(subject)
+            try:
+                graph = way(subject)
+            except RuntimeError as error:
+                if not name.startswith("nncf"):
+                    raise
+                # Its own; that it fails is a result too
+                say(f"{subject.name}: {name}: {error}")
+                append_row(part, {**_failed(subject, name), "cpu_s": "", "commit": commit()})
+                continue
             spent = time.process_time() - started
             row = _row(subject, name, exact, logits_of(graph.SerializeToString(), subject.test))
             append_row(part, {**row, "cpu_s": f"{spent:.1f}", "commit": commit()})
@@ -99,6 +107,18 @@ def _row(subject: Subject, name: str, exact: Array, answers: Array) -> dict[str,
         "divergence_nats": f"{sensitivity.divergence(exact, answers):.5f}",
         "accuracy_fp32": "" if right is None else f"{right[0].mean():.4f}",
         "loss_points": "" if right is None else f"{100 * (right[0].mean() - right[1].mean()):.2f}",
+        "device": processor(),
+    }
+
+
+def _failed(subject: Subject, name: str) -> dict[str, object]:
+    empty = ("agreement", "divergence_nats", "accuracy_fp32", "loss_points")
+    return {
+        "network": subject.name,
+        "pixels": subject.spec.height,
+        "method": f"{name}: failed",
+        "test_images": 0,
+        **dict.fromkeys(empty, ""),
         "device": processor(),
     }
 

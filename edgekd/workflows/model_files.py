@@ -162,7 +162,7 @@ def export_network(
     found = int8.calibration
     assert found is not None
     display.say(
-        f"         {int8.path}: {int8.size_bytes / 1024:,.0f} KiB, ranges by {found.method} over {found.images} {images.made_of}, "
+        f"         {int8.path}: {int8.size_bytes / 1024:,.0f} KiB, ranges by {found.method} over {found.images} images ({images.made_of}), "
         f"top-1 matches FP32 on {int8.parity.top1_agreement:.1%} of {int8.parity.images} held-out images"
     )
     if tune and found.method != TUNED:
