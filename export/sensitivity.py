@@ -18,7 +18,7 @@ from edgekd.records import LayerSensitivity
 By = Literal["macs", "size"]
 BY: Final[tuple[By, ...]] = ("macs", "size")
 # A layer is a session of its own
-_MOST_IMAGES: Final = 64
+_MOST_IMAGES: Final = 32
 # What a layer must lose of all losses to be worth another type: a twentieth
 _FEW: Final = 20
 
@@ -31,7 +31,7 @@ def sensitivities(
     Args:
         model: float graph.
         limits: of its activations, as `qdq.with_pairs` takes them.
-        images: normalised (N, C, H, W); the first 64 are used.
+        images: normalised (N, C, H, W); the first 32 are used.
 
     The error is the mean divergence KL(float || INT8) of the two softmax outputs, in nats.
     """
