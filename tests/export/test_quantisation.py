@@ -1,7 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import helper
+from torch import nn
 
 from edgekd.export.calibration import LEVELS
 from edgekd.export.fake_quant import with_constants
@@ -12,13 +16,18 @@ from edgekd.export.quantisation import (
     AUTO_SHARE,
     CORRECTED,
     LITTLE,
+    TUNED,
     CalibrationImages,
+    FinetuneSource,
     FloatShare,
     for_cpu,
     for_tensorrt,
 )
 from edgekd.export.reconstruction import reconstruct
 from edgekd.export.sensitivity import divergence
+from edgekd.export.torch_to_onnx import write_fp32
+from edgekd.records import InputSpec
+from edgekd.targets.catalogue import load_target
 from tests.export.networks import (
     constants_of,
     conv,
@@ -144,7 +153,7 @@ def test_a_share_that_is_asked_for_is_used_whatever_int8_loses(quantise):
     found = quantise(shown(mixed_network(gain=0.2)), asked)
     costs = {each.layer: each.macs_share for each in found.record.sensitivity}
     assert set(costs) == {"stem", "depthwise", "grouped", "point", "fc"}
-    assert found.record.kept
+    assert 0 < len(found.record.kept) < 3
     assert sum(costs[name] for name in found.record.kept) <= 0.2
     assert all(floating(found.model, name) for name in found.record.kept)
 
@@ -208,3 +217,76 @@ def test_corrected_weights_survive_the_rounding_of_onnx_runtimes_quantiser(level
         nearest = np.rint(constants_of(model)[name] / by_channel)
         changed += int((nearest != stored[f"{name}_quantized"]).sum())
     assert changed
+
+
+# --- tuning -----------------------------------------------------------------------------------------
+
+
+def trained(tmp_path):
+    """A module with drawn weights that tells images apart, and its graph."""
+    module = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(8, 16, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(16, 4),
+    ).eval()
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for each in module.parameters():
+            each.copy_(torch.randn(each.shape, generator=draw) / each[0].numel() ** 0.5)
+        module[-1].weight *= 20
+        # No class is the answer to everything
+        module[-1].bias -= module(torch.from_numpy(smooth_images(64, seed=3))).mean(0)
+    spec = InputSpec(channels=3, height=12, width=12, mean=(0.5,) * 3, std=(0.25,) * 3)
+    path = tmp_path / "f.onnx"
+    write_fp32(module, spec=spec, software=load_target("jetson").software, out=path)
+    return module, onnx.load(path)
+
+
+def tuned_by(tmp_path, tune, *, share, contrary=False):
+    """`contrary`: a teacher that always says otherwise, so that no graph decides less like it."""
+    module, model = trained(tmp_path)
+    images = shown(model)
+    if contrary:
+        images = replace(images, teacher=-images.exact)
+    keeping = FloatShare(share=share, by="macs") if share else None
+    source = FinetuneSource(module=module, tune=tune, steps=3)
+    return images, for_tensorrt(images, keeping=keeping, tuning=source)
+
+
+def leave(wrapped):
+    assert wrapped.learnable_parameters()[0]
+
+
+def test_layers_that_are_kept_are_kept_in_a_tuned_graph(tmp_path):
+    images, found = tuned_by(tmp_path, leave, share=0.6, contrary=True)
+    assert 0 < len(found.record.kept) < 3
+    assert (found.record.agreement[TUNED], found.record.divergence[TUNED]) == images.judge(
+        found.model
+    )
+    assert found.record.method == TUNED
+    assert found.record.tuned_steps == 3
+    assert not found.record.corrected
+    for name in found.record.kept:
+        assert floating(found.model, name)
+
+
+@torch.no_grad()
+def unlearn(wrapped):
+    """Never to say again what is said most."""
+    last = wrapped.learnable_parameters()[0][-1]
+    last[wrapped(torch.from_numpy(smooth_images(64, seed=3))).argmax(1).mode().values] -= 1000
+
+
+def test_what_tuning_spoils_is_dropped(tmp_path):
+    images, found = tuned_by(tmp_path, unlearn, share=0)
+    record = found.record
+    assert record.method != TUNED
+    assert record.tuned_steps == 0
+    assert record.agreement[TUNED] < 0.9
+    assert record.divergence[TUNED] > 1
+    name = CORRECTED if record.corrected else record.method
+    assert record.divergence[name] == pytest.approx(images.judge(found.model)[1], rel=1e-5)
