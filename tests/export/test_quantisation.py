@@ -224,6 +224,7 @@ def test_corrected_weights_survive_the_rounding_of_onnx_runtimes_quantiser(level
 
 def trained(tmp_path):
     """A module with drawn weights that tells images apart, and its graph."""
+    classifier = nn.Linear(16, 4)
     module = nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1),
         nn.ReLU(),
@@ -231,15 +232,15 @@ def trained(tmp_path):
         nn.ReLU(),
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
-        nn.Linear(16, 4),
+        classifier,
     ).eval()
     draw = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for each in module.parameters():
             each.copy_(torch.randn(each.shape, generator=draw) / each[0].numel() ** 0.5)
-        module[-1].weight *= 20
+        classifier.weight *= 20
         # No class is the answer to everything
-        module[-1].bias -= module(torch.from_numpy(smooth_images(64, seed=3))).mean(0)
+        classifier.bias.sub_(module(torch.from_numpy(smooth_images(64, seed=3))).mean(0))
     spec = InputSpec(channels=3, height=12, width=12, mean=(0.5,) * 3, std=(0.25,) * 3)
     path = tmp_path / "f.onnx"
     write_fp32(module, spec=spec, software=load_target("jetson").software, out=path)

@@ -112,14 +112,8 @@ def test_the_bias_takes_back_the_mean(keep):
     for name in names:
         assert missed(int8, name) < 1e-5
     assert missed(plain, "f") > 1e-3
-    ends = [
-        each.mean(0)
-        for each in (
-            logits(model, CALIBRATION),
-            logits(corrected(model, limits, found, keep=keep), CALIBRATION),
-        )
-    ]
-    np.testing.assert_allclose(*ends, atol=1e-4)
+    int8_logits = logits(corrected(model, limits, found, keep=keep), CALIBRATION)
+    np.testing.assert_allclose(int8_logits.mean(0), logits(model, CALIBRATION).mean(0), atol=1e-4)
 
 
 def test_weights_of_layers_that_are_kept_stay():
@@ -136,9 +130,9 @@ def test_the_largest_weight_of_a_channel_stays_where_it_is_pinned(levels):
     found = reconstruct(model, {}, CALIBRATION, levels=levels, pinned=True)
     for layer in LAYERS:
         before, after = (each[f"{layer}.w"] for each in (constants_of(model), found.constants))
-        largest = [np.abs(each).reshape(len(each), -1).max(1) for each in (before, after)]
-        np.testing.assert_allclose(*largest, rtol=1e-6)
-        places = levels_of(after, largest[0] / levels)
+        largest, there = (np.abs(each).reshape(len(each), -1).max(1) for each in (before, after))
+        np.testing.assert_allclose(there, largest, rtol=1e-6)
+        places = levels_of(after, largest / levels)
         np.testing.assert_allclose(places, np.rint(places), atol=1e-3)
 
 
