@@ -38,6 +38,8 @@ from edgekd.export.weightless_graph import infer_shapes
 PLACES: Final = 16384
 # Of the mean square of what goes in: damps directions that the images hardly show
 DAMPING: Final = 0.1
+# Inputs of a row: least squares take several matrices of their square (8,192: 3 GB, and 80 s on one thread)
+_WIDEST: Final = 8192
 # Bytes of one activation of all images; a few live at once
 _MOST_BYTES: Final = 256 * 2**20
 # Columns after which what they lost is handed on to the rest
@@ -256,14 +258,16 @@ class _Layer:
 
     @staticmethod
     def of(node: onnx.NodeProto, weight: Weights) -> "_Layer | None":
-        """None: it is no such product."""
+        """None: it is no such product, or too large a one."""
         if node.op_type in {"Gemm", "MatMul"}:
-            return _Layer(node=node, groups=1, window=())
+            turned = bool(_attribute(node, "transA", 0))
+            inputs = weight.size // weight.shape[channel_axis(node)]
+            return None if turned or inputs > _WIDEST else _Layer(node=node, groups=1, window=())
         padded = _attribute(node, "auto_pad", b"NOTSET")
         pads = _attribute(node, "pads", [0, 0, 0, 0])
         if node.op_type != "Conv" or weight.ndim != 4 or padded not in {b"NOTSET", b""}:
             return None
-        if len(pads) != 4:
+        if len(pads) != 4 or weight[0].size > _WIDEST:
             return None
         return _Layer(
             node=node, groups=int(_attribute(node, "group", 1)), window=tuple(weight.shape[2:])
@@ -328,7 +332,7 @@ def _rounded(weight: Tensor, rows: Tensor, steps: Tensor, *, levels: int, pinned
     largest weight of an output is `pinned`, none passes it.
     """
     rows = rows.double()
-    rows = rows - rows.mean(1, keepdim=True)
+    rows -= rows.mean(1, keepdim=True)
     products = rows.transpose(1, 2) @ rows / rows.shape[1]  # (G, D, D)
     squares = products.diagonal(dim1=1, dim2=2)
     damping = DAMPING * squares.mean(1, keepdim=True).clamp_min(1e-12)

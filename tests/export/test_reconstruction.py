@@ -208,6 +208,22 @@ def test_a_weight_of_two_layers_is_rounded_to_the_nearest_and_their_bias_stays()
     assert 0 < divergence(exact, better) <= divergence(exact, plain)
 
 
+def test_a_layer_that_is_too_wide_for_least_squares_is_rounded_to_the_nearest():
+    draw = np.random.default_rng(7)
+    constants = {"fc.w": drawn(draw, 4, 3 * 56 * 56), "fc.b": draw.standard_normal(4) / 8}
+    nodes = [
+        helper.make_node("Flatten", ["images"], ["a"]),
+        helper.make_node("Gemm", ["a", "fc.w", "fc.b"], ["logits"], name="fc", transB=1),
+    ]
+    model = graph(nodes, constants, shape=(3, 56, 56), classes=4)
+    images = smooth_images(8, seed=1, size=56)
+    limits = limits_by_max(model, images)
+    found = reconstruct(model, limits, images, levels=7)
+    assert set(found.constants) == {"fc.b"}
+    exact, better = (logits(each, images) for each in (model, corrected(model, limits, found)))
+    np.testing.assert_allclose(better.mean(0), exact.mean(0), atol=1e-4)
+
+
 def turned_network():
     draw = np.random.default_rng(4)
     constants = {
