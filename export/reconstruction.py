@@ -38,6 +38,8 @@ from edgekd.export.weightless_graph import infer_shapes
 PLACES: Final = 16384
 # Of the mean square of what goes in: damps directions that the images hardly show
 DAMPING: Final = 0.1
+# Inputs of a row: least squares take several matrices of their square (8,192: 3 GB, and 80 s on one thread)
+_WIDEST: Final = 8192
 # Bytes of one activation of all images; a few live at once
 _MOST_BYTES: Final = 256 * 2**20
 # Columns after which what they lost is handed on to the rest
@@ -106,6 +108,8 @@ class _Reconstruction:
         self._images = list(batches(shown, size, name="calibration"))
         self._generator = torch.Generator().manual_seed(_SEED)
         self._constants: dict[str, Weights] = {}
+        # Of weights that are rounded by their pair alone, what it gives
+        self._nearest: dict[str, Weights] = {}
         self._scales: dict[str, Weights] = {}
 
     def run(self) -> Reconstructed:
@@ -119,7 +123,7 @@ class _Reconstruction:
             given = rounded | self._quantised_input(node, rounded)
             if weighted(node, self._dimensions):
                 self._fit(node, given[node.input[0]], answer[0])
-            other = self._answer(node, given, self._values | self._constants)
+            other = self._answer(node, given, self._constants_of(node))
             for place, name in enumerate(node.output):
                 if self._uses[name]:
                     exact[name], rounded[name] = answer[place], other[place]
@@ -129,6 +133,11 @@ class _Reconstruction:
                     exact.pop(name, None)
                     rounded.pop(name, None)
         return Reconstructed(constants=self._constants, weight_scales=self._scales)
+
+    def _constants_of(self, node: onnx.NodeProto) -> dict[str, Any]:
+        """What a node of the INT8 graph takes."""
+        quantised = weighted(node, self._dimensions) and node.name not in self._keep
+        return self._values | self._constants | (self._nearest if quantised else {})
 
     def _quantised_input(
         self, node: onnx.NodeProto, rounded: Mapping[str, _Parts]
@@ -190,13 +199,10 @@ class _Reconstruction:
                     LEVELS / self._levels
                 )
                 steps = steps.reshape(told.shape[:2])
-                found = _rounded(told, rows, steps, levels=self._levels)
-                if self._pinned:
-                    place = told.abs().argmax(2, keepdim=True)
-                    found.scatter_(2, place, told.gather(2, place))
+                found = _rounded(told, rows, steps, levels=self._levels, pinned=self._pinned)
                 self._constants[node.input[1]] = matrix.unflat(found.float().numpy(), weight.shape)
             else:
-                self._constants[node.input[1]] = _to_grid(weight, axis, levels=self._levels)
+                self._nearest[node.input[1]] = _to_grid(weight, axis, levels=self._levels)
             self._scales[node.input[1]] = np.asarray(
                 weight_scale(weight, axis) * np.float32(LEVELS / self._levels), np.float32
             )
@@ -207,7 +213,7 @@ class _Reconstruction:
         if not bias or self._uses[bias] != 1:
             return
         before = self._values[bias]
-        (answers,) = self._answer(node, {node.input[0]: given}, self._values | self._constants)
+        (answers,) = self._answer(node, {node.input[0]: given}, self._constants_of(node))
         axis = 1 if node.op_type in {"Conv", "ConvTranspose"} else -1
         shift = _mean(wanted, axis) - _mean(answers, axis)
         if before.shape == shift.shape:
@@ -252,14 +258,16 @@ class _Layer:
 
     @staticmethod
     def of(node: onnx.NodeProto, weight: Weights) -> "_Layer | None":
-        """None: it is no such product."""
+        """None: it is no such product, or too large a one."""
         if node.op_type in {"Gemm", "MatMul"}:
-            return _Layer(node=node, groups=1, window=())
+            turned = bool(_attribute(node, "transA", 0))
+            inputs = weight.size // weight.shape[channel_axis(node)]
+            return None if turned or inputs > _WIDEST else _Layer(node=node, groups=1, window=())
         padded = _attribute(node, "auto_pad", b"NOTSET")
         pads = _attribute(node, "pads", [0, 0, 0, 0])
         if node.op_type != "Conv" or weight.ndim != 4 or padded not in {b"NOTSET", b""}:
             return None
-        if len(pads) != 4:
+        if len(pads) != 4 or weight[0].size > _WIDEST:
             return None
         return _Layer(
             node=node, groups=int(_attribute(node, "group", 1)), window=tuple(weight.shape[2:])
@@ -310,14 +318,15 @@ class _Layer:
         return grouped.permute(1, 0, 3, 2, 4).reshape(self.groups, len(part) * len(row), -1)
 
 
-def _rounded(weight: Tensor, rows: Tensor, steps: Tensor, *, levels: int) -> Tensor:
+def _rounded(weight: Tensor, rows: Tensor, steps: Tensor, *, levels: int, pinned: bool) -> Tensor:
     """Weights (G, O, D) on grids of `steps` (G, O), columns in the order of what they weigh.
 
     The rounding of each column minimises what the layer's answers to `rows` (G, P, D) lose, given the columns
-    that are rounded already: GPTQ, with the mean taken out of the rows, as the bias makes up for it.
+    that are rounded already: GPTQ, with the mean taken out of the rows, as the bias makes up for it. Where the
+    largest weight of an output is `pinned`, none passes it.
     """
     rows = rows.double()
-    rows = rows - rows.mean(1, keepdim=True)
+    rows -= rows.mean(1, keepdim=True)
     products = rows.transpose(1, 2) @ rows / rows.shape[1]  # (G, D, D)
     squares = products.diagonal(dim1=1, dim2=2)
     damping = DAMPING * squares.mean(1, keepdim=True).clamp_min(1e-12)
@@ -328,13 +337,18 @@ def _rounded(weight: Tensor, rows: Tensor, steps: Tensor, *, levels: int) -> Ten
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(products))
     factor = torch.linalg.cholesky(inverse, upper=True)  # (G, D, D)
     left = weight[:, :, order].clone()
+    before = left.clone()
+    largest = before.abs().argmax(2)  # (G, O)
+    lowest = -levels if pinned else -levels - 1
     found = torch.empty_like(left)
     for start in range(0, left.shape[2], _BLOCK):
         end = min(start + _BLOCK, left.shape[2])
         lost = torch.zeros_like(left[:, :, start:end])
         for column in range(start, end):
             own = left[:, :, column]
-            rounded = (own / steps).round().clamp(-levels - 1, levels) * steps
+            rounded = (own / steps).round().clamp(lowest, levels) * steps
+            if pinned:
+                rounded = torch.where(largest == column, before[:, :, column], rounded)
             found[:, :, column] = rounded
             error = (own - rounded) / factor[:, column, column, None]
             lost[:, :, column - start] = error

@@ -93,6 +93,26 @@ def test_what_is_learned_is_what_the_file_computes(tmp_path, network, images):
     assert np.abs(ours - before).max() > 5 * np.abs(ours - theirs).max()
 
 
+@pytest.mark.parametrize("place", [0, 2, -1], ids=["first", "before an addition", "last"])
+def test_layers_that_are_kept_are_not_learned_and_have_no_pairs(tmp_path, network, images, place):
+    module, spec = network("resnet8-w4")
+    shown = images(8)
+    model, limits = written(tmp_path / "f.onnx", module, spec, shown, "jetson")
+    layers = [node for node in model.graph.node if node.op_type in {"Conv", "Gemm"}]
+    kept = layers[place]
+    wrapped = FakeQuantised(module, model, limits, shape=spec.shape, keep={kept.name})
+    found = wrapped.collect_tuned()
+    assert not set(kept.input) & set(found.constants)
+    assert set(found.weight_scales) == {node.input[1] for node in layers if node is not kept}
+    with_kept = with_pairs(model, limits, keep={kept.name})
+    names = {node.name for node in with_kept.graph.node if node.op_type == "QuantizeLinear"}
+    assert names == {f"Q_{name}" for name in (*found.limits, *found.weight_scales)}
+    static = computed(with_kept, shown)
+    ours = wrapped(torch.from_numpy(shown)).detach().numpy()
+    noise = np.abs(static - logits_of(tmp_path / "f.onnx", shown)).max()
+    assert np.abs(ours - static).mean() <= 0.5 * noise + 1e-6
+
+
 def test_fewer_bits_have_fewer_values(tmp_path, network, images):
     module, spec = network("resnet8-w4")
     model, limits = written(tmp_path / "f.onnx", module, spec, images(8), "jetson")

@@ -8,7 +8,7 @@ from edgekd.export.qdq import (
     observe,
     with_pairs,
 )
-from edgekd.export.sensitivity import sensitivities, worst
+from edgekd.export.sensitivity import divergence, needed, sensitivities, worst
 from edgekd.records import LayerSensitivity
 
 
@@ -29,6 +29,43 @@ def test_what_hurts_most_for_its_price_is_kept_within_the_share():
     assert worst(LAYERS, share=0.65, by="macs") == ("b", "a")
     assert worst(LAYERS, share=0.3, by="size") == ("a", "d")
     assert worst(LAYERS, share=0.0, by="size") == ()
+
+
+@pytest.mark.parametrize(
+    ("share", "little", "kept"),
+    [
+        pytest.param(1.0, 0.002, ("a", "b", "d"), id="all that tell"),
+        pytest.param(1.0, 0.03, ("a", "b"), id="until little is lost"),
+        pytest.param(1.0, 0.07, ("a",), id="one is enough"),
+        pytest.param(1.0, 0.17, (), id="little is lost to begin with"),
+        pytest.param(0.45, 0.002, ("b", "d"), id="the worst is too dear"),
+        pytest.param(0.1, 0.002, ("b",), id="all of the share"),
+        pytest.param(0.0, 0.002, (), id="no share"),
+    ],
+)
+def test_layers_are_kept_until_the_others_lose_little(share, little, kept):
+    assert needed(LAYERS, share=share, little=little) == kept
+
+
+def test_a_loss_that_all_layers_share_has_no_layer_to_keep():
+    alike = [layer(str(number), 0.01, 0.02, 0.02) for number in range(50)]
+    assert needed(alike, share=0.05, little=0.002) == ()
+    # A twentieth of all that is lost is worth it
+    one = [layer("one", 0.03, 0.02, 0.02), *alike]
+    assert needed(one, share=0.05, little=0.002) == ("one",)
+
+
+def test_a_layer_that_seems_to_gain_by_int8_takes_nothing_off_the_others():
+    gains = (layer("a", 0.1, 0.02, 0.1), layer("b", -0.5, 0.02, 0.1))
+    assert needed(gains, share=0.05, little=0.002) == ("a",)
+
+
+def test_the_divergence_is_that_of_the_two_distributions():
+    exact = np.log(np.array([[0.5, 0.5], [0.9, 0.1]], np.float32))
+    answers = np.log(np.array([[0.25, 0.75], [0.9, 0.1]], np.float32)) + 3
+    by_hand = 0.5 * np.log(0.5 / 0.25) + 0.5 * np.log(0.5 / 0.75)
+    assert divergence(exact, answers) == pytest.approx(by_hand / 2, rel=1e-5)
+    assert divergence(exact, exact - 100) == pytest.approx(0, abs=1e-6)
 
 
 def test_a_layer_that_is_cut_short_is_the_most_sensitive(fp32, images):
