@@ -22,7 +22,9 @@ EQUALISED: Final = "equalised"
 KEPT: Final = "kept"
 CORRECTED: Final = "corrected"
 # Nats by which INT8 may differ from FP32 before anything is done about it: below, decisions agree but for ties
-LITTLE: Final = 0.002
+LITTLE: Final = 0.001
+# And before layers stay in floating point, which costs the board changes of type
+KEPT_ABOVE: Final = 0.002
 # What another graph must leave of what is lost, to be taken
 _WORTH: Final = 0.9
 # Of the multiply-accumulates, that may stay in floating point where nobody says otherwise
@@ -210,7 +212,7 @@ def for_cpu(
             model, plain, lost = other, even, left
             record = replace(record, equalised=True)
     limits: Mapping[str, float] = {}
-    if keeping is not None and (keeping.asked or lost > LITTLE):
+    if keeping is not None and (keeping.asked or lost > KEPT_ABOVE):
         # By TensorRT's pairs: which layer INT8 hurts is a matter of its values, not of the form.
         ranges = qdq.observe(model, qdq.activations(model), shown.calibration)
         limits = qdq.limits_of(model, ranges, "max")
@@ -259,12 +261,12 @@ def select_kept(
         keeping: how much may stay.
         lost: divergence with all layers in INT8, nats.
     """
-    if keeping is None or not (keeping.asked or lost > LITTLE):
+    if keeping is None or not (keeping.asked or lost > KEPT_ABOVE):
         return (), ()
     ranked = sensitivity.sensitivities(shown.model, limits, shown.seen)
     if keeping.asked:
         return ranked, sensitivity.worst(ranked, share=keeping.share, by=keeping.by)
-    return ranked, sensitivity.needed(ranked, share=keeping.share, little=LITTLE)
+    return ranked, sensitivity.needed(ranked, share=keeping.share, little=KEPT_ABOVE)
 
 
 def _tuned(
