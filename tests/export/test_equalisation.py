@@ -107,6 +107,7 @@ def exported(name, *, software="jetson", uneven=True):
         first = next(part for part in made.modules() if isinstance(part, (nn.Conv2d, nn.LayerNorm)))
         size = torch.logspace(-2, 0.5, len(first.weight))
         first.weight.mul_(size.reshape(-1, *[1] * (first.weight.ndim - 1)))
+        assert first.bias is not None
         first.bias.mul_(size)
     return fp32_model(made, spec=SPEC, software=load_target(software).software, dynamic_batch=True)
 
