@@ -159,7 +159,8 @@ def export_int8(
         teacher: its logits (M, K) on them, which the methods are compared by; None: those of the FP32 file.
         outside: of the teacher's batch-norms, what the calibration images do not reach; for the record.
         keeping: layers may stay in floating point; None: none does. AUTO: those that lose much and cost little.
-        tuning: weights and scales are learned, and taken where they decide no less like the reference.
+        tuning: weights and scales are learned, and taken where they decide more like the reference, or alike and are no
+            further from FP32.
 
     A parity that fails is in the record, not raised: the run that made the student may have taken
     hours, and its FP32 model stands. Whoever ships it must look (`gate.parity`).

@@ -15,6 +15,7 @@ from edgekd.export import equalisation, parity, qdq, qdq_cpu, reconstruction, se
 from edgekd.export.calibration import LEVELS
 from edgekd.export.fake_quant import FakeQuantised, with_constants
 from edgekd.export.parity import Array
+from edgekd.export.weightless_graph import has_subgraphs
 from edgekd.records import Calibration, LayerSensitivity
 
 TUNED: Final = "tuned"
@@ -119,7 +120,8 @@ def for_tensorrt(
     Args:
         shown: the float graph, and images.
         keeping: layers may stay in floating point; None: none does.
-        tuning: weights and scales are learned, and taken where they decide no less like the reference.
+        tuning: weights and scales are learned, and taken where they decide more like the reference, or alike and are no
+            further from FP32.
     """
     model, calibration = shown.model, shown.calibration
     chosen = qdq.choose(
@@ -133,7 +135,9 @@ def for_tensorrt(
         saturated=chosen.saturated_shares(),
         divergence={chosen.method: lost},
     )
-    if lost > LITTLE:
+    # What branches take is not among a node's inputs, by which channels and layers are followed
+    correctable = not has_subgraphs(model)
+    if lost > LITTLE and correctable:
         other = equalisation.equalise(model, calibration)
         ranges = qdq.observe(other, qdq.activations(other), calibration)
         found = qdq.limits_of(other, ranges, chosen.method)
@@ -152,7 +156,7 @@ def for_tensorrt(
         plain = qdq.with_pairs(model, limits, keep=kept)
         record, lost = shown.add(record, KEPT, plain)
     best = Quantised(model=plain, record=record)
-    if lost > LITTLE:
+    if lost > LITTLE and correctable:
         fitted = reconstruction.reconstruct(model, limits, calibration, keep=kept)
         corrected = qdq.with_pairs(
             with_constants(model, fitted.constants),
@@ -204,7 +208,9 @@ def for_cpu(
         else:
             method = qdq_cpu.METHOD
     record = replace(shown.record(method, agreement), divergence=divergence)
-    if lost > LITTLE:
+    # What branches take is not among a node's inputs, by which channels and layers are followed
+    correctable = not has_subgraphs(model)
+    if lost > LITTLE and correctable:
         other = equalisation.equalise(model, shown.calibration)
         even = written(other)
         record, left = shown.add(record, EQUALISED, even)
@@ -222,7 +228,7 @@ def for_cpu(
         plain = written(model, kept)
         record, lost = shown.add(record, KEPT, plain)
     best = Quantised(model=plain, record=record)
-    if lost <= LITTLE:
+    if lost <= LITTLE or not correctable:
         return best
     # Activations have other ranges in this form, so that weights alone are rounded here
     fitted = reconstruction.reconstruct(
@@ -289,7 +295,11 @@ def _tuned(
         weight_scales=found.weight_scales,
     )
     record, _ = shown.add(best.record, TUNED, tuned)
-    if record.agreement[TUNED] < record.agreement[last_step(best.record)]:
+    last = last_step(best.record)
+    if (record.agreement[TUNED], -record.divergence[TUNED]) < (
+        record.agreement[last],
+        -record.divergence[last],
+    ):
         return Quantised(model=best.model, record=record)
     # What its learned ranges cut off was not counted.
     return Quantised(

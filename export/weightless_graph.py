@@ -40,6 +40,12 @@ def is_whole(tensor: onnx.TensorProto) -> bool:
     return bool(min(tensor.dims) > 0 and len(tensor.raw_data) == prod(tensor.dims) * width)
 
 
+def has_subgraphs(model: onnx.ModelProto) -> bool:
+    """Whether a node holds a graph of its own, which takes tensors of this one without naming them as inputs."""
+    kinds = {onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS}
+    return any(entry.type in kinds for node in model.graph.node for entry in node.attribute)
+
+
 def infer_shapes(model: onnx.ModelProto) -> onnx.GraphProto:
     """The outline with the types and shapes of all tensors that follow from it."""
     return shape_inference.infer_shapes(outline(model)).graph

@@ -79,7 +79,7 @@ def table(options: argparse.Namespace, say: Callable[[str], None]) -> None:
             started = time.process_time()
             try:
                 graph = way(subject)
-            except RuntimeError as error:
+            except Exception as error:
                 if not name.startswith("nncf"):
                     raise
                 # Its own; that it fails is a result too

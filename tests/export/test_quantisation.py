@@ -247,12 +247,9 @@ def trained(tmp_path):
     return module, onnx.load(path)
 
 
-def tuned_by(tmp_path, tune, *, share, contrary=False):
-    """`contrary`: a teacher that always says otherwise, so that no graph decides less like it."""
+def tuned_by(tmp_path, tune, *, share, teacher=None):
     module, model = trained(tmp_path)
-    images = shown(model)
-    if contrary:
-        images = replace(images, teacher=-images.exact)
+    images = replace(shown(model), teacher=teacher)
     keeping = FloatShare(share=share, by="macs") if share else None
     source = FinetuneSource(module=module, tune=tune, steps=3)
     return images, for_tensorrt(images, keeping=keeping, tuning=source)
@@ -262,16 +259,32 @@ def leave(wrapped):
     assert wrapped.learnable_parameters()[0]
 
 
+@torch.no_grad()
+def turn(wrapped):
+    """Of the layers that are learned, the first gets weights of the other sign."""
+    wrapped.learnable_parameters()[0][0].mul_(-1)
+
+
 def test_layers_that_are_kept_are_kept_in_a_tuned_graph(tmp_path):
-    images, found = tuned_by(tmp_path, leave, share=0.6, contrary=True)
-    assert 0 < len(found.record.kept) < 3
+    images, before = tuned_by(tmp_path, leave, share=0.6)
+    kept = before.record.kept
+    layers = [node.name for node in images.model.graph.node if len(node.input) > 2]
+    assert 0 < len(kept) < len(layers)
+    # A teacher that says what the turned network does
+    module, _ = trained(tmp_path)
+    learned = layers.index(next(name for name in layers if name not in kept))
+    with torch.no_grad():
+        [each for each in module if hasattr(each, "weight")][learned].weight.mul_(-1)
+        teacher = module(torch.from_numpy(images.seen)).numpy()
+    images, found = tuned_by(tmp_path, turn, share=0.6, teacher=teacher)
     assert (found.record.agreement[TUNED], found.record.divergence[TUNED]) == images.judge(
         found.model
     )
     assert found.record.method == TUNED
     assert found.record.tuned_steps == 3
     assert not found.record.corrected
-    for name in found.record.kept:
+    assert found.record.kept == kept
+    for name in kept:
         assert floating(found.model, name)
 
 
