@@ -92,7 +92,7 @@ def test_a_third_is_left_of_each_rung_and_learns_three_times_as_long():
 
 
 def test_the_best_within_the_budget_is_written_with_all_that_was_tried(search, tmp_path):
-    code, out, err = search(*WORDS, "--limit", "size-kib=120", "--json")
+    code, out, err = search(*WORDS, "--limit", "size-kib=40", "--json")
     assert code == 0, err
     found = json.loads(out)
     published = REPOSITORY / "docs" / "schema" / "search-2.schema.json"
@@ -116,7 +116,7 @@ def test_the_best_within_the_budget_is_written_with_all_that_was_tried(search, t
 def test_parts_of_the_teacher_are_candidates(search, tmp_path):
     parts = ("cut:macs=0.25", "cut:macs=0.9")
     words = [word for name in ("resnet8-w4", *parts) for word in ("--candidate", name)]
-    code, out, err = search(*words, "--limit", "size-kib=200", "--json")
+    code, out, err = search(*words, "--limit", "size-kib=70", "--json")
     assert code == 0, err
     found = json.loads(out)
     assert {each["name"] for each in found["candidates"] if each["over"]} == {"cut:macs=0.9"}
@@ -169,7 +169,7 @@ def options_of(digits, out, pool):
             out=out,
         ),
         target=load_target("jetson"),
-        budget=read_budget(file=None, limits=("size-kib=120",), target=None),
+        budget=read_budget(file=None, limits=("size-kib=40",), target=None),
         names=NAMES,
         minutes=None,
         steps=9,
