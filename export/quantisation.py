@@ -151,11 +151,12 @@ def for_tensorrt(
                 saturated={name: each.clipped_share(found[name]) for name, each in ranges.items()},
             )
     ranked, kept = select_kept(replace(shown, model=model), limits, keeping, lost=lost)
-    record = replace(record, sensitivity=ranked, kept=kept)
+    best = Quantised(model=plain, record=replace(record, sensitivity=ranked))
     if kept:
-        plain = qdq.with_pairs(model, limits, keep=kept)
-        record, lost = shown.add(record, KEPT, plain)
-    best = Quantised(model=plain, record=record)
+        best, lost = _with_kept(
+            shown, best, qdq.with_pairs(model, limits, keep=kept), kept, keeping, lost=lost
+        )
+        kept = best.record.kept
     if lost > LITTLE and correctable:
         fitted = reconstruction.reconstruct(model, limits, calibration, keep=kept)
         corrected = qdq.with_pairs(
@@ -223,11 +224,10 @@ def for_cpu(
         ranges = qdq.observe(model, qdq.activations(model), shown.calibration)
         limits = qdq.limits_of(model, ranges, "max")
     ranked, kept = select_kept(replace(shown, model=model), limits, keeping, lost=lost)
-    record = replace(record, sensitivity=ranked, kept=kept)
+    best = Quantised(model=plain, record=replace(record, sensitivity=ranked))
     if kept:
-        plain = written(model, kept)
-        record, lost = shown.add(record, KEPT, plain)
-    best = Quantised(model=plain, record=record)
+        best, lost = _with_kept(shown, best, written(model, kept), kept, keeping, lost=lost)
+        kept = best.record.kept
     if lost <= LITTLE or not correctable:
         return best
     # Activations have other ranges in this form, so that weights alone are rounded here
@@ -240,6 +240,23 @@ def for_cpu(
         pinned=True,
     )
     return _nearer(shown, best, written(with_constants(model, fitted.constants), kept), lost=lost)
+
+
+def _with_kept(
+    shown: CalibrationImages,
+    best: Quantised,
+    other: onnx.ModelProto,
+    kept: tuple[str, ...],
+    keeping: FloatShare | None,
+    *,
+    lost: float,
+) -> tuple[Quantised, float]:
+    """The graph with layers in floating point, where it was asked for or helps, and what it loses, nats."""
+    record, left = shown.add(best.record, KEPT, other)
+    asked = keeping is not None and keeping.asked
+    if not asked and left >= _WORTH * lost:
+        return Quantised(model=best.model, record=record), lost
+    return Quantised(model=other, record=replace(record, kept=kept)), left
 
 
 def _nearer(
@@ -319,6 +336,6 @@ def last_step(record: Calibration) -> str:
     """Of what was done to a graph, the last: the name of its agreement and divergence."""
     if record.corrected:
         return CORRECTED
-    if KEPT in record.agreement:
+    if record.kept:
         return KEPT
     return EQUALISED if record.equalised else record.method

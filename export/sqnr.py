@@ -20,7 +20,9 @@ from edgekd.records import LayerPrecision
 MOST_DB: Final = 120.0
 
 
-def layer_precision(fp32: Path, int8: Path, *, images: Array) -> tuple[LayerPrecision, ...]:
+def layer_precision(
+    fp32: Path, int8: Path, *, images: Array, equalised: bool = False
+) -> tuple[LayerPrecision, ...]:
     """The ratio of signal to quantisation noise of every tensor that went through a pair.
 
     A tensor is taken after its pair, so its noise is its own rounding and what the layers before
@@ -30,6 +32,8 @@ def layer_precision(fp32: Path, int8: Path, *, images: Array) -> tuple[LayerPrec
         fp32: the float graph.
         int8: what was made of it, in either form, with what is not INT8 in FP32 or FP16.
         images: normalised (N, C, H, W), none that the ranges were taken from.
+        equalised: channels of inner tensors were scaled in the INT8 graph (`equalisation`): each is compared after the
+            factor that brings it nearest is taken out.
 
     Raises:
         IncompatibleError: ONNX Runtime refuses one of them.
@@ -49,17 +53,45 @@ def layer_precision(fp32: Path, int8: Path, *, images: Array) -> tuple[LayerPrec
     rounded = outputs_of(
         exposing(quantised, [pairs[name] for name in inner]), images, list(pairs.values())
     )
-    powers: dict[str, npt.NDArray[np.float64]] = {name: np.zeros(2) for name in pairs}
+    products: dict[str, npt.NDArray[np.float64]] = {}
     for (part, signals), (_, answers) in zip(exact, rounded, strict=True):
         known = dict(zip(wanted, signals, strict=True)) | dict.fromkeys(inputs, part)
         for name, answer in zip(pairs, answers, strict=True):
-            signal = known[name].astype(np.float64)
-            powers[name] += np.square(signal).sum(), np.square(signal - answer).sum()
+            scaled = equalised and name not in outputs
+            found = _products(known[name], answer, by_channel=scaled)
+            products[name] = products.get(name, 0.0) + found
     makers = _makers(plain)
     return tuple(
-        LayerPrecision(tensor=name, made_by=makers.get(name, "input"), sqnr_db=_decibels(*power))
-        for name, power in powers.items()
+        LayerPrecision(
+            tensor=name, made_by=makers.get(name, "input"), sqnr_db=_decibels(*_powers(found))
+        )
+        for name, found in products.items()
     )
+
+
+def _products(
+    signal: Array, answer: Array, *, by_channel: bool
+) -> npt.NDArray[np.float64]:  # (4, C) or (4, 1)
+    """Sums over images and places: squares of the signal, of the answer, of the difference, and signal times answer."""
+    first, second = signal.astype(np.float64), answer.astype(np.float64)
+    axis = None
+    if by_channel:
+        # As in `channels`: the second axis, and the last of three
+        channel = 2 if signal.ndim == 3 else 1
+        axis = tuple(place for place in range(signal.ndim) if place != channel)
+    sums = (first**2, second**2, (first - second) ** 2, first * second)
+    return np.stack([np.atleast_1d(each.sum(axis=axis)) for each in sums])
+
+
+def _powers(products: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """Of signal and noise, each channel divided by its factor by least squares where there are several."""
+    signal, answer, apart, both = products
+    if len(signal) == 1:
+        return float(signal[0]), float(apart[0])
+    able = (both > 0) & (signal > 0)
+    factor = np.where(able, both / np.where(able, signal, 1.0), 1.0)
+    scaled = answer / factor**2 - 2 * both / factor + signal
+    return float(signal.sum()), float(np.where(able, np.maximum(scaled, 0.0), apart).sum())
 
 
 def _pairs(model: onnx.ModelProto) -> dict[str, str]:

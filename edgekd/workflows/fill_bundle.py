@@ -276,11 +276,16 @@ def _golden(
 def _layer_precision(
     distilled: Distilled, exported: Exported, folder: Path
 ) -> tuple[LayerPrecision, ...]:
-    paths = {model.precision: folder / model.path for model in exported.models}
-    if "int8" not in paths:
+    models = {model.precision: model for model in exported.models}
+    if "int8" not in models:
         return ()
-    images = normalise(distilled.held_out, distilled.teacher.input)
-    return layer_precision(paths["fp32"], paths["int8"], images=images)
+    calibration = models["int8"].calibration
+    return layer_precision(
+        folder / models["fp32"].path,
+        folder / models["int8"].path,
+        images=normalise(distilled.held_out, distilled.teacher.input),
+        equalised=calibration is not None and calibration.equalised,
+    )
 
 
 def _timeline(run: Distillation) -> image_strips.Timeline:

@@ -255,7 +255,8 @@ def test_layers_are_kept_within_their_share(edgekd, made, tmp_path):
     assert sum(shares[layer] for layer in found["kept"]) <= 0.2 + 1e-9
     words = " ".join(err.split())
     assert (
-        f"kept in floating point (nats that each alone loses in INT8): {found['kept'][0]} (" in words
+        f"kept in floating point (nats that each alone loses in INT8): {found['kept'][0]} ("
+        in words
     )
 
 

@@ -5,7 +5,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgekd.errors import InputFileError, UsageError
 from edgekd.export.calibration import LEVELS
-from edgekd.export.qdq import activations, with_pairs
+from edgekd.export.equalisation import equalise
+from edgekd.export.qdq import activations, limits_of, observe, with_pairs
 from edgekd.export.sqnr import MOST_DB, layer_precision
 from tests.export.making import write_int8
 
@@ -86,3 +87,17 @@ def test_what_cannot_be_compared_is_said(fp32, int8, images, tmp_path):
     (tmp_path / "x.onnx").write_bytes(b"no model")
     with pytest.raises(InputFileError):
         layer_precision(fp32, tmp_path / "x.onnx", images=images(4))
+
+
+def test_factors_of_channels_are_no_noise(fp32, images, tmp_path):
+    model = onnx.load(fp32)
+    shown = images(16)
+    even = equalise(model, shown)
+    ranges = limits_of(even, observe(even, activations(even), shown), "max")
+    path = tmp_path / "even.onnx"
+    path.write_bytes(with_pairs(even, ranges).SerializeToString())
+    blind = layer_precision(fp32, path, images=images(8, seed=2))
+    found = layer_precision(fp32, path, images=images(8, seed=2), equalised=True)
+    assert min(layer.sqnr_db for layer in blind) < 15
+    assert all(layer.sqnr_db > 20 for layer in found)
+    assert found[-1] == blind[-1]
