@@ -181,16 +181,13 @@ def export_int8(
         teacher=None if teacher is None else teacher[::2],
     )
     if target.software.runtime == "onnxruntime":
-        if tuning is not None:
-            raise IncompatibleError(
-                f"--tune learns INT8 as TensorRT computes it, and {target.id} runs ONNX Runtime. Leave it out."
-            )
         dots = target.board.facts.get("dot_product")
         quantised = quantisation.for_cpu(
             shown,
             arm=target.board.family == "raspberry-pi",
             vnni=dots is not None and dots.value == "vnni",
             keeping=keeping,
+            tuning=tuning,
         )
     else:
         quantised = quantisation.for_tensorrt(shown, keeping=keeping, tuning=tuning)

@@ -41,6 +41,8 @@ _NORMS: Final = frozenset({_aten.batch_norm.default})
 _ADDITIONS: Final = frozenset({_aten.add.Tensor, _aten.add_.Tensor})
 # Of the largest weight: two foldings of a batch-norm differ by rounding
 _SAME: Final = 1e-3
+# Of a channel's weights, whose scale is not 0
+_SMALLEST: Final = 1e-12
 _ADVICE: Final = "Leave out --tune; the INT8 file is then calibrated only."
 
 
@@ -52,7 +54,7 @@ class FinetunedValues:
     constants: Mapping[str, Weights]
     # Of activations
     limits: Mapping[str, float]
-    # A scale a channel
+    # A scale a channel, where scales were learned
     weight_scales: Mapping[str, Weights]
 
 
@@ -76,15 +78,26 @@ class _Activation(nn.Module):
 class _Weight(nn.Module):
     """A weight and its pair, a scale for each channel along an axis."""
 
-    def __init__(self, weight: Tensor, scale: Weights, axis: int, *, levels: int) -> None:
+    def __init__(
+        self, weight: Tensor, scale: Weights, axis: int, *, levels: int, learned: bool
+    ) -> None:
         super().__init__()
         self.weight = nn.Parameter(weight)
         shape = tuple(-1 if place == axis else 1 for place in range(weight.ndim))
-        self.log_scale = nn.Parameter(torch.from_numpy(scale.copy()).log().reshape(shape))
+        self.log_scale = nn.Parameter(
+            torch.from_numpy(scale.copy()).log().reshape(shape), requires_grad=learned
+        )
+        self.others = tuple(place for place in range(weight.ndim) if place != axis)
         self.levels = levels
+        self.learned = learned
 
     def forward(self) -> Tensor:
-        return fake_quantised(self.weight, self.log_scale.exp(), levels=self.levels)
+        if self.learned:
+            scale = self.log_scale.exp()
+        else:
+            largest = self.weight.detach().abs().amax(self.others, keepdim=True)
+            scale = largest.clamp(min=_SMALLEST) / self.levels
+        return fake_quantised(self.weight, scale, levels=self.levels)
 
 
 class FakeQuantised(nn.Module):
@@ -96,7 +109,9 @@ class FakeQuantised(nn.Module):
         limits: of the graph's activations, where learning starts.
         shape: of an image, (C, H, W).
         keep: names of layers that stay in floating point, as they are.
-        weight_bits: of weights; activations have 8.
+        weight_levels: of a weight on either side of 0; activations have those of 8 bits.
+        weight_scales_learned: otherwise each is what the largest weight of its channel says, as a quantiser takes it
+            that is given weights alone.
 
     Raises:
         IncompatibleError: torch cannot trace the module, or its layers cannot be told in the graph.
@@ -110,11 +125,13 @@ class FakeQuantised(nn.Module):
         *,
         shape: tuple[int, int, int],
         keep: Container[str] = (),
-        weight_bits: int = 8,
+        weight_levels: int = LEVELS,
+        weight_scales_learned: bool = True,
     ) -> None:
         super().__init__()
         self._values = {e.name: numpy_helper.to_array(e) for e in model.graph.initializer}
-        levels = 2 ** (weight_bits - 1) - 1
+        self._weight_levels = weight_levels
+        self._weight_scales_learned = weight_scales_learned
         self._graph = _trace(module, shape)
         _fold(self._graph)
         layers = list(_layers(self._graph))
@@ -132,7 +149,7 @@ class FakeQuantised(nn.Module):
             self._graph.add_module(part, modules)
         learned = [pair for pair in zip(layers, nodes, strict=True) if pair[1].name not in keep]
         for number, (layer, node) in enumerate(learned):
-            self._wrap(number, layer, node, levels=levels)
+            self._wrap(number, layer, node)
         quantised = tuple(name for name in activations(model, keep=keep) if name in limits)
         for name in quantised:
             self._activations[self._key(name)] = _Activation(limits[name])
@@ -153,6 +170,7 @@ class FakeQuantised(nn.Module):
         scales: list[nn.Parameter] = [
             each.log_scale  # type: ignore[misc]
             for each in (*self._weights.values(), *self._activations.values())
+            if each.log_scale.requires_grad
         ]
         return [*weights, *self._biases.values()], scales
 
@@ -167,6 +185,9 @@ class FakeQuantised(nn.Module):
             # On its grid: fewer than 8 bits clip earlier than the file's INT8 would.
             learned = part().cpu().numpy()
             constants[name] = (learned if learned.shape == shape else learned.T).copy()
+            # Of a quantiser's own choice there is none to be told
+            if not part.learned:
+                continue
             scales[name] = part.log_scale.exp().flatten().cpu().numpy().copy()
         for key, bias in self._biases.items():
             constants[self._names[key]] = bias.detach().cpu().numpy().copy()
@@ -184,12 +205,12 @@ class FakeQuantised(nn.Module):
             self._names[key] = name
         return key
 
-    def _wrap(self, number: int, layer: fx.Node, node: onnx.NodeProto, *, levels: int) -> None:
+    def _wrap(self, number: int, layer: fx.Node, node: onnx.NodeProto) -> None:
         """Weights through a pair, and biases as what is learned."""
         weight = _constant(self._graph, layer.args[1])
         told = self._values[node.input[1]]
         axis = channel_axis(node)
-        scale = weight_scale(told, axis) * np.float32(LEVELS / levels)
+        scale = weight_scale(told, axis) * np.float32(LEVELS / self._weight_levels)
         alike = told.shape == tuple(weight.shape)
         if not alike and told.T.shape == tuple(weight.shape):
             # A product that the exporter turned around
@@ -201,7 +222,13 @@ class FakeQuantised(nn.Module):
                 f"layer {number} of the network is not {node.name} of its graph. {_ADVICE}"
             )
         key = self._key(node.input[1])
-        self._weights[key] = _Weight(torch.from_numpy(told.copy()), scale, axis, levels=levels)
+        self._weights[key] = _Weight(
+            torch.from_numpy(told.copy()),
+            scale,
+            axis,
+            levels=self._weight_levels,
+            learned=self._weight_scales_learned,
+        )
         with self._graph.graph.inserting_before(layer):
             layer.update_arg(1, self._graph.graph.call_module(f"edgekd_w.{key}"))
         bias = layer.args[2] if len(layer.args) > 2 else None

@@ -13,7 +13,7 @@ from torch import nn
 
 from edgekd.export import equalisation, parity, qdq, qdq_cpu, reconstruction, sensitivity
 from edgekd.export.calibration import LEVELS
-from edgekd.export.fake_quant import FakeQuantised, with_constants
+from edgekd.export.fake_quant import FakeQuantised, FinetunedValues, with_constants
 from edgekd.export.parity import Array
 from edgekd.export.weightless_graph import has_subgraphs
 from edgekd.records import Calibration, LayerSensitivity
@@ -168,12 +168,29 @@ def for_tensorrt(
         best = _nearer(shown, best, corrected, lost=lost)
     if tuning is None:
         return best
+
+    def written(found: FinetunedValues) -> onnx.ModelProto:
+        return qdq.with_pairs(
+            with_constants(shown.model, found.constants),
+            found.limits,
+            keep=kept,
+            weight_scales=found.weight_scales,
+        )
+
     # Of the graph as it was exported, which is what the module computes
-    return _tuned(shown, best, chosen.limits, tuning, keep=kept)
+    wrapped = FakeQuantised(
+        tuning.module, shown.model, chosen.limits, shape=shown.seen.shape[1:], keep=kept
+    )
+    return _tuned(shown, best, tuning, wrapped, written)
 
 
 def for_cpu(
-    shown: CalibrationImages, *, arm: bool, vnni: bool, keeping: FloatShare | None
+    shown: CalibrationImages,
+    *,
+    arm: bool,
+    vnni: bool,
+    keeping: FloatShare | None,
+    tuning: FinetuneSource | None,
 ) -> Quantised:
     """By the pairs that ONNX Runtime's kernels take.
 
@@ -182,8 +199,10 @@ def for_cpu(
         arm: what the board's processor is.
         vnni: whether it is an x86 processor with VNNI.
         keeping: see `for_tensorrt`.
+        tuning: likewise; weights are learned on the grid that ONNX Runtime gives them, activations by TensorRT's pairs.
     """
     model = shown.model
+    levels = LEVELS if arm or vnni else qdq_cpu.LEVELS_7
 
     def written(changed: onnx.ModelProto, keep: tuple[str, ...] = ()) -> onnx.ModelProto:
         return qdq_cpu.with_cpu_pairs(
@@ -228,18 +247,33 @@ def for_cpu(
     if kept:
         best, lost = _with_kept(shown, best, written(model, kept), kept, keeping, lost=lost)
         kept = best.record.kept
-    if lost <= LITTLE or not correctable:
+    if lost > LITTLE and correctable:
+        # Activations have other ranges in this form, so that weights alone are rounded here
+        fitted = reconstruction.reconstruct(
+            model, {}, shown.calibration, keep=kept, levels=levels, pinned=True
+        )
+        corrected = written(with_constants(model, fitted.constants), kept)
+        best = _nearer(shown, best, corrected, lost=lost)
+    if tuning is None:
         return best
-    # Activations have other ranges in this form, so that weights alone are rounded here
-    fitted = reconstruction.reconstruct(
-        model,
-        {},
-        shown.calibration,
+    # Of the graph as it was exported, which is what the module computes
+    ranges = qdq.observe(shown.model, qdq.activations(shown.model), shown.calibration)
+    wrapped = FakeQuantised(
+        tuning.module,
+        shown.model,
+        qdq.limits_of(shown.model, ranges, "max"),
+        shape=shown.seen.shape[1:],
         keep=kept,
-        levels=LEVELS if arm or vnni else qdq_cpu.LEVELS_7,
-        pinned=True,
+        weight_levels=levels,
+        weight_scales_learned=False,
     )
-    return _nearer(shown, best, written(with_constants(model, fitted.constants), kept), lost=lost)
+    return _tuned(
+        shown,
+        best,
+        tuning,
+        wrapped,
+        lambda found: written(with_constants(shown.model, found.constants), kept),
+    )
 
 
 def _with_kept(
@@ -295,22 +329,13 @@ def select_kept(
 def _tuned(
     shown: CalibrationImages,
     best: Quantised,
-    limits: Mapping[str, float],
     tuning: FinetuneSource,
-    *,
-    keep: tuple[str, ...],
+    wrapped: FakeQuantised,
+    written: Callable[[FinetunedValues], onnx.ModelProto],
 ) -> Quantised:
-    wrapped = FakeQuantised(
-        tuning.module, shown.model, limits, shape=shown.seen.shape[1:], keep=keep
-    )
+    """The graph with what was learned, where it decides more like the reference, or alike and is no further from FP32."""
     tuning.tune(wrapped)
-    found = wrapped.collect_tuned()
-    tuned = qdq.with_pairs(
-        with_constants(shown.model, found.constants),
-        found.limits,
-        keep=keep,
-        weight_scales=found.weight_scales,
-    )
+    tuned = written(wrapped.collect_tuned())
     record, _ = shown.add(best.record, TUNED, tuned)
     last = last_step(best.record)
     if (record.agreement[TUNED], -record.divergence[TUNED]) < (

@@ -210,7 +210,7 @@ def results(subject: Subject, place: Compute, say: Callable[[str], None]) -> Ite
         limits = found.limits
         for bits in (8, 6, 4):
             wrapped = FakeQuantised(
-                subject.module, model, limits, shape=spec.shape, weight_bits=bits
+                subject.module, model, limits, shape=spec.shape, weight_levels=2 ** (bits - 1) - 1
             )
             yield add_result("static", "synthetic", _write_tuned(model, wrapped), bits)
             _finetune(subject, wrapped, ahead.images, place)

@@ -80,10 +80,6 @@ def require_possible(options: ExportPlan, target: Target) -> None:
         raise IncompatibleError(
             f"{without_int8(target)}, so {asked} has nothing to work on: leave it out. {fp16_of(target)}"
         )
-    if options.tune and target.software.runtime == "onnxruntime":
-        raise IncompatibleError(
-            f"--tune learns INT8 as TensorRT computes it, and {target.id} runs ONNX Runtime. Leave it out."
-        )
 
 
 def without_int8(target: Target) -> str:

@@ -3,9 +3,12 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from onnx import numpy_helper
 from torch import nn
 
 from edgekd.errors import IncompatibleError
+from edgekd.export import qdq_cpu
+from edgekd.export.calibration import LEVELS
 from edgekd.export.fake_quant import FakeQuantised, fake_quantised, with_constants
 from edgekd.export.parity import logits_of
 from edgekd.export.qdq import (
@@ -116,7 +119,7 @@ def test_layers_that_are_kept_are_not_learned_and_have_no_pairs(tmp_path, networ
 def test_fewer_bits_have_fewer_values(tmp_path, network, images):
     module, spec = network("resnet8-w4")
     model, limits = written(tmp_path / "f.onnx", module, spec, images(8), "jetson")
-    wrapped = FakeQuantised(module, model, limits, shape=spec.shape, weight_bits=4)
+    wrapped = FakeQuantised(module, model, limits, shape=spec.shape, weight_levels=7)
     for name, weight in wrapped.collect_tuned().constants.items():
         if weight.ndim == 4:
             for channel in weight:
@@ -163,3 +166,43 @@ def test_what_cannot_be_traced_is_said(tmp_path, network, images):
     model, limits = written(tmp_path / "f.onnx", module, spec, images(4), "jetson")
     with pytest.raises(IncompatibleError, match="trace"):
         FakeQuantised(Branching(), model, limits, shape=spec.shape)
+
+
+@pytest.mark.parametrize(
+    ("arm", "vnni", "levels"),
+    [
+        pytest.param(False, False, qdq_cpu.LEVELS_7, id="x86"),
+        pytest.param(False, True, LEVELS, id="x86 with VNNI"),
+        pytest.param(True, False, LEVELS, id="ARM"),
+    ],
+)
+def test_weights_learned_for_a_processor_are_those_that_its_quantiser_writes(
+    tmp_path, network, images, arm, vnni, levels
+):
+    module, spec = network("resnet8-w4")
+    shown = images(8)
+    model, limits = written(tmp_path / "f.onnx", module, spec, shown, "x86")
+    wrapped = FakeQuantised(
+        module,
+        model,
+        limits,
+        shape=spec.shape,
+        weight_levels=levels,
+        weight_scales_learned=False,
+    )
+    with torch.no_grad():
+        for parameter in wrapped.learnable_parameters()[0]:
+            parameter.mul_(1 + 0.1 * parameter)
+    found = wrapped.collect_tuned()
+    assert not found.weight_scales
+    made = qdq_cpu.with_cpu_pairs(with_constants(model, found.constants), shown, arm=arm, vnni=vnni)
+    values = {entry.name: numpy_helper.to_array(entry) for entry in made.graph.initializer}
+    compared = 0
+    for name, weight in found.constants.items():
+        if weight.ndim != 4:
+            continue
+        scale = values[f"{name}_scale"].reshape(-1, 1, 1, 1)
+        stored = values[f"{name}_quantized"].astype(np.float32) * scale
+        np.testing.assert_allclose(stored, weight, atol=1e-3 * float(scale.max()))
+        compared += 1
+    assert compared == 9

@@ -90,7 +90,7 @@ def by_tensorrt(images, keeping):
 
 
 def by_cpu(images, keeping):
-    return for_cpu(images, arm=True, vnni=False, keeping=keeping)
+    return for_cpu(images, arm=True, vnni=False, keeping=keeping, tuning=None)
 
 
 BOTH = pytest.mark.parametrize("quantise", [by_tensorrt, by_cpu], ids=["tensorrt", "cpu"])
@@ -304,3 +304,21 @@ def test_what_tuning_spoils_is_dropped(tmp_path):
     assert record.divergence[TUNED] > 1
     name = CORRECTED if record.corrected else record.method
     assert record.divergence[name] == pytest.approx(images.judge(found.model)[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("arm", [pytest.param(True, id="ARM"), pytest.param(False, id="x86")])
+def test_a_graph_for_a_processor_takes_what_was_learned(tmp_path, arm):
+    module, model = trained(tmp_path)
+    with torch.no_grad():
+        turned, _ = trained(tmp_path)
+        next(turned.parameters()).mul_(-1)
+        teacher = turned(torch.from_numpy(shown(model).seen)).numpy()
+    images = replace(shown(model), teacher=teacher)
+    source = FinetuneSource(module=module, tune=turn, steps=3)
+    found = for_cpu(images, arm=arm, vnni=False, keeping=None, tuning=source)
+    assert found.record.method == TUNED
+    assert found.record.tuned_steps == 3
+    assert not found.record.corrected
+    others = [value for name, value in found.record.agreement.items() if name != TUNED]
+    assert found.record.agreement[TUNED] > 0.8 > max(others)
+    assert images.judge(found.model)[0] == found.record.agreement[TUNED]

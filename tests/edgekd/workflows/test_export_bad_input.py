@@ -59,18 +59,12 @@ def test_int8_that_a_board_does_not_run_is_refused_with_fp16_instead(edgekd, tmp
     assert "--fp16" in err
 
 
-@pytest.mark.parametrize(
-    ("target", "words"),
-    [("jetson-tx2", "runs no INT8"), ("raspberry-pi-5", "runs ONNX Runtime")],
-)
-def test_tuning_that_a_board_has_no_use_for_is_refused_before_hours_are_spent(
-    edgekd, tmp_path, target, words
-):
+def test_tuning_that_a_board_has_no_use_for_is_refused_before_hours_are_spent(edgekd, tmp_path):
     code, _, err = edgekd(
-        *("compress", TEACHER, "-t", target, "--tune", 10, "--out", tmp_path / "b")
+        *("compress", TEACHER, "-t", "jetson-tx2", "--tune", 10, "--out", tmp_path / "b")
     )
     assert code == 8
-    assert words in err
+    assert "runs no INT8" in err
     assert not list(tmp_path.iterdir())
 
 
