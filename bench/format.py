@@ -1,6 +1,6 @@
 """Measurements as text for people. Units are chosen here and nowhere else."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, Literal
 
 from edgekd.bench.analysis import statistics
@@ -50,6 +50,47 @@ def brief(measurements: Measurements) -> str:
         f"{len(measurements.warnings)} warnings",
     ]
     return f"{measurements.subject}: {', '.join(parts)}"
+
+
+def slower_int8(taken: Sequence[Measurements]) -> Iterator[str]:
+    """Where INT8 costs time beyond doubt, which precision to ship instead.
+
+    Args:
+        taken: of the files of one network, on any number of machines.
+    """
+    timed = [found for found in taken if not isinstance(found.latency, Unmeasured)]
+    for found in timed:
+        others = [
+            other
+            for other in timed
+            if other.precision != "int8"
+            and (other.device, other.conditions.batch) == (found.device, found.conditions.batch)
+        ]
+        if found.precision != "int8" or not others:
+            continue
+        best = min(others, key=_median_s)
+        assert not isinstance(found.latency, Unmeasured)
+        assert not isinstance(best.latency, Unmeasured)
+        if (
+            statistics.level_interval(found.latency)[0]
+            <= statistics.level_interval(best.latency)[1]
+        ):
+            continue
+        where = "the target" if found.is_target else found.taken_on
+        yield (
+            f"INT8 is slower than {best.precision.upper()} on {where}: {found.subject} takes "
+            f"{format_quantity(_median_s(found), 's')} per call, {best.subject} {format_quantity(_median_s(best), 's')}."
+            + (
+                " Ship that, unless size decides; --no-int8 leaves INT8 out."
+                if found.is_target
+                else ""
+            )
+        )
+
+
+def _median_s(found: Measurements) -> float:
+    assert not isinstance(found.latency, Unmeasured)
+    return statistics.median(found.latency)
 
 
 def _brief_energy(energy: Energy | Unmeasured) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from edgekd import __version__
-from edgekd.bench.format import brief, place
+from edgekd.bench.format import brief, place, slower_int8
 from edgekd.bench.transport.fleet import Device
 from edgekd.bundle import (
     firmware_files,
@@ -377,6 +377,8 @@ def _benchmark(
     for found in taken:
         display.say(f"         {brief(found)}")
     display.say(f"         {place(taken[0])}")
+    for line in slower_int8(taken):
+        display.warn(line)
     return taken, None
 
 

@@ -6,6 +6,7 @@ from edgekd.bench.format import (
     format_bytes,
     format_quantity,
     report,
+    slower_int8,
 )
 from edgekd.records import (
     Conditions,
@@ -167,3 +168,51 @@ def test_units_are_chosen_by_size(value, text):
 )
 def test_bytes_are_binary(value, text):
     assert format_bytes(value) == text
+
+
+def timed(precision, *seconds, **changes):
+    return changed(
+        subject=f"model-{precision}.onnx",
+        precision=precision,
+        latency=Samples(values=seconds * 40, unit="s"),
+        **changes,
+    )
+
+
+def test_int8_that_is_slower_is_said_with_what_to_ship():
+    taken = (timed("fp32", 0.0011, 0.0012), timed("fp16", 0.0009), timed("int8", 0.0014, 0.0015))
+    (line,) = slower_int8(taken)
+    assert "slower than FP16 on the target" in line
+    assert "model-int8.onnx takes 1.45 ms" in line
+    assert "model-fp16.onnx 900 us" in line
+    assert "--no-int8" in line
+
+
+def test_of_another_machine_than_the_target_nothing_is_advised():
+    taken = (timed("fp32", 0.001, is_target=False), timed("int8", 0.002, is_target=False))
+    (line,) = slower_int8(taken)
+    assert "on Board X" in line
+    assert "--no-int8" not in line
+
+
+@pytest.mark.parametrize(
+    "taken",
+    [
+        pytest.param([timed("fp32", 0.002), timed("int8", 0.001)], id="faster"),
+        pytest.param(
+            [timed("fp32", 0.0010, 0.0012), timed("int8", 0.0010, 0.00121)], id="within doubt"
+        ),
+        pytest.param([timed("fp32", 0.001)], id="no INT8"),
+        pytest.param([timed("int8", 0.001)], id="INT8 alone"),
+        pytest.param(
+            [timed("fp32", 0.001, device="ssh://a"), timed("int8", 0.002, device="ssh://b")],
+            id="two boards",
+        ),
+        pytest.param(
+            [timed("fp32", 0.001), changed(latency=Unmeasured(reason="no clock"))],
+            id="not measured",
+        ),
+    ],
+)
+def test_nothing_is_said_of_int8_that_is_no_slower_beyond_doubt(taken):
+    assert list(slower_int8(taken)) == []

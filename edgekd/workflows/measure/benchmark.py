@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from edgekd.bench import runner
 from edgekd.bench.config import WARMUP_LIMIT, BenchConfig
 from edgekd.bench.engine_builder import EngineOptions, build_on
+from edgekd.bench.format import slower_int8
 from edgekd.bench.protocol.responses import ProbeResponse
 from edgekd.bench.runner import Subject
 from edgekd.bench.transport.agent_access import Access, LocalAccess
@@ -123,9 +124,16 @@ def bench(
     Raises:
         EdgekdError: of the only device. Of several, the failed ones are in the result.
     """
-    return bench_models(
+    found = bench_models(
         collect_models(paths), display=display, config=config, target=target, devices=devices
     )
+    for path in paths:
+        if path.is_dir():
+            sealed = {model.digest for model in layout.read_manifest(path).models}
+            of_bundle = [each for each in found.measurements if each.subject_digest in sealed]
+            for line in slower_int8(of_bundle):
+                display.warn(line)
+    return found
 
 
 def bench_models(
