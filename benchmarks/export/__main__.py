@@ -7,9 +7,10 @@
     python -m benchmarks.export --table sizes
     python -m benchmarks.export --table cheap --sets FOLDER
     python -m benchmarks.export --table networks [--foreign FOLDER]
+    python -m benchmarks.export --table vnni [--foreign FOLDER]
     python -m benchmarks.export --table parser [--set nodes] [--anew] [--rtx-python PYTHON]
 
-Each writes benchmarks/results/export-<table>.csv: int8, networks, time, costs and sizes anew, cheap, graphs and parser what is missing in it. `--shared` is the
+Each writes benchmarks/results/export-<table>.csv: int8, networks, vnni, time, costs and sizes anew, cheap, graphs and parser what is missing in it. `--shared` is the
 folder with the real data and the third-party teachers, which are not part of edgekd; what is made of them is kept in
 out/benchmarks.
 """
@@ -20,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from benchmarks.export import cheap, costs, graphs, int8, networks, sizes, timing
+from benchmarks.export import cheap, costs, graphs, int8, networks, sizes, timing, vnni
 from benchmarks.export import parser as nvidia
 from edgekd.distill.compute.device import choose_compute
 
@@ -31,6 +32,7 @@ TABLES: Final[dict[str, Table]] = {
     "int8": int8.table,
     "cheap": cheap.table,
     "networks": networks.table,
+    "vnni": vnni.table,
     "graphs": graphs.table,
     "time": timing.table,
     "costs": costs.table,
@@ -53,7 +55,9 @@ def main() -> None:
     )
     parser.add_argument("--subject", help="the only network, for --table cheap")
     parser.add_argument(
-        "--foreign", type=Path, help="weights of others, for --table networks (see its module)"
+        "--foreign",
+        type=Path,
+        help="weights of others, for --table networks and vnni (see the former's module)",
     )
     parser.add_argument("--threads", type=int)
     parser.add_argument("--table", choices=TABLES, required=True)

@@ -146,7 +146,11 @@ def ways() -> Mapping[str, Way]:
             found[f"edgekd, {target}, {kind}"] = (  # type: ignore[misc]
                 lambda subject, kind=kind, vnni=vnni: (
                     quantisation.for_cpu(
-                        subject.images(kind), arm=False, vnni=vnni, keeping=quantisation.AUTO
+                        subject.images(kind),
+                        arm=False,
+                        vnni=vnni,
+                        keeping=quantisation.AUTO,
+                        tuning=None,
                     ).model
                 )
             )
