@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from edgekd.distill.models.parameter_names import Shape
-from edgekd.distill.teachers import fingerprints
+from edgekd.distill.teachers import fingerprints, respelling
 from edgekd.distill.teachers.checkpoints.checkpoint_contents import WeightSet
 from edgekd.distill.teachers.fingerprints import COUNTERS, Configuration, FingerprintMatch
 
@@ -81,6 +81,34 @@ def recognise(weights: WeightSet) -> Recognition | None:
     return None
 
 
+@dataclass(frozen=True, kw_only=True)
+class RespeltRecognition:
+    """What weights are in a library's spelling."""
+
+    recognition: Recognition
+    weights: WeightSet
+    # What of the names was changed, in words
+    said: str
+
+
+def recognise_respelt(weights: WeightSet) -> RespeltRecognition | None:
+    """Look weights up that a wrapper or an old release spelt otherwise, or whose head was exchanged for another linear layer."""
+    found = respelling.respell(weights)
+    if found is None:
+        return None
+    match = found.match
+    return RespeltRecognition(
+        recognition=Recognition(
+            functions=_functions(match),
+            classes=match.classes,
+            channels=match.channels,
+            original=False,
+        ),
+        weights=found.weights,
+        said=found.said,
+    )
+
+
 # Layers that change nothing in evaluation.
 _NOTHING: Final = frozenset({"Identity", "Flatten", "Dropout", "DropPath", "Sequential"})
 _WORDS: Final = {
@@ -127,6 +155,33 @@ def _apart(own: set[str], every: set[str], configurations: tuple[Configuration, 
 
 def _plainest(name: str) -> tuple[bool, int, str]:
     return (not name.startswith("torchvision:"), len(name), name)
+
+
+def named_by(
+    functions: tuple[EquivalentNetworks, ...], words: Iterable[str]
+) -> tuple[EquivalentNetworks, str] | None:
+    """The function that a file names in words, with the word; None where it names none, or several.
+
+    Args:
+        functions: that have the file's names and shapes.
+        words: architectures and classes that the file names.
+    """
+    for word in words:
+        # timm's names have tags; torchvision's classes say whose network it is
+        plain = word.partition(".")[0].lower().replace("-", "_")
+        library = "torchvision" if word.startswith("torchvision.models.") else None
+        library = "timm" if word.startswith("timm.models.") else library
+        found = [
+            each
+            for each in functions
+            if any(
+                name.partition(":")[2] == plain or (library and name.startswith(f"{library}:"))
+                for name in each.names
+            )
+        ]
+        if len(found) == 1:
+            return found[0], word
+    return None
 
 
 def settings(names: Iterable[str], *, channels: int) -> PublishedPreprocessing | None:

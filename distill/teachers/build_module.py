@@ -17,6 +17,7 @@ from edgekd.distill.models import architectures
 from edgekd.distill.models.parameter_names import canonical
 from edgekd.distill.teachers import architecture_matching
 from edgekd.distill.teachers.checkpoints.checkpoint_contents import WeightSet
+from edgekd.distill.teachers.hugging_face import CONFIG
 from edgekd.distill.teachers.inspection.kinds import (
     FactoryNetwork,
     Inspection,
@@ -31,6 +32,7 @@ from edgekd.distill.teachers.inspection.kinds import (
     name_network,
     require_network,
 )
+from edgekd.distill.teachers.logits import LogitsAlone, place_of_logits
 from edgekd.distill.teachers.state_dict import canonical_keys, state_of
 from edgekd.errors import InputFileError, UsageError
 from edgekd.records import Architecture
@@ -77,11 +79,25 @@ def build_module(found: Inspection, say: Callable[[str], None]) -> BuiltModule:
 
 
 def _build_named(found: NamedNetwork | FactoryNetwork, say: Callable[[str], None]) -> BuiltModule:
-    return (
-        _build_from_factory(found, say)
-        if isinstance(found, FactoryNetwork)
-        else _build_network(found)
+    if isinstance(found, FactoryNetwork):
+        return _build_from_factory(found, say)
+    if found.network.source == "transformers":
+        return _build_transformers(found)
+    return _build_network(found)
+
+
+def _build_transformers(found: NamedNetwork) -> BuiltModule:
+    """A network of transformers, from the configuration beside the weights."""
+    from edgekd.distill.teachers.transformers_network import build_classifier
+
+    weights = found.taken.weights
+    state = state_of(found.taken.checkpoint, weights)
+    module = build_classifier(
+        found.known.path.with_name(CONFIG),
+        {f"{weights.prefix}{name}": tensor for name, tensor in state.items()},
     )
+    made = _with_classes(found.known, module, source="transformers", name=found.network.name)
+    return replace(made, because=found.network.because)
 
 
 def _build_pt2(found: Pt2File) -> BuiltModule:
@@ -98,7 +114,7 @@ def _build_pt2(found: Pt2File) -> BuiltModule:
         return _build_program(found, module, source="pt2")
     notes = ("loaded by torch it shows its answers alone: batch-norm cannot be watched",)
     made = _build_program(found, _unpickle_program(path), source="pt2")
-    return replace(made, notes=notes)
+    return replace(made, notes=(*made.notes, *notes))
 
 
 def _build_program(
@@ -281,10 +297,10 @@ def _build_scripted(found: ScriptFile) -> BuiltModule:
         4, *known.preprocessing().shape, generator=torch.Generator().manual_seed(0)
     )
     with torch.no_grad():
-        expected = script(images)
+        expected = made.module(images)
     scale = max(1.0, float(expected.abs().max()))
     if found.taken is None:
-        return replace(made, notes=(_ANSWERS_ALONE,))
+        return replace(made, notes=(*made.notes, _ANSWERS_ALONE))
     for candidate in found.candidates:
         source, _, bare = candidate.partition(":")
         network = Network(source=source, name=bare, because="by the answers of the script")
@@ -294,7 +310,7 @@ def _build_scripted(found: ScriptFile) -> BuiltModule:
         if apart <= _SCRIPT_TOLERANCE * scale:
             note = f"the script answers as {candidate} with its weights: that is used, with its batch-norm"
             return replace(built, notes=(note,))
-    return replace(made, notes=(_ANSWERS_ALONE,))
+    return replace(made, notes=(*made.notes, _ANSWERS_ALONE))
 
 
 _ANSWERS_ALONE: Final = (
@@ -316,6 +332,15 @@ def _with_classes(known: Known, module: nn.Module, *, source: str, name: str) ->
             f"{known.path}: the network cannot take images of {channels} x {height} x {width} ({error}). "
             "Is --input what it was trained on?"
         ) from error
+    notes: tuple[str, ...] = ()
+    place = None if isinstance(answer, Tensor) else place_of_logits(answer)
+    if place is not None:
+        notes = (
+            f"the network answers with a {type(answer).__name__}: its {_place_text(place)} is taken as logits, the rest is left",
+        )
+        module = LogitsAlone(module, place)
+        with torch.no_grad():
+            answer = module(torch.zeros(2, channels, height, width))
     if not isinstance(answer, Tensor):
         raise InputFileError(
             f"{known.path}: refused, the network answers with a {type(answer).__name__}. edgekd compresses classifiers "
@@ -335,7 +360,11 @@ def _with_classes(known: Known, module: nn.Module, *, source: str, name: str) ->
     classes = answer.shape[1]
     architecture = _architecture(known, source=source, name=name, classes=classes)
     _check_against(known, architecture)
-    return BuiltModule(module=module, architecture=architecture)
+    return BuiltModule(module=module, architecture=architecture, notes=notes)
+
+
+def _place_text(place: str | int) -> str:
+    return f"entry {place + 1}" if isinstance(place, int) else f".{place}"
 
 
 def _check_against(known: Known, found: Architecture) -> None:

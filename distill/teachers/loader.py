@@ -69,6 +69,8 @@ def load_teacher(
     """
     found = inspect_teacher(path, options)
     known = found.known
+    # Of a folder, the weights in it
+    path = known.path
     fed = known.preprocessing()
     made = build_module(found, say)
     architecture, module = made.architecture, made.module.eval()

@@ -47,21 +47,28 @@ class Metadata:
     )  # "options" or the path of the TOML; what a file says of itself runs no code
 
 
-def merge_metadata(path: Path, inside: Mapping[str, Any], options: TeacherOptions) -> Metadata:
-    """Merge the sources: options win over the TOML beside the file, and that over the file.
+def merge_metadata(
+    path: Path,
+    inside: Mapping[str, Any],
+    options: TeacherOptions,
+    *,
+    beside: tuple[str, TeacherOptions] | None = None,
+) -> Metadata:
+    """Merge the sources: options win over the TOML beside the file, that over the file, and that over what else is beside it.
 
     Args:
         path: of the teacher file; `<stem>.toml` or `teacher.toml` beside it is read.
         inside: the `edgekd` entry of the file; not trusted.
         options: of the command line.
+        beside: what a configuration of another tool says, and its name.
 
     Raises:
         InputFileError: a source is not what it should be.
     """
     sources: list[tuple[str, str, TeacherOptions]] = [("options", "options", options)]
-    beside = toml_beside(path)
-    if beside is not None:
-        sources.append((beside.name, str(beside), _from_toml(beside)))
+    written = toml_beside(path)
+    if written is not None:
+        sources.append((written.name, str(written), _from_toml(written)))
     if inside:
         origin = f"the edgekd entry of {path.name}"
         found = _validate(inside, origin=origin)
@@ -70,6 +77,8 @@ def merge_metadata(path: Path, inside: Mapping[str, Any], options: TeacherOption
                 f"{path}: refused. Its own metadata asks to run {found.arch!r}; only --arch or a TOML file may."
             )
         sources.append((origin, "inside", found))
+    if beside is not None:
+        sources.append((beside[0], "inside", beside[1]))
     merged: dict[str, Any] = {}
     used: list[str] = []
     arch_from = None

@@ -27,7 +27,17 @@ class Architecture:
     factory in a file of the user (`file`) or the code in the teacher's own file.
     """
 
-    source: Literal["edgekd", "timm", "torchvision", "file", "pickle", "torchscript", "pt2", "onnx"]
+    source: Literal[
+        "edgekd",
+        "timm",
+        "torchvision",
+        "transformers",
+        "file",
+        "pickle",
+        "torchscript",
+        "pt2",
+        "onnx",
+    ]
     name: str
     channels: int
     classes: int

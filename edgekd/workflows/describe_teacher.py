@@ -88,6 +88,7 @@ def describe_teacher(path: Path, options: TeacherOptions) -> tuple[Description, 
     """
     found = inspect_teacher(path, options)
     known, taken, network = found.known, found.taken, found.network
+    path = known.path
     tensors = taken.weights.tensors if taken is not None else {}
     if taken is not None:
         checkpoint_contents.check_weights(taken.checkpoint, taken.weights)

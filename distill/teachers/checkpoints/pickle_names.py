@@ -10,6 +10,7 @@ from edgekd.distill.teachers.checkpoints.pickle_values import (
     StorageRef,
     TensorRef,
     UnbuiltObject,
+    UnsafePickle,
     UnsupportedTensor,
 )
 
@@ -57,6 +58,8 @@ _HARMLESS: Final = frozenset(
         "RuntimeError KeyError Exception property staticmethod classmethod len max min sum abs round"
     )
 )
+# How bound methods are written, which loggers keep (mmengine's HistoryBuffer)
+_GETATTR: Final = frozenset({"builtins.getattr", "__builtin__.getattr"})
 _HOSTILE_NAMES: Final = re.compile(
     r"^(torch\.(load|hub\.|jit\.load|utils\.cpp_extension|utils\.collect_env|_dynamo\.|_inductor\.|ops\.load|"
     r"classes\.load|distributed\.|multiprocessing\.|serialization\.load|utils\.model_zoo|cuda\.nvtx|"
@@ -69,7 +72,8 @@ _HOSTILE_NAMES: Final = re.compile(
 
 def hostile(name: str) -> bool:
     """Whether a global has no business in a checkpoint."""
-    if name in _HARMLESS:
+    # Of what, its call says
+    if name in _HARMLESS or name in _GETATTR:
         return False
     return name.partition(".")[0] in _HOSTILE or bool(_HOSTILE_NAMES.match(name))
 
@@ -181,6 +185,23 @@ def _default_dict(_: tuple[Any, ...]) -> dict[Any, Any]:
     return {}
 
 
+def _attribute(args: tuple[Any, ...]) -> UnbuiltObject:
+    """getattr(object, name): what it would have been stays a name.
+
+    Raises:
+        UnsafePickle: it reaches for what has no business in a checkpoint, by another way.
+    """
+    if len(args) != 2 or not isinstance(args[1], str):
+        raise BadPickle("getattr without an object and a name")
+    owner, attribute = args
+    if not isinstance(owner, UnbuiltObject | GlobalReference):
+        raise UnsafePickle(f"getattr of a {type(owner).__name__}")
+    name = f"{owner.name}.{attribute}"
+    if "__" in attribute or hostile(name):
+        raise UnsafePickle(name)
+    return UnbuiltObject(name)
+
+
 def _odd(kind: str) -> Callable[[tuple[Any, ...]], UnsupportedTensor]:
     return lambda _: UnsupportedTensor(kind)
 
@@ -206,6 +227,7 @@ _KNOWN: Final[Mapping[str, Callable[[tuple[Any, ...]], Any]]] = {
     "torch._utils._rebuild_device_tensor_from_numpy": _odd("of another device"),
     "torch._utils._rebuild_device_tensor_from_cpu_tensor": _odd("of another device"),
     "_codecs.encode": _encode_latin1,
+    **dict.fromkeys(sorted(_GETATTR), _attribute),
     "copyreg._reconstructor": _rebuilt,
     "copy_reg._reconstructor": _rebuilt,
 }

@@ -6,6 +6,7 @@ that both say the same.
 
 from pathlib import Path
 
+from edgekd.distill.teachers import hugging_face
 from edgekd.distill.teachers.checkpoints import checkpoint_contents, file_formats
 from edgekd.distill.teachers.inspection.inquiry import Form, Inquiry
 from edgekd.distill.teachers.inspection.kinds import Inspection
@@ -14,12 +15,13 @@ from edgekd.distill.teachers.metadata import TeacherOptions, merge_metadata
 
 
 def inspect_teacher(path: Path, options: TeacherOptions) -> Inspection:
-    """Find out what a file is.
+    """Find out what a file is, or the weights in a folder that `save_pretrained` wrote.
 
     Raises:
         InputFileError: it cannot be read, is refused, or is no classifier of images.
         UsageError: an option names what is not there.
     """
+    path = hugging_face.weights_in(path)
     trusted = bool(options.trust_pickle)
     file = file_formats.open_file(path, trusted=trusted)
     if file.format in {"pt2", "onnx"}:
@@ -28,12 +30,14 @@ def inspect_teacher(path: Path, options: TeacherOptions) -> Inspection:
         metadata = merge_metadata(path, {}, options)
         return Inquiry(path, file.format, "module", metadata).finish()
     checkpoint = checkpoint_contents.examine(file)
-    metadata = merge_metadata(path, checkpoint.metadata, options)
+    folder = hugging_face.read_folder(path)
+    beside = None if folder is None else (folder.config.name, folder.said)
+    metadata = merge_metadata(path, checkpoint.metadata, options, beside=beside)
     form: Form = "weights"
     if file.format == "torchscript":
         form = "torchscript"
     elif checkpoint.module is not None:
         form = "module"
-    inquiry = Inquiry(path, file.format, form, metadata)
+    inquiry = Inquiry(path, file.format, form, metadata, folder)
     inquiry.examine(checkpoint)
     return inquiry.finish()

@@ -5,6 +5,7 @@ from typing import Final
 from edgekd.distill.teachers.architecture_recognition import PublishedPreprocessing
 from edgekd.distill.teachers.inspection.kinds import OpenQuestion, SourcedValue
 from edgekd.distill.teachers.metadata import Metadata
+from edgekd.errors import UsageError
 
 
 class Clarifications:
@@ -17,9 +18,21 @@ class Clarifications:
         self.notes: list[str] = []
 
     def input(
-        self, known: PublishedPreprocessing | None, *, channels: int | None, origin: str
+        self,
+        known: PublishedPreprocessing | None,
+        *,
+        channels: int | None,
+        origin: str,
+        anew: bool = False,
     ) -> SourcedValue | None:
-        """Channels, height and width: said, or the library's where its weights agree."""
+        """Channels, height and width: said, or the library's where its weights agree.
+
+        Args:
+            known: what the library says of its weights.
+            channels: of the first layer.
+            origin: the library, in words.
+            anew: these are other weights than the library's, whose values are an offer then.
+        """
         if self.options.input is not None:
             return SourcedValue(value=self.options.input, origin=self.metadata.origin)
         if known is None:
@@ -29,6 +42,9 @@ class Clarifications:
             )
             return None
         sizes = [f"{shape[0]}x{shape[1]}x{shape[2]}" for shape in known.inputs]
+        if anew:
+            self._ask("--input CxHxW", _ANEW, [(size, _OFFERED) for size in sizes])
+            return None
         if len(known.inputs) > 1:
             self._ask("--input CxHxW", "(published weights differ)", [(size, "") for size in sizes])
             return None
@@ -40,11 +56,23 @@ class Clarifications:
         return SourcedValue(value=known.inputs[0], origin=origin)
 
     def normalisation(
-        self, known: PublishedPreprocessing | None, origin: str
+        self, known: PublishedPreprocessing | None, origin: str, *, anew: bool = False
     ) -> tuple[SourcedValue | None, SourcedValue | None]:
-        """Mean and standard deviation, likewise."""
+        """Mean and standard deviation, likewise.
+
+        Raises:
+            UsageError: they are of pixels of 0..255.
+        """
         mean, std = self.options.mean, self.options.std
+        _refuse_bytes(mean, std)
         pairs = known.normalisations if known is not None else ()
+        if anew and pairs and mean is None and std is None:
+            offered = [
+                (_pair(*pair), f"{_COMMON.get(pair, '')}, {_OFFERED}".lstrip(", "))
+                for pair in pairs
+            ]
+            self._ask("--mean M,... --std S,...", _ANEW, offered)
+            return None, None
         if len(pairs) > 1 and mean is None and std is None:
             self._ask(
                 "--mean M,... --std S,...",
@@ -81,6 +109,26 @@ class Clarifications:
 
     def _ask(self, option: str, text: str, choices: list[tuple[str, str]] | None = None) -> None:
         self.questions.append(OpenQuestion(option=option, text=text, choices=tuple(choices or ())))
+
+
+_ANEW: Final = "(its head is not the library's, so it was trained anew; how were its images made?)"
+_OFFERED: Final = "as the library's own weights"
+# Means of 0..1 pixels are below; some are taken for noise around them
+_LARGEST_MEAN: Final = 2.0
+
+
+def _refuse_bytes(mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> None:
+    if mean is None or not any(abs(value) > _LARGEST_MEAN for value in mean):
+        return
+    given = {"mean": mean, "std": std or (1.0,)}
+    meant = " ".join(
+        f"--{name} {','.join(f'{value / 255:.6g}' for value in values)}"
+        for name, values in given.items()
+    )
+    raise UsageError(
+        f"--mean {','.join(f'{value:g}' for value in mean)} is of pixels of 0..255, and edgekd takes it of 0..1. Divided by "
+        f"255, with the deviation: {meant}."
+    )
 
 
 _COMMON: Final[dict[tuple[tuple[float, ...], tuple[float, ...]], str]] = {

@@ -6,7 +6,7 @@ Whatever is not known for certain becomes a question, never a guess.
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import numpy as np
 
@@ -16,7 +16,9 @@ from edgekd.distill.teachers.architecture_recognition import EquivalentNetworks
 from edgekd.distill.teachers.checkpoints import checkpoint_contents
 from edgekd.distill.teachers.checkpoints.checkpoint_contents import Checkpoint, WeightSet
 from edgekd.distill.teachers.checkpoints.file_contents import Format
+from edgekd.distill.teachers.checkpoints.file_words import names_in
 from edgekd.distill.teachers.checkpoints.pickle_values import TensorRef
+from edgekd.distill.teachers.hugging_face import CONFIG, HuggingFaceFolder
 from edgekd.distill.teachers.inspection.clarifications import Clarifications
 from edgekd.distill.teachers.inspection.kinds import (
     Inspection,
@@ -32,13 +34,23 @@ from edgekd.distill.teachers.inspection.kinds import (
 from edgekd.distill.teachers.metadata import Metadata
 from edgekd.errors import InputFileError, UsageError
 
+# Of the weights that timm 1.0 and torchvision 0.29 publish
+_PUBLISHED_CLASSES: Final = frozenset({1000, 11221, 11821, 19168, 21841, 21842, 21843})
+
 Form: TypeAlias = Literal["weights", "module", "torchscript"]
 
 
 class Inquiry:
     """Collects what is known, and what has to be asked."""
 
-    def __init__(self, path: Path, format_: Format, form: Form, metadata: Metadata) -> None:
+    def __init__(
+        self,
+        path: Path,
+        format_: Format,
+        form: Form,
+        metadata: Metadata,
+        folder: HuggingFaceFolder | None = None,
+    ) -> None:
         """Nothing is known yet.
 
         Args:
@@ -46,7 +58,9 @@ class Inquiry:
             format_: of it.
             form: what is in it.
             metadata: by the user, beside the file and inside it.
+            folder: what `save_pretrained` of transformers or timm wrote beside it.
         """
+        self.folder = folder
         self.path = path
         self.format: Format = format_
         self.form: Form = form
@@ -87,6 +101,31 @@ class Inquiry:
                 self.weights = each
                 self.channels, self.classes = found.channels, found.classes
                 self._of_libraries(each, found, arch)
+                return
+        folder = self.folder
+        classifier = folder.classifier if folder is not None else None
+        if folder is not None and classifier is not None:
+            # As `describe` writes it into the TOML file
+            if arch in {None, f"transformers:{classifier}"}:
+                self.weights = default
+                self._of_transformers(default, folder, classifier)
+                return
+        elif arch is not None and arch.startswith("transformers:"):
+            raise UsageError(
+                f"--arch {arch}: a network of transformers is read from the {CONFIG} beside its weights, and {self.path} has none "
+                "of a classifier."
+            )
+        for each in tried:
+            respelt = architecture_recognition.recognise_respelt(each)
+            if respelt is not None:
+                self.weights = respelt.weights
+                found = respelt.recognition
+                self.channels, self.classes = found.channels, found.classes
+                self.asked.notes.append(
+                    f"found by other names than the library's: {respelt.said}. What the code around it does besides is not in "
+                    "the file: `edgekd teacher check` on labelled images tells"
+                )
+                self._of_libraries(respelt.weights, found, arch)
                 return
         self.weights = default
         self._of_ours(default, arch)
@@ -137,6 +176,12 @@ class Inquiry:
                 # Says how the weights differ from what was named
                 self._of_ours(weights, arch)
                 return
+        because = self._because()
+        if len(functions) > 1 and arch is None:
+            said = architecture_recognition.named_by(functions, self._words())
+            if said is not None:
+                functions = (said[0],)
+                because += f", and by the file's own words ({said[1]})"
         self.functions = functions
         if len(functions) > 1:
             self.asked.questions.append(
@@ -152,9 +197,27 @@ class Inquiry:
         self.network = Network(
             source=source,
             name=name,
-            because=self._because(),
+            because=because,
             same_as=tuple(same),
             original_names=found.original,
+        )
+
+    def _words(self) -> tuple[str, ...]:
+        beside = self.folder.timm_name if self.folder is not None else None
+        inside = () if self.checkpoint is None else names_in(self.checkpoint.opened.content)
+        return (*([beside] if beside is not None else []), *inside)
+
+    def _of_transformers(
+        self, weights: WeightSet, folder: HuggingFaceFolder, classifier: str
+    ) -> None:
+        """What the configuration beside the weights names."""
+        first = next((shape for shape in weights.shapes.values() if len(shape) == 4), None)
+        self.channels = self.options.input[0] if self.options.input else first[1] if first else None
+        self.classes = self.options.classes
+        self.network = Network(
+            source="transformers",
+            name=classifier,
+            because=f"by {folder.config.name} beside its weights",
         )
 
     def _of_ours(self, weights: WeightSet, arch: str | None) -> None:
@@ -306,8 +369,10 @@ class Inquiry:
                 [name for each in self.functions for name in each.names], channels=channels
             )
         origin = self._configuration()
-        input_ = self.asked.input(known, channels=self.channels, origin=origin)
-        return (input_, *self.asked.normalisation(known, origin))
+        # Of a head of its own the training was another, and so may its images have been
+        anew = self.classes is not None and self.classes not in _PUBLISHED_CLASSES
+        input_ = self.asked.input(known, channels=self.channels, origin=origin, anew=anew)
+        return (input_, *self.asked.normalisation(known, origin, anew=anew))
 
     def _configuration(self) -> str:
         network = self.network

@@ -491,14 +491,14 @@ def test_a_board_that_is_not_there_costs_the_figures_and_not_the_bundle(tmp_path
 
 @pytest.mark.slow
 def test_auto_takes_a_student_that_keeps_the_budget(tmp_path):
-    words = ("compress", TEACHER, *SHORT, "--no-bench", "--out", "b", "--limit", "size-kib=80")
+    words = ("compress", TEACHER, *SHORT, "--no-bench", "--out", "b", "--limit", "size-kib=36")
     process = edgekd_process(*words, "--limit", "agreement=0.01", cwd=tmp_path)
     _, err = process.communicate(timeout=560)
     assert process.returncode == 0, err
     assert "over: size-kib" in err
     report = json.loads((tmp_path / "b" / "report.json").read_text())
     (size,) = [gate for gate in report["gates"] if gate["name"] == "budget size"]
-    assert size["value"] <= 80 * 1024
+    assert size["value"] <= 36 * 1024
 
 
 @pytest.mark.parametrize(

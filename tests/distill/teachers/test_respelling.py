@@ -1,0 +1,183 @@
+"""Networks of the libraries as wrappers, old releases and new heads spell them."""
+
+import argparse
+import re
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from edgekd.distill.teachers.inspection import inspect_teacher
+from edgekd.distill.teachers.loader import load_teacher
+from edgekd.distill.teachers.metadata import TeacherOptions
+from edgekd.errors import UsageError
+
+SAID = TeacherOptions(input=(3, 32, 32), mean=(0.5,), std=(0.25,))
+
+
+def resnet(classes=7):
+    return torchvision.models.resnet18(num_classes=classes)
+
+
+def headless(network):
+    return {name: value for name, value in network.state_dict().items() if "fc." not in name}
+
+
+def children(network):
+    """As `nn.Sequential(*list(network.children())[:-1])` names them."""
+    return nn.Sequential(*list(network.children())[:-1]).state_dict()
+
+
+def with_head(body, network, head, classifier="fc"):
+    classifier = network.get_submodule(classifier)
+    return {**body, f"{head}.weight": classifier.weight, f"{head}.bias": classifier.bias}
+
+
+def prefixed(prefix, state):
+    return {f"{prefix}{name}": value for name, value in state.items()}
+
+
+def old_names(network):
+    pattern = re.compile(r"(denselayer\d+\.(?:norm|conv))(\d)")
+    return {
+        pattern.sub(r"\1.\2", name): value
+        for name, value in network.state_dict().items()
+        if not name.endswith("num_batches_tracked")
+    }
+
+
+def mobilenet():
+    return torchvision.models.mobilenet_v2(num_classes=5)
+
+
+def densenet():
+    return torchvision.models.densenet121(num_classes=3)
+
+
+LAYOUTS = {
+    "a wrapper's name": (resnet, lambda net: prefixed("timm_model.", net.state_dict())),
+    "names in names": (resnet, lambda net: prefixed("module.visual.trunk.", net.state_dict())),
+    "body and head": (
+        resnet,
+        lambda net: with_head(prefixed("backbone.", headless(net)), net, "head.fc"),
+    ),
+    "body and head in a wrapper": (
+        resnet,
+        lambda net: prefixed("net.", with_head(prefixed("encoder.", headless(net)), net, "cls")),
+    ),
+    "a dropout before the head": (resnet, lambda net: with_head(headless(net), net, "fc.1")),
+    "children": (
+        resnet,
+        lambda net: with_head(prefixed("feature_extractor.", children(net)), net, "classifier"),
+    ),
+    "features alone": (
+        mobilenet,
+        lambda net: with_head(
+            prefixed("body.", net.features.state_dict()), net, "out", "classifier.1"
+        ),
+    ),
+    "a dropout in a classifier": (
+        mobilenet,
+        lambda net: with_head(
+            prefixed("features.", net.features.state_dict()), net, "classifier.1.1", "classifier.1"
+        ),
+    ),
+    "old names": (densenet, old_names),
+    "old names in a wrapper": (densenet, lambda net: prefixed("module.cnn.", old_names(net))),
+    "a loss beside it": (
+        resnet,
+        lambda net: {
+            **prefixed("model.trunk.", net.state_dict()),
+            "criterion.weight": torch.ones(7),
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_network_is_found_and_answers_as_it_did(tmp_path, layout):
+    make, spell = LAYOUTS[layout]
+    network = make().eval()
+    path = tmp_path / "t.pt"
+    torch.save({"state_dict": spell(network), "arch": "resnet18"}, path)
+    teacher = load_teacher(path, SAID, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        torch.testing.assert_close(teacher.module(images), network(images))
+    assert any("other names" in note for note in teacher.info.notes)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        pytest.param(
+            lambda state: state.pop("backbone.layer4.1.conv2.weight"), id="a part missing"
+        ),
+        pytest.param(
+            lambda state: state.update({"head.0.running_mean": torch.zeros(512)}), id="a norm"
+        ),
+        pytest.param(
+            lambda state: state.update({"neck.weight": torch.zeros(512, 512)}), id="a layer more"
+        ),
+        pytest.param(lambda state: state.pop("head.1.bias"), id="no bias"),
+    ],
+)
+def test_what_is_not_wholly_a_network_is_asked_about(tmp_path, spoil):
+    net = resnet()
+    state = with_head(prefixed("backbone.", headless(net)), net, "head.1")
+    spoil(state)
+    torch.save(state, tmp_path / "t.pt")
+    found = inspect_teacher(tmp_path / "t.pt", SAID)
+    assert found.network is None
+    assert any("--arch" in question.option for question in found.known.questions)
+
+
+@pytest.mark.parametrize(
+    ("beside", "named"),
+    [
+        pytest.param({"arch": "resnet18", "epoch": 3}, True, id="timm"),
+        pytest.param({"args": argparse.Namespace(model="resnet18")}, True, id="torchvision"),
+        pytest.param(
+            {"hyper_parameters": {"model_name": "resnet18.a1_in1k"}}, True, id="Lightning"
+        ),
+        pytest.param({"arch": "resnetblur18"}, True, id="the other"),
+        pytest.param({"arch": "mine"}, False, id="another word"),
+        pytest.param({"note": "resnet18"}, False, id="another key"),
+    ],
+)
+def test_the_files_own_words_decide_between_networks_of_one_signature(tmp_path, beside, named):
+    torch.save({"state_dict": resnet().state_dict(), **beside}, tmp_path / "t.pt")
+    found = inspect_teacher(tmp_path / "t.pt", SAID)
+    if not named:
+        assert found.network is None
+        return
+    assert found.network is not None
+    assert found.network.name == ("resnetblur18" if "blur" in str(beside) else "resnet18")
+    assert "the file's own words" in found.network.because
+
+
+def test_a_head_of_its_own_makes_the_librarys_images_an_offer(tmp_path):
+    torch.save({"state_dict": resnet(7).state_dict(), "arch": "resnet18"}, tmp_path / "t.pt")
+    known = inspect_teacher(tmp_path / "t.pt", TeacherOptions()).known
+    assert (known.input, known.mean, known.std) == (None, None, None)
+    asked = {question.option: question for question in known.questions}
+    assert asked["--input CxHxW"].choices == (("3x224x224", "as the library's own weights"),)
+    assert "--mean 0.485,0.456,0.406" in asked["--mean M,... --std S,..."].choices[0][0]
+
+
+def test_the_librarys_own_head_makes_them_facts(tmp_path):
+    torch.save({"state_dict": resnet(1000).state_dict(), "arch": "resnet18"}, tmp_path / "t.pt")
+    known = inspect_teacher(tmp_path / "t.pt", TeacherOptions()).known
+    assert known.input is not None
+    assert known.input.value == (3, 224, 224)
+    assert not known.questions
+
+
+def test_means_of_bytes_are_refused_with_what_they_are_of_pixels(tmp_path):
+    torch.save(resnet().state_dict(), tmp_path / "t.pt")
+    given = TeacherOptions(
+        input=(3, 32, 32), mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375)
+    )
+    with pytest.raises(UsageError, match=r"--mean 0.485,0.456,0.406 --std 0.229,0.224,0.225"):
+        inspect_teacher(tmp_path / "t.pt", given)
