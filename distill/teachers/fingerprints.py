@@ -221,21 +221,40 @@ def _count(places: tuple[ScaledSize, ...], shapes: Mapping[str, Shape]) -> int |
 
 def with_body(shapes: Mapping[str, Shape], *, index: Index | None = None) -> tuple[str, ...]:
     """Architectures that have all of these parts but for the last (a head that was exchanged)."""
-    index = index or load_index()
     plain = drop_counters(shapes)
     heads = list(dict.fromkeys(name.partition(".")[0] for name in reversed(plain)))[:3]
+    for head in heads:
+        found = of_body(plain, head=head, index=index)
+        if found:
+            return found
+    return ()
+
+
+def of_body(
+    shapes: Mapping[str, Shape], *, head: str = "", index: Index | None = None
+) -> tuple[str, ...]:
+    """Architectures whose parts are these, but for those below `head` and below their own head."""
+    plain = drop_counters(shapes)
     by_places: dict[tuple[ScaledSize, ...], list[Group]] = {}
-    for group in index.groups:
+    for group in (index or load_index()).groups:
         if group.body:
             by_places.setdefault(group.channels, []).append(group)
-    for head in heads:
-        for channels, groups in by_places.items():
-            if all(place.name in plain for place in channels):
-                digest = body_digest(plain, head, channels)
-                found = [group for group in groups if group.body == digest]
-                if found:
-                    return tuple(member for group in found for member in group.members)
+    for channels, groups in by_places.items():
+        if all(place.name in plain for place in channels):
+            digest = body_digest(plain, head, channels)
+            found = [group for group in groups if group.body == digest]
+            if found:
+                return tuple(member for group in found for member in group.members)
     return ()
+
+
+def head_of(member: str) -> str:
+    """First component of the names of a network's classifier (`fc`); "" where it has no single one."""
+    for group in load_index().groups:
+        if member in group.members:
+            heads = {place.name.partition(".")[0] for place in group.classes}
+            return heads.pop() if len(heads) == 1 else ""
+    return ""
 
 
 def kind_by_names(names: Iterable[str], *, index: Index | None = None) -> FingerprintMatch | None:

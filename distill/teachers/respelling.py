@@ -17,6 +17,8 @@ from edgekd.distill.teachers.fingerprints import COUNTERS, FingerprintMatch
 _DEPTH: Final = 8
 # Tensors of what may be a head, with a classifier's own hidden layer
 _HEAD: Final = 8
+# Of a network at its top
+_PARTS: Final = 24
 # Beside the network in Lightning modules; none of them is asked when it answers
 _NOT_OF_THE_NETWORK: Final = re.compile(
     r"^(criterion|criteria|loss|loss_fn|loss_func|\w*metrics?|\w*acc|\w*accuracy|\w*confmat|\w*f1)(\.|$)"
@@ -60,6 +62,49 @@ def respell(weights: WeightSet) -> Respelt | None:
         return None
     names, match, said = found.popitem()[1]
     return Respelt(weights=_renamed(weights, names), match=match, said=said)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundBody:
+    """A library's network without its head, and what stands in the head's place."""
+
+    # source:name of those that have it
+    members: tuple[str, ...]
+    # What all names begin with, and where the body is below that; "" where it is not below a name of its own
+    prefix: str
+    below: str
+    # Names and shapes of the rest, without `prefix`
+    rest: Mapping[str, fingerprints.Shape]
+
+
+def find_body(weights: WeightSet) -> FoundBody | None:
+    """The network that all but the head is, under the library's names."""
+    original = weights.original
+    own = {name: name for name in original if not name.endswith(COUNTERS)}
+    for names, prefix in _bared(own):
+        firsts = dict.fromkeys(name.partition(".")[0] for name in names)
+        if len(firsts) > _PARTS:
+            continue
+        for first in firsts:
+            inside = {name: theirs for name, theirs in names.items() if _first(name) == first}
+            if len(inside) in {1, len(names)}:
+                continue
+            bare = {name[len(first) + 1 :]: original[theirs] for name, theirs in inside.items()}
+            members = fingerprints.of_body(bare)
+            if members:
+                rest = {n: original[theirs] for n, theirs in names.items() if n not in inside}
+                return FoundBody(members=members, prefix=prefix, below=first, rest=rest)
+        for first in firsts:
+            body = {n: original[theirs] for n, theirs in names.items() if _first(n) != first}
+            members = fingerprints.of_body(body)
+            if members:
+                rest = {n: original[theirs] for n, theirs in names.items() if n not in body}
+                return FoundBody(members=members, prefix=prefix, below="", rest=rest)
+    return None
+
+
+def _first(name: str) -> str:
+    return name.partition(".")[0]
 
 
 def _inner(name: str, weights: WeightSet) -> str:

@@ -13,6 +13,7 @@ from edgekd.distill.teachers.checkpoints import checkpoint_contents
 from edgekd.distill.teachers.checkpoints.file_contents import NAMES
 from edgekd.distill.teachers.checkpoints.pickle_values import TensorRef
 from edgekd.distill.teachers.inspection import inspect_teacher
+from edgekd.distill.teachers.inspection.factory_text import FACTORY, factory_path
 from edgekd.distill.teachers.inspection.kinds import (
     Inspection,
     OnnxFileFound,
@@ -212,7 +213,19 @@ def write_toml(known: Inspection, found: Description, *, force: bool) -> str:
     with translate_os_errors(out):
         write_atomically(out, toml(known, found))
     todo = " with lines to fill in" if found.questions else ""
-    return f"wrote {out}{todo}: it is read with the teacher, and options of the command line win"
+    return f"{_write_factory(known, force=force)}wrote {out}{todo}: it is read with the teacher, and options of the command line win"
+
+
+def _write_factory(known: Inspection, *, force: bool) -> str:
+    """Write a factory to look through, where all but the head is known; a line that says so."""
+    text, path = known.known.factory, factory_path(known.known.path)
+    if text is None:
+        return ""
+    if path.exists() and not force:
+        return f"kept {path} (--force rewrites it)\n"
+    with translate_os_errors(path):
+        write_atomically(path, text)
+    return f"wrote {path}: a factory with the layers that the file has; look at its lines with CHECK, then --arch {path}:{FACTORY}\n"
 
 
 def toml(known: Inspection, found: Description) -> str:

@@ -1,8 +1,12 @@
 """What has to be asked of how images are fed, and what should be said of it."""
 
+from pathlib import Path
 from typing import Final
 
+from edgekd.distill.teachers import respelling
 from edgekd.distill.teachers.architecture_recognition import PublishedPreprocessing
+from edgekd.distill.teachers.checkpoints.checkpoint_contents import WeightSet
+from edgekd.distill.teachers.inspection.factory_text import FACTORY, factory_path, factory_text
 from edgekd.distill.teachers.inspection.kinds import OpenQuestion, SourcedValue
 from edgekd.distill.teachers.metadata import Metadata
 from edgekd.errors import UsageError
@@ -16,6 +20,25 @@ class Clarifications:
         self.options = metadata.options
         self.questions: list[OpenQuestion] = []
         self.notes: list[str] = []
+
+    def network(self, path: Path, weights: WeightSet) -> str | None:
+        """Ask which network weights are of.
+
+        Returns:
+            The text of a factory to look through, where all but the head is known.
+        """
+        text = "(no built-in network, and none of timm or torchvision, has these names and shapes"
+        body, written = respelling.find_body(weights), None
+        if body is not None:
+            where = f" below {body.prefix}{body.below}" if body.below else ""
+            text += f"; all but the head is {', '.join(body.members[:3])}{where}: write a factory that puts your head on it"
+            written = factory_text(path, body)
+        named = f"{factory_path(path).name}:{FACTORY}"
+        offered = [(named, "`edgekd teacher describe` writes it, to look through")]
+        self._ask(
+            "--arch NAME", f"{text}), or --arch path/to/file.py:factory", offered if written else []
+        )
+        return written
 
     def input(
         self,

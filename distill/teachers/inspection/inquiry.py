@@ -72,6 +72,8 @@ class Inquiry:
         self.functions: tuple[EquivalentNetworks, ...] = ()
         self.channels: int | None = None
         self.classes: int | None = None
+        # Text of a factory to look through, where only the head is not known
+        self.factory: str | None = None
         self.asked = Clarifications(metadata)
 
     # --- the weights and the network --------------------------------------------------------------
@@ -261,13 +263,7 @@ class Inquiry:
         )
         if self.form == "torchscript" and self.options.trust_pickle:
             return
-        bodies = fingerprints.with_body(weights.original) or fingerprints.with_body(shapes)
-        text = "(no built-in network, and none of timm or torchvision, has these names and shapes"
-        if bodies:
-            text += f"; all but the head is {', '.join(bodies[:3])}: write a factory that puts your head on it"
-        self.asked.questions.append(
-            OpenQuestion(option="--arch NAME", text=text + "), or --arch path/to/file.py:factory")
-        )
+        self.factory = self.asked.network(self.path, weights)
 
     # --- what else is known ------------------------------------------------------------------------
 
@@ -294,6 +290,7 @@ class Inquiry:
             batch_norm_trained=False if taken is None else _are_trained(taken, layers),
             questions=tuple(self.asked.questions),
             notes=tuple(self.asked.notes),
+            factory=self.factory,
         )
         named = self.options.arch is not None and self.network is not None
         # Code runs only where the user lets it, and where no network is named that weights can go into.

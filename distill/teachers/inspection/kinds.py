@@ -72,6 +72,8 @@ class Known:
     batch_norm_trained: bool | None
     questions: tuple[OpenQuestion, ...]
     notes: tuple[str, ...]
+    # Text of a factory to look through, where only the head is not known
+    factory: str | None = None
 
     @property
     def origin(self) -> str:

@@ -1,6 +1,7 @@
 """Folders that transformers and timm's hub write."""
 
 import json
+from typing import Any
 
 import pytest
 import timm
@@ -146,7 +147,7 @@ transformers = pytest.importorskip("transformers", reason="pip install 'edgekd[t
 
 def classifier(name):
     given = {"id2label": {int(place): label for place, label in LABELS.items()}}
-    made = {
+    made: Any = {
         "ResNet": {"embedding_size": 16, "hidden_sizes": [16, 32], "depths": [1, 1]},
         "ViT": {
             "hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3,
@@ -155,7 +156,7 @@ def classifier(name):
         "MobileNetV2": {"depth_multiplier": 0.35, "image_size": 32},
         "ConvNext": {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1], "image_size": 32},
     }[name]  # fmt: skip
-    config = getattr(transformers, f"{name}Config")(**given, **made)
+    config = getattr(transformers, f"{name}Config")(**{**given, **made})
     return getattr(transformers, f"{name}ForImageClassification")(config).eval()
 
 

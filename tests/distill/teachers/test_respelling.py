@@ -12,6 +12,7 @@ from edgekd.distill.teachers.inspection import inspect_teacher
 from edgekd.distill.teachers.loader import load_teacher
 from edgekd.distill.teachers.metadata import TeacherOptions
 from edgekd.errors import UsageError
+from edgekd.workflows.describe_teacher import describe_teacher, write_toml
 
 SAID = TeacherOptions(input=(3, 32, 32), mean=(0.5,), std=(0.25,))
 
@@ -181,3 +182,56 @@ def test_means_of_bytes_are_refused_with_what_they_are_of_pixels(tmp_path):
     )
     with pytest.raises(UsageError, match=r"--mean 0.485,0.456,0.406 --std 0.229,0.224,0.225"):
         inspect_teacher(tmp_path / "t.pt", given)
+
+
+def two_layers(width, classes):
+    return nn.Sequential(nn.Dropout(), nn.Linear(width, 8), nn.ReLU(), nn.Linear(8, classes))
+
+
+class Wrapped(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.trunk = torchvision.models.resnet18()
+        self.trunk.fc = nn.Identity()
+        self.out = two_layers(512, 3)
+
+    def forward(self, images):
+        return self.out(self.trunk(images))
+
+
+def in_place():
+    network = torchvision.models.mobilenet_v2()
+    network.classifier = two_layers(1280, 3)
+    return network
+
+
+@pytest.mark.parametrize(
+    "make", [pytest.param(Wrapped, id="in a wrapper"), pytest.param(in_place, id="in place")]
+)
+def test_a_head_of_two_layers_becomes_a_factory_to_look_through(tmp_path, make):
+    network = make().eval()
+    torch.save({"state_dict": prefixed("module.", network.state_dict())}, tmp_path / "t.pt")
+    found, known = describe_teacher(tmp_path / "t.pt", SAID)
+    assert "t_net.py:make" in found.questions[0].choices
+    assert "wrote" in write_toml(known, found, force=False)
+    text = (tmp_path / "t_net.py").read_text()
+    assert "nn.ReLU(),  # CHECK" in text
+    assert "kept" in write_toml(known, found, force=False)
+    said = TeacherOptions(arch=f"{tmp_path}/t_net.py:make", **vars_of(SAID))
+    teacher = load_teacher(tmp_path / "t.pt", said, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        torch.testing.assert_close(teacher.module(images), network(images))
+
+
+def test_a_head_that_is_no_sequential_is_asked_about_alone(tmp_path):
+    state = {**prefixed("trunk.", headless(resnet())), "out.scale": torch.ones(512)}
+    torch.save(state, tmp_path / "t.pt")
+    found, known = describe_teacher(tmp_path / "t.pt", SAID)
+    assert "below trunk" in found.questions[0].text
+    write_toml(known, found, force=False)
+    assert not (tmp_path / "t_net.py").exists()
+
+
+def vars_of(options):
+    return {name: getattr(options, name) for name in ("input", "mean", "std")}
