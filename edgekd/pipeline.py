@@ -58,8 +58,6 @@ def compress(options: CompressJob, display: Display) -> Outcome | None:
         )
     else:
         display.say(f"target   {target.board.title}, {software_text(target)}")
-    if options.bundle.keep_images:
-        display.warn(warn_of_images(distil))
     passed_over: list[Candidate] = []
     try:
         # Students may be measured
@@ -73,6 +71,8 @@ def compress(options: CompressJob, display: Display) -> Outcome | None:
         if not passed_over:
             raise
         raise OverBudgetError(nearest(passed_over, option="--student")) from error
+    if options.bundle.keep_images:
+        display.warn(warn_of_images(distil))
     with caught() as interrupts, run_folder(setup) as folder:
         distilled = run_distillation(setup, folder, interrupts, display)
         if distilled is None:

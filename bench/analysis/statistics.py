@@ -117,7 +117,8 @@ def level_interval(samples: Samples) -> tuple[float, float]:
     logs = np.log(parts)
     half = student_factor(len(logs) - 1) * Z * float(logs.std(ddof=1)) / math.sqrt(len(logs))
     middle = median(samples)
-    return min(low, middle * math.exp(-half)), max(high, middle * math.exp(half))
+    fastest = float(min(samples.values))
+    return max(fastest, min(low, middle * math.exp(-half))), max(high, middle * math.exp(half))
 
 
 def _at(ordered: NDArray[np.float64], uniform: NDArray[np.float64]) -> NDArray[np.float64]:

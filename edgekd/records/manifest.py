@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+from pydantic import Field
+
 from edgekd.records import (
     Budget,
     Count,
@@ -117,6 +119,8 @@ class Evaluation:
     images: Count
     results: tuple[Accuracy, ...]
     int8_top1_agreement: Share | None
+    # Images by class, of which the student is right on none and the teacher on some
+    never_right: dict[str, Count] = Field(default_factory=dict)
 
 
 @record

@@ -52,6 +52,10 @@ def description(manifest: Manifest, report: Report) -> str:
             f"           {result.model:8} accuracy {result.accuracy:7.2%}, agreement with teacher {result.agreement_with_teacher:7.2%}"
             for result in report.evaluation.results
         ]
+        lines += [
+            f"           the student is right on 0 of {count:,} images of class {name}"
+            for name, count in report.evaluation.never_right.items()
+        ]
     lines += ["", *(bench_text(found) for found in report.measurements)]
     return "\n".join(lines)
 

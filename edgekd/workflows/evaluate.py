@@ -223,6 +223,27 @@ def result(name: str, logits: Logits, labels: npt.NDArray[np.int64], first: Logi
     )
 
 
+def never_right(
+    student: Logits, teacher: Logits, labels: npt.NDArray[np.int64], names: tuple[str, ...] | None
+) -> dict[str, int]:
+    """Images by class, of the classes that a student never finds and its teacher does.
+
+    Args:
+        student: logits (N, K).
+        teacher: likewise.
+        labels: (N,).
+        names: of the classes; None: their numbers.
+    """
+    lost = {}
+    for number in np.unique(labels):
+        inside = labels == number
+        found = (logits[inside].argmax(1) == number for logits in (student, teacher))
+        ours, theirs = (bool(right.any()) for right in found)
+        if theirs and not ours:
+            lost[names[number] if names is not None else str(number)] = int(inside.sum())
+    return lost
+
+
 def _confidence(logits: Logits) -> npt.NDArray[np.float64]:  # (N, K) -> (N,), 0..1
     shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
     shares: npt.NDArray[np.float64] = 1.0 / np.exp(shifted).sum(1)

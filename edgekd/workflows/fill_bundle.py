@@ -62,7 +62,7 @@ from edgekd.workflows.distill import (
     synthetic_set,
     write_student,
 )
-from edgekd.workflows.evaluate import module_logits
+from edgekd.workflows.evaluate import module_logits, never_right
 from edgekd.workflows.export_options import (
     FP16_FILE,
     FP32_FILE,
@@ -332,6 +332,9 @@ def _evaluate(
         display.say(
             f"         {result.model:8} accuracy {result.accuracy:7.2%}, agreement with teacher {result.agreement_with_teacher:7.2%}"
         )
+    lost = never_right(answers["student"], teacher, data.labels, distilled.teacher.class_names)
+    for name, count in lost.items():
+        display.warn(f"the student is right on 0 of {count:,} images of class {name}")
     if same is not None:
         display.say(f"         INT8 top-1 matches FP32 on {same:.2%}")
     return Evaluation(
@@ -340,6 +343,7 @@ def _evaluate(
         images=len(data.labels),
         results=results,
         int8_top1_agreement=same,
+        never_right=lost,
     )
 
 

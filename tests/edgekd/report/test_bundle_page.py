@@ -269,6 +269,7 @@ def test_hostile_names_stay_text(folder):
     evaluation = Evaluation(
         data=HOSTILE, data_digest=ZERO, images=10, int8_top1_agreement=None,
         results=(Accuracy(model=HOSTILE, accuracy=0.5, agreement_with_teacher=0.5),),
+        never_right={HOSTILE: 60},
     )  # fmt: skip
     layers = (LayerPrecision(tensor=HOSTILE, made_by=HOSTILE, sqnr_db=1.0),)
     report = report_of(
@@ -280,6 +281,7 @@ def test_hostile_names_stay_text(folder):
     assert seen.tags.count("img") == plainly.tags.count("img")
     assert all(image["alt"] for image in seen.images)
     assert HOSTILE in seen.text
+    assert "right on 0 of 60 images" in seen.text
     assert "http" not in " ".join(seen.addresses)
 
 

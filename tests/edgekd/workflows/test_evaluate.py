@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from edgekd.bench.analysis.statistics import share_interval
-from edgekd.workflows.evaluate import calibration_error, result
+from edgekd.workflows.evaluate import calibration_error, never_right, result
 from tests.edgekd.conftest import IMAGES, TEACHER
 
 LABELS = np.array([0, 0, 1, 1, 2, 2])
@@ -27,6 +27,16 @@ def test_the_figures_of_a_model_are_those_worked_out_by_hand():
 
 def test_a_class_without_images_has_no_accuracy():
     assert result("m", LOGITS[:4], LABELS[:4], LOGITS[:4]).per_class == (1.0, 1.0, None)
+
+
+def test_a_class_that_the_student_never_finds_and_its_teacher_does_is_named_with_its_images():
+    labels = np.array([0, 0, 1, 1, 1, 2])
+    teacher = np.eye(4, dtype=np.float32)[[0, 0, 1, 1, 0, 3]]
+    student = np.eye(4, dtype=np.float32)[[0, 1, 0, 0, 0, 3]]
+    # Nobody finds class 2, and of class 3 there is no image
+    assert never_right(student, teacher, labels, None) == {"1": 3}
+    assert never_right(student, teacher, labels, ("a", "b", "c", "d")) == {"b": 3}
+    assert never_right(teacher, teacher, labels, None) == {}
 
 
 def test_calibration_error_weighs_bins_by_their_images():
