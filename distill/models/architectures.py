@@ -25,7 +25,7 @@ Shape = tuple[int, ...]
 BUILDABLE: Final = frozenset({"edgekd", "timm", "torchvision"})
 GRAMMAR: Final = (
     "lenet5, lenet5-half, resnet8|14|20|32|44|56 (a: option-A shortcuts; -wN: first width N instead of 16), "
-    "resnet18, resnet34, wrn-D-K, vgg11, mobilenetv2-F"
+    "resnet18, resnet34 (-pool: with torchvision's pool behind the stem), wrn-D-K, vgg11, mobilenetv2-F"
 )
 # Below, three halvings leave nothing to see; of these families, what their layers need.
 LEAST_SIDE: Final = 16
@@ -174,6 +174,7 @@ def _resnet(match: re.Match[str], at: Signature) -> nn.Module:
         blocks=deep or ((depth - 2) // 6,) * 3,
         base_width=int(match["base"] or (64 if deep else 16)),
         shortcut="pad" if match["pad"] else "projection",
+        pooled=bool(match["pool"]),
     )
 
 
@@ -199,6 +200,7 @@ FAMILIES: Final[
     "resnet": (
         re.compile(
             r"resnet(?P<depth>8|14|18|20|32|34|44|56)(?P<pad>a)?(-w(?P<base>[1-9]\d{0,2}))?"
+            r"(?P<pool>(?<=resnet18)-pool|(?<=resnet34)-pool)?"
         ),
         _resnet,
     ),
@@ -360,6 +362,20 @@ def recognise(shapes: Mapping[str, Shape], *, height: int, width: int) -> Archit
         if matches(module, shapes):
             return found
     return None
+
+
+def pooled_namesake(name: str, shapes: Mapping[str, Shape]) -> str | None:
+    """The network of the same names and shapes with a pool behind its stem, where the file may be of either.
+
+    Args:
+        name: one of ours.
+        shapes: as the file has them; only torchvision's own code, with another first layer, names parts so.
+    """
+    spelt_as_torchvision = "fc.weight" in shapes and any(
+        ".downsample.0." in each for each in shapes
+    )
+    pooled = f"{name}-pool"
+    return pooled if spelt_as_torchvision and family_of(pooled) is not None else None
 
 
 def _guesses(shapes: Mapping[str, Shape]) -> Iterator[str]:

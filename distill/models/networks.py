@@ -115,7 +115,7 @@ class ResNet(nn.Module):
     """Residual networks for small images (He et al. 2016, section 4.2): a 3x3 stem, no pooling.
 
     Three stages of n blocks give depth 6n + 2; four stages of (2, 2, 2, 2) or (3, 4, 6, 3) give
-    ResNet-18 and ResNet-34 with the small-image stem.
+    ResNet-18 and ResNet-34 with the small-image stem. `pooled`: torchvision's pool stands behind the stem still.
     """
 
     def __init__(
@@ -126,8 +126,10 @@ class ResNet(nn.Module):
         blocks: Sequence[int],
         base_width: int,
         shortcut: Shortcut,
+        pooled: bool = False,
     ) -> None:
         super().__init__()
+        self.pooled = pooled
         self.conv1 = _conv3x3(channels, base_width)
         self.bn1 = nn.BatchNorm2d(base_width)
         width = base_width
@@ -149,6 +151,8 @@ class ResNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         x = functional.relu(self.bn1(self.conv1(images)))
+        if self.pooled:
+            x = functional.max_pool2d(x, 3, stride=2, padding=1)
         for stage in range(1, self.stages + 1):
             x = self.get_submodule(f"layer{stage}")(x)
         x = functional.adaptive_avg_pool2d(x, 1)

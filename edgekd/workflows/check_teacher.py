@@ -5,7 +5,7 @@ fed wrongly succeeds at the wrong thing. N images, H x W pixels, C channels, K c
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -16,6 +16,7 @@ from pydantic import Field
 
 from edgekd.bench.analysis.statistics import share_interval
 from edgekd.distill.data.labelled import load_labelled, normalise
+from edgekd.distill.teachers.inspection import inspect_teacher
 from edgekd.distill.teachers.loader import load_teacher
 from edgekd.distill.teachers.metadata import TeacherOptions
 from edgekd.errors import QualityError
@@ -72,6 +73,8 @@ class TeacherCheck:
     class_order: ClassOrder | None
     verdict: Literal["right", "wrong", "chance"]
     hints: tuple[str, ...]
+    # Networks with the names and shapes of the file, where it does not say which; best first
+    networks: tuple[Variant, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +88,8 @@ class _Preprocessing:
 def check_teacher(path: Path, evaluation: Path, teacher_options: TeacherOptions) -> TeacherCheck:
     """Run a teacher on labelled images as configured, and in other ways.
 
+    Where the file's names and shapes fit several networks, each is run, and what is said is of the best.
+
     Args:
         path: of the teacher.
         evaluation: see `data.load_labelled`; at most `MOST_IMAGES` of it are used, evenly taken.
@@ -93,6 +98,35 @@ def check_teacher(path: Path, evaluation: Path, teacher_options: TeacherOptions)
     Raises:
         InputFileError: the teacher or the images cannot be used.
     """
+    candidates = _candidates(path, teacher_options)
+    if not candidates:
+        return _check(path, evaluation, teacher_options)
+    found = {
+        name: _check(path, evaluation, replace(teacher_options, arch=name)) for name in candidates
+    }
+    ranked = sorted(found, key=lambda name: -found[name].accuracy)
+    best, second = found[ranked[0]], found[ranked[1]]
+    apart = best.accuracy_interval[0] > second.accuracy_interval[1]
+    hint = (
+        f"--arch {ranked[0]}" if apart else "these images do not tell which network it is: --arch"
+    )
+    return replace(
+        best,
+        networks=tuple(Variant(name=name, accuracy=found[name].accuracy) for name in ranked),
+        hints=(*best.hints, hint),
+    )
+
+
+def _candidates(path: Path, teacher_options: TeacherOptions) -> tuple[str, ...]:
+    """Networks that the file may be of, where nothing else is open."""
+    questions = inspect_teacher(path, teacher_options).known.questions
+    if len(questions) != 1 or questions[0].option != "--arch NAME":
+        return ()
+    names = tuple(name for name, _ in questions[0].choices if ".py:" not in name)
+    return names if len(names) > 1 else ()
+
+
+def _check(path: Path, evaluation: Path, teacher_options: TeacherOptions) -> TeacherCheck:
     teacher = load_teacher(path, teacher_options, generator=torch.Generator().manual_seed(0))
     spec, classes = teacher.info.input, teacher.info.classes
     data = load_labelled(evaluation, spec=spec, classes=classes)
@@ -302,9 +336,15 @@ def format_teacher_check(found: TeacherCheck) -> str:
         f"  {found.accuracy:7.2%}  as configured (95 %: {low:.1%}..{high:.1%})",
     ]
     lines += [f"  {each.accuracy:7.2%}  {each.name}" for each in found.variants]
-    if found.verdict == "right":
+    if found.networks:
         lines.append(
-            "right: no other preparation and no other order of classes does clearly better"
+            "the file may be of each of these networks; what stands above is of the first:"
+        )
+        lines += [f"  {each.accuracy:7.2%}  --arch {each.name}" for each in found.networks]
+    if found.verdict == "right":
+        network = f" ({found.hints[-1]})" if found.networks else ""
+        lines.append(
+            f"right{network}: no other preparation and no other order of classes does clearly better"
         )
     else:
         lines += [f"{found.verdict}: {hint}" for hint in found.hints]

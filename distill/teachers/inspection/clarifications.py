@@ -21,6 +21,15 @@ class Clarifications:
         self.questions: list[OpenQuestion] = []
         self.notes: list[str] = []
 
+    def which(self, *choices: tuple[str, str]) -> None:
+        """Ask which of networks that have all names and shapes of the file; `teacher check` tries each."""
+        self._ask(
+            "--arch NAME",
+            "(names and shapes fit networks that answer differently; which was trained? `edgekd teacher check` tries each on "
+            "labelled images)",
+            list(choices),
+        )
+
     def network(self, path: Path, weights: WeightSet) -> str | None:
         """Ask which network weights are of.
 

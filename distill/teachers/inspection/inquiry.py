@@ -37,6 +37,9 @@ from edgekd.errors import InputFileError, UsageError
 # Of the weights that timm 1.0 and torchvision 0.29 publish
 _PUBLISHED_CLASSES: Final = frozenset({1000, 11221, 11821, 19168, 21841, 21842, 21843})
 
+_NO_POOL: Final = "no pool behind the 3x3 stem"
+_POOL: Final = "torchvision's pool of stride 2 stands behind it"
+
 Form: TypeAlias = Literal["weights", "module", "torchscript"]
 
 
@@ -186,13 +189,7 @@ class Inquiry:
                 because += f", and by the file's own words ({said[1]})"
         self.functions = functions
         if len(functions) > 1:
-            self.asked.questions.append(
-                OpenQuestion(
-                    option="--arch NAME",
-                    text="(names and shapes fit networks that answer differently; which was trained?)",
-                    choices=tuple((each.names[0], each.apart) for each in functions),
-                )
-            )
+            self.asked.which(*((each.names[0], each.apart) for each in functions))
             return
         first, *same = functions[0].names
         source, _, name = first.partition(":")
@@ -242,6 +239,7 @@ class Inquiry:
                 source="edgekd", name="lenet5", because="by names; the input tells which"
             )
             return
+        from edgekd.distill.models.architectures import pooled_namesake
         from edgekd.distill.teachers import architecture_matching
 
         spelt = {canonical(name): shape for name, shape in shapes.items()}
@@ -250,6 +248,10 @@ class Inquiry:
         if found is not None:
             network, original = found
             self.channels, self.classes = network.channels, network.classes
+            pooled = pooled_namesake(network.name, shapes) if arch is None else None
+            if pooled is not None:
+                self.asked.which((network.name, _NO_POOL), (pooled, _POOL))
+                return
             self.network = Network(
                 source=network.source,
                 name=network.name,

@@ -3,6 +3,7 @@
 import argparse
 import re
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -12,6 +13,7 @@ from edgekd.distill.teachers.inspection import inspect_teacher
 from edgekd.distill.teachers.loader import load_teacher
 from edgekd.distill.teachers.metadata import TeacherOptions
 from edgekd.errors import UsageError
+from edgekd.workflows.check_teacher import check_teacher, format_teacher_check
 from edgekd.workflows.describe_teacher import describe_teacher, write_toml
 
 SAID = TeacherOptions(input=(3, 32, 32), mean=(0.5,), std=(0.25,))
@@ -235,3 +237,43 @@ def test_a_head_that_is_no_sequential_is_asked_about_alone(tmp_path):
 
 def vars_of(options):
     return {name: getattr(options, name) for name in ("input", "mean", "std")}
+
+
+def small_stem(classes=4):
+    """torchvision's ResNet-18 for small images, whose pool nobody took out; trained a little."""
+    network = torchvision.models.resnet18(num_classes=classes)
+    network.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
+    network.train()
+    draw = torch.Generator().manual_seed(0)
+    for _ in range(3):
+        network(torch.randn(16, 3, 32, 32, generator=draw))
+    return network.eval()
+
+
+def test_a_pool_that_leaves_no_trace_is_asked_about_and_each_answer_is_its_network(tmp_path):
+    network = small_stem()
+    torch.save(network.state_dict(), tmp_path / "t.pt")
+    (question,) = inspect_teacher(tmp_path / "t.pt", SAID).known.questions
+    assert [name for name, _ in question.choices] == ["resnet18", "resnet18-pool"]
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    for name, pool in (("resnet18", nn.Identity()), ("resnet18-pool", network.maxpool)):
+        network.maxpool = pool
+        said = TeacherOptions(arch=name, **vars_of(SAID))
+        teacher = load_teacher(tmp_path / "t.pt", said, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            torch.testing.assert_close(teacher.module(images), network(images))
+
+
+def test_a_check_on_labelled_images_tells_which_network_it_is(tmp_path):
+    network = small_stem()
+    torch.save(network.state_dict(), tmp_path / "t.pt")
+    draw = torch.Generator().manual_seed(2)
+    images = torch.randint(0, 256, (300, 32, 32, 3), generator=draw)
+    images = (images * torch.rand(300, 1, 1, 3, generator=draw)).byte()
+    with torch.no_grad():
+        labels = network((images.permute(0, 3, 1, 2) / 255 - 0.5) / 0.25).argmax(1)
+    np.savez(tmp_path / "e.npz", images=images.numpy(), labels=labels.numpy())
+    found = check_teacher(tmp_path / "t.pt", tmp_path / "e.npz", SAID)
+    assert found.networks[0].name == "resnet18-pool"
+    assert found.networks[0].accuracy == found.accuracy == 1.0
+    assert "--arch resnet18-pool" in format_teacher_check(found)
