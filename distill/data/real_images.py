@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from edgekd.distill.data.class_folders import number_folders
 from edgekd.distill.data.condensed_files import CondensedContents, Statistics, read_stored
 from edgekd.distill.data.image_files import FoundImages, read_images
-from edgekd.distill.data.labelled import normalise
+from edgekd.distill.data.labelled import check_range, normalise
 from edgekd.errors import InputFileError
 from edgekd.records import InputSpec
 
@@ -223,27 +224,16 @@ def _sample_labels(
 ) -> tuple[Tensor | None, tuple[str, ...]]:
     count = len(found.images)
     if found.labels is None:
-        return None, (f"{count:,} images without labels: the teacher says what they are",)
-    folders = found.class_names
+        text = f"{count:,} images without labels: the teacher says what they are"
+        return None, (text, *found.notes)
     labels = found.labels
-    notes: tuple[str, ...] = ()
-    if folders is not None and class_names is not None and set(folders) <= set(class_names):
-        places = np.asarray([class_names.index(name) for name in folders], np.int64)
-        labels = places[labels]
-    elif folders is not None and len(folders) != classes:
-        raise InputFileError(
-            f"{path}: {len(folders)} folders, the teacher knows {classes} classes. Make one for each class, in the order of "
-            "the sorted names, or put all images into one folder: they are then used without labels."
+    notes = found.notes
+    if found.class_names is not None:
+        places, told = number_folders(
+            path, found.class_names, classes=classes, class_names=class_names
         )
-    elif folders is not None and _counted_as_text(folders):
-        notes = (
-            f"folders are in the order of text and not of numbers: {', '.join(folders[:4])} ...",
-        )
-    low, high = int(labels.min()), int(labels.max())
-    if high >= classes:
-        raise InputFileError(
-            f"{path}: labels run from {low} to {high}, but the teacher knows classes 0 to {classes - 1}."
-        )
+        labels, notes = places[labels], (*notes, *told)
+    check_range(path, labels, classes)
     present = len(np.unique(labels))
     if present < 2 <= classes:
         raise InputFileError(
@@ -252,11 +242,6 @@ def _sample_labels(
         )
     text = f"{count:,} images of {present} of {classes} classes"
     return torch.from_numpy(labels), (text, *notes)
-
-
-def _counted_as_text(names: tuple[str, ...]) -> bool:
-    """Whether numbers as names come in another order than as numbers: 10 before 2."""
-    return all(name.isdecimal() for name in names) and list(names) != sorted(names, key=int)
 
 
 def _format_shape(shape: tuple[int, ...]) -> str:

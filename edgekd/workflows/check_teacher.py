@@ -72,6 +72,8 @@ class TeacherCheck:
     class_order: ClassOrder | None
     verdict: Literal["right", "wrong", "chance"]
     hints: tuple[str, ...]
+    # Of the images: what was left out, and what was made of them
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +97,9 @@ def check_teacher(path: Path, evaluation: Path, teacher_options: TeacherOptions)
     """
     teacher = load_teacher(path, teacher_options, generator=torch.Generator().manual_seed(0))
     spec, classes = teacher.info.input, teacher.info.classes
-    data = load_labelled(evaluation, spec=spec, classes=classes)
+    data = load_labelled(
+        evaluation, spec=spec, classes=classes, class_names=teacher.info.class_names
+    )
     taken = np.unique(np.linspace(0, len(data.labels) - 1, MOST_IMAGES).astype(np.int64))
     images, labels = data.images[taken], data.labels[taken]
     logits = module_logits(teacher.module, normalise(images, spec))
@@ -147,6 +151,7 @@ def check_teacher(path: Path, evaluation: Path, teacher_options: TeacherOptions)
         class_order=order,
         verdict=verdict,
         hints=tuple(hints),
+        notes=data.notes,
     )
 
 
@@ -302,6 +307,7 @@ def format_teacher_check(found: TeacherCheck) -> str:
         f"  {found.accuracy:7.2%}  as configured (95 %: {low:.1%}..{high:.1%})",
     ]
     lines += [f"  {each.accuracy:7.2%}  {each.name}" for each in found.variants]
+    lines += [f"  note: {note}" for note in found.notes]
     if found.verdict == "right":
         lines.append(
             "right: no other preparation and no other order of classes does clearly better"

@@ -73,6 +73,8 @@ class Comparison:
     classes: Count
     class_names: tuple[str, ...] | None
     results: tuple[ModelResult, ...]
+    # Of images and models: what was left out, and what was made of them
+    notes: tuple[str, ...] = ()
 
 
 class _Subject:
@@ -126,7 +128,8 @@ def compare(
                 f"{each.name} takes {each.spec} and knows {each.classes} classes; {first.name} takes "
                 f"{spec} and knows {classes}. Evaluate them apart."
             )
-    data = load_labelled(evaluation, spec=spec, classes=classes)
+    names = next((each.names for each in subjects if each.names), None)
+    data = load_labelled(evaluation, spec=spec, classes=classes, class_names=names)
     answers = [each.logits(data, spec) for each in subjects]
     for each, logits in zip(subjects, answers, strict=True):
         if logits.shape != (len(data.labels), classes) or not bool(np.isfinite(logits).all()):
@@ -139,7 +142,8 @@ def compare(
         data_digest=data.digest,
         images=len(data.labels),
         classes=classes,
-        class_names=next((each.names for each in subjects if each.names), None),
+        class_names=names,
+        notes=data.notes,
         results=tuple(
             result(each.name, logits, data.labels, answers[0])
             for each, logits in zip(subjects, answers, strict=True)
@@ -272,6 +276,7 @@ def format_comparison(found: Comparison) -> str:
             f"{each.model:{width}}  {each.accuracy:8.2%}  {low:.1%}..{high:.1%}  "
             f"{each.agreement_with_first:12.2%}  {each.calibration_error:12.2%}"
         )
+    lines += [f"note: {note}" for note in found.notes]
     for each in found.results:
         lines.append(f"{each.model}")
         known = [(share, names[k]) for k, share in enumerate(each.per_class) if share is not None]

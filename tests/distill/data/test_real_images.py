@@ -377,9 +377,14 @@ def test_samples_that_cannot_be_used(photos, tmp_path, own):
     no_samples("of one class", only, class_names=("bee", "ant", "cat"))
 
 
-def test_numbers_as_folders_are_said_to_be_in_the_order_of_text(photos, tmp_path):
+def test_numbers_as_folders_are_classes_in_the_order_of_numbers(photos, tmp_path):
     numbered = tmp_path / "numbered"
     numbered.mkdir()
     for old, new in zip(("ant", "bee", "cat"), ("2", "10", "9"), strict=True):
         (photos / old).rename(numbered / new)
-    assert any("order of text" in note and "10, 2, 9" in note for note in samples(numbered).notes)
+    found = samples(numbered, classes=11)
+    assert found.labels is not None
+    # Read in the order of text: 10, 2, 9
+    assert found.labels.tolist() == [10, 10, 2, 2, 9, 9]
+    assert any("class numbers" in note and "2, 9, 10" in note for note in found.notes)
+    no_samples("numbered to 10", numbered)
