@@ -4,7 +4,7 @@ N images, C channels, H x W pixels, K classes.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
@@ -185,10 +185,25 @@ def _logits(path: Path, model: ModelProto) -> tuple[str, tuple[str, ...]]:
         if node.op_type in ("Softmax", "LogSoftmax"):
             ending = node.op_type.lower()
             return node.input[0], (f"ends in a {ending}: taken off, distillation needs logits",)
+        exponent = _softmax_by_parts(node, makers)
+        if exponent is not None:
+            return exponent, (
+                "ends in a softmax, written in parts: taken off, distillation needs logits",
+            )
         if node.op_type not in ("Identity", "Dropout"):
             break
         name = node.input[0]
     return model.graph.output[0].name, ()
+
+
+def _softmax_by_parts(node: NodeProto, makers: Mapping[str, NodeProto]) -> str | None:
+    """What is raised to e where a node ends e^x / sum(e^x), as old exporters write a softmax; None where it does not."""
+    if node.op_type != "Div":
+        return None
+    raised, total = makers.get(node.input[0]), makers.get(node.input[1])
+    if raised is None or total is None or raised.op_type != "Exp" or total.op_type != "ReduceSum":
+        return None
+    return raised.input[0] if total.input[0] == node.input[0] else None
 
 
 def _sizes(value: ValueInfoProto) -> tuple[int | None, ...]:
