@@ -51,6 +51,7 @@ def read_condensed(
     classes: int,
     number: int = 0,
     statistics: Statistics | None = None,
+    class_names: tuple[str, ...] | None = None,
 ) -> RealImages:
     """Read a condensed set for a teacher.
 
@@ -60,7 +61,9 @@ def read_condensed(
         spec: of the teacher's input.
         classes: K, that the teacher knows.
         number: which of several sets in a file.
-        statistics: mean and std that images of others were normalised with, where names do not say.
+        statistics: mean and std that images of others were normalised with, where names do not say; 0 and 1
+            for pixels.
+        class_names: of the teacher, where it has some: sets of ours say theirs.
 
     Raises:
         InputFileError: unreadable, hostile, whitened, or not of the teacher's shape and classes.
@@ -75,14 +78,15 @@ def read_condensed(
     _check_classes(path, stored, classes)
     if not stored.trusted:
         _check_not_whitened(path, stored.images)
+    labels, named = _named_labels(path, stored, classes, class_names)
     images, notes = _as_the_teacher_takes(path, stored, spec)
     return RealImages(
         images=images,
-        labels=stored.labels,
+        labels=labels,
         kind="condensed",
         name=path.name,
         digest=stored.digest,
-        notes=(*stored.notes, *notes),
+        notes=(*stored.notes, *notes, *named),
     )
 
 
@@ -159,6 +163,20 @@ def _check_classes(path: Path, stored: CondensedContents, classes: int) -> None:
             f"{path}: images of {present} classes, the teacher knows {classes}. A condensed set has some of each; images "
             "of some classes can be given as samples."
         )
+
+
+def _named_labels(
+    path: Path, stored: CondensedContents, classes: int, class_names: tuple[str, ...] | None
+) -> tuple[Tensor, tuple[str, ...]]:
+    """Labels in the teacher's order of classes, where both say how theirs are called."""
+    names = stored.class_names
+    if names is None or class_names is None or names == class_names:
+        return stored.labels, ()
+    if not set(names) & set(class_names):
+        told = f"{', '.join(names[:3])} of the set, {', '.join(class_names[:3])} of the teacher"
+        return stored.labels, (f"classes are called otherwise ({told}): taken in their order",)
+    places, notes = number_folders(path, names, classes=classes, class_names=class_names)
+    return torch.from_numpy(places)[stored.labels], notes
 
 
 def _check_not_whitened(path: Path, images: Tensor) -> None:

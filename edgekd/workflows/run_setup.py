@@ -285,6 +285,7 @@ def _real(data: DataOptions, info: TeacherInfo, statistics: Statistics | None) -
             classes=info.classes,
             number=data.condensed_number,
             statistics=statistics,
+            class_names=info.class_names,
         )
     if data.samples is not None:
         return read_samples(
