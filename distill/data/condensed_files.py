@@ -41,7 +41,7 @@ _LARGEST_STD: Final = 0.5
 # Mean and std of pixels of photographs, where the data is not known
 _USUAL: Final = (0.45, 0.25)
 # One explanation is so much nearer than the other, or both are possible
-_CLEARLY: Final = 0.6
+_CLEARLY: Final = 0.7
 # Standard deviations; more are 0..255
 _LARGEST_NORMALISED: Final = 50.0
 
