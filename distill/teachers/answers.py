@@ -50,10 +50,11 @@ class LogProbabilities(nn.Module):
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.network = network
+        # No name that readers of weights take for a wrapper's, and leave out
+        self.wrapped = network
 
     def forward(self, images: Tensor) -> Tensor:  # (N, C, H, W) -> (N, K)
-        probabilities: Tensor = self.network(images)
+        probabilities: Tensor = self.wrapped(images)
         return probabilities.clamp_min(TINY).log()
 
 
