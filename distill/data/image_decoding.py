@@ -128,7 +128,7 @@ def scale_array(
         -_SLACK <= float(images.min()) <= float(images.max()) <= 1 + _SLACK
     ):
         raise InputFileError(
-            f"{origin}: images are {images.dtype} of {float(images.min()):.4g} to {float(images.max()):.4g}; expected uint8, or "
+            f"{origin}: images are {images.dtype} of {float(images.min()):.4g} to {float(images.max()):.4g}; expected uint8 (N, H, W, C), or "
             "floats of 0..1. Normalised images are not read: edgekd normalises pixels itself."
         )
     if images.dtype == np.uint16 and int(images.max()) > 255:
@@ -154,7 +154,9 @@ def _scale(origin: str, depth: str, values: Sequence[npt.NDArray[Any]]) -> tuple
             f"{origin}: {depth}, {span}: no pixels. Save them as 8 bits, or as floats of 0..1."
         )
     if depth != "16 bits" and high == 0:
-        raise InputFileError(f"{origin}: {depth} that are all 0; expected uint8, 0 to 255.")
+        raise InputFileError(
+            f"{origin}: {depth} that are all 0; expected uint8 (N, H, W, C) of 0 to 255."
+        )
     if depth == "16 bits":
         if 0 < high <= 255:
             raise InputFileError(
