@@ -5,8 +5,9 @@ quantised types and strong typing. Operators that stand in none of its tables ar
 to this check, never passed.
 """
 
+import functools
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +22,7 @@ from edgekd.export.tensorrt_operators import version_of
 from edgekd.export.tensorrt_restrictions import GROUPS_BY_CHANNEL_OPSET
 from edgekd.export.tensorrt_rules import QUANTISING, Violation
 from edgekd.export.tensorrt_types import kinds_of, shapes_of
+from edgekd.export.trial_run import run_once
 from edgekd.export.weightless_graph import infer_shapes, is_large, is_whole, outline
 from edgekd.records import Software, is_rtx
 
@@ -48,18 +50,30 @@ def check_model(path: Path, software: Software) -> tuple[Violation, ...]:
     return next(check_each(path, [software]))
 
 
-def check_each(path: Path, softwares: Iterable[Software]) -> Iterator[tuple[Violation, ...]]:
+def check_each(
+    path: Path, softwares: Iterable[Software], *, run: bool = False
+) -> Iterator[tuple[Violation, ...]]:
     """The same for several, in their order; what no software decides is looked at once.
+
+    Args:
+        path: of the file.
+        softwares: that are asked.
+        run: whether a file that ONNX Runtime starts and fails to run is refused for TensorRT as well: its
+            weights do not fit together then.
 
     Raises:
         InputFileError: not an ONNX model.
         UsageError: a software's TensorRT version makes no sense.
     """
-    yield from _judge(read_graph(path), path, softwares)
+    yield from _judge(read_graph(path), path, softwares, run=run)
 
 
 def _judge(
-    model: onnx.ModelProto, source: Path | bytes, softwares: Iterable[Software]
+    model: onnx.ModelProto,
+    source: Path | bytes,
+    softwares: Iterable[Software],
+    *,
+    run: bool = False,
 ) -> Iterator[tuple[Violation, ...]]:
     folder = source.parent if isinstance(source, Path) else Path()
     elsewhere = tuple(_external_data(model, folder))
@@ -74,17 +88,25 @@ def _judge(
     valid = all(violation.rule != "checker" for violation in common) and not elsewhere
     inferred = infer_shapes(model) if valid else onnx.GraphProto()
     kinds, shapes = kinds_of(model, inferred), shapes_of(inferred)
+    # Once, and only where somebody asks
+    tried = functools.cache(lambda: _run_source(source))
     for software in softwares:
-        yield elsewhere or (
+        if elsewhere:
+            yield elsewhere
+            continue
+        found = (
             *common,
             *_of_software(
-                source, model, software, kinds, shapes if valid else None, sound=not common
+                tried, model, software, kinds, shapes if valid else None, sound=not common
             ),
         )
+        if run and valid and software.runtime == "tensorrt" and not any(e.refuses for e in found):
+            found = (*found, *(each for each in tried() if each.rule == "run"))
+        yield found
 
 
 def _of_software(
-    source: Path | bytes,
+    tried: Callable[[], tuple[Violation, ...]],
     model: onnx.ModelProto,
     software: Software,
     kinds: Mapping[str, int],
@@ -97,7 +119,7 @@ def _of_software(
     yield from lacking
     if software.runtime != "tensorrt":
         if sound and not lacking:
-            yield from _runs(source)
+            yield from tried()
         return
     version = version_of(software)
     yield from tensorrt_rules.operators(model, version)
@@ -327,13 +349,18 @@ def _int8(model: onnx.ModelProto, software: Software) -> Iterator[Violation]:
             return
 
 
-def _runs(source: Path | bytes) -> Iterator[Violation]:
+def _run_source(source: Path | bytes) -> tuple[Violation, ...]:
+    """What stops ONNX Runtime. A model in memory was made here, and is run on images for its parity."""
+    if isinstance(source, Path):
+        return run_once(source)
     try:
         session(source)
     except EdgekdError as error:
-        yield Violation(
+        found = Violation(
             rule="session",
             where="model",
             message=str(error).strip().splitlines()[0],
             advice="export again for this target",
         )
+        return (found,)
+    return ()

@@ -22,6 +22,10 @@ METHOD: Final = "max"
 LAYERS: Final = "max, layers alone"
 # Of a weight on either side of 0, where products saturate
 LEVELS_7: Final = 64
+# A softmax, whole or in parts, and the bound below which no logarithm is taken
+_OF_SOFTMAX: Final = frozenset(
+    {"Softmax", "Clip", "Div", "Exp", "ReduceSum", "ReduceMax", "Sub", "Max"}
+)
 _PRODUCER: Final = "edgekd"
 
 
@@ -76,7 +80,7 @@ def with_cpu_pairs(
             reduce_range=not (arm or vnni),
             activation_type=QuantType.QInt8 if arm else QuantType.QUInt8,
             weight_type=QuantType.QInt8,
-            nodes_to_exclude=list(keep),
+            nodes_to_exclude=[*keep, *_logarithm(model)],
             op_types_to_quantize=_layer_types() if layers_alone else None,
         )
         quantised = onnx.load(out)
@@ -85,6 +89,21 @@ def with_cpu_pairs(
     del quantised.graph.value_info[:]
     quantised.graph.name = _PRODUCER
     return quantised
+
+
+def _logarithm(model: onnx.ModelProto) -> list[str]:
+    """Nodes between the last layer and a logarithm at the end: of 256 levels of a probability one is 0."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    last = makers.get(model.graph.output[0].name)
+    if last is None or last.op_type != "Log":
+        return []
+    found, left = [last.name], list(last.input)
+    while left:
+        node = makers.get(left.pop())
+        if node is not None and node.op_type in _OF_SOFTMAX and node.name not in found:
+            found.append(node.name)
+            left += node.input
+    return found
 
 
 def _layer_types() -> list[str]:

@@ -33,6 +33,15 @@ Statistics: TypeAlias = tuple[tuple[float, ...], tuple[float, ...]]
 SCHEMA: Final = "condensed-set"
 # Of images that were not normalised
 _LARGEST_PIXEL: Final = 1.001
+# Learned pixels lie beyond 0..1 by less, but for some; of normalised ones a third does not
+_SLACK: Final = 0.3
+_FEW_BEYOND: Final = 0.15
+# Of pixels; black and white halves have 0.5
+_LARGEST_STD: Final = 0.5
+# Mean and std of pixels of photographs, where the data is not known
+_USUAL: Final = (0.45, 0.25)
+# One explanation is so much nearer than the other, or both are possible
+_CLEARLY: Final = 0.7
 # Standard deviations; more are 0..255
 _LARGEST_NORMALISED: Final = 50.0
 
@@ -69,6 +78,8 @@ class CondensedContents:
     statistics: Statistics | None
     # That the file says; None where it does not
     classes: int | None
+    # In the order of the labels; None where it does not say
+    class_names: tuple[str, ...] | None
     # Made by edgekd
     trusted: bool
     digest: str
@@ -122,6 +133,7 @@ def _own(path: Path, *, number: int) -> CondensedContents:
         scale="pixels",
         statistics=None,
         classes=record.classes,
+        class_names=record.class_names,
         trusted=True,
         digest=digest_of(path),
         notes=(
@@ -142,6 +154,9 @@ def _foreign(path: Path, *, number: int, statistics: Statistics | None) -> Conde
         raise _unknown(path)
     if isinstance(file.content, TensorRef):
         beside = path.with_name(path.name.replace("images", "labels"))
+        if not beside.is_file():
+            # Its images_zca_N.pt, the whitening undone, go with the labels_N.pt of the whitened
+            beside = beside.with_name(beside.name.replace("_zca", ""))
         if beside == path or not beside.is_file():
             raise InputFileError(
                 f"{path}: a tensor alone. A set of mtt-distillation is images_NAME.pt with labels_NAME.pt beside it; "
@@ -180,11 +195,24 @@ def _foreign(path: Path, *, number: int, statistics: Statistics | None) -> Conde
         raise InputFileError(
             f"{path}: images of shape {tuple(images.shape)} with {len(labels)} labels; expected (N, C, H, W) with N labels."
         )
-    images, scale = _detect_scale(path, images)
-    if scale == "pixels":
-        notes.append("its values are pixels, from 0 to 1: it was saved without normalising")
-    elif statistics is None:
+    whole = images.dtype == torch.uint8
+    images = _as_floats(path, images)
+    why: list[str] = []
+    scale: Literal["pixels", "normalised"] = "pixels" if whole else "normalised"
+    if statistics is None:
         statistics, why = _by_name(path, images.shape[1])
+        scale = _detect_scale(path, images, statistics)
+    elif len({len(statistics[0]), len(statistics[1]), images.shape[1]}) > 1:
+        raise InputFileError(
+            f"{path}: a mean and a std for each of {images.shape[1]} channels are needed, not {statistics}."
+        )
+    if scale == "pixels":
+        low, high = float(images.min()), float(images.max())
+        around = "" if low >= 0 and high <= _LARGEST_PIXEL else f" but for {low:.2f} to {high:.2f}"
+        notes.append(
+            f"its values are pixels, from 0 to 1{around}: it was saved without normalising"
+        )
+    else:
         notes += why
     return CondensedContents(
         images=images,
@@ -192,6 +220,7 @@ def _foreign(path: Path, *, number: int, statistics: Statistics | None) -> Conde
         scale=scale,
         statistics=statistics if scale == "normalised" else None,
         classes=None,
+        class_names=None,
         trusted=False,
         digest=digest,
         notes=tuple(notes),
@@ -223,10 +252,10 @@ def _unknown(path: Path) -> InputFileError:
     )
 
 
-def _detect_scale(path: Path, images: Tensor) -> tuple[Tensor, Literal["pixels", "normalised"]]:
-    """As float32, with what its range tells of its scale."""
+def _as_floats(path: Path, images: Tensor) -> Tensor:
+    """As float32, where the values can be pixels of 0..1 or normalised."""
     if images.dtype == torch.uint8:
-        return images.float() / 255, "pixels"
+        return images.float() / 255
     images = images.float()
     low, high = float(images.min()), float(images.max())
     if max(-low, high) > _LARGEST_NORMALISED:
@@ -234,7 +263,44 @@ def _detect_scale(path: Path, images: Tensor) -> tuple[Tensor, Literal["pixels",
             f"{path}: values from {low:.3g} to {high:.3g} are neither normalised nor 0..1 pixels. Divide by 255, or save "
             "them as uint8."
         )
-    return images, "pixels" if low >= 0 and high <= _LARGEST_PIXEL else "normalised"
+    return images
+
+
+def _detect_scale(
+    path: Path, images: Tensor, statistics: Statistics | None
+) -> Literal["pixels", "normalised"]:
+    """What values (N, C, H, W) are: learned pixels lie a little beyond 0..1, so the range alone does not tell.
+
+    Normalised images have mean 0 and std 1 in each channel, pixels the mean and std of their data.
+
+    Args:
+        path: for messages.
+        images: float32, as they are stored.
+        statistics: of the data set, where its name is known.
+
+    Raises:
+        InputFileError: both fit.
+    """
+    low, high = float(images.min()), float(images.max())
+    if low >= 0 and high <= _LARGEST_PIXEL:
+        return "pixels"
+    beyond = float(((images < -_SLACK) | (images > 1 + _SLACK)).float().mean())
+    mean, std = images.mean((0, 2, 3)), images.std((0, 2, 3))
+    # NaN fits nothing, and is refused later with its own words
+    if not beyond <= _FEW_BEYOND or not float(std.max()) <= _LARGEST_STD:
+        return "normalised"
+    usual, spread = map(torch.tensor, statistics or ((_USUAL[0],), (_USUAL[1],)))
+    as_pixels = float(((mean - usual).abs() + (std - spread).abs()).mean())
+    as_normalised = float(((mean.abs() + (std - 1).abs()) * spread).mean())
+    if as_pixels < _CLEARLY * as_normalised:
+        return "pixels"
+    if as_normalised < _CLEARLY * as_pixels:
+        return "normalised"
+    raise InputFileError(
+        f"{path}: values from {low:.2f} to {high:.2f}, mean {float(mean.mean()):.2f}, std {float(std.mean()):.2f}: pixels a little "
+        "beyond 0..1, or normalised images of little contrast? Say --condensed-mean 0 --condensed-std 1 for pixels, or the "
+        "mean and std that they were normalised with."
+    )
 
 
 def _by_name(path: Path, channels: int) -> tuple[Statistics | None, list[str]]:

@@ -3,23 +3,17 @@
 They are reported on and never select anything. N images, H x W pixels, C channels.
 """
 
-import gzip
-import struct
-import zipfile
-import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
+from edgekd.distill.data.class_folders import number_folders
+from edgekd.distill.data.image_files import digest_arrays, read_images
 from edgekd.errors import InputFileError
 from edgekd.records import InputSpec
-
-IMAGE_SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".pgm", ".ppm")
-_IDX_UINT8: Final = 0x08
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,12 +21,12 @@ class LabelledImages:
     name: str
     images: npt.NDArray[np.uint8]  # (N, H, W, C)
     labels: npt.NDArray[np.int64]  # (N,)
+    # What was left out, and what was made of values and names, for people
+    notes: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
-        digest = sha256(np.ascontiguousarray(self.images).tobytes())
-        digest.update(self.labels.tobytes())
-        return digest.hexdigest()
+        return digest_arrays(self.images, self.labels)
 
     def normalise(self, spec: InputSpec) -> npt.NDArray[np.float32]:  # (N, C, H, W)
         return normalise(self.images, spec)
@@ -46,125 +40,50 @@ def normalise(images: npt.NDArray[np.uint8], spec: InputSpec) -> npt.NDArray[np.
     return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
 
 
-def load_labelled(path: Path, *, spec: InputSpec, classes: int) -> LabelledImages:
+def load_labelled(
+    path: Path, *, spec: InputSpec, classes: int, class_names: Sequence[str] | None = None
+) -> LabelledImages:
     """Read an evaluation set and check that it fits the teacher.
 
     Args:
-        path: a `.npz` with `images` and `labels`; an idx file of images with its labels beside it;
-            a folder of idx files; or a folder with one folder of images for each class, whose
-            sorted names are the class order.
+        path: see `image_files.read_images`; folders are classes by name or number, see
+            `class_folders.number_folders`.
         spec: of the teacher's input.
         classes: that the teacher knows.
+        class_names: of the teacher, in the order of its outputs, where it has some.
 
     Raises:
         InputFileError: unreadable, of another shape or type, or with labels the teacher lacks.
     """
-    try:
-        images, labels = _read(path, spec)
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        EOFError,
-        zipfile.BadZipFile,
-        zlib.error,
-        struct.error,
-    ) as error:
-        raise InputFileError(f"{path}: cannot be read as an evaluation set ({error}).") from error
-    if images.ndim == 3:
-        images = images[..., None]
-    if images.ndim != 4 or images.dtype != np.uint8:
+    found = read_images(path, shape=spec.shape, strict=True, part="test")
+    if found.labels is None:
         raise InputFileError(
-            f"{path}: images are {images.dtype} of shape {images.shape}; expected uint8 (N, H, W, C)."
+            f"{path}: images without labels. Sort them into one folder for each class, or give a .npz with images and "
+            "labels."
         )
-    shape = (spec.height, spec.width, spec.channels)
-    if images.shape[1:] != shape:
-        raise InputFileError(
-            f"{path}: images are {images.shape[1:]} (height, width, channels), the teacher takes {shape}."
+    labels, notes = found.labels, found.notes
+    if found.class_names is not None:
+        places, told = number_folders(
+            path, found.class_names, classes=classes, class_names=class_names
         )
-    if labels.ndim != 1 or len(labels) != len(images) or labels.dtype.kind not in "iu":
-        raise InputFileError(
-            f"{path}: {len(images)} images need as many whole-number labels, not {labels.dtype} of shape {labels.shape}."
-        )
-    if not len(images):
-        raise InputFileError(f"{path}: no images.")
-    if int(labels.min()) < 0 or int(labels.max()) >= classes:
-        raise InputFileError(
-            f"{path}: labels run from {labels.min()} to {labels.max()}, but the teacher knows classes "
-            f"0 to {classes - 1}."
-        )
-    return LabelledImages(name=path.name, images=images, labels=labels.astype(np.int64))
+        labels, notes = places[labels], (*notes, *told)
+    check_range(path, labels, classes)
+    present = len(np.unique(labels))
+    if present < classes:
+        notes = (*notes, f"images of {present:,} of {classes:,} classes")
+    return LabelledImages(name=found.name, images=found.images, labels=labels, notes=notes)
 
 
-def _read(path: Path, spec: InputSpec) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    if not path.exists():
-        raise InputFileError(f"{path}: no such file or folder.")
-    if path.is_dir():
-        found = sorted(path.glob("*-images-idx3-ubyte*"))
-        if len(found) == 1:
-            return read_idx_pair(found[0])
-        if found:
-            names = ", ".join(entry.name for entry in found)
-            raise InputFileError(f"{path}: several sets ({names}); name the images file of one.")
-        return _read_folder(path, spec)
-    if "-images-idx" in path.name:
-        return read_idx_pair(path)
-    if path.suffix == ".npz":
-        # Our own stream: on a damaged archive numpy forgets to close the one it opens.
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
-            missing = {"images", "labels"} - set(content.files)
-            if missing:
-                raise InputFileError(f"{path}: lacks {' and '.join(sorted(missing))}.")
-            return content["images"], content["labels"]
-    raise InputFileError(f"{path}: expected a .npz, idx files, or a folder of images by class.")
+def check_range(path: Path, labels: npt.NDArray[np.int64], classes: int) -> None:
+    """Refuse labels (N,) that the teacher lacks.
 
-
-def read_idx_pair(images: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """An idx file of images (N, H, W), and the labels (N,) beside it."""
-    labels = images.with_name(images.name.replace("images-idx3", "labels-idx1"))
-    if not labels.exists():
-        raise InputFileError(f"{images}: its labels, {labels.name}, are not beside it.")
-    return _read_idx(images), _read_idx(labels).astype(np.int64)
-
-
-def _read_idx(path: Path) -> npt.NDArray[np.uint8]:
-    """LeCun's format: two zero bytes, type, dimensions, their sizes big-endian, values."""
-    data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    zero, kind, dimensions = struct.unpack(">HBB", data[:4])
-    if zero != 0 or kind != _IDX_UINT8:
-        raise InputFileError(f"{path}: not an idx file of bytes.")
-    shape = struct.unpack(f">{dimensions}I", data[4 : 4 + 4 * dimensions])
-    return np.frombuffer(data, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
-
-
-def _read_folder(
-    path: Path, spec: InputSpec
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    from PIL import Image, UnidentifiedImageError
-
-    mode = {1: "L", 3: "RGB"}.get(spec.channels)
-    if mode is None:
-        raise InputFileError(
-            f"{path}: image files have 1 or 3 channels, the teacher takes {spec.channels}; use .npz."
-        )
-    classes = sorted(entry for entry in path.iterdir() if entry.is_dir())
-    images, labels = [], []
-    for number, folder in enumerate(classes):
-        for file in sorted(folder.iterdir()):
-            if file.suffix.lower() not in IMAGE_SUFFIXES:
-                continue
-            try:
-                with Image.open(file) as image:
-                    pixels = np.asarray(image.convert(mode))
-            except UnidentifiedImageError as error:
-                raise InputFileError(f"{file}: not an image that can be read.") from error
-            if pixels.shape[:2] != (spec.height, spec.width):
-                raise InputFileError(
-                    f"{file}: {pixels.shape[0]} x {pixels.shape[1]} pixels, the teacher takes "
-                    f"{spec.height} x {spec.width}; resize the set first."
-                )
-            images.append(pixels.reshape(spec.height, spec.width, spec.channels))
-            labels.append(number)
-    if not images:
-        raise InputFileError(f"{path}: no folders of images by class in it.")
-    return np.stack(images), np.asarray(labels, np.int64)
+    Raises:
+        InputFileError: some are.
+    """
+    low, high = int(labels.min()), int(labels.max())
+    if high < classes:
+        return
+    one = " Are they counted from 1? Take 1 off them." if high == classes and low >= 1 else ""
+    raise InputFileError(
+        f"{path}: labels run from {low} to {high}, but the teacher knows classes 0 to {classes - 1}.{one}"
+    )

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from edgekd.distill.data.class_folders import number_folders
 from edgekd.distill.data.condensed_files import CondensedContents, Statistics, read_stored
 from edgekd.distill.data.image_files import FoundImages, read_images
-from edgekd.distill.data.labelled import normalise
+from edgekd.distill.data.labelled import check_range, normalise
 from edgekd.errors import InputFileError
 from edgekd.records import InputSpec
 
@@ -50,6 +51,7 @@ def read_condensed(
     classes: int,
     number: int = 0,
     statistics: Statistics | None = None,
+    class_names: tuple[str, ...] | None = None,
 ) -> RealImages:
     """Read a condensed set for a teacher.
 
@@ -59,7 +61,9 @@ def read_condensed(
         spec: of the teacher's input.
         classes: K, that the teacher knows.
         number: which of several sets in a file.
-        statistics: mean and std that images of others were normalised with, where names do not say.
+        statistics: mean and std that images of others were normalised with, where names do not say; 0 and 1
+            for pixels.
+        class_names: of the teacher, where it has some: sets of ours say theirs.
 
     Raises:
         InputFileError: unreadable, hostile, whitened, or not of the teacher's shape and classes.
@@ -74,14 +78,15 @@ def read_condensed(
     _check_classes(path, stored, classes)
     if not stored.trusted:
         _check_not_whitened(path, stored.images)
+    labels, named = _named_labels(path, stored, classes, class_names)
     images, notes = _as_the_teacher_takes(path, stored, spec)
     return RealImages(
         images=images,
-        labels=stored.labels,
+        labels=labels,
         kind="condensed",
         name=path.name,
         digest=stored.digest,
-        notes=(*stored.notes, *notes),
+        notes=(*stored.notes, *notes, *named),
     )
 
 
@@ -160,6 +165,20 @@ def _check_classes(path: Path, stored: CondensedContents, classes: int) -> None:
         )
 
 
+def _named_labels(
+    path: Path, stored: CondensedContents, classes: int, class_names: tuple[str, ...] | None
+) -> tuple[Tensor, tuple[str, ...]]:
+    """Labels in the teacher's order of classes, where both say how theirs are called."""
+    names = stored.class_names
+    if names is None or class_names is None or names == class_names:
+        return stored.labels, ()
+    if not set(names) & set(class_names):
+        told = f"{', '.join(names[:3])} of the set, {', '.join(class_names[:3])} of the teacher"
+        return stored.labels, (f"classes are called otherwise ({told}): taken in their order",)
+    places, notes = number_folders(path, names, classes=classes, class_names=class_names)
+    return torch.from_numpy(places)[stored.labels], notes
+
+
 def _check_not_whitened(path: Path, images: Tensor) -> None:
     neighbours, far = correlation(images, 1), correlation(images, FAR)
     if neighbours < LEAST_NEIGHBOURS:
@@ -223,27 +242,16 @@ def _sample_labels(
 ) -> tuple[Tensor | None, tuple[str, ...]]:
     count = len(found.images)
     if found.labels is None:
-        return None, (f"{count:,} images without labels: the teacher says what they are",)
-    folders = found.class_names
+        text = f"{count:,} images without labels: the teacher says what they are"
+        return None, (text, *found.notes)
     labels = found.labels
-    notes: tuple[str, ...] = ()
-    if folders is not None and class_names is not None and set(folders) <= set(class_names):
-        places = np.asarray([class_names.index(name) for name in folders], np.int64)
-        labels = places[labels]
-    elif folders is not None and len(folders) != classes:
-        raise InputFileError(
-            f"{path}: {len(folders)} folders, the teacher knows {classes} classes. Make one for each class, in the order of "
-            "the sorted names, or put all images into one folder: they are then used without labels."
+    notes = found.notes
+    if found.class_names is not None:
+        places, told = number_folders(
+            path, found.class_names, classes=classes, class_names=class_names
         )
-    elif folders is not None and _counted_as_text(folders):
-        notes = (
-            f"folders are in the order of text and not of numbers: {', '.join(folders[:4])} ...",
-        )
-    low, high = int(labels.min()), int(labels.max())
-    if high >= classes:
-        raise InputFileError(
-            f"{path}: labels run from {low} to {high}, but the teacher knows classes 0 to {classes - 1}."
-        )
+        labels, notes = places[labels], (*notes, *told)
+    check_range(path, labels, classes)
     present = len(np.unique(labels))
     if present < 2 <= classes:
         raise InputFileError(
@@ -252,11 +260,6 @@ def _sample_labels(
         )
     text = f"{count:,} images of {present} of {classes} classes"
     return torch.from_numpy(labels), (text, *notes)
-
-
-def _counted_as_text(names: tuple[str, ...]) -> bool:
-    """Whether numbers as names come in another order than as numbers: 10 before 2."""
-    return all(name.isdecimal() for name in names) and list(names) != sorted(names, key=int)
 
 
 def _format_shape(shape: tuple[int, ...]) -> str:

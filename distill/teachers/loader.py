@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from edgekd.distill.models import student_choice
 from edgekd.distill.models.batch_norm import batch_norms
+from edgekd.distill.teachers.answers import with_logits
 from edgekd.distill.teachers.build_module import build_module, silent
 from edgekd.distill.teachers.checkpoints.file_contents import NAMES
 from edgekd.distill.teachers.inspection import inspect_teacher
@@ -85,6 +86,7 @@ def load_teacher(
         )
     size = _size(path, architecture, module)
     layers = batch_norms(module)
+    module, answered = with_logits(module, spec)
     info = TeacherInfo(
         file=path.name,
         file_digest=digest_of(path),
@@ -102,7 +104,7 @@ def load_teacher(
         batch_norm_layers=len(layers),
         batch_norm_trained=_trained(layers),
         noise=_noise_response(module, spec, generator=generator),
-        notes=(*known.notes, *made.notes),
+        notes=(*known.notes, *made.notes, *answered),
     )
     # A mirrored digit is another sign, a mirrored photograph is not; grey images tend to be signs.
     metadata = known.metadata.options.flip

@@ -217,14 +217,14 @@ def evaluate(
     Args:
         models: Teacher files, student folders, bundles or ONNX files; agreement is with the first.
         data: Labelled images: .npz, idx or folder.
-        teacher: What teacher files do not state themselves.
+        teacher: What teacher files do not state themselves; for ONNX files alone, mean and std.
 
     Returns:
         A result per model.
 
     Raises:
         InputFileError: A model or the images cannot be used, or two models take different inputs or classes.
-        UsageError: All models are ONNX files, which do not state how images are normalised.
+        UsageError: All models are ONNX files, which do not state how images are normalised, and `teacher` does not either.
     """
     from edgekd.workflows.evaluate import compare
 

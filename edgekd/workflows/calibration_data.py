@@ -155,6 +155,8 @@ def of_own_images(
     found = read_images(path, shape=spec.shape, most=most)
     if found.warning is not None:
         display.warn(found.warning.partition(" --strict")[0])
+    for note in found.notes:
+        display.warn(f"{found.name}: {note}")
     count = len(found.images)
     if count < OWN_LEAST:
         raise UsageError(

@@ -262,7 +262,7 @@ def _check(path: Path, target: Target | None) -> GraphCheck:
         else min(compute_capabilities(target.board.facts), default=None, key=numbers_of)
     )
     sms = [lowest] * len(asked) + [None] * (len(judges) - len(asked))
-    verdicts = tuple(map(_verdict, judges, check_each(path, judges), sms))
+    verdicts = tuple(map(_verdict, judges, check_each(path, judges, run=True), sms))
     return GraphCheck(
         model=path.name,
         digest=digest_of(path),

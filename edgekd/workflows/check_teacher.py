@@ -75,6 +75,8 @@ class TeacherCheck:
     hints: tuple[str, ...]
     # Networks with the names and shapes of the file, where it does not say which; best first
     networks: tuple[Variant, ...] = ()
+    # Of the images: what was left out, and what was made of them
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +131,9 @@ def _candidates(path: Path, teacher_options: TeacherOptions) -> tuple[str, ...]:
 def _check(path: Path, evaluation: Path, teacher_options: TeacherOptions) -> TeacherCheck:
     teacher = load_teacher(path, teacher_options, generator=torch.Generator().manual_seed(0))
     spec, classes = teacher.info.input, teacher.info.classes
-    data = load_labelled(evaluation, spec=spec, classes=classes)
+    data = load_labelled(
+        evaluation, spec=spec, classes=classes, class_names=teacher.info.class_names
+    )
     taken = np.unique(np.linspace(0, len(data.labels) - 1, MOST_IMAGES).astype(np.int64))
     images, labels = data.images[taken], data.labels[taken]
     logits = module_logits(teacher.module, normalise(images, spec))
@@ -181,6 +185,7 @@ def _check(path: Path, evaluation: Path, teacher_options: TeacherOptions) -> Tea
         class_order=order,
         verdict=verdict,
         hints=tuple(hints),
+        notes=data.notes,
     )
 
 
@@ -336,6 +341,7 @@ def format_teacher_check(found: TeacherCheck) -> str:
         f"  {found.accuracy:7.2%}  as configured (95 %: {low:.1%}..{high:.1%})",
     ]
     lines += [f"  {each.accuracy:7.2%}  {each.name}" for each in found.variants]
+    lines += [f"  note: {note}" for note in found.notes]
     if found.networks:
         lines.append(
             "the file may be of each of these networks; what stands above is of the first:"

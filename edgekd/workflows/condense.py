@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from edgekd import __version__
 from edgekd.distill.compute.device import choose_compute
+from edgekd.distill.data.class_folders import number_folders
 from edgekd.distill.data.condensation import (
     METHODS,
     STEPS,
@@ -68,7 +69,10 @@ def condense(options: CondenseJob, display: Display) -> CondensedSet:
     found = read_images(options.data, shape=options.settings.input, strict=options.settings.strict)
     if found.warning is not None:
         display.warn(found.warning)
-    labels, classes = _classes(found, options.data)
+    labels, class_names, told = _classes(found, options.data)
+    classes = len(class_names) if class_names else int(labels.max()) + 1
+    for note in (*found.notes, *told):
+        display.warn(f"{found.name}: {note}")
     spec = input_of(found.images)
     plan = Plan(
         method=method,
@@ -97,7 +101,7 @@ def condense(options: CondenseJob, display: Display) -> CondensedSet:
         made = condense_images(
             found.images, labels, plan, spec=spec, device=compute.device, show=report_progress
         )
-    record = _record(options, plan, spec, found, made)
+    record = _record(options, plan, spec, found, made, class_names=class_names)
     write_atomically(options.out, _archive(made, record))
     took = f" in {duration(last[0].elapsed_s)}" if last else ""
     display.say(f"set      {options.out}: {record.count:,} images, {plan.per_class} a class{took}")
@@ -105,22 +109,29 @@ def condense(options: CondenseJob, display: Display) -> CondensedSet:
     return record
 
 
-def _classes(found: FoundImages, path: Path) -> tuple[npt.NDArray[np.int64], int]:
-    """Labels, and how many classes the data has.
+def _classes(
+    found: FoundImages, path: Path
+) -> tuple[npt.NDArray[np.int64], tuple[str, ...] | None, tuple[str, ...]]:
+    """Labels, the names of the classes in their order where folders have some, and notes.
 
     Raises:
-        InputFileError: there are no labels, or fewer than two classes.
+        InputFileError: there are no labels, fewer than two classes, or folders that say no order.
     """
     if found.labels is None:
         raise InputFileError(
             f"{path}: images without classes. Sort them into one folder for each class, or give a .npz with labels."
         )
-    classes = len(found.class_names) if found.class_names else int(found.labels.max()) + 1
+    folders = found.class_names
+    classes = len(folders) if folders else int(found.labels.max()) + 1
     if classes < 2:
         raise InputFileError(
             f"{path}: all images are of one class; a classifier needs two at least. Is this the folder above the classes?"
         )
-    return found.labels, classes
+    if folders is None:
+        return found.labels, None, ()
+    places, notes = number_folders(path, folders, classes=None)
+    names = tuple(folders[place] for place in np.argsort(places))
+    return places[found.labels], names, notes
 
 
 def _intention(plan: Plan) -> str:
@@ -133,14 +144,20 @@ def _intention(plan: Plan) -> str:
 
 
 def _record(
-    options: CondenseJob, plan: Plan, spec: InputSpec, found: FoundImages, made: Condensed
+    options: CondenseJob,
+    plan: Plan,
+    spec: InputSpec,
+    found: FoundImages,
+    made: Condensed,
+    *,
+    class_names: tuple[str, ...] | None,
 ) -> CondensedSet:
     return CondensedSet(
         file=options.out.name,
         digest=sha256(made.images.tobytes() + made.labels.tobytes()).hexdigest(),
         count=len(made.images),
         classes=plan.classes,
-        class_names=found.class_names,
+        class_names=class_names,
         per_class=plan.per_class,
         input=spec,
         method=plan.method,

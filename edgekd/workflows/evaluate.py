@@ -10,16 +10,17 @@ from typing import Annotated, Final
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import Field
+from pydantic import Field, ValidationError
 from torch import nn
 
 from edgekd.bench.analysis.statistics import share_interval
 from edgekd.bundle import layout, verification
 from edgekd.distill.data.labelled import LabelledImages, load_labelled
+from edgekd.distill.teachers.answers import PROBABILITIES, as_logits, kind_of
 from edgekd.distill.teachers.loader import load_teacher
 from edgekd.distill.teachers.metadata import TeacherOptions
 from edgekd.errors import InputFileError, UsageError
-from edgekd.export.parity import agreement, logits_of
+from edgekd.export.parity import agreement
 from edgekd.records import (
     Count,
     Digest,
@@ -27,6 +28,7 @@ from edgekd.records import (
     Share,
     record,
 )
+from edgekd.workflows.onnx_classifier import OnnxClassifier, read_classifier
 from edgekd.workflows.read_student import read_student
 
 Logits = npt.NDArray[np.float32]  # (N, K)
@@ -73,6 +75,8 @@ class Comparison:
     classes: Count
     class_names: tuple[str, ...] | None
     results: tuple[ModelResult, ...]
+    # Of images and models: what was left out, and what was made of them
+    notes: tuple[str, ...] = ()
 
 
 class _Subject:
@@ -85,15 +89,16 @@ class _Subject:
         self.classes = classes
         self.names: tuple[str, ...] | None = None
         self.module: nn.Module | None = None
-        self.onnx: Path | None = None
+        self.onnx: OnnxClassifier | None = None
+        # What is unusual of it
+        self.notes: tuple[str, ...] = ()
 
-    def logits(self, data: LabelledImages, spec: InputSpec) -> Logits:
-        inputs = data.normalise(spec)
+    def answers(self, data: LabelledImages, spec: InputSpec) -> Logits:
         if self.onnx is not None:
-            return logits_of(self.onnx, inputs)
+            return self.onnx.answers(data.images, spec)
         # One or the other
         assert self.module is not None
-        return module_logits(self.module, inputs)
+        return module_logits(self.module, data.normalise(spec))
 
 
 def compare(
@@ -108,38 +113,47 @@ def compare(
 
     Raises:
         InputFileError: a model or the images cannot be used, or two take other inputs or classes.
-        UsageError: only ONNX files are given, which do not say mean and standard deviation.
+        UsageError: only ONNX files are given, and mean and standard deviation are not.
     """
-    subjects = [subject for path in models for subject in _subjects(path, teacher_options)]
+    found = [_subjects(path, teacher_options) for path in models]
+    subjects = [subject for each, _ in found for subject in each]
     first = next((each for each in subjects if each.spec is not None), None)
     if first is None:
-        raise UsageError(
-            "ONNX files do not say with which mean and standard deviation images are normalised. "
-            "Name a teacher, student folder or bundle beside them."
-        )
+        first = _state_input(subjects[0], teacher_options)
     spec, classes = first.spec, first.classes
     assert spec is not None
-    assert classes is not None
     for each in subjects:
         if each.spec is not None and (each.spec != spec or each.classes != classes):
             raise InputFileError(
                 f"{each.name} takes {each.spec} and knows {each.classes} classes; {first.name} takes "
                 f"{spec} and knows {classes}. Evaluate them apart."
             )
-    data = load_labelled(evaluation, spec=spec, classes=classes)
-    answers = [each.logits(data, spec) for each in subjects]
+        if each.onnx is not None and each.onnx.shape not in (None, spec.shape):
+            raise InputFileError(
+                f"{each.name} takes images of (channels, height, width) {each.onnx.shape}, not {spec.shape}."
+            )
+    if classes is None:
+        raise UsageError(f"{first.name} does not say how many classes it knows: give --classes.")
+    names = next((each.names for each in subjects if each.names), None)
+    data = load_labelled(evaluation, spec=spec, classes=classes, class_names=names)
+    answers = [each.answers(data, spec) for each in subjects]
+    notes = [note for _, told in found for note in told]
     for each, logits in zip(subjects, answers, strict=True):
         if logits.shape != (len(data.labels), classes) or not bool(np.isfinite(logits).all()):
             raise InputFileError(
                 f"{each.name} answers with shape {logits.shape}, or not finite; expected "
                 f"({len(data.labels)}, {classes}). Is it made of the same teacher?"
             )
+        told = (PROBABILITIES,) if kind_of(logits) == "probabilities" else ()
+        notes += [f"{each.name}: {note}" for note in (*each.notes, *told)]
+    answers = list(map(as_logits, answers))
     return Comparison(
         data=data.name,
         data_digest=data.digest,
         images=len(data.labels),
         classes=classes,
-        class_names=next((each.names for each in subjects if each.names), None),
+        class_names=names,
+        notes=(*data.notes, *notes),
         results=tuple(
             result(each.name, logits, data.labels, answers[0])
             for each, logits in zip(subjects, answers, strict=True)
@@ -150,32 +164,78 @@ def compare(
 # --- what was named -------------------------------------------------------------------------------
 
 
-def _subjects(path: Path, teacher_options: TeacherOptions) -> list[_Subject]:
+def _state_input(subject: _Subject, options: TeacherOptions) -> _Subject:
+    """An ONNX file, with what it does not say of its input.
+
+    Raises:
+        UsageError: mean and standard deviation are not given, or its size is open and not given.
+    """
+    found = subject.onnx
+    assert found is not None
+    shape, mean, std = options.input or found.shape, options.mean, options.std
+    if found.takes_pixels:
+        mean, std = (0.0,), (1.0,)
+    if mean is None or std is None:
+        raise UsageError(
+            "ONNX files do not say with which mean and standard deviation images are normalised. "
+            "Give --mean and --std, or name a teacher, student folder or bundle beside them."
+        )
+    if shape is None:
+        raise UsageError(f"{subject.name} takes images of any size: give --input CxHxW.")
+    channels, height, width = shape
+    mean = mean * channels if len(mean) == 1 else mean
+    std = std * channels if len(std) == 1 else std
+    try:
+        spec = InputSpec(channels=channels, height=height, width=width, mean=mean, std=std)
+    except ValidationError as error:
+        raise UsageError(
+            f"{subject.name}: --input, --mean or --std cannot be used: {error.errors()[0]['msg']}."
+        ) from error
+    subject.spec, subject.classes = spec, found.classes or options.classes
+    subject.names = options.class_names
+    return subject
+
+
+def _subjects(
+    path: Path, teacher_options: TeacherOptions
+) -> tuple[list[_Subject], tuple[str, ...]]:
+    """What a path stands for, and what there is to say of what it holds besides."""
     if path.suffix == ".onnx":
-        subject = _Subject(str(path), None, None)
-        subject.onnx = path
-        return [subject]
+        return [_of_onnx(path, str(path))], ()
     if (path / layout.MANIFEST).is_file():
         return _of_bundle(path)
     if path.is_dir():
-        return [_of_student(path)]
+        return [_of_student(path)], ()
     teacher = load_teacher(path, teacher_options, generator=torch.Generator().manual_seed(0))
     subject = _Subject(str(path), teacher.info.input, teacher.info.classes)
     subject.names, subject.module = teacher.info.class_names, teacher.module
-    return [subject]
+    if PROBABILITIES in teacher.info.notes:
+        subject.notes = (PROBABILITIES,)
+    return [subject], ()
 
 
-def _of_bundle(path: Path) -> list[_Subject]:
+def _of_onnx(path: Path, name: str) -> _Subject:
+    subject = _Subject(name, None, None)
+    subject.onnx = read_classifier(path)
+    subject.notes = () if subject.onnx.note is None else (subject.onnx.note,)
+    return subject
+
+
+def _of_bundle(path: Path) -> tuple[list[_Subject], tuple[str, ...]]:
     """The student and its models, after the bundle's sums were checked."""
     manifest = verification.verify_bundle(path).manifest
-    subjects = [_of_student(path)]
+    subjects, left = [_of_student(path)], []
     for model in manifest.models:
-        subject = _Subject(str(path / model.path), manifest.input, manifest.classes)
-        subject.onnx = path / model.path
+        name = str(path / model.path)
+        if "top1" in model.embedded:
+            left.append(f"{name}: left out, it answers with classes alone (top1)")
+            continue
+        subject = _of_onnx(path / model.path, name)
+        subject.spec, subject.classes = manifest.input, manifest.classes
         subjects.append(subject)
     for subject in subjects:
         subject.names = manifest.class_names
-    return subjects
+    return subjects, tuple(left)
 
 
 def _of_student(path: Path) -> _Subject:
@@ -293,6 +353,7 @@ def format_comparison(found: Comparison) -> str:
             f"{each.model:{width}}  {each.accuracy:8.2%}  {low:.1%}..{high:.1%}  "
             f"{each.agreement_with_first:12.2%}  {each.calibration_error:12.2%}"
         )
+    lines += [f"note: {note}" for note in found.notes]
     for each in found.results:
         lines.append(f"{each.model}")
         known = [(share, names[k]) for k, share in enumerate(each.per_class) if share is not None]

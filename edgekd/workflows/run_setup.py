@@ -196,7 +196,11 @@ def prepare_run(
     path = options.data.evaluation
     evaluation = None
     if path is not None:
-        evaluation = load_labelled(path, spec=info.input, classes=info.classes)
+        evaluation = load_labelled(
+            path, spec=info.input, classes=info.classes, class_names=info.class_names
+        )
+        for note in evaluation.notes:
+            display.warn(f"{evaluation.name}: {note}")
     if options.data.condensed is not None and options.data.samples is not None:
         raise UsageError("--condensed and --samples are two kinds of one thing: give one of them.")
     real = _real(options.data, info, statistics)
@@ -281,6 +285,7 @@ def _real(data: DataOptions, info: TeacherInfo, statistics: Statistics | None) -
             classes=info.classes,
             number=data.condensed_number,
             statistics=statistics,
+            class_names=info.class_names,
         )
     if data.samples is not None:
         return read_samples(

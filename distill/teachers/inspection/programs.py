@@ -53,7 +53,10 @@ def inspect_program(
     channels = size[0] if size is not None else 3
     known = architecture_recognition.settings(like, channels=channels) if like else None
     told = _input(path, metadata, program.input, known, asked)
-    mean, std = asked.normalisation(known, _origin(like))
+    origin = _origin(like)
+    if getattr(program, "takes_bytes", False):
+        known, origin = _of_bytes(path, metadata, channels), "its graph, which takes bytes"
+    mean, std = asked.normalisation(known, origin)
     network = Network(
         source=format_,
         name=path.stem,
@@ -114,6 +117,22 @@ def _inspect_trusted(path: Path, metadata: Metadata) -> Pt2File:
     )
     network = Network(source="pt2", name=path.stem, because="its own graph, loaded by torch")
     return Pt2File(known=known, network=network)
+
+
+def _of_bytes(path: Path, metadata: Metadata, channels: int) -> PublishedPreprocessing:
+    """Of a program that takes pixels as bytes: whatever is done to them is inside.
+
+    Raises:
+        UsageError: the options say that images are normalised before.
+    """
+    zero, one = (0.0,) * channels, (1.0,) * channels
+    mean, std = metadata.options.mean, metadata.options.std
+    if any(mean or ()) or any(value != 1 for value in std or ()):
+        raise UsageError(
+            f"{path}: takes pixels as bytes, and mean and standard deviation are inside: leave out --mean and --std, in "
+            "its TOML file too."
+        )
+    return PublishedPreprocessing(inputs=(), others=(), normalisations=((zero, one),))
 
 
 def _like(shapes: Mapping[str, Shape]) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ N images, C channels, H x W pixels, K classes.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, cast
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
 
-from edgekd.distill.teachers.onnx import checks, rewriting
+from edgekd.distill.teachers.onnx import adaptation, checks, rewriting
 from edgekd.errors import InputFileError, MissingToolError
 
 # torch takes seconds to come in, and what a file says is wanted at once
@@ -27,6 +27,7 @@ AGAIN: Final = (
 )
 # Of the largest logit. Two float32 implementations of a deep network differ by some 1e-5.
 TOLERANCE: Final = 1e-3
+_WHOLE: Final = frozenset({TensorProto.INT32, TensorProto.INT64})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,8 @@ class OnnxFile:
     parameters: int
     batch_norm_layers: int
     classes: int | None
+    # Mean and std are inside
+    takes_bytes: bool
     notes: tuple[str, ...]
 
 
@@ -55,9 +58,10 @@ def read_onnx(path: Path) -> OnnxFile:
         InputFileError: damaged, refused, quantised, a detector, multi-label, or of operators that
             are not standard.
     """
-    model = checks.read_model(path)
+    model, adapted = adaptation.adapt(path, checks.read_model(path))
     images, answer = _images(path, model), _answer(path, model)
-    _, notes = _logits(path, model)
+    _, ending = _logits(path, model)
+    notes = (*adapted, *ending)
     names = [node.op_type for node in model.graph.node]
     norms = names.count("BatchNormalization")
     others = {"LayerNormalization", "GroupNormalization", "InstanceNormalization"}
@@ -77,6 +81,7 @@ def read_onnx(path: Path) -> OnnxFile:
         parameters=_parameters(model),
         batch_norm_layers=norms,
         classes=results[-1] if len(results) == 2 else None,
+        takes_bytes=adaptation.BYTES in adapted,
         notes=notes,
     )
 
@@ -96,7 +101,7 @@ def load_onnx(path: Path) -> "nn.Module":
     convert = _converter()
     from edgekd.distill.teachers.onnx.reshaping import fix_reshapes
 
-    model = checks.read_model(path)
+    model, _ = adaptation.adapt(path, checks.read_model(path))
     _check_values(path, model)
     images = _images(path, model)
     _answer(path, model)
@@ -104,7 +109,8 @@ def load_onnx(path: Path) -> "nn.Module":
     rewriting.cut(model, logits)
     sizes = _sizes(images)
     fixed = sizes[0]
-    shape = tuple(size or 224 for size in sizes[1:])
+    channels = _channels(model)
+    shape = tuple(size or (224 if place else channels) for place, size in enumerate(sizes[1:]))
     if len(shape) != 3 or max(shape) > 1 << 14:
         raise InputFileError(f"{path}: takes {sizes}, not images (N, channels, height, width).")
     if fixed is not None and fixed > 4096:
@@ -148,7 +154,10 @@ def _images(path: Path, model: ModelProto) -> ValueInfoProto:
             f"{path}: takes {len(found)} inputs; a classifier takes one batch of images."
         )
     if found[0].type.tensor_type.elem_type != TensorProto.FLOAT:
-        raise InputFileError(f"{path}: does not take float32 images. Export the float32 model.")
+        kind = TensorProto.DataType.Name(found[0].type.tensor_type.elem_type).lower()
+        raise InputFileError(
+            f"{path}: takes {kind}; images are float32, float16, or uint8. Export the float32 model."
+        )
     images: ValueInfoProto = found[0]
     return images
 
@@ -161,9 +170,12 @@ def _answer(path: Path, model: ModelProto) -> ValueInfoProto:
             f"{path}: answers with {len(found)} outputs ({names}), as detectors and networks with auxiliary heads "
             "do; a classifier answers with one, (N, classes)."
         )
-    if found[0].type.tensor_type.elem_type != TensorProto.FLOAT:
+    kind = found[0].type.tensor_type.elem_type
+    if kind != TensorProto.FLOAT:
+        alone = ": the class alone, of which nothing can be learned" if kind in _WHOLE else ""
         raise InputFileError(
-            f"{path}: does not answer with float32 logits. Export without what comes after."
+            f"{path}: answers with {TensorProto.DataType.Name(kind).lower()}{alone}, not with float32 logits. Export without "
+            "what comes after the logits, such as an ArgMax."
         )
     answer: ValueInfoProto = found[0]
     return answer
@@ -185,10 +197,35 @@ def _logits(path: Path, model: ModelProto) -> tuple[str, tuple[str, ...]]:
         if node.op_type in ("Softmax", "LogSoftmax"):
             ending = node.op_type.lower()
             return node.input[0], (f"ends in a {ending}: taken off, distillation needs logits",)
+        exponent = _softmax_by_parts(node, makers)
+        if exponent is not None:
+            return exponent, (
+                "ends in a softmax, written in parts: taken off, distillation needs logits",
+            )
         if node.op_type not in ("Identity", "Dropout"):
             break
         name = node.input[0]
     return model.graph.output[0].name, ()
+
+
+def _softmax_by_parts(node: NodeProto, makers: Mapping[str, NodeProto]) -> str | None:
+    """What is raised to e where a node ends e^x / sum(e^x), as old exporters write a softmax; None where it does not."""
+    if node.op_type != "Div":
+        return None
+    raised, total = makers.get(node.input[0]), makers.get(node.input[1])
+    if raised is None or total is None or raised.op_type != "Exp" or total.op_type != "ReduceSum":
+        return None
+    return raised.input[0] if total.input[0] == node.input[0] else None
+
+
+def _channels(model: ModelProto) -> int:
+    """Of the images, by the first convolution; those of colour images where there is none."""
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Conv" and node.input[1] in weights:
+            groups = next((a.i for a in node.attribute if a.name == "group"), 1)
+            return int(weights[node.input[1]].dims[1]) * groups
+    return 3
 
 
 def _sizes(value: ValueInfoProto) -> tuple[int | None, ...]:

@@ -377,9 +377,77 @@ def test_samples_that_cannot_be_used(photos, tmp_path, own):
     no_samples("of one class", only, class_names=("bee", "ant", "cat"))
 
 
-def test_numbers_as_folders_are_said_to_be_in_the_order_of_text(photos, tmp_path):
+def test_numbers_as_folders_are_classes_in_the_order_of_numbers(photos, tmp_path):
     numbered = tmp_path / "numbered"
     numbered.mkdir()
     for old, new in zip(("ant", "bee", "cat"), ("2", "10", "9"), strict=True):
         (photos / old).rename(numbered / new)
-    assert any("order of text" in note and "10, 2, 9" in note for note in samples(numbered).notes)
+    found = samples(numbered, classes=11)
+    assert found.labels is not None
+    # Read in the order of text: 10, 2, 9
+    assert found.labels.tolist() == [10, 10, 2, 2, 9, 9]
+    assert any("class numbers" in note and "2, 9, 10" in note for note in found.notes)
+    no_samples("numbered to 10", numbered)
+
+
+# --- pixels or normalised -------------------------------------------------------------------------
+
+
+def stored(folder, images, name="images_zca_5000.pt"):
+    """As mtt-distillation leaves a run with --zca: the labels are called after the whitened images."""
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save(images, folder / name)
+    torch.save(labels_of(len(images)), folder / "labels_5000.pt")
+    return folder / name
+
+
+def noisy(images, strength, seed=4):
+    draw = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed))
+    return images + strength * draw
+
+
+@pytest.mark.parametrize("folder", ["CIFAR10", "unknown"])
+@pytest.mark.parametrize("strength", [0.05, 0.12], ids=["a-little", "far"])
+def test_learned_pixels_a_little_beyond_0_to_1_stay_pixels(tmp_path, folder, strength):
+    pixels = noisy(smooth(), strength)
+    assert float(pixels.min()) < 0
+    found = read(stored(tmp_path / folder, pixels))
+    torch.testing.assert_close(found.images, by((SPEC.mean, SPEC.std), pixels))
+    assert "0 to 1 but for" in " ".join(found.notes)
+
+
+@pytest.mark.parametrize("contrast", [1.0, 0.6], ids=["full", "little"])
+@pytest.mark.parametrize("statistics", [(MEAN, STD), ((0.5,) * 3, (0.5,) * 3)], ids=["own", "half"])
+def test_normalised_images_stay_normalised(tmp_path, statistics, contrast):
+    pixels = 0.47 + contrast * (smooth() - smooth().mean())
+    given = by(statistics, pixels)
+    path = stored(tmp_path / "CIFAR10", given)
+    found = read(path, statistics=None if statistics == (MEAN, STD) else statistics)
+    torch.testing.assert_close(found.images, by((SPEC.mean, SPEC.std), pixels), rtol=0, atol=1e-5)
+
+
+def test_what_fits_both_is_asked_about_and_can_be_said(tmp_path):
+    given = 0.33 * (smooth() - smooth().mean()) / smooth().std() + 0.35
+    path = stored(tmp_path / "CIFAR10", given)
+    refused("--condensed-mean 0 --condensed-std 1", path)
+    pixels = read(path, statistics=((0.0,) * 3, (1.0,) * 3)).images
+    torch.testing.assert_close(pixels, by((SPEC.mean, SPEC.std), given))
+    refused("for each of 3 channels", path, statistics=((0.0,), (1.0,)))
+
+
+def test_a_set_with_names_has_the_labels_of_the_teacher(tmp_path, photos):
+    options = CondenseJob(
+        data=photos,
+        per_class=2,
+        settings=CondenseOptions(method="random", steps=None),
+        run=RunOptions(device="cpu", threads=1),
+        out=tmp_path / "named.npz",
+    )
+    condense(options, PlainDisplay())
+    found = read(tmp_path / "named.npz", class_names=("cat", "ant", "bee"))
+    assert found.labels is not None
+    assert found.labels.tolist() == [1, 1, 2, 2, 0, 0]
+    other = read(tmp_path / "named.npz", class_names=("x", "y", "z"))
+    assert other.labels is not None
+    assert other.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert any("called otherwise" in note for note in other.notes)

@@ -266,3 +266,18 @@ def test_a_signal_ends_it_and_leaves_nothing(tmp_path, archive, number, code):
 def test_methods_that_are_completed_are_those_that_there_are():
     assert completion.methods("") == list(condensation.METHODS)
     assert completion.methods("d") == ["dm", "dsa"]
+
+
+def test_folders_of_numbers_are_the_classes_of_their_numbers(edgekd, tmp_path):
+    for number in range(11):
+        (tmp_path / "data" / str(number)).mkdir(parents=True)
+        for place in range(2):
+            image = np.full((SIDE, SIDE), 20 * number + place, np.uint8)
+            Image.fromarray(image).save(tmp_path / "data" / str(number) / f"{place}.png")
+    command = ("condense", tmp_path / "data", "--per-class", 1, "--method", "random", *QUICK)
+    code, out, err = edgekd(*command, "--out", tmp_path / "c.npz", "--json")
+    assert code == 0, err
+    assert json.loads(out)["class_names"] == [str(number) for number in range(11)]
+    with np.load(tmp_path / "c.npz") as content:
+        brightness = content["images"].mean((1, 2, 3)) * 255 // 20
+        np.testing.assert_array_equal(brightness, content["labels"])
