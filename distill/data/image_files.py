@@ -4,9 +4,6 @@ Unlike an evaluation set (`data.load_labelled`) they may say for themselves what
 channels and classes are read off them. N images, H x W pixels, C channels.
 """
 
-import struct
-import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -17,12 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from edgekd.distill.data.labelled import IMAGE_SUFFIXES, read_idx_pair
+from edgekd.distill.data.untrusted_arrays import open_npz, read_npy, require_memory
+from edgekd.distill.data.untrusted_pictures import open_picture
 from edgekd.errors import InputFileError
 
-UNREADABLE: Final = (
-    *(OSError, ValueError, KeyError, EOFError, SyntaxError),
-    *(zipfile.BadZipFile, zlib.error, struct.error),
-)
 _MODES: Final = {1: "L", 3: "RGB"}
 _GREY: Final = {"1", "L", "LA", "La", "I", "I;16", "F"}
 # Files in a message
@@ -89,16 +84,13 @@ def read_images(
             names = ", ".join(entry.name for entry in found)
             raise InputFileError(f"{path}: several sets ({names}); name the images file of one.")
         path = found[0]
-    try:
-        images, labels = _arrays(path)
-        if most is not None and images.ndim and len(images) > most:
-            chosen = spread(len(images), most)
-            # Labels of another shape are refused below
-            if labels is not None and labels.shape == (len(images),):
-                labels = labels[chosen]
-            images = images[chosen]
-    except UNREADABLE as error:
-        raise InputFileError(f"{path}: cannot be read as a set of images ({error}).") from error
+    images, labels = _arrays(path)
+    if most is not None and images.ndim and len(images) > most:
+        chosen = spread(len(images), most)
+        # Labels of another shape are refused below
+        if labels is not None and labels.shape == (len(images),):
+            labels = labels[chosen]
+        images = images[chosen]
     return _check_images(path, images, labels, shape)
 
 
@@ -107,14 +99,10 @@ def _arrays(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:
         return read_idx_pair(path)
     if path.suffix == ".npy":
         # Mapped: type and shape are looked at before anything is read
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
-        if not isinstance(found, np.ndarray):
-            raise ValueError("an archive of arrays, not one array")
-        return found, None
+        return read_npy(path, mapped=True, what="a set of images"), None
     if path.suffix != ".npz":
         raise InputFileError(f"{path}: expected a .npz, .npy, idx files, or a folder of images.")
-    # Our own stream: on a damaged archive numpy forgets to close the one it opens.
-    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
+    with open_npz(path, what="a set of images") as content:
         if "about" in content.files:
             raise InputFileError(
                 f"{path}: a condensed set of `edgekd condense`, not images as they are."
@@ -152,6 +140,8 @@ def _check_images(
         if int(labels.min()) < 0:
             raise InputFileError(f"{path}: a label is {labels.min()}; classes are counted from 0.")
         labels = labels.astype(np.int64)
+    if isinstance(images, np.memmap):
+        require_memory(path, images.nbytes)
     return FoundImages(
         name=path.name,
         images=np.array(images) if isinstance(images, np.memmap) else images,
@@ -190,12 +180,16 @@ def _folder(
     ]
     if most is not None and len(files) > most:
         files = [files[place] for place in spread(len(files), most)]
+    if wanted is not None and wanted[2] not in _MODES:
+        raise InputFileError(
+            f"{path}: image files have 1 or 3 channels, not {wanted[2]}; use .npz."
+        )
     for number, file in files:
         try:
             pixels = _pixels(file, None if wanted is None else wanted[2])
-        except UNREADABLE as error:
+        except InputFileError:
             if strict:
-                raise InputFileError(f"{file}: not an image that can be read ({error}).") from error
+                raise
             skipped.append(file.relative_to(path).as_posix())
             continue
         wanted = wanted or pixels.shape
@@ -233,19 +227,9 @@ def _image_files(path: Path) -> Iterator[Path]:
 
 def _pixels(file: Path, channels: int | None) -> npt.NDArray[np.uint8]:
     """An image as (H, W, C); grey or colour as it is, where nothing is asked for."""
-    from PIL import Image
-
-    try:
-        with Image.open(file) as image:
-            wanted = channels or (1 if image.mode in _GREY else 3)
-            mode = _MODES.get(wanted)
-            if mode is None:
-                raise InputFileError(
-                    f"{file}: image files have 1 or 3 channels, not {wanted}; use .npz."
-                )
-            pixels = np.asarray(image.convert(mode), np.uint8)
-    except Image.DecompressionBombError as error:
-        raise ValueError(str(error)) from error
+    image = open_picture(file, suffixes=IMAGE_SUFFIXES).image
+    wanted = channels or (1 if image.mode in _GREY else 3)
+    pixels = np.asarray(image.convert(_MODES[wanted]), np.uint8)
     return pixels.reshape(*pixels.shape[:2], wanted)
 
 

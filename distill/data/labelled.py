@@ -3,10 +3,6 @@
 They are reported on and never select anything. N images, H x W pixels, C channels.
 """
 
-import gzip
-import struct
-import zipfile
-import zlib
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -15,11 +11,12 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from edgekd.distill.data.untrusted_arrays import open_npz, read_idx
+from edgekd.distill.data.untrusted_pictures import open_picture
 from edgekd.errors import InputFileError
 from edgekd.records import InputSpec
 
 IMAGE_SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".pgm", ".ppm")
-_IDX_UINT8: Final = 0x08
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,18 +56,7 @@ def load_labelled(path: Path, *, spec: InputSpec, classes: int) -> LabelledImage
     Raises:
         InputFileError: unreadable, of another shape or type, or with labels the teacher lacks.
     """
-    try:
-        images, labels = _read(path, spec)
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        EOFError,
-        zipfile.BadZipFile,
-        zlib.error,
-        struct.error,
-    ) as error:
-        raise InputFileError(f"{path}: cannot be read as an evaluation set ({error}).") from error
+    images, labels = _read(path, spec)
     if images.ndim == 3:
         images = images[..., None]
     if images.ndim != 4 or images.dtype != np.uint8:
@@ -110,8 +96,7 @@ def _read(path: Path, spec: InputSpec) -> tuple[npt.NDArray[np.uint8], npt.NDArr
     if "-images-idx" in path.name:
         return read_idx_pair(path)
     if path.suffix == ".npz":
-        # Our own stream: on a damaged archive numpy forgets to close the one it opens.
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
+        with open_npz(path, what="an evaluation set") as content:
             missing = {"images", "labels"} - set(content.files)
             if missing:
                 raise InputFileError(f"{path}: lacks {' and '.join(sorted(missing))}.")
@@ -124,24 +109,12 @@ def read_idx_pair(images: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.i
     labels = images.with_name(images.name.replace("images-idx3", "labels-idx1"))
     if not labels.exists():
         raise InputFileError(f"{images}: its labels, {labels.name}, are not beside it.")
-    return _read_idx(images), _read_idx(labels).astype(np.int64)
-
-
-def _read_idx(path: Path) -> npt.NDArray[np.uint8]:
-    """LeCun's format: two zero bytes, type, dimensions, their sizes big-endian, values."""
-    data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    zero, kind, dimensions = struct.unpack(">HBB", data[:4])
-    if zero != 0 or kind != _IDX_UINT8:
-        raise InputFileError(f"{path}: not an idx file of bytes.")
-    shape = struct.unpack(f">{dimensions}I", data[4 : 4 + 4 * dimensions])
-    return np.frombuffer(data, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
+    return read_idx(images), read_idx(labels)
 
 
 def _read_folder(
     path: Path, spec: InputSpec
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    from PIL import Image, UnidentifiedImageError
-
     mode = {1: "L", 3: "RGB"}.get(spec.channels)
     if mode is None:
         raise InputFileError(
@@ -153,11 +126,7 @@ def _read_folder(
         for file in sorted(folder.iterdir()):
             if file.suffix.lower() not in IMAGE_SUFFIXES:
                 continue
-            try:
-                with Image.open(file) as image:
-                    pixels = np.asarray(image.convert(mode))
-            except UnidentifiedImageError as error:
-                raise InputFileError(f"{file}: not an image that can be read.") from error
+            pixels = np.asarray(open_picture(file, suffixes=IMAGE_SUFFIXES).image.convert(mode))
             if pixels.shape[:2] != (spec.height, spec.width):
                 raise InputFileError(
                     f"{file}: {pixels.shape[0]} x {pixels.shape[1]} pixels, the teacher takes "
