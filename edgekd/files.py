@@ -3,10 +3,13 @@
 import contextlib
 import ctypes
 import errno
+import fcntl
+import glob
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 
@@ -39,31 +42,157 @@ def read_text(path: Path) -> str:
         raise InputFileError(f"{path}: {error.strerror}.") from error
 
 
-def write_atomically(path: Path, content: bytes | memoryview | str) -> None:
-    """Write a file under a temporary name, flush it to the disk, and rename it into place."""
-    with new_file(path) as stream:
-        stream.write(content.encode() if isinstance(content, str) else content)
+def write_atomically(
+    path: Path, content: bytes | memoryview | str, *, done: Callable[[], object] | None = None
+) -> None:
+    """Write a file under a temporary name, flush it to the disk, and rename it into place.
 
-
-@contextlib.contextmanager
-def new_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file to fill that appears at `path` whole, when the block ends without an error.
+    Args:
+        path: of the file.
+        content: of it.
+        done: see `new_file`.
 
     Raises:
         OutputError: it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}{TEMPORARY}{os.getpid()}")
-    with translate_os_errors(path):
+    with new_file(path, done=done) as stream:
+        stream.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def new_file(path: Path, *, done: Callable[[], object] | None = None) -> Iterator[IO[bytes]]:
+    """A file to fill that appears at `path` whole, when the block ends without an error.
+
+    Args:
+        path: of the file.
+        done: what belongs to the same output and follows; a run that is killed before it ends can be repeated.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    with translate_os_errors(path), sole_writer(path, wait=True) as output:
         try:
-            with temporary.open("wb") as stream:
+            with output.temporary.open("wb") as stream:
                 yield stream
                 stream.flush()
                 os.fsync(stream.fileno())
-            temporary.replace(path)
+            output.claim(output.temporary)
+            output.temporary.replace(path)
         except BaseException:
-            temporary.unlink(missing_ok=True)
+            output.temporary.unlink(missing_ok=True)
             raise
         sync_folder(path.parent)
+        if done is not None:
+            done()
+
+
+def write_together(files: Sequence[tuple[Path, Callable[[], str]]]) -> None:
+    """Write several files that are one output: a run that is killed between them can be repeated.
+
+    Args:
+        files: each with what makes its text.
+
+    Raises:
+        OutputError: one cannot be written.
+    """
+    if files:
+        (path, made), *rest = files
+        write_atomically(path, made(), done=lambda: write_together(rest))
+
+
+@dataclass(frozen=True)
+class Output:
+    """An output that this process alone is writing."""
+
+    temporary: Path
+    _lock: int
+
+    def claim(self, made: Path) -> None:
+        """Note what is about to be renamed into place, so that a repeated run knows it for its own."""
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, _identity(made), 0)
+
+
+@contextlib.contextmanager
+def sole_writer(path: Path, *, wait: bool) -> Iterator[Output]:
+    """Be the only process that writes an output, and remove what a killed one left of it.
+
+    Its lock lies beside the output until the block ends, and stays where a signal ends it.
+
+    Args:
+        path: of the output.
+        wait: for another process that is writing it, instead of refusing.
+
+    Raises:
+        OutputError: another process is writing it.
+    """
+    name = f".{path.name}{TEMPORARY}"
+    lock = path.with_name(f"{name}lock")
+    descriptor = _locked(lock, path, wait=wait)
+    try:
+        _remove_leftovers(path, keep=lock)
+        yield Output(path.with_name(f"{name}new"), descriptor)
+    except BaseException as error:
+        # A signal while what follows is done: the output is there, and the same command is to go on
+        if isinstance(error, Exception) or not left_by_killed(path):
+            lock.unlink(missing_ok=True)
+        raise
+    else:
+        lock.unlink(missing_ok=True)
+    finally:
+        os.close(descriptor)
+
+
+def _locked(lock: Path, path: Path, *, wait: bool) -> int:
+    while True:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            # Whoever held it has removed it since: another may have made it anew
+            if lock.exists() and os.path.samestat(os.fstat(descriptor), lock.stat()):
+                return descriptor
+        except BlockingIOError as error:
+            os.close(descriptor)
+            raise OutputError(
+                f"{path}: another edgekd is writing it. Wait for it, or choose another --out."
+            ) from error
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def _remove_leftovers(path: Path, *, keep: Path) -> None:
+    """What a killed process left; an output that it had only moved aside goes back."""
+    aside = path.with_name(f".{path.name}{TEMPORARY}old")
+    if aside.exists() and not path.exists():
+        aside.rename(path)
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}{TEMPORARY}*"):
+        if leftover == keep:
+            continue
+        if leftover.is_dir() and not leftover.is_symlink():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink(missing_ok=True)
+
+
+def _identity(path: Path) -> bytes:
+    """What a rename keeps."""
+    found = path.stat()
+    return f"{found.st_dev} {found.st_ino}\n".encode()
+
+
+def left_by_killed(path: Path) -> bool:
+    """Whether an output was written by a run that was killed before it ended: the same command goes on."""
+    lock = path.with_name(f".{path.name}{TEMPORARY}lock")
+    with contextlib.suppress(OSError):
+        return lock.read_bytes() == _identity(path)
+    return False
+
+
+def _refuse_existing(path: Path, *, force: bool) -> None:
+    if (path.exists() or path.is_symlink()) and not force and not left_by_killed(path):
+        raise OutputError(f"{path} exists. Choose another --out, or replace it with --force.")
 
 
 def sync_folder(folder: Path) -> None:
@@ -81,8 +210,7 @@ def check_writable(folder: Path, *, force: bool) -> None:
     Raises:
         OutputError: it exists and `force` is false, or its parent cannot be written.
     """
-    if (folder.exists() or folder.is_symlink()) and not force:
-        raise OutputError(f"{folder} exists. Choose another --out, or replace it with --force.")
+    _refuse_existing(folder, force=force)
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} is a file; the output is a folder. Choose another --out.")
     _probe(folder)
@@ -96,8 +224,7 @@ def check_writable_file(path: Path, *, force: bool) -> None:
     """
     if path.is_dir():
         raise OutputError(f"{path} is a folder; the output is a file. Choose another --out.")
-    if (path.exists() or path.is_symlink()) and not force:
-        raise OutputError(f"{path} exists. Choose another --out, or replace it with --force.")
+    _refuse_existing(path, force=force)
     _probe(path)
 
 
@@ -114,30 +241,40 @@ def _probe(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def new_folder(folder: Path, *, force: bool) -> Iterator[Path]:
+def new_folder(
+    folder: Path, *, force: bool, done: Callable[[], object] | None = None
+) -> Iterator[Path]:
     """A folder to fill that appears at `folder` whole, when the block ends without an error.
 
     What a killed run left under a temporary name is removed first. A folder that exists is
     exchanged in one step, and the old one removed afterwards.
 
+    Args:
+        folder: the output.
+        force: replace one that exists.
+        done: what belongs to the same output and follows; a run that is killed before it ends can be repeated.
+
     Raises:
-        OutputError: see `check_writable`; or the disk is full.
+        OutputError: see `check_writable`; or the disk is full; or another process is writing it.
     """
     check_writable(folder, force=force)
-    for leftover in folder.parent.glob(f".{folder.name}{TEMPORARY}*"):
-        shutil.rmtree(leftover)
-    temporary = folder.parent / f".{folder.name}{TEMPORARY}{os.getpid()}"
-    with translate_os_errors(folder):
+    with translate_os_errors(folder), sole_writer(folder, wait=False) as output:
+        # Another process may have written it since
+        _refuse_existing(folder, force=force)
+        temporary = output.temporary
         temporary.mkdir()
         try:
             yield temporary
             for path in sorted(temporary.rglob("*")):
                 _sync(path)
+            output.claim(temporary)
             _put_in_place(temporary, folder)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
         sync_folder(folder.parent)
+        if done is not None:
+            done()
 
 
 def _sync(path: Path) -> None:
@@ -155,7 +292,7 @@ def _put_in_place(temporary: Path, folder: Path) -> None:
     if not _exchanged(temporary, folder):
         # No exchange on this file system: there is a moment without the folder, and the old
         # one is only moved aside, so nothing is lost if we die here.
-        aside = temporary.with_name(f"{temporary.name}-old")
+        aside = folder.with_name(f".{folder.name}{TEMPORARY}old")
         folder.rename(aside)
         temporary.rename(folder)
         temporary = aside

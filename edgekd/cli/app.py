@@ -34,6 +34,7 @@ from edgekd.errors import (
     MissingToolError,
     UsageError,
 )
+from edgekd.interrupts import caught
 
 # Commands that the processes of `torchrun` can share; each would run by itself in every one of them.
 _IN_SEVERAL: Final = ("distill", "compress")
@@ -102,7 +103,9 @@ def main() -> None:
 def run(command: Callable[[], object]) -> int:
     """The exit code of a command; its failure is explained on stderr."""
     try:
-        returned = command()
+        # SIGTERM would end it where it is, with temporary folders left behind
+        with caught("Nothing is half written."):
+            returned = command()
         sys.stdout.flush()
     except EdgekdError as error:
         _complain(error)

@@ -24,7 +24,7 @@ from edgekd.export.nvidia_parser import (
     in_words,
     sms_of,
 )
-from edgekd.files import write_atomically
+from edgekd.files import left_by_killed, write_atomically
 from edgekd.gate.gates import select_budget
 from edgekd.gate.reporters import verdict
 from edgekd.records import HistoryPoint, LayerPrecision, runtime_text
@@ -140,7 +140,7 @@ def write_page(folder: Path, *, out: Path | None = None, force: bool = False) ->
     """
     text = html(folder, layout.read_manifest(folder), layout.read_report(folder))
     path = out or folder / layout.PAGE
-    if (path.exists() or path.is_symlink()) and not force:
+    if (path.exists() or path.is_symlink()) and not force and not left_by_killed(path):
         raise OutputError(
             f"{path} exists; the page that a run wrote has images over time, which cannot be made "
             "again. Choose another --out, or replace it with --force."

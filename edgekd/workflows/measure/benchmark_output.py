@@ -15,7 +15,7 @@ from edgekd.errors import (
     OutputError,
     UsageError,
 )
-from edgekd.files import check_writable_file, read_text, write_atomically
+from edgekd.files import check_writable_file, read_text, write_together
 from edgekd.records import (
     Energy,
     Figure,
@@ -73,12 +73,10 @@ def write_outputs(
         (table, lambda: csv_of(found.measurements)),
         (page, lambda: html_of(found)),
     )
-    for path, made in texts:
-        if path is not None:
-            try:
-                write_atomically(path, made())
-            except OSError as error:
-                raise OutputError(f"{path}: {error.strerror}. The figures are lost.") from error
+    try:
+        write_together([(path, made) for path, made in texts if path is not None])
+    except OSError as error:
+        raise OutputError(f"{error.filename}: {error.strerror}. The figures are lost.") from error
 
 
 def format_measured(found: Measured) -> str:
