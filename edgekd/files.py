@@ -3,21 +3,18 @@
 import contextlib
 import ctypes
 import errno
-import fcntl
-import glob
 import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 
 from edgekd.errors import InputFileError, OutputError
+from edgekd.sole_writer import TEMPORARY, left_by_killed, sole_writer
 
 AT_FDCWD: Final = -100
 RENAME_EXCHANGE: Final = 2  # linux/fs.h
-TEMPORARY: Final = ".tmp-"
 
 
 def digest_of(path: Path) -> str:
@@ -43,34 +40,42 @@ def read_text(path: Path) -> str:
 
 
 def write_atomically(
-    path: Path, content: bytes | memoryview | str, *, done: Callable[[], object] | None = None
+    path: Path,
+    content: bytes | memoryview | str,
+    *,
+    final: bool = False,
+    done: Callable[[], object] | None = None,
 ) -> None:
     """Write a file under a temporary name, flush it to the disk, and rename it into place.
 
     Args:
         path: of the file.
         content: of it.
+        final: see `sole_writer`.
         done: see `new_file`.
 
     Raises:
         OutputError: it cannot be written.
     """
-    with new_file(path, done=done) as stream:
+    with new_file(path, final=final, done=done) as stream:
         stream.write(content.encode() if isinstance(content, str) else content)
 
 
 @contextlib.contextmanager
-def new_file(path: Path, *, done: Callable[[], object] | None = None) -> Iterator[IO[bytes]]:
+def new_file(
+    path: Path, *, final: bool = False, done: Callable[[], object] | None = None
+) -> Iterator[IO[bytes]]:
     """A file to fill that appears at `path` whole, when the block ends without an error.
 
     Args:
         path: of the file.
+        final: see `sole_writer`.
         done: what belongs to the same output and follows; a run that is killed before it ends can be repeated.
 
     Raises:
         OutputError: it cannot be written.
     """
-    with translate_os_errors(path), sole_writer(path, wait=True) as output:
+    with translate_os_errors(path), sole_writer(path, wait=True, final=final) as output:
         try:
             with output.temporary.open("wb") as stream:
                 yield stream
@@ -87,7 +92,7 @@ def new_file(path: Path, *, done: Callable[[], object] | None = None) -> Iterato
 
 
 def write_together(files: Sequence[tuple[Path, Callable[[], str]]]) -> None:
-    """Write several files that are one output: a run that is killed between them can be repeated.
+    """Write several files that are one output: until all are there, the first is `left_by_killed`.
 
     Args:
         files: each with what makes its text.
@@ -97,102 +102,17 @@ def write_together(files: Sequence[tuple[Path, Callable[[], str]]]) -> None:
     """
     if files:
         (path, made), *rest = files
-        write_atomically(path, made(), done=lambda: write_together(rest))
-
-
-@dataclass(frozen=True)
-class Output:
-    """An output that this process alone is writing."""
-
-    temporary: Path
-    _lock: int
-
-    def claim(self, made: Path) -> None:
-        """Note what is about to be renamed into place, so that a repeated run knows it for its own."""
-        os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, _identity(made), 0)
-
-
-@contextlib.contextmanager
-def sole_writer(path: Path, *, wait: bool) -> Iterator[Output]:
-    """Be the only process that writes an output, and remove what a killed one left of it.
-
-    Its lock lies beside the output until the block ends, and stays where a signal ends it.
-
-    Args:
-        path: of the output.
-        wait: for another process that is writing it, instead of refusing.
-
-    Raises:
-        OutputError: another process is writing it.
-    """
-    name = f".{path.name}{TEMPORARY}"
-    lock = path.with_name(f"{name}lock")
-    descriptor = _locked(lock, path, wait=wait)
-    try:
-        _remove_leftovers(path, keep=lock)
-        yield Output(path.with_name(f"{name}new"), descriptor)
-    except BaseException as error:
-        # A signal while what follows is done: the output is there, and the same command is to go on
-        if isinstance(error, Exception) or not left_by_killed(path):
-            lock.unlink(missing_ok=True)
-        raise
-    else:
-        lock.unlink(missing_ok=True)
-    finally:
-        os.close(descriptor)
-
-
-def _locked(lock: Path, path: Path, *, wait: bool) -> int:
-    while True:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            # Whoever held it has removed it since: another may have made it anew
-            if lock.exists() and os.path.samestat(os.fstat(descriptor), lock.stat()):
-                return descriptor
-        except BlockingIOError as error:
-            os.close(descriptor)
-            raise OutputError(
-                f"{path}: another edgekd is writing it. Wait for it, or choose another --out."
-            ) from error
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)
-
-
-def _remove_leftovers(path: Path, *, keep: Path) -> None:
-    """What a killed process left; an output that it had only moved aside goes back."""
-    aside = path.with_name(f".{path.name}{TEMPORARY}old")
-    if aside.exists() and not path.exists():
-        aside.rename(path)
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}{TEMPORARY}*"):
-        if leftover == keep:
-            continue
-        if leftover.is_dir() and not leftover.is_symlink():
-            shutil.rmtree(leftover)
-        else:
-            leftover.unlink(missing_ok=True)
-
-
-def _identity(path: Path) -> bytes:
-    """What a rename keeps."""
-    found = path.stat()
-    return f"{found.st_dev} {found.st_ino}\n".encode()
-
-
-def left_by_killed(path: Path) -> bool:
-    """Whether an output was written by a run that was killed before it ended: the same command goes on."""
-    lock = path.with_name(f".{path.name}{TEMPORARY}lock")
-    with contextlib.suppress(OSError):
-        return lock.read_bytes() == _identity(path)
-    return False
+        write_atomically(path, made(), final=True, done=lambda: _write_each(rest))
 
 
 def _refuse_existing(path: Path, *, force: bool) -> None:
     if (path.exists() or path.is_symlink()) and not force and not left_by_killed(path):
         raise OutputError(f"{path} exists. Choose another --out, or replace it with --force.")
+
+
+def _write_each(files: Sequence[tuple[Path, Callable[[], str]]]) -> None:
+    for path, made in files:
+        write_atomically(path, made())
 
 
 def sync_folder(folder: Path) -> None:
@@ -258,7 +178,7 @@ def new_folder(
         OutputError: see `check_writable`; or the disk is full; or another process is writing it.
     """
     check_writable(folder, force=force)
-    with translate_os_errors(folder), sole_writer(folder, wait=False) as output:
+    with translate_os_errors(folder), sole_writer(folder, wait=False, final=True) as output:
         # Another process may have written it since
         _refuse_existing(folder, force=force)
         temporary = output.temporary

@@ -32,12 +32,12 @@ from edgekd.files import (
     check_writable_file,
     new_file,
     new_folder,
-    sole_writer,
     sync_folder,
     translate_os_errors,
     write_atomically,
 )
 from edgekd.records.manifest import Manifest
+from edgekd.sole_writer import sole_writer
 
 
 def pack(folder: Path, out: Path, *, date: int, force: bool) -> Manifest:
@@ -63,7 +63,7 @@ def pack(folder: Path, out: Path, *, date: int, force: bool) -> Manifest:
     if not (folder / MANIFEST).exists() and not (folder / SUMS).exists():
         raise InputFileError(f"{folder}: not a bundle (no {MANIFEST} in it).")
     seen = BundleContents()
-    with new_file(out) as sink:
+    with new_file(out, final=True) as sink:
         # Each file is read once: what goes into the archive is what is checked.
         seen.sums = archive.write_archive(
             folder,
@@ -121,7 +121,7 @@ def receive_archive(
         OutputError: it exists or cannot be written.
     """
     check_writable_file(out, force=force)
-    with translate_os_errors(out), sole_writer(out, wait=False) as output:
+    with translate_os_errors(out), sole_writer(out, wait=False, final=True) as output:
         output.temporary.mkdir()
         try:
             place = output.temporary / out.name

@@ -64,4 +64,6 @@ def put_page(folder: Path, text: str) -> None:
     kept.append(f"{sha256(text.encode()).hexdigest()}  {PAGE}")
     kept.sort(key=lambda line: line[66:])
     sums = "".join(f"{line}\n" for line in kept)
-    write_atomically(folder / PAGE, text, done=lambda: write_atomically(folder / SUMS, sums))
+    write_atomically(
+        folder / PAGE, text, final=True, done=lambda: write_atomically(folder / SUMS, sums)
+    )

@@ -24,7 +24,7 @@ from edgekd.export.nvidia_parser import (
     in_words,
     sms_of,
 )
-from edgekd.files import left_by_killed, write_atomically
+from edgekd.files import write_atomically
 from edgekd.gate.gates import select_budget
 from edgekd.gate.reporters import verdict
 from edgekd.records import HistoryPoint, LayerPrecision, runtime_text
@@ -42,6 +42,7 @@ from edgekd.report.measurement_views import (
     markup,
     view_of,
 )
+from edgekd.sole_writer import left_by_killed
 from edgekd.templating import render
 
 LAYERS_SHOWN: Final = 10
@@ -148,7 +149,7 @@ def write_page(folder: Path, *, out: Path | None = None, force: bool = False) ->
     if out is None:
         sealing.put_page(folder, text)
     else:
-        write_atomically(out, text)
+        write_atomically(out, text, final=True)
     return path
 
 

@@ -27,6 +27,7 @@ from edgekd.records import (
     to_json,
 )
 from edgekd.report.measurement_views import view_of
+from edgekd.sole_writer import left_by_killed
 from edgekd.templating import render
 from edgekd.workflows.measure.benchmark import Probed
 
@@ -53,6 +54,8 @@ def check_outputs(*files: Path | None, force: bool) -> None:
         UsageError: two are the same.
     """
     given = [file for file in files if file is not None]
+    # Of several that are one output, the first is known until all are there
+    force = force or (bool(given) and left_by_killed(given[0]))
     for file in given:
         check_writable_file(file, force=force)
     paths = [file.resolve() for file in given]
