@@ -6,15 +6,15 @@ import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Final
 
 from edgekd.errors import InputFileError, OutputError
+from edgekd.sole_writer import TEMPORARY, left_by_killed, sole_writer
 
 AT_FDCWD: Final = -100
 RENAME_EXCHANGE: Final = 2  # linux/fs.h
-TEMPORARY: Final = ".tmp-"
 
 
 def digest_of(path: Path) -> str:
@@ -39,31 +39,80 @@ def read_text(path: Path) -> str:
         raise InputFileError(f"{path}: {error.strerror}.") from error
 
 
-def write_atomically(path: Path, content: bytes | memoryview | str) -> None:
-    """Write a file under a temporary name, flush it to the disk, and rename it into place."""
-    with new_file(path) as stream:
-        stream.write(content.encode() if isinstance(content, str) else content)
+def write_atomically(
+    path: Path,
+    content: bytes | memoryview | str,
+    *,
+    final: bool = False,
+    done: Callable[[], object] | None = None,
+) -> None:
+    """Write a file under a temporary name, flush it to the disk, and rename it into place.
 
-
-@contextlib.contextmanager
-def new_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file to fill that appears at `path` whole, when the block ends without an error.
+    Args:
+        path: of the file.
+        content: of it.
+        final: see `sole_writer`.
+        done: see `new_file`.
 
     Raises:
         OutputError: it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}{TEMPORARY}{os.getpid()}")
-    with translate_os_errors(path):
+    with new_file(path, final=final, done=done) as stream:
+        stream.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def new_file(
+    path: Path, *, final: bool = False, done: Callable[[], object] | None = None
+) -> Iterator[IO[bytes]]:
+    """A file to fill that appears at `path` whole, when the block ends without an error.
+
+    Args:
+        path: of the file.
+        final: see `sole_writer`.
+        done: what belongs to the same output and follows; a run that is killed before it ends can be repeated.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    with translate_os_errors(path), sole_writer(path, wait=True, final=final) as output:
         try:
-            with temporary.open("wb") as stream:
+            with output.temporary.open("wb") as stream:
                 yield stream
                 stream.flush()
                 os.fsync(stream.fileno())
-            temporary.replace(path)
+            output.claim(output.temporary)
+            output.temporary.replace(path)
         except BaseException:
-            temporary.unlink(missing_ok=True)
+            output.temporary.unlink(missing_ok=True)
             raise
         sync_folder(path.parent)
+        if done is not None:
+            done()
+
+
+def write_together(files: Sequence[tuple[Path, Callable[[], str]]]) -> None:
+    """Write several files that are one output: until all are there, the first is `left_by_killed`.
+
+    Args:
+        files: each with what makes its text.
+
+    Raises:
+        OutputError: one cannot be written.
+    """
+    if files:
+        (path, made), *rest = files
+        write_atomically(path, made(), final=True, done=lambda: _write_each(rest))
+
+
+def _refuse_existing(path: Path, *, force: bool) -> None:
+    if (path.exists() or path.is_symlink()) and not force and not left_by_killed(path):
+        raise OutputError(f"{path} exists. Choose another --out, or replace it with --force.")
+
+
+def _write_each(files: Sequence[tuple[Path, Callable[[], str]]]) -> None:
+    for path, made in files:
+        write_atomically(path, made())
 
 
 def sync_folder(folder: Path) -> None:
@@ -81,8 +130,7 @@ def check_writable(folder: Path, *, force: bool) -> None:
     Raises:
         OutputError: it exists and `force` is false, or its parent cannot be written.
     """
-    if (folder.exists() or folder.is_symlink()) and not force:
-        raise OutputError(f"{folder} exists. Choose another --out, or replace it with --force.")
+    _refuse_existing(folder, force=force)
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} is a file; the output is a folder. Choose another --out.")
     _probe(folder)
@@ -96,8 +144,7 @@ def check_writable_file(path: Path, *, force: bool) -> None:
     """
     if path.is_dir():
         raise OutputError(f"{path} is a folder; the output is a file. Choose another --out.")
-    if (path.exists() or path.is_symlink()) and not force:
-        raise OutputError(f"{path} exists. Choose another --out, or replace it with --force.")
+    _refuse_existing(path, force=force)
     _probe(path)
 
 
@@ -114,30 +161,40 @@ def _probe(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def new_folder(folder: Path, *, force: bool) -> Iterator[Path]:
+def new_folder(
+    folder: Path, *, force: bool, done: Callable[[], object] | None = None
+) -> Iterator[Path]:
     """A folder to fill that appears at `folder` whole, when the block ends without an error.
 
     What a killed run left under a temporary name is removed first. A folder that exists is
     exchanged in one step, and the old one removed afterwards.
 
+    Args:
+        folder: the output.
+        force: replace one that exists.
+        done: what belongs to the same output and follows; a run that is killed before it ends can be repeated.
+
     Raises:
-        OutputError: see `check_writable`; or the disk is full.
+        OutputError: see `check_writable`; or the disk is full; or another process is writing it.
     """
     check_writable(folder, force=force)
-    for leftover in folder.parent.glob(f".{folder.name}{TEMPORARY}*"):
-        shutil.rmtree(leftover)
-    temporary = folder.parent / f".{folder.name}{TEMPORARY}{os.getpid()}"
-    with translate_os_errors(folder):
+    with translate_os_errors(folder), sole_writer(folder, wait=False, final=True) as output:
+        # Another process may have written it since
+        _refuse_existing(folder, force=force)
+        temporary = output.temporary
         temporary.mkdir()
         try:
             yield temporary
             for path in sorted(temporary.rglob("*")):
                 _sync(path)
+            output.claim(temporary)
             _put_in_place(temporary, folder)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
         sync_folder(folder.parent)
+        if done is not None:
+            done()
 
 
 def _sync(path: Path) -> None:
@@ -155,7 +212,7 @@ def _put_in_place(temporary: Path, folder: Path) -> None:
     if not _exchanged(temporary, folder):
         # No exchange on this file system: there is a moment without the folder, and the old
         # one is only moved aside, so nothing is lost if we die here.
-        aside = temporary.with_name(f"{temporary.name}-old")
+        aside = folder.with_name(f".{folder.name}{TEMPORARY}old")
         folder.rename(aside)
         temporary.rename(folder)
         temporary = aside

@@ -1,6 +1,7 @@
 """SIGINT and SIGTERM: at once where nothing is lost, at the next safe point where something would be."""
 
 import contextlib
+import os
 import signal
 from collections.abc import Iterator
 from types import FrameType
@@ -31,6 +32,11 @@ class Interrupts:
         stopped = self.stop(kind)
         if again or not self.waiting:
             raise _SignalError(stopped)
+        again_by = "another SIGTERM" if kind is TerminatedRunError else "Ctrl-C again"
+        _say_at_once(
+            f"stopping after this round, which is then saved; large images can take minutes. {again_by} stops now, and "
+            "what was made since the last checkpoint is made again."
+        )
 
     def stop(self, kind: type[InterruptedRunError]) -> InterruptedRunError:
         """As if the signal of that kind had come, without raising it."""
@@ -39,12 +45,24 @@ class Interrupts:
 
     @contextlib.contextmanager
     def defer(self) -> Iterator[None]:
-        """Within the block a first signal only sets `pending`; a second one is raised at once."""
+        """Within the block a first signal only sets `pending`, and says so; a second one is raised at once."""
         self.waiting = True
         try:
             yield
         finally:
             self.waiting = False
+
+
+def _say_at_once(text: str) -> None:
+    """Past the buffers of stderr, which the code that was interrupted may be writing to."""
+    # Of several processes the first one speaks
+    if os.environ.get("RANK", "0") != "0":
+        return
+    # What follows is best said, and no reason to fail: stderr may be closed or full
+    with contextlib.suppress(OSError):
+        # A bar may stand in the line
+        start = "\r\x1b[K" if os.isatty(2) else ""
+        os.write(2, f"{start}edgekd: {text}\n".encode())
 
 
 @contextlib.contextmanager

@@ -77,9 +77,8 @@ def compress(options: CompressJob, display: Display) -> Outcome | None:
         distilled = run_distillation(setup, folder, interrupts, display)
         if distilled is None:
             return None
-        with new_folder(distil.out, force=distil.run.force) as temporary:
+        with new_folder(distil.out, force=distil.run.force, done=folder.discard) as temporary:
             outcome = fill_bundle(options, distilled, setup.evaluation, temporary, display)
-        folder.discard()
     _closing(outcome, display)
     return outcome
 

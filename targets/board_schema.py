@@ -54,6 +54,10 @@ FACTS: Final[Mapping[str, Literal["text", "whole", "number", "flag"]]] = {
     "power_modes_w_super": "number",
     "power_range_w": "number",
     "part_numbers": "text",
+    # Of the device tree: what is this board where no module has a number there; the model; and what is another board
+    "compatible_names": "text",
+    "model_names": "text",
+    "other_boards": "text",
 }
 DOT_PRODUCTS: Final = ("vnni", "none")
 _WORDS: Final[Mapping[str, str]] = {

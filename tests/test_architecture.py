@@ -31,6 +31,7 @@ LAYERS = (
     {"edgekd.progress", "edgekd.templating"},
     {"edgekd.records"},
     {"edgekd.files", "edgekd.interrupts", "edgekd.options", "edgekd.toml_text"},
+    {"edgekd.sole_writer"},
     {"edgekd.errors"},
 )
 

@@ -36,13 +36,13 @@ from edgekd.bench.protocol.responses import (
 from edgekd.bench.transport import agent_process, bootstrap_scripts
 from edgekd.bench.transport.agent_zipapp import agent_archive
 from edgekd.bench.transport.ssh_address import Address
+from edgekd.bench.transport.ssh_settings import CONNECT_S, settings
 from edgekd.errors import DeviceError, IntegrityError, MissingToolError
 from edgekd.files import digest_of
 from edgekd.records import printable, record
 
 logger = logging.getLogger(__name__)
 
-CONNECT_S: Final = 15
 CONTACT_S: Final = 60.0
 PUSH_S: Final = 3600.0
 HEARTBEAT_S: Final = 5.0
@@ -343,20 +343,8 @@ class SshAccess:
         return f"{self._folder}/c"
 
     def _settings(self, *, master: bool = False) -> list[str]:
-        """Of every call: no question is asked, no key taken on trust, one connection for all."""
-        chosen = {
-            "BatchMode": "yes",
-            "StrictHostKeyChecking": "yes",
-            "ConnectTimeout": str(CONNECT_S),
-            "ServerAliveInterval": "5",
-            "ServerAliveCountMax": "3",
-            "ControlMaster": "yes" if master else "no",
-            "ControlPath": self._socket,
-            "ControlPersist": "no",
-            "LogLevel": "ERROR",
-        }
-        words = [word for name, value in chosen.items() for word in ("-o", f"{name}={value}")]
-        return [*words, *self._options]
+        """Of every call."""
+        return [*settings(self._socket, master=master), *self._options]
 
     def _ssh(self, command: Sequence[str]) -> list[str]:
         """A command there; ssh joins its words and the remote shell splits them, so each is quoted."""

@@ -3,16 +3,13 @@
 N images, H x W pixels, C channels.
 """
 
-import gzip
-import math
 import re
-import struct
 from pathlib import Path
 from typing import Any, Final, Literal
 
-import numpy as np
 import numpy.typing as npt
 
+from edgekd.distill.data import untrusted_arrays
 from edgekd.errors import InputFileError
 
 Part = Literal["train", "test"]
@@ -23,14 +20,6 @@ _PLAIN: Final = (("images", "labels"), ("x", "y"), ("X", "Y"), ("X", "y"))
 _NAMES: Final[dict[Part, tuple[tuple[str, str], ...]]] = {
     "test": (("x_test", "y_test"), ("X_test", "y_test"), ("test_images", "test_labels")),
     "train": (("x_train", "y_train"), ("X_train", "y_train"), ("train_images", "train_labels")),
-}
-_IDX_TYPES: Final[dict[int, np.dtype[Any]]] = {
-    0x08: np.dtype(np.uint8),
-    0x09: np.dtype(np.int8),
-    0x0B: np.dtype(">i2"),
-    0x0C: np.dtype(">i4"),
-    0x0D: np.dtype(">f4"),
-    0x0E: np.dtype(">f8"),
 }
 # Published with a hyphen; some programs that unpack them make a dot of it
 _IDX_IMAGES: Final = re.compile(r"images[-.]idx[34]-", re.IGNORECASE)
@@ -77,7 +66,7 @@ def read_idx_pair(images: Path) -> Arrays:
     if labels is None:
         wanted = _IDX_SPLIT.sub(r"labels\1idx1-", images.name)
         raise InputFileError(f"{images}: its labels, {wanted}, are not beside it.")
-    return _read_idx(images), _read_idx(labels), ()
+    return untrusted_arrays.read_idx(images), untrusted_arrays.read_idx(labels), ()
 
 
 def _idx_labels(images: Path) -> Path | None:
@@ -93,39 +82,15 @@ def _idx_labels(images: Path) -> Path | None:
     return None
 
 
-def _read_idx(path: Path) -> npt.NDArray[Any]:
-    """LeCun's format: two zero bytes, type, dimensions, their sizes big-endian, values."""
-    data = path.read_bytes()
-    # By what it is, not by its name: browsers unpack and keep the name
-    if data[:2] == b"\x1f\x8b":
-        data = gzip.decompress(data)
-    zero, kind, dimensions = struct.unpack(">HBB", data[:4])
-    if zero != 0 or kind not in _IDX_TYPES:
-        raise InputFileError(f"{path}: not an idx file.")
-    shape = struct.unpack(f">{dimensions}I", data[4 : 4 + 4 * dimensions])
-    dtype = _IDX_TYPES[kind]
-    there = (len(data) - 4 - 4 * dimensions) // dtype.itemsize
-    if there != math.prod(shape):
-        raise InputFileError(
-            f"{path}: claims {math.prod(shape):,} values, where {there:,} are there. Was it cut short?"
-        )
-    found: npt.NDArray[Any] = np.frombuffer(data, dtype, offset=4 + 4 * dimensions).reshape(shape)
-    return found.astype(dtype.newbyteorder("="))
-
-
 def read_npy(path: Path) -> Arrays:
     """A `.npy` of images alone."""
     # Mapped: type and shape are looked at before anything is read
-    found = np.load(path, mmap_mode="r", allow_pickle=False)
-    if not isinstance(found, np.ndarray):
-        raise ValueError("an archive of arrays, not one array")
-    return found, None, ()
+    return untrusted_arrays.read_npy(path, mapped=True, what="a set of images"), None, ()
 
 
 def read_npz(path: Path, part: Part) -> Arrays:
     """Images and perhaps labels of a `.npz`; of one with two parts, that which is asked for."""
-    # Our own stream: on a damaged archive numpy forgets to close the one it opens.
-    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
+    with untrusted_arrays.open_npz(path, what="a set of images") as content:
         names = content.files
         if "about" in names:
             raise InputFileError(

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgekd.distill.data.image_files import UNREADABLE
+from edgekd.distill.data.untrusted_arrays import open_npz
 from edgekd.distill.teachers.checkpoints.checkpoint_contents import Checkpoint, WeightSet
 from edgekd.distill.teachers.checkpoints.file_contents import FileContents
 from edgekd.distill.teachers.checkpoints.file_formats import open_file
@@ -107,18 +107,14 @@ def read_stored(path: Path, *, number: int, statistics: Statistics | None) -> Co
 
 
 def _own(path: Path, *, number: int) -> CondensedContents:
-    try:
-        # Our own stream: on a damaged archive numpy forgets to close the one it opens.
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
-            missing = {"images", "labels", "about"} - set(content.files)
-            if missing:
-                raise InputFileError(
-                    f"{path}: lacks {', '.join(sorted(missing))}: no file of `edgekd condense`. Images as they are "
-                    "are samples, not a condensed set."
-                )
-            images, labels, about = (content[name] for name in ("images", "labels", "about"))
-    except UNREADABLE as error:
-        raise InputFileError(f"{path}: cannot be read as a condensed set ({error}).") from error
+    with open_npz(path, what="a condensed set") as content:
+        missing = {"images", "labels", "about"} - set(content.files)
+        if missing:
+            raise InputFileError(
+                f"{path}: lacks {', '.join(sorted(missing))}: no file of `edgekd condense`. Images as they are "
+                "are samples, not a condensed set."
+            )
+        images, labels, about = (content[name] for name in ("images", "labels", "about"))
     record = from_json(CondensedSet, str(about), origin=f"{path}: about", schema=SCHEMA)
     shape = (record.count, record.input.height, record.input.width, record.input.channels)
     if images.dtype != np.float32 or images.shape != shape:

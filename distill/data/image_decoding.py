@@ -12,6 +12,8 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
+from edgekd.distill.data.untrusted_arrays import as_input_errors
+from edgekd.distill.data.untrusted_pictures import open_picture
 from edgekd.errors import InputFileError
 
 IMAGE_SUFFIXES: Final = (
@@ -46,22 +48,15 @@ def decode_image(file: Path, channels: int | None) -> Picture:
         channels: 1 (grey) or 3 (RGB); None for what the file has.
 
     Raises:
-        InputFileError: another number of channels is wanted.
-        OSError, ValueError, SyntaxError: it cannot be read.
+        InputFileError: it cannot be read.
     """
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
-    if channels not in (None, 1, 3):
-        raise InputFileError(f"{file}: image files have 1 or 3 channels, not {channels}; use .npz.")
-    try:
-        # A stream, not a name: Pillow 13.0.0 maps plain TIFF files into memory in the shape that they have once turned
-        with file.open("rb") as stream, Image.open(stream) as opened:
-            frames = int(getattr(opened, "n_frames", 1))
-            kind = opened.format
-            image = ImageOps.exif_transpose(opened)
-    except Image.DecompressionBombError as error:
-        raise ValueError(str(error)) from error
-    remarks = ("several pictures in one file: the first is taken",) if frames > 1 else ()
+    opened = open_picture(file, suffixes=IMAGE_SUFFIXES)
+    kind = opened.format
+    with as_input_errors(file, "not an image that can be read"):
+        image = ImageOps.exif_transpose(opened.image)
+    remarks = ("several pictures in one file: the first is taken",) if opened.frames > 1 else ()
     grey = image.mode in _GREY or image.mode.startswith("I;16")
     wanted = channels or (1 if grey else 3)
     depth = _depth(image.mode, kind)

@@ -4,9 +4,6 @@ One reader for everything: evaluation sets (`data.load_labelled`), samples, what
 calibrated on. N images, H x W pixels, C channels, K classes.
 """
 
-import struct
-import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -34,12 +31,9 @@ from edgekd.distill.data.image_decoding import (
     scale_array,
     scale_pictures,
 )
+from edgekd.distill.data.untrusted_arrays import require_memory
 from edgekd.errors import InputFileError
 
-UNREADABLE: Final = (
-    *(OSError, ValueError, KeyError, EOFError, SyntaxError),
-    *(zipfile.BadZipFile, zlib.error, struct.error),
-)
 # Files in a message
 _NAMED: Final = 5
 
@@ -106,21 +100,18 @@ def read_images(
     """
     if not path.exists():
         raise InputFileError(f"{path}: no such file or folder.")
-    try:
-        if path.is_dir():
-            found = find_idx(path)
-            if found is None:
-                return _folder(path, shape, strict=strict, most=most)
-            path = found
-        images, labels, notes = _arrays(path, part)
-        if most is not None and images.ndim and len(images) > most:
-            chosen = spread(len(images), most)
-            # Labels of another length are refused below
-            if labels is not None and len(labels) == len(images):
-                labels = labels[chosen]
-            images = images[chosen]
-    except UNREADABLE as error:
-        raise InputFileError(f"{path}: cannot be read as a set of images ({error}).") from error
+    if path.is_dir():
+        found = find_idx(path)
+        if found is None:
+            return _folder(path, shape, strict=strict, most=most)
+        path = found
+    images, labels, notes = _arrays(path, part)
+    if most is not None and images.ndim and len(images) > most:
+        chosen = spread(len(images), most)
+        # Labels of another length are refused below
+        if labels is not None and labels.shape[:1] == (len(images),):
+            labels = labels[chosen]
+        images = images[chosen]
     return _check_images(path, images, labels, shape, notes)
 
 
@@ -160,6 +151,8 @@ def _check_images(
     if labels is not None:
         whole, told = whole_labels(path, labels, len(images))
         notes = (*notes, *told)
+    if isinstance(images, np.memmap):
+        require_memory(path, images.nbytes)
     return FoundImages(
         name=path.name,
         images=np.array(images) if isinstance(images, np.memmap) else images,
@@ -276,15 +269,19 @@ def _read_files(
 ) -> tuple[list[Picture], list[int], list[str]]:
     """Pictures, their places, and files that cannot be read."""
     wanted = None if shape is None else (shape[1], shape[2], shape[0])
+    if wanted is not None and wanted[2] not in {1, 3}:
+        raise InputFileError(
+            f"{path}: image files have 1 or 3 channels, not {wanted[2]}; use .npz."
+        )
     pictures: list[Picture] = []
     labels: list[int] = []
     skipped: list[str] = []
     for number, file in files:
         try:
             found = decode_image(file, None if wanted is None else wanted[2])
-        except UNREADABLE as error:
+        except InputFileError:
             if strict:
-                raise InputFileError(f"{file}: not an image that can be read ({error}).") from error
+                raise
             skipped.append(file.relative_to(path).as_posix())
             continue
         wanted = wanted or found.pixels.shape

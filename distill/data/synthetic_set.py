@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from edgekd.distill.data.untrusted_arrays import read_npy
 from edgekd.errors import InputFileError, IntegrityError, UsageError
 from edgekd.files import digest_of, read_text
 from edgekd.records import InputSpec, SyntheticSet, from_json
@@ -79,7 +80,7 @@ def read_set(path: Path, *, teacher_digest: str, spec: InputSpec, classes: int) 
     for name, digest in files:
         if not (path / name).is_file() or digest_of(path / name) != digest:
             raise IntegrityError(f"{path / name}: not the file that {RECORD} names. Copy it again.")
-    images, decided = _array(path / record.file), _array(path / record.classes_file)
+    images, decided = read_npy(path / record.file), read_npy(path / record.classes_file)
     shape = (record.count, spec.height, spec.width, spec.channels)
     if images.dtype != np.uint8 or images.shape != shape:
         raise InputFileError(f"{path / record.file}: {images.dtype} of shape {images.shape}.")
@@ -88,14 +89,6 @@ def read_set(path: Path, *, teacher_digest: str, spec: InputSpec, classes: int) 
     if len(decided) and not 0 <= int(decided.min()) <= int(decided.max()) < classes:
         raise InputFileError(f"{path / record.classes_file}: class ids the teacher does not have.")
     return ImageSet(record=record, images=images, classes=decided.astype(np.int64))
-
-
-def _array(path: Path) -> npt.NDArray[np.uint8]:
-    try:
-        found: npt.NDArray[np.uint8] = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise InputFileError(f"{path}: not readable ({error}).") from error
-    return found
 
 
 def split_held_out(found: ImageSet, *, origin: str) -> SplitSet:

@@ -299,6 +299,8 @@ class RunFolder:
 
     def discard(self) -> None:
         """Remove the folder: the run's results are in their place."""
+        # Without a state what is left of a killed run begins anew, instead of being damaged
+        (self.path / STATE).unlink(missing_ok=True)
         shutil.rmtree(self.path)
 
 

@@ -11,6 +11,7 @@ from typing import Final
 
 import torch
 
+from edgekd.distill.compute.memory import available_bytes
 from edgekd.distill.recipes.config import Recipe, adjust
 from edgekd.distill.synthesis.image_pool import entry_of
 from edgekd.distill.synthesis.synthesizer import HURRIED_STEPS
@@ -249,14 +250,6 @@ def resident_bytes() -> int:
     """Memory that this process holds now."""
     with Path("/proc/self/statm").open(encoding="ascii") as stream:
         return int(stream.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def available_bytes() -> int | None:
-    """Memory that this machine could still give, without swapping; None where it does not say."""
-    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return None
 
 
 def _memory_bytes(scratch: Distillation, recipe: Recipe, grown: int) -> int:

@@ -1,7 +1,7 @@
 """A bundle as one file: packed, unpacked, received from elsewhere, signed."""
 
 import hashlib
-import tempfile
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,6 +37,7 @@ from edgekd.files import (
     write_atomically,
 )
 from edgekd.records.manifest import Manifest
+from edgekd.sole_writer import sole_writer
 
 
 def pack(folder: Path, out: Path, *, date: int, force: bool) -> Manifest:
@@ -62,7 +63,7 @@ def pack(folder: Path, out: Path, *, date: int, force: bool) -> Manifest:
     if not (folder / MANIFEST).exists() and not (folder / SUMS).exists():
         raise InputFileError(f"{folder}: not a bundle (no {MANIFEST} in it).")
     seen = BundleContents()
-    with new_file(out) as sink:
+    with new_file(out, final=True) as sink:
         # Each file is read once: what goes into the archive is what is checked.
         seen.sums = archive.write_archive(
             folder,
@@ -120,19 +121,21 @@ def receive_archive(
         OutputError: it exists or cannot be written.
     """
     check_writable_file(out, force=force)
-    with (
-        translate_os_errors(out),
-        tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}") as name,
-    ):
-        place = Path(name) / out.name
-        yield place
-        verify_bundle(place, trusted=trusted)
-        # An archive without its signature fails; one with that of another would as well, but look like an attack.
-        signature_of(out).unlink(missing_ok=True)
-        place.replace(out)
-        if signature_of(place).exists():
-            signature_of(place).replace(signature_of(out))
-        sync_folder(out.parent)
+    with translate_os_errors(out), sole_writer(out, wait=False, final=True) as output:
+        output.temporary.mkdir()
+        try:
+            place = output.temporary / out.name
+            yield place
+            verify_bundle(place, trusted=trusted)
+            output.claim(place)
+            # An archive without its signature fails; one with that of another would as well, but look like an attack.
+            signature_of(out).unlink(missing_ok=True)
+            place.replace(out)
+            if signature_of(place).exists():
+                signature_of(place).replace(signature_of(out))
+            sync_folder(out.parent)
+        finally:
+            shutil.rmtree(output.temporary)
 
 
 def sign(path: Path, signer: signing.Signer, *, out: Path | None = None) -> Path:
@@ -147,10 +150,13 @@ def sign(path: Path, signer: signing.Signer, *, out: Path | None = None) -> Path
         InputFileError, IntegrityError: see `verify_bundle`; what is broken is not signed.
         OutputError: it cannot be written.
     """
+    lies = out or signature_of(path)
+    # In a folder, what a killed run left of it is a file that belongs to no bundle
+    with sole_writer(lies, wait=True):
+        pass
     verify_bundle(path)
     with open_archive(path) as stream:
         digest = signed_digest(path, stream)
     kind: signing.Kind = "folder" if path.is_dir() else "archive"
-    lies = out or signature_of(path)
     write_atomically(lies, signing.signed(signer, kind=kind, digest=digest))
     return lies

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 from edgekd.bundle.layout import (
@@ -59,8 +60,10 @@ def put_page(folder: Path, text: str) -> None:
             f"{SIGNATURE} and sign again."
         )
     lines = read_small_text(folder / SUMS).splitlines()
-    write_atomically(folder / PAGE, text)
     kept = [line for line in lines if not line.endswith(f" {PAGE}")]
-    kept.append(f"{digest_of(folder / PAGE)}  {PAGE}")
+    kept.append(f"{sha256(text.encode()).hexdigest()}  {PAGE}")
     kept.sort(key=lambda line: line[66:])
-    write_atomically(folder / SUMS, "".join(f"{line}\n" for line in kept))
+    sums = "".join(f"{line}\n" for line in kept)
+    write_atomically(
+        folder / PAGE, text, final=True, done=lambda: write_atomically(folder / SUMS, sums)
+    )

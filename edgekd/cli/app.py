@@ -34,6 +34,8 @@ from edgekd.errors import (
     MissingToolError,
     UsageError,
 )
+from edgekd.interrupts import caught
+from edgekd.sole_writer import until_the_end
 
 # Commands that the processes of `torchrun` can share; each would run by itself in every one of them.
 _IN_SEVERAL: Final = ("distill", "compress")
@@ -102,8 +104,10 @@ def main() -> None:
 def run(command: Callable[[], object]) -> int:
     """The exit code of a command; its failure is explained on stderr."""
     try:
-        returned = command()
-        sys.stdout.flush()
+        # SIGTERM would end it where it is, with temporary folders left behind
+        with caught("Nothing is half written."), until_the_end():
+            returned = command()
+            sys.stdout.flush()
     except EdgekdError as error:
         _complain(error)
         return error.exit_code

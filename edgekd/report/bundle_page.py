@@ -42,6 +42,7 @@ from edgekd.report.measurement_views import (
     markup,
     view_of,
 )
+from edgekd.sole_writer import left_by_killed
 from edgekd.templating import render
 
 LAYERS_SHOWN: Final = 10
@@ -140,7 +141,7 @@ def write_page(folder: Path, *, out: Path | None = None, force: bool = False) ->
     """
     text = html(folder, layout.read_manifest(folder), layout.read_report(folder))
     path = out or folder / layout.PAGE
-    if (path.exists() or path.is_symlink()) and not force:
+    if (path.exists() or path.is_symlink()) and not force and not left_by_killed(path):
         raise OutputError(
             f"{path} exists; the page that a run wrote has images over time, which cannot be made "
             "again. Choose another --out, or replace it with --force."
@@ -148,7 +149,7 @@ def write_page(folder: Path, *, out: Path | None = None, force: bool = False) ->
     if out is None:
         sealing.put_page(folder, text)
     else:
-        write_atomically(out, text)
+        write_atomically(out, text, final=True)
     return path
 
 

@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from edgekd.distill.data.untrusted_arrays import read_npy
 from edgekd.errors import EdgekdError
 from edgekd.records import InputSpec
 from edgekd.records.manifest import Manifest
@@ -93,7 +94,7 @@ def class_rows(folder: Path, manifest: Manifest) -> tuple[tuple[ClassRow, ...], 
 
 
 def _calibration_images(path: Path, spec: InputSpec) -> Pixels:
-    images = np.load(path, allow_pickle=False)
+    images = read_npy(path)
     shape = (spec.height, spec.width, spec.channels)
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != shape or not len(images):
         raise ValueError(f"{path.name} holds {images.dtype} of shape {images.shape}")

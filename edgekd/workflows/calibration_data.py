@@ -14,6 +14,7 @@ from edgekd.bundle import layout
 from edgekd.distill.data import synthetic_set
 from edgekd.distill.data.image_files import read_images, spread
 from edgekd.distill.data.labelled import normalise
+from edgekd.distill.data.untrusted_arrays import read_npy
 from edgekd.distill.synthesis.structured_noise import draw_shapes
 from edgekd.distill.teachers.loader import Teacher
 from edgekd.errors import InputFileError, IntegrityError, UsageError
@@ -226,10 +227,7 @@ def _answers(source: Path, images: int, classes: int) -> npt.NDArray[np.float32]
     path = source / ANSWERS_FILE
     if not path.exists():
         return None
-    try:
-        found = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise InputFileError(f"{path}: not readable as numbers ({error}).") from error
+    found = read_npy(path)
     if (
         found.dtype != np.float32
         or found.shape != (images, classes)
@@ -253,10 +251,7 @@ def existing(path: Path) -> Path:
 
 
 def _images(path: Path, spec: InputSpec) -> Pixels:
-    try:
-        images = np.load(existing(path), allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise InputFileError(f"{path}: not readable as images ({error}).") from error
+    images = read_npy(existing(path))
     shape = (spec.height, spec.width, spec.channels)
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != shape or not len(images):
         raise InputFileError(

@@ -102,7 +102,7 @@ def condense(options: CondenseJob, display: Display) -> CondensedSet:
             found.images, labels, plan, spec=spec, device=compute.device, show=report_progress
         )
     record = _record(options, plan, spec, found, made, class_names=class_names)
-    write_atomically(options.out, _archive(made, record))
+    write_atomically(options.out, _archive(made, record), final=True)
     took = f" in {duration(last[0].elapsed_s)}" if last else ""
     display.say(f"set      {options.out}: {record.count:,} images, {plan.per_class} a class{took}")
     display.say(f"next     edgekd distill TEACHER --condensed {options.out}")

@@ -137,11 +137,10 @@ def distil(options: DistillJob, display: Display) -> Student | None:
         distilled = run_distillation(setup, folder, interrupts, display)
         if distilled is None:
             return None
-        with new_folder(options.out, force=options.run.force) as temporary:
+        with new_folder(options.out, force=options.run.force, done=folder.discard) as temporary:
             student = write_student(distilled, temporary)
             synthetic = synthetic_set(distilled, temporary)
             (temporary / "synthetic.json").write_text(to_json(synthetic, schema="synthetic-set"))
-        folder.discard()
     display.say(
         f"student  {options.out}: agreement {student.agreement:.1%} on held-out synthetic images"
     )

@@ -221,7 +221,26 @@ def _write_models(
     tune: Callable[[FakeQuantised], None] | None = None,
 ) -> Exported:
     """A folder of files that passed, with their record."""
-    with new_folder(out, force=force) as folder:
+    exported: Exported
+
+    def finish() -> None:
+        nonlocal exported
+        verdicts.require_passed(
+            gates(exported),
+            bundle=str(out),
+            closing=f"{out} is kept; do not ship {INT8_FILE} of it. Other images (--calibration DIR, or edgekd synthesize, "
+            "then --images SET) or "
+            "--keep-fp16 0.1, which leaves the layers that INT8 hurts most in floating point, may help.",
+        )
+        # The ONNX files stand whatever becomes of it
+        if options.engine is not None:
+            engines = build_all(
+                exported.models, out, target=target, options=options.engine, display=display
+            )
+            exported = replace(exported, engines=engines)
+            _write_record(exported, out)
+
+    with new_folder(out, force=force, done=finish) as folder:
         exported = export_network(
             network,
             ExportImages(
@@ -265,20 +284,6 @@ def _write_models(
             portable=build_portable(exported.models, folder, target=target, display=display),
         )
         _write_record(exported, folder)
-    verdicts.require_passed(
-        gates(exported),
-        bundle=str(out),
-        closing=f"{out} is kept; do not ship {INT8_FILE} of it. Other images (--calibration DIR, or edgekd synthesize, "
-        "then --images SET) or "
-        "--keep-fp16 0.1, which leaves the layers that INT8 hurts most in floating point, may help.",
-    )
-    # The ONNX files stand whatever becomes of it
-    if options.engine is not None:
-        engines = build_all(
-            exported.models, out, target=target, options=options.engine, display=display
-        )
-        exported = replace(exported, engines=engines)
-        _write_record(exported, out)
     return exported
 
 

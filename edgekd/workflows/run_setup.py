@@ -12,10 +12,12 @@ import torch
 
 from edgekd.distill.compute.device import Compute, choose_compute
 from edgekd.distill.compute.distributed import SINGLE_PROCESS
+from edgekd.distill.compute.memory import available_bytes
 from edgekd.distill.data import synthetic_set
 from edgekd.distill.data.given_data import GivenData
 from edgekd.distill.data.labelled import LabelledImages, load_labelled, normalise
 from edgekd.distill.data.real_images import RealImages, read_condensed, read_samples
+from edgekd.distill.data.untrusted_arrays import read_npy
 from edgekd.distill.models import student_choice
 from edgekd.distill.models.student_choice import StudentVariant
 from edgekd.distill.recipes.adaptation import (
@@ -36,7 +38,6 @@ from edgekd.distill.training.cost_forecast import (
     LEAST_STEPS,
     MEASURED_PIXELS,
     Forecast,
-    available_bytes,
     forecast,
     format_duration,
 )
@@ -311,13 +312,7 @@ def _embeddings(path: Path | None, recipe: Recipe, info: TeacherInfo) -> torch.T
         raise UsageError(
             f"--embeddings is for recipe nayer; recipe {recipe.name} does not ask for embeddings."
         )
-    try:
-        with path.open("rb") as stream:
-            table = np.load(stream, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputFileError(f"{path}: not a .npy file of numbers ({error}).") from error
-    if not isinstance(table, np.ndarray):
-        raise InputFileError(f"{path}: an archive of arrays; expected one array, a .npy file.")
+    table = read_npy(path)
     right = table.ndim == 2 and len(table) == info.classes and table.dtype.kind == "f"
     if not right or not table.size or not np.isfinite(table).all():
         raise InputFileError(

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from edgekd import __version__
 from edgekd.distill.compute.device import Compute, choose_compute
+from edgekd.distill.compute.memory import available_bytes
 from edgekd.distill.data.synthetic_set import (
     CLASSES,
     IMAGES,
@@ -25,7 +26,6 @@ from edgekd.distill.teachers.loader import Teacher
 from edgekd.distill.teachers.metadata import TeacherOptions
 from edgekd.distill.training.checkpoint import RunFolder
 from edgekd.distill.training.cost_forecast import (
-    available_bytes,
     format_duration,
     peak_bytes,
     resident_bytes,

@@ -15,7 +15,7 @@ from edgekd.errors import (
     OutputError,
     UsageError,
 )
-from edgekd.files import check_writable_file, read_text, write_atomically
+from edgekd.files import check_writable_file, read_text, write_together
 from edgekd.records import (
     Energy,
     Figure,
@@ -27,6 +27,7 @@ from edgekd.records import (
     to_json,
 )
 from edgekd.report.measurement_views import view_of
+from edgekd.sole_writer import left_by_killed
 from edgekd.templating import render
 from edgekd.workflows.measure.benchmark import Probed
 
@@ -53,6 +54,8 @@ def check_outputs(*files: Path | None, force: bool) -> None:
         UsageError: two are the same.
     """
     given = [file for file in files if file is not None]
+    # Of several that are one output, the first is known until all are there
+    force = force or (bool(given) and left_by_killed(given[0]))
     for file in given:
         check_writable_file(file, force=force)
     paths = [file.resolve() for file in given]
@@ -73,12 +76,10 @@ def write_outputs(
         (table, lambda: csv_of(found.measurements)),
         (page, lambda: html_of(found)),
     )
-    for path, made in texts:
-        if path is not None:
-            try:
-                write_atomically(path, made())
-            except OSError as error:
-                raise OutputError(f"{path}: {error.strerror}. The figures are lost.") from error
+    try:
+        write_together([(path, made) for path, made in texts if path is not None])
+    except OSError as error:
+        raise OutputError(f"{error.filename}: {error.strerror}. The figures are lost.") from error
 
 
 def format_measured(found: Measured) -> str:

@@ -70,6 +70,57 @@ def measured(server, model):
     return found[0], board.sent
 
 
+CONFIGS = {
+    "RemoteCommand": ("RemoteCommand tmux new -A -s main", "RequestTTY yes"),
+    "RequestTTY": ("RequestTTY force",),
+    "SessionType none": ("SessionType none",),
+    "SessionType subsystem": ("SessionType subsystem",),
+    "ForkAfterAuthentication": ("ForkAfterAuthentication yes",),
+    "StdinNull": ("StdinNull yes",),
+    "LocalCommand": ("PermitLocalCommand yes", "LocalCommand echo local command ran"),
+    "ControlMaster": ("ControlMaster auto", "ControlPath {folder}/cm-%C", "ControlPersist 60"),
+    "forwards": ("LocalForward 127.0.0.1:1 127.0.0.1:1", "RemoteForward 1 127.0.0.1:1", "ExitOnForwardFailure yes"),
+    "DynamicForward": ("DynamicForward 127.0.0.1:1", "ExitOnForwardFailure yes"),
+    "GatewayPorts and agent": ("GatewayPorts yes", "ForwardAgent yes", "ForwardX11 yes"),
+    "Tunnel": ("Tunnel yes", "TunnelDevice any:any"),
+    "quiet": ("LogLevel QUIET",),
+    "loud": ("LogLevel DEBUG3",),
+    "EscapeChar": ("EscapeChar ~", "EnableEscapeCommandline yes"),
+    "environment": ("SendEnv LANG LC_* PYTHON*", "SetEnv FOO=bar"),
+    "VisualHostKey": ("VisualHostKey yes",),
+    "UpdateHostKeys": ("UpdateHostKeys ask", "CheckHostIP yes"),
+    "Compression": ("Compression yes", "IPQoS throughput", "ServerAliveInterval 0"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", CONFIGS)
+def test_what_a_config_says_for_people_does_not_reach_the_agent(server, tmp_path, capfd, what):
+    lines = [line.format(folder=tmp_path) for line in CONFIGS[what]]
+    sshd.write_config(server.folder, server.port, *lines)
+    before = processes_of(server)
+    with contact(server) as board:
+        sent = board.place(write(tmp_path / "file", b"bytes\n~.\0" * 1000))
+        answers = board.ask(["probe"], timeout_s=60)
+        assert Path(sent).read_bytes() == (tmp_path / "file").read_bytes()
+        assert any(isinstance(answer, ProbeResponse) for answer in answers)
+    assert sshd.settled(lambda: processes_of(server) == before)
+    assert not list(tmp_path.glob("cm-*"))
+    assert "local command ran" not in "".join(capfd.readouterr())
+
+
+def write(path, content):
+    path.write_bytes(content)
+    return path
+
+
+def processes_of(server):
+    """Of ssh, with the config of this server."""
+    done = subprocess.run(
+        ["pgrep", "-f", str(server.config)], capture_output=True, text=True, check=False
+    )
+    return done.stdout.split()
+
+
 def test_a_board_is_measured_and_a_second_run_sends_nothing(server, model):
     found, sent = measured(server, model)
     assert isinstance(found.latency, Samples)
