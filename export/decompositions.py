@@ -5,6 +5,7 @@ networks without normalisation have it for their weights (ScaledStdConv2d): its 
 constants, and weights that are computed are neither INT8 nor known to TensorRT below 8.5.
 """
 
+import inspect
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -35,6 +36,8 @@ class DecompositionMode(TorchFunctionMode):
         given = kwargs or {}
         if func is functional.scaled_dot_product_attention and self.opset < ATTENTION_SINCE:
             return _attention(*args, **given)
+        if func is functional.multi_head_attention_forward and self.opset < ATTENTION_SINCE:
+            return _multi_head_attention(*args, **given)
         if func is functional.batch_norm:
             return _batch_norm(*args, **given)
         return func(*args, **given)
@@ -61,6 +64,22 @@ def _attention(
         masked = attn_mask.dtype == torch.bool
         scores = scores.masked_fill(~attn_mask, -torch.inf) if masked else scores + attn_mask
     return scores.softmax(-1) @ value
+
+
+def _multi_head_attention(*args: Any, **given: Any) -> tuple[torch.Tensor, torch.Tensor | None]:  # noqa: ANN401
+    """As `functional.multi_head_attention_forward`, which computes in parts where its weights are asked for.
+
+    Otherwise it calls the whole by itself, where no mode sees it.
+    """
+    bound = _MULTI_HEAD.bind(*args, **given)
+    bound.apply_defaults()
+    asked = bound.arguments["need_weights"]
+    bound.arguments["need_weights"] = True
+    answer, weights = functional.multi_head_attention_forward(*bound.args, **bound.kwargs)
+    return answer, weights if asked else None
+
+
+_MULTI_HEAD: Final = inspect.signature(functional.multi_head_attention_forward)
 
 
 def _batch_norm(

@@ -209,6 +209,37 @@ def test_attention_that_is_causal_is_refused_where_it_cannot_be_written(tmp_path
         )
 
 
+class MultiHead(nn.Module):
+    """torch's own layer, which calls attention where no mode sees it."""
+
+    def __init__(self, need_weights):
+        super().__init__()
+        self.layer = nn.MultiheadAttention(28, 4, batch_first=True)
+        self.encoder = nn.TransformerEncoderLayer(28, 2, 32, batch_first=True)
+        self.fc = nn.Linear(28, 4)
+        self.need_weights = need_weights
+
+    def forward(self, x):
+        rows = x[:, 0]
+        mixed, weights = self.layer(rows, rows, 2 * rows, need_weights=self.need_weights)
+        assert (weights is None) != self.need_weights
+        return self.fc(self.encoder(mixed).mean(1))
+
+
+@pytest.mark.parametrize("target", ["jetson-nano@jp4.6", "jetson@jp5.1", "jetson@jp6.2"])
+@pytest.mark.parametrize("need_weights", [False, True])
+def test_torchs_own_layer_of_attention_is_written_at_every_opset(
+    tmp_path, images, target, need_weights
+):
+    module, software = MultiHead(need_weights).eval(), load_target(target).software
+    write_fp32(module, spec=SPEC, software=software, out=tmp_path / "m.onnx")
+    assert check_model(tmp_path / "m.onnx", software) == ()
+    with torch.no_grad():
+        expected = module(torch.from_numpy(images(3))).numpy()
+    found = logits_of(tmp_path / "m.onnx", images(3))
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+
+
 class Standardised(nn.Conv2d):
     """Weights that are normalised each time, as in networks without batch-norm."""
 
