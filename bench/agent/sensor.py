@@ -97,6 +97,36 @@ def text_or_none(path: str) -> Optional[str]:
         return None
 
 
+def read_number(path: str) -> float:
+    """The number that a file holds.
+
+    Raises:
+        OSError, ValueError: it cannot be read, or holds no number; the file is named.
+    """
+    return float(_read_named(path, float))
+
+
+def read_count(path: str) -> int:
+    """The whole number that a file holds, of any size.
+
+    Raises:
+        OSError, ValueError: it cannot be read, or holds no number; the file is named.
+    """
+    return int(_read_named(path, int))
+
+
+def _read_named(path: str, kind: Callable[[str], float]) -> float:
+    text = None
+    try:
+        text = read_text(path)
+        return kind(text)
+    except OSError as error:
+        # The system names a file that cannot be opened, and none that cannot be read
+        raise type(error)(error.errno, error.strerror, path) from error
+    except ValueError as error:
+        raise ValueError("{}: {!r} is no number".format(path, (text or "")[:40])) from error
+
+
 def number_or_none(path: str) -> Optional[float]:
     try:
         return float(read_text(path))
@@ -106,9 +136,16 @@ def number_or_none(path: str) -> Optional[float]:
 
 def problem(path: str, error: Exception) -> str:
     """Why a path could not be used, for people."""
+    file = str(getattr(error, "filename", None) or path)
+    # Of which file, where a folder was asked for
+    of = " ({})".format(os.path.relpath(file, path)) if file.startswith(path + os.sep) else ""
+    path = path if of else file
     if isinstance(error, PermissionError):
-        return "{}: permission denied (readable by root only)".format(path)
-    return "{}: {}".format(path, getattr(error, "strerror", None) or error)
+        return "{}: permission denied (readable by root only){}".format(path, of)
+    if isinstance(error, OSError) and error.strerror:
+        return "{}: {}{}".format(path, error.strerror, of)
+    said = str(error)
+    return said if said.startswith(path) else "{}: {}".format(path, said)
 
 
 def board_words(place: Place) -> str:

@@ -17,6 +17,7 @@ from edgekd.bench.agent.sensor import (
     board_words,
     number_or_none,
     problem,
+    read_number,
     read_text,
     sensor_of,
 )
@@ -205,7 +206,7 @@ def _sensor(name: str, total: Total, rails: List[Rail]) -> Sensor:
     """Raises OSError or ValueError where a rail cannot be read."""
 
     def read() -> Reading:
-        return [(float(read_text(rail.volts)), float(read_text(rail.amperes))) for rail in rails]
+        return [(read_number(rail.volts), read_number(rail.amperes)) for rail in rails]
 
     channels = []
     for rail, (millivolts, _) in zip(rails, read()):  # noqa: B905
@@ -262,14 +263,14 @@ def _meter(folder: str, name: str, scope: str, label: str = "") -> Sensor:
     """Raises OSError or ValueError where it cannot be read."""
     chip = METERS[name]
     paths = [os.path.join(folder, part) for part in ("in1_input", "curr1_input", "shunt_resistor")]
-    millivolts = float(read_text(paths[0]))
-    microohms = float(read_text(paths[2]))
+    millivolts = read_number(paths[0])
+    microohms = read_number(paths[2])
     if microohms <= 0:
-        raise ValueError("a shunt of {} uOhm".format(microohms))
+        raise ValueError("{}: a shunt of {} uOhm".format(paths[2], microohms))
 
     def read() -> Reading:
         # In this order: a current that is older than its voltage is wrong by the sag of the rail only.
-        return [(float(read_text(paths[0])), float(read_text(paths[1])))]
+        return [(read_number(paths[0]), read_number(paths[1]))]
 
     read()
     milliseconds = number_or_none(os.path.join(folder, "update_interval"))

@@ -10,6 +10,7 @@ from edgekd.bench.agent.sensor import (
     Place,
     Reading,
     problem,
+    read_count,
     read_text,
     sensor_of,
 )
@@ -35,8 +36,8 @@ def find(place: Place) -> Found:
             name = read_text(os.path.join(folder, "name"))
             if not name.startswith("package"):
                 continue
-            wraps_at = int(read_text(os.path.join(folder, "max_energy_range_uj")))
-            int(read_text(counter))
+            wraps_at = read_count(os.path.join(folder, "max_energy_range_uj"))
+            read_count(counter)
         except (OSError, ValueError) as error:
             problems.append(problem(folder, error))
             continue
@@ -49,7 +50,7 @@ def find(place: Place) -> Found:
         return None, "RAPL: no package under {}".format(pattern)
 
     def read() -> Reading:
-        return [(None, int(read_text(path))) for path in paths]
+        return [(None, read_count(path)) for path in paths]
 
     names = ", ".join(channel.label for channel in channels)
     scope = "processor ({}); memory, board and power supply are not included".format(names)

@@ -53,7 +53,7 @@ def find(place: Place) -> Found:
         rails = rails_of(_run_command(asked))
         missing = [label for label in labels if label not in rails]
         if missing:
-            raise ValueError("no rail {}".format(", ".join(missing)))
+            raise ValueError("{}: no rail {}".format(program, ", ".join(missing)))
         return [rails[label] for label in labels]
 
     return (

@@ -120,7 +120,7 @@ def find(place: Place) -> Found:
         seen = rails_of(running.line())
         missing = [label for label in labels if label not in seen]
         if missing:
-            raise ValueError("no rail {}".format(", ".join(missing)))
+            raise ValueError("{}: no rail {}".format(program, ", ".join(missing)))
         return [(None, seen[label]) for label in labels]
 
     return (

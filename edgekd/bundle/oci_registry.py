@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from edgekd.bundle import archive
 from edgekd.bundle.signing import LARGEST, SUFFIX
@@ -60,7 +61,6 @@ def push(path: Path, reference: str, *, plain_http: bool) -> str:
     with _connect(reference, plain_http) as (client, container):
         import oras.oci
 
-        client.auth.load_configs(container)
         manifest: dict[str, Any] = oras.oci.NewManifest()
         manifest["artifactType"] = ARTIFACT
         manifest["annotations"] = {_TITLE: path.name}
@@ -102,7 +102,6 @@ def pull(reference: str, out: Path, *, plain_http: bool) -> Path | None:
         MissingToolError, RegistryError, UsageError: see `push`.
     """
     with _connect(reference, plain_http) as (client, container):
-        client.auth.load_configs(container)
         layers = _layers(_manifest(client, container, reference), reference)
         wanted = LAYERS[_suffix(out)]
         if wanted not in layers:
@@ -133,6 +132,8 @@ def _connect(reference: str, plain_http: bool) -> Iterator[tuple[Any, Any]]:
     try:
         import oras.client
         import requests
+
+        from edgekd.bundle.registry_login import RegistryLogin
     except ModuleNotFoundError as error:
         raise MissingToolError("Registries need oras: pip install 'edgekd[oci]'") from error
     try:
@@ -141,6 +142,7 @@ def _connect(reference: str, plain_http: bool) -> Iterator[tuple[Any, Any]]:
         # The library waits without end for an answer, and repeats what failed for two minutes, refusals too.
         client.session.request = partial(client.session.request, timeout=_TIMEOUT_S)
         client.do_request = partial(inspect.unwrap(type(client).do_request), client)
+        client.auth = RegistryLogin(container.registry, client.prefix, client.session)
         yield client, container
     except requests.exceptions.SSLError as error:
         raise RegistryError(
@@ -151,6 +153,12 @@ def _connect(reference: str, plain_http: bool) -> Iterator[tuple[Any, Any]]:
 
 
 def _require_done(response: Any) -> None:  # noqa: ANN401
+    if response.status_code == 401 and response.history:
+        raise ValueError(
+            f"it sent on to {urlsplit(response.url).netloc}, which asks for a login; none is given to another host"
+        )
+    if response.status_code == 401:
+        raise ValueError("the registry refuses the login. Another: docker login HOST")
     if response.status_code not in {200, 201, 202}:
         raise ValueError(f"the registry answered {response.status_code} ({response.reason})")
 
