@@ -321,7 +321,7 @@ class BundleOptions:
     """What a bundle contains and must reach.
 
     Attributes:
-        min_agreement: Minimum agreement with the teacher on held-out synthetic images (0..1).
+        min_agreement: Minimum agreement with the teacher (0..1): on the images of `--eval` where they are given, else on held-out synthetic ones.
         keep_images: Whether the synthesized images are kept in the bundle.
         bench: Whether the models are measured at the end.
         bench_device: Board to measure on, `ssh://USER@HOST`; None measures on this machine.

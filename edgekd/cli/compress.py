@@ -38,7 +38,7 @@ class BundleGroup:
         typer.Option(
             min=defaults.RANGES["BundleOptions.min_agreement"][0],
             max=defaults.RANGES["BundleOptions.min_agreement"][1],
-            help="Minimum agreement with the teacher on held-out synthetic images.",
+            help="Minimum agreement with the teacher: on the images of --eval, else on held-out synthetic ones.",
             rich_help_panel=RUN,
         ),
     ] = defaults.BundleOptions.min_agreement

@@ -45,8 +45,17 @@ class Judgement:
     results: tuple[GateResult, ...]
 
 
-def agreement(value: float, *, least: float, images: int) -> GateResult:
-    """The student's agreement with the teacher on held-out synthetic images."""
+def agreement(
+    value: float, *, least: float, images: int, made_of: str = "held-out synthetic images"
+) -> GateResult:
+    """The student's agreement with the teacher.
+
+    Args:
+        value: share of images on which both decide the same.
+        least: that is asked for.
+        images: that they were compared on.
+        made_of: what those are, in words.
+    """
     return GateResult(
         name="agreement",
         kind="quality",
@@ -54,7 +63,7 @@ def agreement(value: float, *, least: float, images: int) -> GateResult:
         value=value,
         limit=least,
         unit="share of images",
-        reason=f"agreement with teacher {value:.2%} on {images} held-out synthetic images",
+        reason=f"agreement with teacher {value:.2%} on {images:,} {made_of}",
     )
 
 

@@ -32,10 +32,12 @@ from edgekd.options import BundleOptions
 from edgekd.progress import Display, SilentDisplay
 from edgekd.records import (
     Budget,
+    GateResult,
     LayerPrecision,
     Measurements,
     Metric,
     Precision,
+    Student,
     Target,
     record,
 )
@@ -149,9 +151,7 @@ def fill_bundle(
     vectors = _golden(folder, exported, distilled, options)
     calibration = synthetic_set(distilled, folder) if options.bundle.keep_images else None
     gates = (
-        verdicts.agreement(
-            student.agreement, least=options.bundle.min_agreement, images=student.agreement_images
-        ),
+        judge_agreement(student, evaluation, least=options.bundle.min_agreement),
         *export_gates(exported),
     )
     measured, bench_failed = _benchmark(exported, vectors, folder, options, display)
@@ -344,6 +344,19 @@ def _evaluate(
         results=results,
         int8_top1_agreement=same,
         never_right=lost,
+    )
+
+
+def judge_agreement(student: Student, evaluation: Evaluation | None, *, least: float) -> GateResult:
+    """On labelled images where there are some: synthetic ones rank runs, but say little of how good one is."""
+    if evaluation is None:
+        return verdicts.agreement(student.agreement, least=least, images=student.agreement_images)
+    (found,) = (each for each in evaluation.results if each.model == "student")
+    return verdicts.agreement(
+        found.agreement_with_teacher,
+        least=least,
+        images=evaluation.images,
+        made_of=f"images of {evaluation.data}",
     )
 
 

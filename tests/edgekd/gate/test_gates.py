@@ -30,6 +30,7 @@ from edgekd.records import (
 )
 from edgekd.records.manifest import Accuracy, Evaluation
 from edgekd.targets.catalogue import load_target
+from edgekd.workflows import fill_bundle
 from edgekd.workflows import gate as budgeting
 from tests.edgekd.conftest import REPOSITORY, TEACHER, edgekd_process
 from tests.edgekd.report.test_bundle_page import ZERO, manifest_of, measured, report_of
@@ -516,3 +517,20 @@ def test_a_pc_with_a_card_is_measured_by_what_runs_on_the_card(runtime, provider
     wanted = Budget(**{**vars(budget("latency-p50-ms=1000")), "target": "x86-rtx"})
     found = judged(wanted, replace(one, conditions=conditions))
     assert [result.mark for result in found] == [mark]
+
+
+def test_agreement_is_judged_on_labelled_images_where_there_are_some():
+    evaluation = Evaluation(
+        data="t.npz", data_digest="0" * 64, images=1000, int8_top1_agreement=None,
+        results=(
+            Accuracy(model="teacher", accuracy=0.9, agreement_with_teacher=1.0),
+            Accuracy(model="student", accuracy=0.8, agreement_with_teacher=0.85),
+        ),
+    )  # fmt: skip
+    student = replace(manifest_of().student, agreement=0.3, agreement_images=128)
+    judged = fill_bundle.judge_agreement(student, evaluation, least=0.8)
+    assert judged.passed
+    assert judged.reason == "agreement with teacher 85.00% on 1,000 images of t.npz"
+    alone = fill_bundle.judge_agreement(student, None, least=0.8)
+    assert not alone.passed
+    assert alone.reason == "agreement with teacher 30.00% on 128 held-out synthetic images"
