@@ -3,7 +3,7 @@
 python -m benchmarks.recognition_layouts [--seed 0] [--out benchmarks/results/recognition-layouts.csv]
 
 Twenty networks of timm and torchvision with random weights and 17 classes, in nine layouts, and twenty small
-classifiers of transformers as folders. Right: edgekd loads the file, told the images and nothing else, and the network answers as the
+classifiers of transformers as folders. Right: edgekd builds the file's network, told the images and nothing else, and the network answers as the
 saved one does. Question: it asks which network it is; `factory`: it asks, and the factory that `teacher describe` writes,
 unedited, answers as the saved one does. Wrong is everything else: a network that answers otherwise, or another error.
 """
@@ -25,7 +25,8 @@ from torch import Tensor, nn
 
 from edgekd.distill.models import architectures
 from edgekd.distill.teachers import fingerprints
-from edgekd.distill.teachers.loader import load_teacher
+from edgekd.distill.teachers.build_module import build_module, silent
+from edgekd.distill.teachers.inspection import inspect_teacher
 from edgekd.distill.teachers.metadata import TeacherOptions
 from edgekd.errors import EdgekdError, UsageError
 from edgekd.records import Architecture
@@ -210,8 +211,8 @@ def judge(path: Path, network: nn.Module, shape: tuple[int, int, int]) -> str:
     expected = expected if isinstance(expected, Tensor) else expected.logits
 
     def alike(options: TeacherOptions) -> bool:
-        teacher = load_teacher(path, options, generator=torch.Generator().manual_seed(0))
-        apart = (teacher.module(images) - expected).abs().max()
+        built = build_module(inspect_teacher(path, options), silent).module.eval()
+        apart = (built(images) - expected).abs().max()
         return bool(apart <= 1e-4 * expected.abs().max())
 
     try:
