@@ -2,6 +2,7 @@
 
 import os
 import signal
+from typing import Any
 
 import pytest
 
@@ -37,7 +38,7 @@ def test_a_signal_inside_of_a_library_is_not_taken_for_its_failure(number, kind)
     ids=["SIGINT", "SIGTERM"],
 )
 def test_a_signal_that_has_to_wait_is_answered_at_once(capfd, number, kind, word):
-    heard = []
+    heard: list[Any] = []
 
     def work():
         with caught() as interrupts, interrupts.defer():

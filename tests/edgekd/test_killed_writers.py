@@ -81,7 +81,7 @@ def state(place):
 
 def points(log):
     """Each call and its number, a few of each kind where there are many."""
-    counts = {}
+    counts: dict[str, int] = {}
     for name in LINE.findall(log):
         counts[name] = counts.get(name, 0) + 1
     for name, count in counts.items():
