@@ -135,6 +135,20 @@ def _identity(path: Path) -> bytes:
     return f"{found.st_dev} {found.st_ino} {oldest}\n".encode()
 
 
+def remove_at_once(folder: Path, *, of: Path) -> None:
+    """Remove a folder beside an output: a run that is killed meanwhile finds it whole, or not at all.
+
+    Args:
+        folder: to remove.
+        of: the output, whose next run removes what is left.
+    """
+    going = of.with_name(f".{of.name}{TEMPORARY}{folder.suffix.lstrip('.')}")
+    if going.exists():
+        shutil.rmtree(going)
+    folder.rename(going)
+    shutil.rmtree(going)
+
+
 def left_by_killed(path: Path) -> bool:
     """Whether an output was written by a run that was killed before it ended: the same command goes on."""
     lock = path.with_name(f".{path.name}{TEMPORARY}lock")

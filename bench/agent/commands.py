@@ -132,6 +132,7 @@ def run(options: Any, emit: Emit) -> None:
         first_ns=first_ns,
         clock_step_ns=latency.clock_step_ns(now),
         values_ns=values_ns,
+        said=ready.said(),
     )
 
 

@@ -19,6 +19,8 @@ Ready = NamedTuple(
         ("inputs", List[Dict[str, Any]]),
         # Bytes that an engine says it needs: weights, and scratch for one context.
         ("declared", Optional[Dict[str, Optional[int]]]),
+        # What the runtime warned of until now, each line once
+        ("said", Callable[[], List[str]]),
     ],
 )
 
@@ -47,6 +49,7 @@ def open_model(options: Any) -> Ready:
             for name, array in feed.items()
         ],
         None,
+        list,
     )
 
 
@@ -87,4 +90,5 @@ def _tensorrt(options: Any) -> Ready:
         "SM " + device.sm(),
         opened.inputs,
         opened.declared,
+        opened.said,
     )

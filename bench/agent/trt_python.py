@@ -49,6 +49,7 @@ Opened = NamedTuple(
         ("call", Callable[[], None]),
         ("inputs", List[Dict[str, Any]]),
         ("declared", Dict[str, Optional[int]]),  # bytes: "weights", "scratch"
+        ("said", Callable[[], List[str]]),  # until now, each line once
     ],
 )
 # What TensorRT says: errors alone, and warnings with them, in order.
@@ -399,7 +400,7 @@ def open_engine(trt: Any, cuda: Cuda, plan: bytes, *, seed: int, batch: int) -> 
         for address, size in answers:
             cuda.copy_out(address, size)
 
-    return Opened(call, taken, _read_declared_memory(trt, engine))
+    return Opened(call, taken, _read_declared_memory(trt, engine), lambda: distinct(words.all))
 
 
 def _read_declared_memory(trt: Any, engine: "ICudaEngine") -> Dict[str, Optional[int]]:

@@ -234,6 +234,12 @@ def run(command: List[str]) -> Tuple[int, List[str]]:
     return done.returncode, done.stdout.decode("utf-8", "replace").splitlines()
 
 
+def warnings(lines: List[str]) -> List[str]:
+    """What TensorRT warned of, each line once; what trtexec itself says of its figures is not of the engine."""
+    said = _messages(lines, "W")
+    return distinct([line[len("[TRT]") :] for line in said if line.startswith("[TRT]")])
+
+
 def errors(lines: List[str]) -> List[str]:
     return _messages(lines, "FE") or lines[-5:]
 

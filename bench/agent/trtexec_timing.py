@@ -69,6 +69,7 @@ def run_trtexec(options: Any, emit: Emit) -> None:
         first_ns=None,
         clock_step_ns=500,  # of CUDA's events: half a microsecond
         values_ns=values_ns[: options.max_runs],
+        said=trtexec.warnings(lines),
     )
 
 

@@ -53,6 +53,7 @@ def warnings_of(
         *_about_samples(samples),
         *_about_runs(runs),
         *_about_paced(paced),
+        *_about_words([*runs, *paced]),
         *_about_conditions(conditions),
         *_about_states(states),
         *warnings_of_clocks(conditions.clocks_mhz, CLOCK_CHANGE),
@@ -78,6 +79,16 @@ def _about_states(states: Sequence[StatesResponse]) -> Iterator[MeasurementWarni
         for each, row in ((states[0], 0), (states[-1], -1))
     ]
     yield from warnings_of_heat(*ends)
+
+
+def _about_words(runs: Sequence[LatencyResponse]) -> Iterator[MeasurementWarning]:
+    """What the runtime said, once however many processes heard it."""
+    for line in dict.fromkeys(line for run in runs for line in run.said):
+        yield MeasurementWarning(
+            code="runtime-warned",
+            message=f"the runtime says: {line}",
+            advice="read it: an engine of another device or clock settings runs slower than one that is built here",
+        )
 
 
 def _about_paced(runs: Sequence[LatencyResponse]) -> Iterator[MeasurementWarning]:

@@ -135,6 +135,8 @@ class LatencyResponse:
     first_ns: Nanoseconds | None
     clock_step_ns: Annotated[int, Field(ge=1, le=10**9)]
     values_ns: Annotated[tuple[Nanoseconds, ...], Field(min_length=1, max_length=1_000_000)]
+    # What the runtime warned of while it loaded and ran
+    said: Annotated[tuple[Text, ...], Field(max_length=64)] = ()
 
 
 @record

@@ -18,7 +18,6 @@ import io
 import json
 import os
 import pickle
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -31,6 +30,7 @@ from edgekd.distill.compute.distributed import SINGLE_PROCESS, ProcessGroup
 from edgekd.distill.synthesis.image_pool import ImagePool, PoolEntry
 from edgekd.errors import InputFileError, UsageError
 from edgekd.files import read_text, translate_os_errors, write_atomically
+from edgekd.sole_writer import remove_at_once
 
 STATE: Final = "state.pt"
 IDENTITY: Final = "run.json"
@@ -299,9 +299,7 @@ class RunFolder:
 
     def discard(self) -> None:
         """Remove the folder: the run's results are in their place."""
-        # Without a state what is left of a killed run begins anew, instead of being damaged
-        (self.path / STATE).unlink(missing_ok=True)
-        shutil.rmtree(self.path)
+        remove_at_once(self.path, of=self.path.with_suffix(""))
 
 
 def _require_same(identity: dict[str, Any], group: ProcessGroup) -> None:

@@ -72,6 +72,7 @@ from edgekd.search.summary import (
     nearest,
     row,
 )
+from edgekd.sole_writer import remove_at_once
 from edgekd.workflows.distill import plan
 from edgekd.workflows.run_setup import DistillJob, image_set, load_and_report_teacher
 from edgekd.workflows.synthesize import SynthesisJob, synthesize
@@ -173,7 +174,7 @@ def search(options: SearchJob, display: Display) -> Search:
     identity = _identity(options, teacher, wanted, brought)
     with caught(), RunFolder.open(folder, identity, restart=False):
         result = _search(options, teacher, wanted, cuts, brought, folder, begin, display)
-    shutil.rmtree(folder)
+    remove_at_once(folder, of=out)
     display.say(
         f"search   {duration(time.monotonic() - begin)} in all: {out}/{FILE}, {out}/search.png"
     )

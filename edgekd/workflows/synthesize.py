@@ -1,5 +1,6 @@
 """`edgekd synthesize`: images ahead of any student, kept as a set that runs share and that can grow."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -39,6 +40,7 @@ from edgekd.options import RunOptions, SynthesisOptions
 from edgekd.progress import Display
 from edgekd.records import SyntheticSet, TeacherInfo, to_json
 from edgekd.report import image_strips
+from edgekd.sole_writer import left_by_killed, sole_writer
 from edgekd.workflows.distill import REVEALING, Checkpoints, coverage_of
 from edgekd.workflows.run_setup import LARGE_PIXELS, image_set, load_and_report_teacher, recipe_for
 
@@ -82,6 +84,12 @@ def synthesize(options: SynthesisJob, display: Display) -> SyntheticSet:
     info = teacher.info
     found = image_set(options.out, info) if options.synthesis.extend else None
     there = _there(found, info)
+    if found is not None and sum(there) >= options.count and left_by_killed(options.out):
+        # Put in place by a run that was killed before it ended
+        with sole_writer(options.out, wait=False):
+            shutil.rmtree(RunFolder.beside(options.out), ignore_errors=True)
+        _closing(options, found.record, display)
+        return found.record
     if sum(there) >= options.count:
         raise UsageError(
             f"{options.out} has {sum(there):,} images already; --count says how many it is to have in all."
@@ -109,8 +117,7 @@ def synthesize(options: SynthesisJob, display: Display) -> SyntheticSet:
             _forecast(lambda each: _fresh(options, teacher, each, compute, there), recipe, display)
         _run(run, folder, interrupts, display)
         teacher.verify_unchanged()
-        record = _write_set(options, run, teacher, found, display)
-        folder.discard()
+        record = _write_set(options, run, teacher, found, display, done=folder.discard)
     _closing(options, record, display)
     return record
 
@@ -224,6 +231,8 @@ def _write_set(
     teacher: Teacher,
     found: ImageSet | None,
     display: Display,
+    *,
+    done: Callable[[], None],
 ) -> SyntheticSet:
     made = run.select_images()
     images: Pixels = np.ascontiguousarray(made.images.permute(0, 2, 3, 1).numpy())
@@ -235,7 +244,8 @@ def _write_set(
         classes = np.concatenate([found.classes, classes])
         grown = (*(found.record.grown or (found.record.count,)), len(images))
     info = teacher.info
-    with new_folder(options.out, force=options.run.force or options.synthesis.extend) as folder:
+    force = options.run.force or options.synthesis.extend
+    with new_folder(options.out, force=force, done=done) as folder:
         np.save(folder / IMAGES, images)
         np.save(folder / CLASSES, classes)
         record = SyntheticSet(

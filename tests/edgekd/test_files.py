@@ -11,7 +11,7 @@ from edgekd.files import (
     write_atomically,
     write_together,
 )
-from edgekd.sole_writer import left_by_killed, sole_writer, until_the_end
+from edgekd.sole_writer import left_by_killed, remove_at_once, sole_writer, until_the_end
 
 
 class BrokenError(Exception):
@@ -198,3 +198,12 @@ def test_of_several_files_the_first_is_marked_until_the_last_is_there(tmp_path):
     with sole_writer(tmp_path / "a", wait=False):
         pass
     assert not left_by_killed(tmp_path / "a")
+
+
+def test_a_folder_beside_an_output_goes_at_once(tmp_path):
+    beside, going = tmp_path / "out.run", tmp_path / ".out.tmp-run"
+    for folder in (beside, going):
+        folder.mkdir()
+        (folder / "state").write_text("")
+    remove_at_once(beside, of=tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []

@@ -95,6 +95,26 @@ def test_an_engine_is_run_and_every_call_timed(board, version):
     assert said["latency"]["begin_ns"] < said["latency"]["end_ns"]
 
 
+def test_what_tensorrt_warns_of_when_it_loads_is_told_once(board, monkeypatch):
+    board.build("10.3.0")
+    code, said = board.run(version="10.3.0")
+    assert (code, said["latency"]["said"]) == (0, [])
+    other = "Using an engine plan file across different models of devices is not recommended"
+    monkeypatch.setenv("STANDIN_SAYS", f"{other}|{other} |short of memory")
+    code, said = board.run(version="10.3.0")
+    assert (code, said["latency"]["said"]) == (0, [other, "short of memory"])
+
+
+def test_of_trtexec_the_words_of_tensorrt_are_kept():
+    lines = [
+        "[11/30/2026-10:00:00] [W] [TRT] Using an engine plan file",
+        "[11/30/2026-10:00:01] [W] [TRT] Using an engine plan file",
+        "[11/30/2026-10:00:01] [W] * GPU compute time is unstable",
+        "[11/30/2026-10:00:01] [I] [TRT] Loaded engine size: 4 MiB",
+    ]
+    assert trtexec.warnings(lines) == ["Using an engine plan file"]
+
+
 @pytest.mark.parametrize(
     ("version", "weights"), [("8.6.1", None), ("10.3.0", None), ("10.16.1", 48), ("11.4.0", 48)]
 )

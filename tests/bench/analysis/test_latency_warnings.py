@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +110,13 @@ def test_calls_that_start_late_at_a_fixed_rate_are_a_doubt():
     assert [warning.code for warning in latency_warnings.warnings_of([run()], QUIET, [late])] == [
         "late"
     ]
+
+
+def test_what_the_runtime_says_is_kept_once():
+    said = [replace(run(), said=("a", "b")), replace(run(), said=("a",))]
+    found = latency_warnings.warnings_of(said, QUIET, [replace(run(), said=("c", "a"))])
+    kept = [each.message for each in found if each.code == "runtime-warned"]
+    assert kept == [f"the runtime says: {line}" for line in "abc"]
 
 
 def test_throttling_and_heat_while_it_ran_are_warnings_of_a_latency_too():
