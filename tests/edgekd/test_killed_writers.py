@@ -20,7 +20,7 @@ CALLS = (
 )  # fmt: skip
 LINE = re.compile(r"^(?:\d+ +)?(\w+)\(", re.MULTILINE)
 # Of one kind: a long run of writes into one temporary file is one state to a reader of the disk
-MOST = 12
+MOST = 5
 ARGUMENTS = {
     "pack": ("bundle", "pack", "b", "--out", "b.tar"),
     "pack compressed": ("bundle", "pack", "b", "--out", "b.tar.zst"),
