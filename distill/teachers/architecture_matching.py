@@ -1,6 +1,7 @@
 """Which network a name means and whether weights fit it; needs the frameworks that build it."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias, cast
 
@@ -62,10 +63,41 @@ def match_architecture(
         for shapes in named:
             if architectures.matches(module, shapes):
                 return candidate, shapes is weights.original or shapes == weights.original
+            # The order of layers says what is first and last; safetensors has none
+            other = _by_difference(candidate, module, shapes, classes=options.classes)
+            if other != candidate and architectures.matches(skeleton(other), shapes):
+                return other, shapes is weights.original or shapes == weights.original
         tried.append(_difference(candidate, module, named[-1]))
     raise InputFileError(
         f"{path}: the weights do not fit --arch {options.arch}.\n  " + "\n  ".join(tried)
     )
+
+
+def _by_difference(
+    candidate: Architecture,
+    module: nn.Module,
+    shapes: Mapping[str, Shape],
+    *,
+    classes: int | None,
+) -> Architecture:
+    """The network with the channels and classes that its first and last layers have in the file.
+
+    Args:
+        candidate: with those that the file's order of layers says.
+        module: of it.
+        shapes: of the file.
+        classes: that a user said.
+    """
+    channels, rows = candidate.channels, candidate.classes
+    for name, ours in shapes_of(module.state_dict()).items():
+        theirs = shapes.get(name)
+        if theirs is None or len(theirs) != len(ours) or theirs == ours:
+            continue
+        if len(ours) == 4 and ours[1] == candidate.channels and theirs[0] == ours[0]:
+            channels = theirs[1]
+        elif ours[0] == candidate.classes and theirs[1:] == ours[1:] and classes is None:
+            rows = theirs[0]
+    return replace(candidate, channels=channels, classes=rows)
 
 
 def _sources(arch: str) -> Iterator[tuple[Source, str]]:

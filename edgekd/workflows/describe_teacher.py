@@ -253,7 +253,8 @@ def toml(known: Inspection, found: Description) -> str:
             continue
         numbers = [int(value) if name == "input" else value for value in setting.value]
         lines.append(f"{name} = {json.dumps(numbers)}  # {setting.origin}")
-    if found.classes is not None and found.classes > 0:
+    # Of a network that is not known it would be a guess, which might refuse the true one
+    if found.classes and found.network is not None:
         lines.append(f"classes = {found.classes}")
     names = metadata.class_names
     lines.append(

@@ -57,7 +57,10 @@ def read_safetensors(path: Path, stream: IO[bytes], size: int) -> FileContents:
             raise wrong(f"{name[:40]!r} is no name of a tensor")
         kind, shape, offsets = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
         if kind not in _SAFETENSORS_TYPES:
-            raise wrong(f"{name[:60]} has the type {str(kind)[:20]}, which edgekd does not read")
+            raise InputFileError(
+                f"{path}: {name[:60]} has the type {str(kind)[:20]}, which edgekd does not read. Save the weights as float32: "
+                "{name: value.float() for name, value in state.items()}; quantised ones as they were before."
+            )
         if not _sizes(shape) or not _sizes(offsets) or len(offsets) != 2:
             raise wrong(f"{name[:60]} has no shape or no place")
         dtype = _SAFETENSORS_TYPES[kind]

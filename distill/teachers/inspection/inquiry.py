@@ -259,10 +259,12 @@ class Inquiry:
                 original_names=original,
             )
             return
-        self.channels = next((shape[1] for shape in shapes.values() if len(shape) == 4), None)
-        self.classes = next(
-            (shape[0] for shape in reversed(list(shapes.values())) if len(shape) == 2), None
-        )
+        # By the order of layers, which a file of torch keeps; safetensors has its names by the alphabet
+        if self.format != "safetensors":
+            self.channels = next((shape[1] for shape in shapes.values() if len(shape) == 4), None)
+            self.classes = next(
+                (shape[0] for shape in reversed(list(shapes.values())) if len(shape) == 2), None
+            )
         if self.form == "torchscript" and self.options.trust_pickle:
             return
         self.factory = self.asked.network(self.path, weights)

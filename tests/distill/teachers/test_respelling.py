@@ -5,14 +5,16 @@ import re
 
 import numpy as np
 import pytest
+import timm
 import torch
 import torchvision
+from safetensors.torch import save_file
 from torch import nn
 
 from edgekd.distill.teachers.inspection import inspect_teacher
 from edgekd.distill.teachers.loader import load_teacher
 from edgekd.distill.teachers.metadata import TeacherOptions
-from edgekd.errors import UsageError
+from edgekd.errors import InputFileError, UsageError
 from edgekd.workflows.check_teacher import check_teacher, format_teacher_check
 from edgekd.workflows.describe_teacher import describe_teacher, write_toml
 
@@ -277,3 +279,31 @@ def test_a_check_on_labelled_images_tells_which_network_it_is(tmp_path):
     assert found.networks[0].name == "resnet18-pool"
     assert found.networks[0].accuracy == found.accuracy == 1.0
     assert "--arch resnet18-pool" in format_teacher_check(found)
+
+
+def test_of_a_network_that_is_not_known_nothing_is_read_off_the_order_of_safetensors(tmp_path):
+    state = {"classifier.weight": torch.zeros(11, 8), "vit.dense.weight": torch.zeros(8, 8)}
+    state |= {"vit.patch.weight": torch.zeros(8, 3, 4, 4)}
+    save_file(state, tmp_path / "t.safetensors")
+    found, known = describe_teacher(tmp_path / "t.safetensors", TeacherOptions())
+    assert (found.classes, found.channels) == (None, None)
+    write_toml(known, found, force=False)
+    assert "classes = " not in (tmp_path / "t.toml").read_text()
+
+
+def test_a_named_network_is_found_in_names_by_the_alphabet(tmp_path):
+    network = timm.create_model("vit_tiny_patch16_224", num_classes=24, img_size=64, in_chans=4)
+    save_file(network.state_dict(), tmp_path / "t.safetensors")
+    said = TeacherOptions(
+        arch="timm:vit_tiny_patch16_224", input=(4, 64, 64), mean=(0.5,), std=(0.25,)
+    )
+    known = inspect_teacher(tmp_path / "t.safetensors", said).known
+    assert (known.classes, known.channels) == (24, 4)
+
+
+def test_a_type_that_is_not_read_is_no_reason_to_copy_a_file_again(tmp_path):
+    state = {"w": torch.zeros(2, 2, dtype=torch.float8_e4m3fn)}
+    save_file(state, tmp_path / "t.safetensors")
+    with pytest.raises(InputFileError, match="float32") as found:
+        inspect_teacher(tmp_path / "t.safetensors", TeacherOptions())
+    assert "again" not in str(found.value)
