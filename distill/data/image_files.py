@@ -34,6 +34,7 @@ from edgekd.distill.data.image_decoding import (
 from edgekd.distill.data.untrusted_arrays import require_memory
 from edgekd.errors import InputFileError
 
+_OR_INPUT: Final = ", or give --input if the teacher takes that size"
 # Files in a message
 _NAMED: Final = 5
 
@@ -144,7 +145,7 @@ def _check_images(
     if shape is not None and images.shape[1:] != (shape[1], shape[2], shape[0]):
         raise InputFileError(
             f"{path}: images are {_format_shape(images.shape[1:])}, not {_format_shape((shape[1], shape[2], shape[0]))}; "
-            "resize the set first."
+            f"resize the set first{_OR_INPUT}."
         )
     images, scaled = scale_array(str(path), images)
     whole = None
@@ -288,7 +289,7 @@ def _read_files(
         if found.pixels.shape != wanted:
             raise InputFileError(
                 f"{file}: {_format_shape(found.pixels.shape)}, where {_format_shape(wanted)} are expected; resize the set "
-                "first."
+                f"first{_OR_INPUT if shape is not None else ''}."
             )
         pictures.append(found)
         labels.append(number)

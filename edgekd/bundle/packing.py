@@ -27,7 +27,7 @@ from edgekd.bundle.verification import (
     signed_digest,
     verify_bundle,
 )
-from edgekd.errors import InputFileError, IntegrityError, OutputError
+from edgekd.errors import InputFileError, IntegrityError, OutputError, QualityError
 from edgekd.files import (
     check_writable_file,
     new_file,
@@ -138,23 +138,32 @@ def receive_archive(
             shutil.rmtree(output.temporary)
 
 
-def sign(path: Path, signer: signing.Signer, *, out: Path | None = None) -> Path:
+def sign(
+    path: Path, signer: signing.Signer, *, out: Path | None = None, force: bool = False
+) -> Path:
     """Sign a bundle that is whole; where the signature lies.
 
     Args:
         path: a folder or an archive.
         signer: the key.
         out: for the signature, if not beside the archive or in the folder.
+        force: sign a bundle whose quality gates failed, too.
 
     Raises:
         InputFileError, IntegrityError: see `verify_bundle`; what is broken is not signed.
+        QualityError: it is marked failed.
         OutputError: it cannot be written.
     """
     lies = out or signature_of(path)
     # In a folder, what a killed run left of it is a file that belongs to no bundle
     with sole_writer(lies, wait=True):
         pass
-    verify_bundle(path)
+    manifest = verify_bundle(path).manifest
+    if manifest.quality == "failed" and not force:
+        failed = ", ".join(gate.name for gate in manifest.quality_gates if not gate.passed)
+        raise QualityError(
+            f"{path}: marked 'quality: failed' ({failed}), and a signature says that it may ship. --force signs it all the same."
+        )
     with open_archive(path) as stream:
         digest = signed_digest(path, stream)
     kind: signing.Kind = "folder" if path.is_dir() else "archive"

@@ -177,13 +177,16 @@ def bundle_sign(
             rich_help_panel=OUTPUT,
         ),
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Sign a bundle whose quality gates failed, too.")
+    ] = False,
 ) -> None:
     """Verify a bundle and sign it: the bytes of an archive, or the SHA256SUMS of a folder."""
     from edgekd.bundle import packing, signing
     from edgekd.files import write_atomically
 
     with signing.signer(key, ask=_ask) as signer:
-        written = packing.sign(path, signer, out=out)
+        written = packing.sign(path, signer, out=out, force=force)
         if public is not None:
             write_atomically(public, signing.public_pem(signer.public))
     print(f"{written}: signed with key {signer.public.id}")

@@ -3,6 +3,7 @@
 import base64
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -375,3 +376,21 @@ def test_uris_that_are_not_understood_are_refused(uri, said):
     pytest.importorskip("pkcs11", reason="the extra pkcs11 is not installed")
     with pytest.raises(UsageError, match=said), signing.signer(uri, ask=nobody):
         pass
+
+
+def test_a_bundle_that_failed_its_gates_is_signed_where_that_is_said_alone(tmp_path, edgekd):
+    folder = write_bundle(
+        tmp_path / "b",
+        change=lambda made: replace(
+            made,
+            quality="failed",
+            quality_gates=tuple(replace(gate, passed=False) for gate in made.quality_gates),
+        ),
+    )
+    key, _ = key_pair(tmp_path)
+    code, _, err = edgekd("bundle", "sign", folder, "--key", key)
+    assert code == 4
+    assert "--force" in err
+    assert not (folder / "SHA256SUMS.sig").exists()
+    assert edgekd("bundle", "sign", folder, "--key", key, "--force")[0] == 0
+    assert (folder / "SHA256SUMS.sig").exists()
