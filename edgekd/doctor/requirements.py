@@ -63,7 +63,7 @@ NEEDS: Final[dict[str, Requirements]] = {
     "export": Requirements(libraries=_EXPORT, optional=_TEACHERS),
     "bench": Requirements(libraries=(*_PIPELINE, "onnxruntime"), optional={}),
     "eval": Requirements(libraries=(*_PIPELINE, "onnxruntime"), optional=_TEACHERS | _FOLDERS),
-    "teacher": Requirements(libraries=("torch", "numpy"), optional=_TEACHERS | _FOLDERS),
+    "teacher": Requirements(libraries=("torch", "numpy", "onnx"), optional=_TEACHERS | _FOLDERS),
     "bundle": Requirements(
         libraries=("numpy",),
         optional={"cryptography": "no signatures (bundle sign, bundle verify --key)"},

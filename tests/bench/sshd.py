@@ -1,5 +1,6 @@
 """An OpenSSH server on a loopback port, with a folder of its own as the agent's home."""
 
+import contextlib
 import os
 import pwd
 import shutil
@@ -59,7 +60,9 @@ class Server:
         """End all connections, as a cable that is pulled and noticed does."""
         for number in self.sessions():
             subprocess.run(["pkill", "-KILL", "-P", str(number)], check=False)
-            os.kill(number, 9)
+            # It may have ended with its children
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(number, 9)
 
 
 def start(folder: Path, *settings: str, key_known: bool = True) -> Server:

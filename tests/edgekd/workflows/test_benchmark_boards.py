@@ -34,8 +34,8 @@ ORIN_NX_16GB = ("nvidia,p3768-0000+p3767-0000", "nvidia,p3767-0000", "nvidia,teg
         ("jetson-orin-nano-8gb", {"compatible": ORIN_NX_16GB}, False),
         ("jetson-orin-nx-16gb", {"compatible": ORIN_NX_16GB}, True),
         ("jetson-orin-nx-16gb", {"compatible": ORIN_NANO_8GB}, False),
-        # The name alone says nothing where part numbers are known.
-        ("jetson-orin-nano-8gb", {"board": "NVIDIA Jetson Orin Nano 8GB"}, False),
+        # Kits of 4 and of 8 GB are called alike: without a number nothing is known.
+        ("jetson-orin-nano-8gb", {"board": "NVIDIA Jetson Orin Nano Developer Kit"}, False),
         ("jetson-orin-nano-8gb", {"compatible": ORIN_NANO_8GB, "emulated": True}, False),
         ("raspberry-pi-5", {"board": "Raspberry Pi 5 Model B Rev 1.0"}, True),
         ("raspberry-pi-5", {"board": "Raspberry Pi 4 Model B Rev 1.4"}, False),
