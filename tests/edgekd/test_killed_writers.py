@@ -20,7 +20,7 @@ CALLS = (
 )  # fmt: skip
 LINE = re.compile(r"^(?:\d+ +)?(\w+)\(", re.MULTILINE)
 # Of one kind: a long run of writes into one temporary file is one state to a reader of the disk
-MOST = 5
+MOST = 2
 ARGUMENTS = {
     "pack": ("bundle", "pack", "b", "--out", "b.tar"),
     "pack compressed": ("bundle", "pack", "b", "--out", "b.tar.zst"),
