@@ -197,6 +197,9 @@ def _by_order(
             f"folders have two orders, {orders}: taken as text, as torchvision's ImageFolder does",
         )
     place = {name: number for number, name in enumerate(text)}
+    if classes is not None:
+        shown = _join([f"{name} is {number}" for number, name in enumerate(text)])
+        notes = (*notes, f"classes are the folders in the order of their names: {shown}")
     return np.asarray([place[name] for name in folders], np.int64), notes
 
 

@@ -95,6 +95,7 @@ def _build_transformers(found: NamedNetwork) -> BuiltModule:
     module = build_classifier(
         found.known.path.with_name(CONFIG),
         {f"{weights.prefix}{name}": tensor for name, tensor in state.items()},
+        name=found.network.name,
     )
     made = _with_classes(found.known, module, source="transformers", name=found.network.name)
     return replace(made, because=found.network.because)

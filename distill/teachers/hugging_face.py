@@ -4,6 +4,7 @@ Nothing of them is run: they are JSON. What they say of labels and images is a s
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +18,9 @@ PREPROCESSOR: Final = "preprocessor_config.json"
 WEIGHTS: Final = ("model.safetensors", "pytorch_model.bin")
 _CLASSIFIER: Final = "ForImageClassification"
 _TIMM_WRAPPER: Final = "TimmWrapperForImageClassification"
+# Divides by the standard deviation once more, unless `include_top` is false
+_TWICE: Final = "EfficientNetImageProcessor"
+_POOLS: Final = frozenset({"max", "avgmax", "catavgmax"})
 _PIXEL: Final = 1 / 255
 _LARGEST: Final = 8 << 20  # bytes
 _CLASSES: Final = 100_000
@@ -33,7 +37,8 @@ class HuggingFaceFolder:
     timm_name: str | None
     # Labels, and how images are made
     said: TeacherOptions
-    notes: tuple[str, ...]
+    # That change timm's network without a trace in its weights
+    arguments: Mapping[str, object]
 
 
 def weights_in(path: Path) -> Path:
@@ -74,15 +79,15 @@ def read_folder(weights: Path) -> HuggingFaceFolder | None:
     config = _read(path)
     named = config.get("architectures")
     classes = [str(each) for each in named] if isinstance(named, list) else []
-    classifier = next((each for each in classes if each.endswith(_CLASSIFIER)), None)
+    classifier = next((each for each in classes if _CLASSIFIER in each), None)
     timm_name = config.get("architecture")
     timm_name = timm_name if isinstance(timm_name, str) else None
     if classifier is None and timm_name is None:
         return None
-    if config.get("problem_type") == "multi_label_classification":
+    problem = config.get("problem_type")
+    if problem not in {None, "single_label_classification"}:
         raise InputFileError(
-            f"{path}: refused, problem_type is multi_label_classification. edgekd compresses classifiers of one class "
-            "per image."
+            f"{path}: refused, problem_type is {str(problem)[:40]}. edgekd compresses classifiers of one class per image."
         )
     timm = timm_name is not None and classifier in {None, _TIMM_WRAPPER}
     names, count = _labels(config)
@@ -92,7 +97,7 @@ def read_folder(weights: Path) -> HuggingFaceFolder | None:
         classifier=None if timm else classifier,
         timm_name=timm_name if timm else None,
         said=TeacherOptions(classes=count, class_names=names, **images),
-        notes=(),
+        arguments=_arguments(config) if timm else {},
     )
 
 
@@ -121,6 +126,18 @@ def _labels(config: dict[str, Any]) -> tuple[tuple[str, ...] | None, int | None]
             return None if made_up else tuple(map(str, names)), len(names)
     count = config.get("num_labels", config.get("num_classes"))
     return None, count if type(count) is int and 0 < count <= _CLASSES else None
+
+
+def _arguments(config: dict[str, Any]) -> dict[str, object]:
+    """What timm's network is made with beside its name; the size of its images is said otherwise."""
+    given = config.get("model_args")
+    found = {
+        str(name): value
+        for name, value in (given.items() if isinstance(given, dict) else ())
+        if name not in {"img_size", "num_classes", "in_chans", "pretrained"}
+    }
+    pool = config.get("global_pool")
+    return found | ({"global_pool": pool} if pool in _POOLS else {})
 
 
 def _images_of_timm(config: dict[str, Any]) -> dict[str, Any]:
@@ -155,14 +172,22 @@ def _images(path: Path, config: dict[str, Any]) -> dict[str, Any]:
     images: dict[str, Any] = {}
     if side is not None and type(channels) is int and channels > 0:
         images["input"] = (channels, *side)
-    factor = found.get("rescale_factor", _PIXEL)
+    scaled = found.get("do_rescale", True) is not False
+    factor = found.get("rescale_factor", _PIXEL) if scaled else _PIXEL
     if not isinstance(factor, int | float) or abs(factor - _PIXEL) > 1e-6:
         # Its mean and deviation are of other values than pixels of 0..1
         return images
+    kind = str(found.get("image_processor_type", found.get("feature_extractor_type", "")))
+    kind = kind.removesuffix("Fast")
     normalised = found.get("do_normalize", True) is not False
     mean, std = _numbers(found.get("image_mean")), _numbers(found.get("image_std"))
     if not normalised:
         mean, std = (0.0,), (1.0,)
+    elif found.get("include_top", kind == _TWICE) is True and kind == _TWICE and std is not None:
+        std = tuple(value * value for value in std)
+    if not scaled and mean is not None and std is not None:
+        # Of pixels of 0..255
+        mean, std = (tuple(value / 255 for value in values) for values in (mean, std))
     return images | {"mean": mean, "std": std}
 
 

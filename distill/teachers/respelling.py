@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
+from edgekd.distill.models.parameter_names import PREFIXES
 from edgekd.distill.teachers import fingerprints
 from edgekd.distill.teachers.checkpoints.checkpoint_contents import WeightSet
 from edgekd.distill.teachers.fingerprints import COUNTERS, FingerprintMatch
@@ -62,6 +63,27 @@ def respell(weights: WeightSet) -> Respelt | None:
         return None
     names, match, said = found.popitem()[1]
     return Respelt(weights=_renamed(weights, names), match=match, said=said)
+
+
+def layers_outside(whole: WeightSet, part: WeightSet) -> tuple[str, ...]:
+    """Layers of a file beside a part of it that is a whole network: a head behind its classifier, a layer in front.
+
+    Args:
+        whole: set of weights of the file.
+        part: names below one of its prefixes.
+
+    Returns:
+        Names of what may take part in the answer. Other networks (`teacher.`, `ema.`) and losses do not.
+    """
+    shapes = whole.shapes
+    return tuple(
+        name
+        for name in part.left
+        if len(shapes.get(name, ())) > 1
+        and not PREFIXES.match(name)
+        and not _NOT_OF_THE_NETWORK.match(name)
+        and name.rpartition(".")[2] not in {"mean", "std"}
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,12 +12,13 @@ from edgekd.distill.teachers.logits import LogitsAlone
 from edgekd.errors import InputFileError, UsageError
 
 
-def build_classifier(config: Path, state: Mapping[str, Tensor]) -> nn.Module:
+def build_classifier(config: Path, state: Mapping[str, Tensor], *, name: str) -> nn.Module:
     """The network that `config.json` describes, by transformers' own code and renamings; nothing is fetched.
 
     Args:
         config: the file; code that it names is not run.
         state: weights by the names of the file.
+        name: of transformers' class.
 
     Returns:
         (N, C, H, W) -> logits (N, K).
@@ -38,10 +39,17 @@ def build_classifier(config: Path, state: Mapping[str, Tensor]) -> nn.Module:
             described = AutoConfig.from_pretrained(
                 str(config.parent), local_files_only=True, trust_remote_code=False
             )
-            classifier: Any = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING[type(described)]
+            known: Any = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING[type(described)]
+            # Several of one configuration: DeiT's with and without a teacher
+            several = known if isinstance(known, tuple) else (known,)
+            classifier: Any = next(each for each in several if each.__name__ == name)
             module, found = classifier.from_pretrained(
                 None, config=described, state_dict=dict(state), output_loading_info=True
             )
+        except StopIteration as error:
+            raise InputFileError(
+                f"{config}: names {name[:60]}, which is no classifier of its configuration in transformers."
+            ) from error
         except Exception as error:
             # Its configurations run code of their own, which may raise anything
             raise InputFileError(

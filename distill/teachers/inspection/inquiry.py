@@ -11,7 +11,7 @@ from typing import Final, Literal, TypeAlias
 import numpy as np
 
 from edgekd.distill.models.parameter_names import Shape, canonical, channels_of, classes_of
-from edgekd.distill.teachers import architecture_recognition, fingerprints
+from edgekd.distill.teachers import architecture_recognition, fingerprints, respelling
 from edgekd.distill.teachers.architecture_recognition import EquivalentNetworks
 from edgekd.distill.teachers.checkpoints import checkpoint_contents
 from edgekd.distill.teachers.checkpoints.checkpoint_contents import Checkpoint, WeightSet
@@ -100,6 +100,16 @@ class Inquiry:
             self.weights = default
             self._factory(arch)
             return
+        folder = self.folder
+        if arch is None and folder is not None and folder.arguments:
+            given = ", ".join(f"{name}={value!r}" for name, value in folder.arguments.items())
+            raise UsageError(
+                f"{folder.config}: its network is made with {given}, which leaves no trace in weights. Write a factory, "
+                f"return timm.create_model({folder.timm_name!r}, num_classes={folder.said.classes}, {given}), and give it with "
+                "--arch path/to/file.py:factory."
+            )
+        # A whole network with a layer beside it answers otherwise
+        tried = [each for each in tried if not respelling.layers_outside(default, each)]
         for each in tried:
             found = architecture_recognition.recognise(each)
             if found is not None:
@@ -107,7 +117,6 @@ class Inquiry:
                 self.channels, self.classes = found.channels, found.classes
                 self._of_libraries(each, found, arch)
                 return
-        folder = self.folder
         classifier = folder.classifier if folder is not None else None
         if folder is not None and classifier is not None:
             # As `describe` writes it into the TOML file
@@ -389,8 +398,14 @@ class Inquiry:
                 f"several sets of weights: {weights.key or '(the whole file)'!r} was taken, --weights chooses among {named}"
             )
         if weights.left:
+            own = any(name.rpartition(".")[2] in {"mean", "std"} for name in weights.left)
+            what = (
+                "; if the network normalises by them, they are what --mean and --std are"
+                if own
+                else ""
+            )
             self.asked.notes.append(
-                f"{len(weights.left)} other tensors were left: {', '.join(weights.left[:3])}"
+                f"{len(weights.left)} other tensors were left: {', '.join(weights.left[:3])}{what}"
             )
 
     def _constants(self) -> int:

@@ -325,7 +325,10 @@ def test_folders_by_class_are_samples_with_labels(photos):
     assert found.kind == "samples"
     pixels = (smooth(2, seed=1) * 255).byte().float() / 255
     torch.testing.assert_close(found.images[2:4], by((SPEC.mean, SPEC.std), pixels))
-    assert found.notes == ("6 images of 3 of 3 classes",)
+    assert found.notes == (
+        "6 images of 3 of 3 classes",
+        "classes are the folders in the order of their names: ant is 0, bee is 1, cat is 2",
+    )
 
 
 def test_names_of_the_teacher_place_folders_that_are_fewer(photos):

@@ -73,6 +73,11 @@ def test_the_size_of_images_is_what_the_processor_ends_with(tmp_path, processor,
             {"rescale_factor": 1 / 127.5, "image_mean": [0.5] * 3}, None, id="other pixels"
         ),
         pytest.param({}, None, id="nothing said"),
+        pytest.param(
+            {"do_rescale": False, "image_mean": [127.5] * 3, "image_std": [51.0] * 3},
+            (0.5, 0.5, 0.5),
+            id="bytes",
+        ),
     ],
 )
 def test_means_are_taken_where_they_are_of_pixels_of_0_to_1(tmp_path, processor, mean):
@@ -85,12 +90,42 @@ def test_means_are_taken_where_they_are_of_pixels_of_0_to_1(tmp_path, processor,
         pytest.param(
             {"problem_type": "multi_label_classification"}, None, "multi_label", id="labels"
         ),
+        pytest.param({"problem_type": "regression"}, None, "regression", id="regression"),
         pytest.param({}, {"do_flip_channel_order": True}, "BGR", id="BGR"),
     ],
 )
 def test_what_edgekd_does_not_compress_is_refused(tmp_path, config, processor, word):
     with pytest.raises(InputFileError, match=word):
         said(tmp_path, config, processor)
+
+
+@pytest.mark.parametrize(
+    ("processor", "std"),
+    [
+        pytest.param({}, 0.25, id="twice"),
+        pytest.param({"include_top": True}, 0.25, id="twice, said"),
+        pytest.param({"include_top": False}, 0.5, id="once"),
+    ],
+)
+def test_a_processor_that_divides_twice_has_the_square_of_its_deviation(tmp_path, processor, std):
+    kind = {"image_processor_type": "EfficientNetImageProcessor"}
+    given = {**kind, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, **processor}
+    assert said(tmp_path, {}, given).std == (std,) * 3
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        pytest.param({"model_args": {"act_layer": "silu"}}, id="arguments"),
+        pytest.param({"global_pool": "max"}, id="pool"),
+    ],
+)
+def test_what_changes_a_network_of_timm_without_a_trace_is_asked_for(tmp_path, changed):
+    network = timm.create_model("resnet18", num_classes=3)
+    config = {"architecture": "resnet18", "num_classes": 3, **changed}
+    save_file(network.state_dict(), written(tmp_path / "f", config))
+    with pytest.raises(UsageError, match=r"timm\.create_model\('resnet18', num_classes=3, "):
+        inspect_teacher(tmp_path / "f", TeacherOptions())
 
 
 @pytest.mark.parametrize(
@@ -187,3 +222,16 @@ def test_weights_of_another_network_than_the_configuration_are_refused(tmp_path)
     given = TeacherOptions(input=(3, 32, 32), mean=(0.5,), std=(0.25,))
     with pytest.raises(InputFileError, match="are not those of ViTForImageClassification"):
         load_teacher(tmp_path / "a", given, generator=torch.Generator().manual_seed(0))
+
+
+def test_deits_two_classifiers_are_told_by_the_name_that_the_configuration_gives(tmp_path):
+    given = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "num_labels": 4}
+    config = transformers.DeiTConfig(intermediate_size=32, image_size=32, patch_size=8, **given)
+    said = TeacherOptions(input=(3, 32, 32), mean=(0.5,), std=(0.25,))
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    for name in ("DeiTForImageClassification", "DeiTForImageClassificationWithTeacher"):
+        network = getattr(transformers, name)(config).eval()
+        network.save_pretrained(tmp_path / name)
+        teacher = load_teacher(tmp_path / name, said, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            torch.testing.assert_close(teacher.module(images), network(images).logits)

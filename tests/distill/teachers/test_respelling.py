@@ -307,3 +307,39 @@ def test_a_type_that_is_not_read_is_no_reason_to_copy_a_file_again(tmp_path):
     with pytest.raises(InputFileError, match="float32") as found:
         inspect_teacher(tmp_path / "t.safetensors", TeacherOptions())
     assert "again" not in str(found.value)
+
+
+@pytest.mark.parametrize("below", ["backbone", "model", "net", "trunk"])
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        pytest.param("fc.weight", (5, 1000), id="a head behind"),
+        pytest.param("mask.weight", (3, 3, 1, 1), id="a layer in front"),
+    ],
+)
+def test_a_whole_network_with_a_layer_beside_it_is_asked_about(tmp_path, below, name, shape):
+    network = torchvision.models.mobilenet_v2()
+    state = prefixed(f"{below}.", network.state_dict())
+    state |= {name: torch.zeros(shape), name.replace("weight", "bias"): torch.zeros(shape[0])}
+    torch.save(state, tmp_path / "t.pt")
+    found = inspect_teacher(tmp_path / "t.pt", SAID)
+    assert found.network is None
+    assert any("--arch" in question.option for question in found.known.questions)
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        pytest.param({"criterion.weight": torch.ones(3, 3)}, id="a loss"),
+        pytest.param({"teacher.conv.weight": torch.ones(3, 3, 1, 1)}, id="another network"),
+        pytest.param(
+            {"mean": torch.ones(1, 3, 1, 1), "std": torch.ones(1, 3, 1, 1)}, id="mean, std"
+        ),
+    ],
+)
+def test_what_takes_no_part_in_the_answer_is_left_and_counted(tmp_path, beside):
+    network = torchvision.models.mobilenet_v2()
+    torch.save({**prefixed("model.", network.state_dict()), **beside}, tmp_path / "t.pt")
+    found = inspect_teacher(tmp_path / "t.pt", SAID)
+    assert found.network is not None
+    assert any("other tensors were left" in note for note in found.known.notes)
