@@ -23,10 +23,12 @@ from edgekd.records import (
     Limit,
     Metric,
     OnnxModel,
+    Student,
     Target,
     printable,
     record,
 )
+from edgekd.records.manifest import Evaluation
 from edgekd.targets.board_schema import suggestion
 
 # In the worst layer: 0.5 to 3 % for images that INT8 is well calibrated on, 9 % and more for others (docs/log.md).
@@ -45,17 +47,25 @@ class Judgement:
     results: tuple[GateResult, ...]
 
 
-def agreement(
-    value: float, *, least: float, images: int, made_of: str = "held-out synthetic images"
-) -> GateResult:
-    """The student's agreement with the teacher.
+def agreement(student: Student, evaluation: Evaluation | None, *, least: float) -> GateResult:
+    """The student's agreement with the teacher, on labelled images where there are some.
+
+    Synthetic images rank runs, but say little of how good one is (docs/log.md).
 
     Args:
-        value: share of images on which both decide the same.
-        least: that is asked for.
-        images: that they were compared on.
-        made_of: what those are, in words.
+        student: with what it reached on held-out synthetic images.
+        evaluation: of it on labelled images.
+        least: share that is asked for.
     """
+    value, images, made_of = (
+        student.agreement,
+        student.agreement_images,
+        "held-out synthetic images",
+    )
+    if evaluation is not None:
+        (found,) = (each for each in evaluation.results if each.model == "student")
+        value, images = found.agreement_with_teacher, evaluation.images
+        made_of = f"images of {evaluation.data}"
     return GateResult(
         name="agreement",
         kind="quality",

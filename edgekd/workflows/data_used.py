@@ -30,5 +30,5 @@ def describe_data(distilled: Distilled, *, evaluated: bool) -> DataUsed:
             statement += ", some begun as views of them"
         digests[real.name] = real.digest
     if evaluated:
-        statement += "; labelled images were used for reporting only"
+        statement += "; labelled images were reported and gated on, and selected nothing"
     return DataUsed(kind=kind, statement=statement, digests=digests)

@@ -32,12 +32,10 @@ from edgekd.options import BundleOptions
 from edgekd.progress import Display, SilentDisplay
 from edgekd.records import (
     Budget,
-    GateResult,
     LayerPrecision,
     Measurements,
     Metric,
     Precision,
-    Student,
     Target,
     record,
 )
@@ -151,7 +149,7 @@ def fill_bundle(
     vectors = _golden(folder, exported, distilled, options)
     calibration = synthetic_set(distilled, folder) if options.bundle.keep_images else None
     gates = (
-        judge_agreement(student, evaluation, least=options.bundle.min_agreement),
+        verdicts.agreement(student, evaluation, least=options.bundle.min_agreement),
         *export_gates(exported),
     )
     measured, bench_failed = _benchmark(exported, vectors, folder, options, display)
@@ -327,7 +325,9 @@ def _evaluate(
         for name, logits in answers.items()
     )
     same = agreement(answers["int8"], answers["fp32"]) if "int8" in answers else None
-    display.say(f"eval     {data.name}, {len(data.labels):,} images (for reporting only)")
+    display.say(
+        f"eval     {data.name}, {len(data.labels):,} images (they are reported and gated on, and select nothing)"
+    )
     for result in results:
         display.say(
             f"         {result.model:8} accuracy {result.accuracy:7.2%}, agreement with teacher {result.agreement_with_teacher:7.2%}"
@@ -344,19 +344,6 @@ def _evaluate(
         results=results,
         int8_top1_agreement=same,
         never_right=lost,
-    )
-
-
-def judge_agreement(student: Student, evaluation: Evaluation | None, *, least: float) -> GateResult:
-    """On labelled images where there are some: synthetic ones rank runs, but say little of how good one is."""
-    if evaluation is None:
-        return verdicts.agreement(student.agreement, least=least, images=student.agreement_images)
-    (found,) = (each for each in evaluation.results if each.model == "student")
-    return verdicts.agreement(
-        found.agreement_with_teacher,
-        least=least,
-        images=evaluation.images,
-        made_of=f"images of {evaluation.data}",
     )
 
 

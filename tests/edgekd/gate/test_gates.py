@@ -30,7 +30,6 @@ from edgekd.records import (
 )
 from edgekd.records.manifest import Accuracy, Evaluation
 from edgekd.targets.catalogue import load_target
-from edgekd.workflows import fill_bundle
 from edgekd.workflows import gate as budgeting
 from tests.edgekd.conftest import REPOSITORY, TEACHER, edgekd_process
 from tests.edgekd.report.test_bundle_page import ZERO, manifest_of, measured, report_of
@@ -528,9 +527,9 @@ def test_agreement_is_judged_on_labelled_images_where_there_are_some():
         ),
     )  # fmt: skip
     student = replace(manifest_of().student, agreement=0.3, agreement_images=128)
-    judged = fill_bundle.judge_agreement(student, evaluation, least=0.8)
+    judged = verdicts.agreement(student, evaluation, least=0.8)
     assert judged.passed
     assert judged.reason == "agreement with teacher 85.00% on 1,000 images of t.npz"
-    alone = fill_bundle.judge_agreement(student, None, least=0.8)
+    alone = verdicts.agreement(student, None, least=0.8)
     assert not alone.passed
     assert alone.reason == "agreement with teacher 30.00% on 128 held-out synthetic images"
