@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgekd.distill.data.class_folders import number_folders
-from edgekd.distill.data.image_files import digest_arrays, read_images
+from edgekd.distill.data.image_files import FoundImages, digest_arrays, read_images
 from edgekd.errors import InputFileError
 from edgekd.records import InputSpec
 
@@ -61,20 +61,46 @@ def load_labelled(
             f"{path}: images without labels. Sort them into one folder for each class, or give a .npz with images and "
             "labels."
         )
-    labels, notes = found.labels, found.notes
-    if found.class_names is not None:
-        places, told = number_folders(
-            path, found.class_names, classes=classes, class_names=class_names
-        )
-        labels, notes = places[labels], (*notes, *told)
-    check_range(path, labels, classes)
+    labels, notes = number_labels(
+        path, found, found.labels, classes=classes, class_names=class_names
+    )
     present = len(np.unique(labels))
     if present < classes:
         notes = (*notes, f"images of {present:,} of {classes:,} classes")
     return LabelledImages(name=found.name, images=found.images, labels=labels, notes=notes)
 
 
-def check_range(path: Path, labels: npt.NDArray[np.int64], classes: int) -> None:
+def number_labels(
+    path: Path,
+    found: FoundImages,
+    labels: npt.NDArray[np.int64],
+    *,
+    classes: int,
+    class_names: Sequence[str] | None,
+) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
+    """Labels (N,) by the teacher's numbers, and what there is to say of the set.
+
+    Args:
+        path: of the set.
+        found: in it.
+        labels: of `found`, of which folders are not numbered yet.
+        classes: that the teacher knows.
+        class_names: its, in the order of its outputs.
+
+    Raises:
+        InputFileError: folders fit no classes, or labels are beyond them.
+    """
+    notes = found.notes
+    if found.class_names is not None:
+        places, told = number_folders(
+            path, found.class_names, classes=classes, class_names=class_names
+        )
+        labels, notes = places[labels], (*notes, *told)
+    _check_range(path, labels, classes)
+    return labels, notes
+
+
+def _check_range(path: Path, labels: npt.NDArray[np.int64], classes: int) -> None:
     """Refuse labels (N,) that the teacher lacks.
 
     Raises:

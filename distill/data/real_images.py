@@ -14,7 +14,7 @@ from torch import Tensor
 from edgekd.distill.data.class_folders import number_folders
 from edgekd.distill.data.condensed_files import CondensedContents, Statistics, read_stored
 from edgekd.distill.data.image_files import FoundImages, read_images
-from edgekd.distill.data.labelled import check_range, normalise
+from edgekd.distill.data.labelled import normalise, number_labels
 from edgekd.errors import InputFileError
 from edgekd.records import InputSpec
 
@@ -244,14 +244,9 @@ def _sample_labels(
     if found.labels is None:
         text = f"{count:,} images without labels: the teacher says what they are"
         return None, (text, *found.notes)
-    labels = found.labels
-    notes = found.notes
-    if found.class_names is not None:
-        places, told = number_folders(
-            path, found.class_names, classes=classes, class_names=class_names
-        )
-        labels, notes = places[labels], (*notes, *told)
-    check_range(path, labels, classes)
+    labels, notes = number_labels(
+        path, found, found.labels, classes=classes, class_names=class_names
+    )
     present = len(np.unique(labels))
     if present < 2 <= classes:
         raise InputFileError(

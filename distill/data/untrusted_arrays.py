@@ -125,10 +125,7 @@ def read_npy(path: Path, *, mapped: bool = False, what: str = "an array") -> npt
         size = path.stat().st_size
         with as_input_errors(path, f"cannot be read as {what}"):
             shape, fortran, dtype = _header(stream)
-            if stream.tell() + _bytes_of(shape, dtype) != size:
-                raise ValueError(
-                    f"{_bytes_of(shape, dtype):,} bytes of values are claimed, {size - stream.tell():,} are there"
-                )
+            _require_all(_bytes_of(shape, dtype), there=size - stream.tell())
             if mapped and _bytes_of(shape, dtype):
                 return np.memmap(
                     path, dtype, "r", stream.tell(), shape, order="F" if fortran else "C"
@@ -172,10 +169,7 @@ class Archive:
         ):
             shape, fortran, dtype = _header(stream)
             claimed = _bytes_of(shape, dtype)
-            if stream.tell() + claimed != member.file_size:
-                raise ValueError(
-                    f"{claimed:,} bytes of values are claimed, {member.file_size - stream.tell():,} are there"
-                )
+            _require_all(claimed, there=member.file_size - stream.tell())
             require_memory(path, claimed)
             found = _values(stream, shape, dtype, fortran=fortran)
             # The checksum is looked at where the end is reached
@@ -223,10 +217,8 @@ def read_idx(path: Path) -> npt.NDArray[Any]:
         shape = struct.unpack(f">{dimensions}I", stream.read(4 * dimensions))
         dtype = _IDX_TYPES[kind]
         claimed = _bytes_of(shape, dtype)
-        if not packed and claimed != path.stat().st_size - stream.tell():
-            raise ValueError(
-                f"{claimed:,} bytes of values are claimed, {path.stat().st_size - stream.tell():,} are there"
-            )
+        if not packed:
+            _require_all(claimed, there=path.stat().st_size - stream.tell())
         require_memory(path, claimed)
         found = _values(stream, shape, dtype, fortran=False)
         if stream.read(1):
@@ -256,6 +248,11 @@ def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     if not dtype.itemsize and math.prod(shape) > 1:
         raise ValueError("values of no bytes")
     return shape, fortran, dtype
+
+
+def _require_all(claimed: int, *, there: int) -> None:
+    if claimed != there:
+        raise ValueError(f"{claimed:,} bytes of values are claimed, {there:,} are there")
 
 
 def _bytes_of(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
