@@ -10,6 +10,7 @@ from edgekd.distill.models.parameter_names import Shape
 from edgekd.distill.teachers import fingerprints, respelling
 from edgekd.distill.teachers.checkpoints.checkpoint_contents import WeightSet
 from edgekd.distill.teachers.fingerprints import COUNTERS, Configuration, FingerprintMatch
+from edgekd.distill.teachers.respelling import Respelt
 
 # Parts by which other tasks are known, in the spelling of the tools that are in use.
 _TASKS: Final = (
@@ -72,40 +73,22 @@ def recognise(weights: WeightSet) -> Recognition | None:
     for shapes, original in ((weights.original, True), (weights.shapes, False)):
         match = fingerprints.find_match(shapes)
         if match is not None and match.members:
-            return Recognition(
-                functions=_functions(match),
-                classes=match.classes,
-                channels=match.channels,
-                original=original,
-            )
+            return _recognition(match, original=original)
     return None
 
 
-@dataclass(frozen=True, kw_only=True)
-class RespeltRecognition:
-    """What weights are in a library's spelling."""
-
-    recognition: Recognition
-    weights: WeightSet
-    # What of the names was changed, in words
-    said: str
-
-
-def recognise_respelt(weights: WeightSet) -> RespeltRecognition | None:
+def recognise_respelt(weights: WeightSet) -> tuple[Recognition, Respelt] | None:
     """Look weights up that a wrapper or an old release spelt otherwise, or whose head was exchanged for another linear layer."""
     found = respelling.respell(weights)
-    if found is None:
-        return None
-    match = found.match
-    return RespeltRecognition(
-        recognition=Recognition(
-            functions=_functions(match),
-            classes=match.classes,
-            channels=match.channels,
-            original=False,
-        ),
-        weights=found.weights,
-        said=found.said,
+    return None if found is None else (_recognition(found.match, original=False), found)
+
+
+def _recognition(match: FingerprintMatch, *, original: bool) -> Recognition:
+    return Recognition(
+        functions=_functions(match),
+        classes=match.classes,
+        channels=match.channels,
+        original=original,
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from edgekd.distill.teachers.metadata import TeacherOptions
-from edgekd.errors import InputFileError
+from edgekd.errors import InputFileError, UsageError
 from edgekd.files import read_text
 
 CONFIG: Final = "config.json"
@@ -39,6 +39,27 @@ class HuggingFaceFolder:
     said: TeacherOptions
     # That change timm's network without a trace in its weights
     arguments: Mapping[str, object]
+
+    @property
+    def origin(self) -> str:
+        """Where labels and images are said, for people."""
+        apart = self.timm_name is None and self.config.with_name(PREPROCESSOR).is_file()
+        return f"{CONFIG} and {PREPROCESSOR}" if apart else CONFIG
+
+    def require_plain(self) -> None:
+        """Check that the name of timm's network says which it is.
+
+        Raises:
+            UsageError: it was made with arguments; a factory that has them is in the message.
+        """
+        if not self.arguments:
+            return
+        given = ", ".join(f"{name}={value!r}" for name, value in self.arguments.items())
+        raise UsageError(
+            f"{self.config}: its network is made with {given}, which leaves no trace in weights. Write a factory, "
+            f"return timm.create_model({self.timm_name!r}, num_classes={self.said.classes}, {given}), and give it with "
+            "--arch path/to/file.py:factory."
+        )
 
 
 def weights_in(path: Path) -> Path:

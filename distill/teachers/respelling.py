@@ -20,9 +20,10 @@ _DEPTH: Final = 8
 _HEAD: Final = 8
 # Of a network at its top
 _PARTS: Final = 24
-# Beside the network in Lightning modules; none of them is asked when it answers
+# Beside the network in Lightning modules, which answers without them. `acc` or `f1` alone may be a layer
 _NOT_OF_THE_NETWORK: Final = re.compile(
-    r"^(criterion|criteria|loss|loss_fn|loss_func|\w*metrics?|\w*acc|\w*accuracy|\w*confmat|\w*f1)(\.|$)"
+    r"^((criterion|criteria|loss|loss_fn|loss_func)|\w*(metrics?|accuracy|confmat|auroc)"
+    r"|(train|val|valid|validation|test)_(acc|f1)\w*)(\.|$)"
 )
 # torchvision before 0.3, whose published files still have these names (its own loader renames them)
 _DENSENET: Final = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")

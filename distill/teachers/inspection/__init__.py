@@ -31,7 +31,7 @@ def inspect_teacher(path: Path, options: TeacherOptions) -> Inspection:
         return Inquiry(path, file.format, "module", metadata).finish()
     checkpoint = checkpoint_contents.examine(file)
     folder = hugging_face.read_folder(path)
-    beside = None if folder is None else (folder.config.name, folder.said)
+    beside = None if folder is None else (folder.origin, folder.said)
     metadata = merge_metadata(path, checkpoint.metadata, options, beside=beside)
     form: Form = "weights"
     if file.format == "torchscript":

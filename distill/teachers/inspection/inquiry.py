@@ -101,13 +101,8 @@ class Inquiry:
             self._factory(arch)
             return
         folder = self.folder
-        if arch is None and folder is not None and folder.arguments:
-            given = ", ".join(f"{name}={value!r}" for name, value in folder.arguments.items())
-            raise UsageError(
-                f"{folder.config}: its network is made with {given}, which leaves no trace in weights. Write a factory, "
-                f"return timm.create_model({folder.timm_name!r}, num_classes={folder.said.classes}, {given}), and give it with "
-                "--arch path/to/file.py:factory."
-            )
+        if arch is None and folder is not None:
+            folder.require_plain()
         # A whole network with a layer beside it answers otherwise
         tried = [each for each in tried if not respelling.layers_outside(default, each)]
         for each in tried:
@@ -130,10 +125,10 @@ class Inquiry:
                 "of a classifier."
             )
         for each in tried:
-            respelt = architecture_recognition.recognise_respelt(each)
-            if respelt is not None:
+            other = architecture_recognition.recognise_respelt(each)
+            if other is not None:
+                found, respelt = other
                 self.weights = respelt.weights
-                found = respelt.recognition
                 self.channels, self.classes = found.channels, found.classes
                 self.asked.notes.append(
                     f"found by other names than the library's: {respelt.said}. What the code around it does besides is not in "
@@ -211,9 +206,10 @@ class Inquiry:
         )
 
     def _words(self) -> tuple[str, ...]:
+        """What is said of the network beside the file, and in it."""
         beside = self.folder.timm_name if self.folder is not None else None
         inside = () if self.checkpoint is None else names_in(self.checkpoint.opened.content)
-        return (*([beside] if beside is not None else []), *inside)
+        return inside if beside is None else (beside, *inside)
 
     def _of_transformers(
         self, weights: WeightSet, folder: HuggingFaceFolder, classifier: str

@@ -11,6 +11,7 @@ import torchvision
 from safetensors.torch import save_file
 from torch import nn
 
+from edgekd.distill.models.networks import initialise
 from edgekd.distill.teachers.inspection import inspect_teacher
 from edgekd.distill.teachers.loader import load_teacher
 from edgekd.distill.teachers.metadata import TeacherOptions
@@ -19,6 +20,7 @@ from edgekd.workflows.check_teacher import check_teacher, format_teacher_check
 from edgekd.workflows.describe_teacher import describe_teacher, write_toml
 
 SAID = TeacherOptions(input=(3, 32, 32), mean=(0.5,), std=(0.25,))
+TINY = TeacherOptions(input=(3, 16, 16), mean=(0.5,), std=(0.25,))
 
 
 def resnet(classes=7):
@@ -95,6 +97,8 @@ LAYOUTS = {
         lambda net: {
             **prefixed("model.trunk.", net.state_dict()),
             "criterion.weight": torch.ones(7),
+            "val_acc.correct": torch.ones(1),
+            "test_confmat.confmat": torch.ones(7, 7),
         },
     ),
 }
@@ -126,6 +130,9 @@ def test_a_network_is_found_and_answers_as_it_did(tmp_path, layout):
             lambda state: state.update({"neck.weight": torch.zeros(512, 512)}), id="a layer more"
         ),
         pytest.param(lambda state: state.pop("head.1.bias"), id="no bias"),
+        pytest.param(
+            lambda state: state.update({"f1.weight": torch.zeros(512, 512)}), id="a layer called f1"
+        ),
     ],
 )
 def test_what_is_not_wholly_a_network_is_asked_about(tmp_path, spoil):
@@ -245,22 +252,23 @@ def small_stem(classes=4):
     """torchvision's ResNet-18 for small images, whose pool nobody took out; trained a little."""
     network = torchvision.models.resnet18(num_classes=classes)
     network.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
-    network.train()
     draw = torch.Generator().manual_seed(0)
+    initialise(network, generator=draw)
+    network.train()
     for _ in range(3):
-        network(torch.randn(16, 3, 32, 32, generator=draw))
+        network(torch.randn(16, 3, 16, 16, generator=draw))
     return network.eval()
 
 
 def test_a_pool_that_leaves_no_trace_is_asked_about_and_each_answer_is_its_network(tmp_path):
     network = small_stem()
     torch.save(network.state_dict(), tmp_path / "t.pt")
-    (question,) = inspect_teacher(tmp_path / "t.pt", SAID).known.questions
+    (question,) = inspect_teacher(tmp_path / "t.pt", TINY).known.questions
     assert [name for name, _ in question.choices] == ["resnet18", "resnet18-pool"]
-    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    images = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     for name, pool in (("resnet18", nn.Identity()), ("resnet18-pool", network.maxpool)):
         network.maxpool = pool
-        said = TeacherOptions(arch=name, **vars_of(SAID))
+        said = TeacherOptions(arch=name, **vars_of(TINY))
         teacher = load_teacher(tmp_path / "t.pt", said, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
             torch.testing.assert_close(teacher.module(images), network(images))
@@ -268,15 +276,20 @@ def test_a_pool_that_leaves_no_trace_is_asked_about_and_each_answer_is_its_netwo
 
 def test_a_check_on_labelled_images_tells_which_network_it_is(tmp_path):
     network = small_stem()
-    torch.save(network.state_dict(), tmp_path / "t.pt")
     draw = torch.Generator().manual_seed(2)
-    images = torch.randint(0, 256, (300, 32, 32, 3), generator=draw)
-    images = (images * torch.rand(300, 1, 1, 3, generator=draw)).byte()
+    images = torch.randint(0, 256, (100, 16, 16, 3), generator=draw)
+    images = (images * torch.rand(100, 1, 1, 3, generator=draw)).byte()
     with torch.no_grad():
-        labels = network((images.permute(0, 3, 1, 2) / 255 - 0.5) / 0.25).argmax(1)
+        logits = network((images.permute(0, 3, 1, 2) / 255 - 0.5) / 0.25)
+    # No class is the answer to everything
+    with torch.no_grad():
+        network.fc.bias.sub_(logits.median(0).values)
+    labels = (logits - logits.median(0).values).argmax(1)
+    torch.save(network.state_dict(), tmp_path / "t.pt")
     np.savez(tmp_path / "e.npz", images=images.numpy(), labels=labels.numpy())
-    found = check_teacher(tmp_path / "t.pt", tmp_path / "e.npz", SAID)
-    assert found.networks[0].name == "resnet18-pool"
+    found = check_teacher(tmp_path / "t.pt", tmp_path / "e.npz", TINY)
+    assert [each.name for each in found.networks] == ["resnet18-pool", "resnet18"]
+    assert found.networks[1].accuracy < 0.9
     assert found.networks[0].accuracy == found.accuracy == 1.0
     assert "--arch resnet18-pool" in format_teacher_check(found)
 
