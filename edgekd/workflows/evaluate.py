@@ -17,6 +17,7 @@ from edgekd.bench.analysis.statistics import share_interval
 from edgekd.bundle import layout, verification
 from edgekd.distill.data.labelled import LabelledImages, load_labelled
 from edgekd.distill.teachers.answers import PROBABILITIES, as_logits, kind_of
+from edgekd.distill.teachers.hugging_face import CONFIG
 from edgekd.distill.teachers.loader import load_teacher
 from edgekd.distill.teachers.metadata import TeacherOptions
 from edgekd.errors import InputFileError, UsageError
@@ -204,7 +205,8 @@ def _subjects(
         return [_of_onnx(path, str(path))], ()
     if (path / layout.MANIFEST).is_file():
         return _of_bundle(path)
-    if path.is_dir():
+    # A folder of `save_pretrained` is a teacher
+    if path.is_dir() and not (path / CONFIG).is_file():
         return [_of_student(path)], ()
     teacher = load_teacher(path, teacher_options, generator=torch.Generator().manual_seed(0))
     subject = _Subject(str(path), teacher.info.input, teacher.info.classes)

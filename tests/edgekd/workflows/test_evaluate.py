@@ -2,6 +2,8 @@ import json
 
 import numpy as np
 import pytest
+import timm
+from safetensors.torch import save_file
 
 from edgekd.bench.analysis.statistics import share_interval
 from edgekd.workflows.evaluate import calibration_error, never_right, result
@@ -96,3 +98,15 @@ def test_a_folder_that_is_neither_student_nor_bundle_is_said(tmp_path, edgekd):
     code, _, err = edgekd("eval", tmp_path, "--eval", IMAGES)
     assert code == 2
     assert "student.json" in err
+
+
+def test_a_folder_of_timms_hub_is_a_teacher(tmp_path, edgekd):
+    network = timm.create_model("test_resnet", num_classes=10, in_chans=1)
+    (tmp_path / "f").mkdir()
+    save_file(network.state_dict(), tmp_path / "f" / "model.safetensors")
+    images = {"input_size": [1, 28, 28], "mean": [0.5], "std": [0.25]}
+    config = {"architecture": "test_resnet", "num_classes": 10, "pretrained_cfg": images}
+    (tmp_path / "f" / "config.json").write_text(json.dumps(config))
+    code, out, err = edgekd("eval", tmp_path / "f", "--eval", IMAGES, "--json")
+    assert code == 0, err
+    assert json.loads(out)["results"][0]["model"] == str(tmp_path / "f")
